@@ -1,0 +1,159 @@
+"""A memory, and as much of the document as the context allows -> an answer with the sentences that support it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lift.adapters.lora import LoraAdapter
+from lift.documents.document import Document, Place
+from lift.errors import UsageError
+from lift.models.base_model import BaseModel
+from lift.models.generate import generate
+from lift.prompts import end_of_answer_id, fit_context, prompt_ids
+from lift.retrieval import SentenceIndex
+from lift.sentences import Sentence
+
+Context = Literal["auto", "none", "truncated", "full", "evidence"]
+CONTEXTS: tuple[str, ...] = get_args(Context)
+MAX_ANSWER_TOKENS = 48
+EVIDENCE_SENTENCES = 3
+TRUNCATED_TOKENS = 512
+SUPPORTED_COVERAGE = 0.6
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A sentence of the document that supports an answer, and where it stands."""
+
+    sentence: int
+    text: str
+    place: Place | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back. `context` is what was used ("auto" never stands here); `truncated` says that text was cut.
+
+    `supported` is False where no sentence of the document holds the answer: read it with doubt.
+    """
+
+    text: str
+    context: str
+    evidence: tuple[Evidence, ...]
+    supported: bool
+    truncated: bool
+    prompt_tokens: int
+    seconds: float
+
+
+class Answerer:
+    """Answers questions about one document on a resident base model, with its memory (an adapter) or without."""
+
+    def __init__(
+        self, base: BaseModel, adapter: LoraAdapter | None, document: Document, sentences: Sequence[Sentence]
+    ) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.document = document
+        self.index = SentenceIndex(sentences)
+
+    def ask(
+        self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None
+    ) -> Answer:
+        """Answer one question; `on_text` gets the text piece by piece. See ask_many for what is raised."""
+        return self.ask_many([question], context, on_text=on_text)[0]
+
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        context: str = "auto",
+        *,
+        max_new_tokens: int = MAX_ANSWER_TOKENS,
+        batch_size: int = 16,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
+        """Answer in batches, in the order of the questions.
+
+        Raises UsageError for an unknown context, an empty question, or a text that does not fit the window.
+        """
+        if context not in CONTEXTS:
+            raise UsageError(f"expected a context of {', '.join(CONTEXTS)}, got {context!r}")
+        if any(not question.strip() for question in questions):
+            raise UsageError("expected a question, got an empty one")
+        used = "evidence" if context == "auto" else context
+        started = time.perf_counter()
+        prompts, cuts = [], []
+        for question in questions:
+            text, cut = self._context_text(question, used, max_new_tokens)
+            prompts.append(prompt_ids(self.base.tokenizer, question, text))
+            cuts.append(cut)
+        texts = self._generate(prompts, max_new_tokens, batch_size, on_text)
+        seconds = (time.perf_counter() - started) / max(len(questions), 1)
+        return [
+            self._answer(question, text, used, cut, len(prompt), seconds)
+            for question, text, cut, prompt in zip(questions, texts, cuts, prompts, strict=True)
+        ]
+
+    def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
+        window_tokens = self.base.window_tokens - max_new_tokens
+        tokenizer = self.base.tokenizer
+        if context == "none":
+            return None, False
+        if context == "evidence":
+            found = self.index.evidence(question, EVIDENCE_SENTENCES)
+            return fit_context(tokenizer, question, " ".join(sentence.text for sentence in found), window_tokens)
+        if context == "truncated":
+            return fit_context(tokenizer, question, self.document.text, min(TRUNCATED_TOKENS, window_tokens))
+        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens)
+        if cut:
+            raise UsageError(
+                f"the whole text does not fit the model's window of {self.base.window_tokens} tokens; "
+                "use --context truncated, evidence or auto"
+            )
+        return text, cut
+
+    def _generate(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        batch_size: int,
+        on_text: Callable[[str], None] | None,
+    ) -> list[str]:
+        tokenizer = self.base.tokenizer
+        generated = generate(
+            self.base.model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            end_ids={end_of_answer_id(tokenizer), *self.base.end_token_ids},
+            batch_size=batch_size,
+            on_token=_text_stream(tokenizer, on_text) if on_text else None,
+        )
+        return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
+
+    def _answer(self, question: str, text: str, used: str, cut: bool, prompt_tokens: int, seconds: float) -> Answer:
+        support = self.index.support(question, text)
+        evidence = []
+        if support is not None and support.coverage > 0:
+            sentence = support.sentence
+            evidence.append(Evidence(sentence.index, sentence.text, self.document.place_at(sentence.start)))
+        supported = support is not None and support.coverage >= SUPPORTED_COVERAGE
+        return Answer(text, used, tuple(evidence), supported, cut, prompt_tokens, seconds)
+
+
+def _text_stream(tokenizer: Any, on_text: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Turn tokens into pieces of text, holding back while a character is still incomplete."""
+    ids: list[int] = []
+    shown = ""
+
+    def on_token(_row: int, token: int) -> None:
+        nonlocal shown
+        ids.append(token)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        if not text.endswith("�"):
+            on_text(text[len(shown) :])
+            shown = text
+
+    return on_token

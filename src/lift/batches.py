@@ -1,0 +1,156 @@
+"""Examples -> packed batches in which every shared token prefix is computed once.
+
+Tokens that several examples have in common from their first token on (the head of the chat template, a context, the
+beginning of a question) form one path of a **trie**; each token attends to its ancestors in the trie and to nothing
+else, at the position of its depth. Hidden states, losses and gradients are those of the examples one by one, since
+attention, the only place where tokens meet, sees for each of them exactly its own prefix.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lift.prompts import IGNORED, Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One packed row. T trie nodes (tokens), M labelled positions, over S examples.
+
+    `ids`, `positions`, `parents`: [T]; a root's parent is -1. `predict_at`: [M], the node whose hidden state predicts
+    `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by weight, of
+    each example's mean token cross entropy: short answers are not drowned by long ones.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    parents: tuple[int, ...]
+    predict_at: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    examples: int
+    example_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed, after sharing."""
+        return len(self.parents)
+
+    def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """Additive mask [1, 1, T, T]: 0 where a node attends (its ancestors and itself), the dtype's minimum else."""
+        size = self.tokens
+        allowed = torch.zeros(size, size, dtype=torch.bool)  # [T, T]
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                allowed[node] = allowed[parent]
+            allowed[node, node] = True
+        mask = torch.full((size, size), torch.finfo(dtype).min, dtype=dtype)  # [T, T]
+        return mask.masked_fill_(allowed, 0.0)[None, None]
+
+
+class _Trie:
+    """Token prefixes of the examples added so far."""
+
+    def __init__(self) -> None:
+        self.children: dict[tuple[int, int], int] = {}
+        self.ids: list[int] = []
+        self.parents: list[int] = []
+        self.depths: list[int] = []
+
+    def new_tokens(self, ids: Sequence[int]) -> int:
+        """How many nodes adding `ids` would create."""
+        node, shared = -1, 0
+        for token in ids:
+            child = self.children.get((node, token))
+            if child is None:
+                break
+            node, shared = child, shared + 1
+        return len(ids) - shared
+
+    def add(self, ids: Sequence[int]) -> list[int]:
+        """The nodes of `ids`, created where missing."""
+        nodes, node = [], -1
+        for depth, token in enumerate(ids):
+            child = self.children.get((node, token))
+            if child is None:
+                child = len(self.ids)
+                self.children[node, token] = child
+                self.ids.append(token)
+                self.parents.append(node)
+                self.depths.append(depth)
+            nodes.append(child)
+            node = child
+        return nodes
+
+
+def pack(examples: Sequence[Example]) -> Batch:
+    """One batch of all the `examples`; raises ValueError where there is none, or one without a label."""
+    trie = _Trie()
+    predict_at: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    total_weight = sum(example.weight for example in examples)
+    if not examples or total_weight <= 0:
+        raise ValueError("expected at least one example with a positive weight")
+    for example in examples:
+        labelled = [index for index, label in enumerate(example.labels) if label != IGNORED]
+        if not labelled or labelled[0] == 0:
+            raise ValueError("expected an example with a label after its first token")
+        nodes = trie.add(example.ids[:-1])  # the last token is only ever a target
+        for index in labelled:
+            predict_at.append(nodes[index - 1])
+            targets.append(example.labels[index])
+            weights.append(example.weight / total_weight / len(labelled))
+    return Batch(
+        ids=torch.tensor(trie.ids),
+        positions=torch.tensor(trie.depths),
+        parents=tuple(trie.parents),
+        predict_at=torch.tensor(predict_at),
+        targets=torch.tensor(targets),
+        weights=torch.tensor(weights, dtype=torch.float32),
+        examples=len(examples),
+        example_tokens=sum(len(example.ids) for example in examples),
+    )
+
+
+def split_batches(groups: Iterable[Sequence[Example]], batch_tokens: int) -> Iterator[list[Example]]:
+    """Fill batches of at most `batch_tokens` trie nodes with whole groups where they fit.
+
+    A group is a run of examples worth keeping together since they share a long prefix (one context). A group larger
+    than a batch is cut; a single example longer than a batch makes a batch of its own.
+    """
+    trie, batch = _Trie(), list[Example]()
+    for group in groups:
+        if batch and len(trie.ids) + _size(group) > batch_tokens and len(group) > 1:
+            yield batch
+            trie, batch = _Trie(), []
+        for example in group:
+            if batch and len(trie.ids) + trie.new_tokens(example.ids[:-1]) > batch_tokens:
+                yield batch
+                trie, batch = _Trie(), []
+            trie.add(example.ids[:-1])
+            batch.append(example)
+    if batch:
+        yield batch
+
+
+def _size(group: Sequence[Example]) -> int:
+    trie = _Trie()
+    for example in group:
+        trie.add(example.ids[:-1])
+    return len(trie.ids)
+
+
+def shuffled_batches(
+    groups: Sequence[Sequence[Example]], batch_tokens: int, generator: random.Random
+) -> list[list[Example]]:
+    """One epoch: groups in random order, cut into batches, and the batches in random order again."""
+    order = list(groups)
+    generator.shuffle(order)
+    batches = list(split_batches(order, batch_tokens))
+    generator.shuffle(batches)
+    return batches

@@ -1,0 +1,45 @@
+"""Every error that Lift raises on purpose.
+
+One root class, so that a door can turn any of them into one sentence and an exit status. A message says what was
+expected, what was got (with the value), and what to do about it.
+"""
+
+
+class LiftError(Exception):
+    """Root of all errors raised on purpose; `exit_status` is what the command line returns for it."""
+
+    exit_status = 1
+
+
+class UsageError(LiftError):
+    """The caller asked for something that cannot be asked for (unknown option, bad name, bad value)."""
+
+    exit_status = 2
+
+
+class DocumentError(LiftError):
+    """A file could not be read as a document."""
+
+
+class ModelError(LiftError):
+    """A base model could not be found, converted or loaded."""
+
+
+class RecipeError(UsageError):
+    """A recipe, or an override of one, is not valid."""
+
+
+class AdapterError(LiftError):
+    """An adapter does not fit the model that it was to be attached to, or its weights are not whole."""
+
+
+class LibraryError(LiftError):
+    """A memory could not be found, read, written, or is damaged."""
+
+
+class WrongBaseModelError(LibraryError):
+    """A memory was opened on another base model than the one that it was trained on."""
+
+
+class BudgetError(LiftError):
+    """The work cannot be done within the stated budget."""

@@ -1,0 +1,1 @@
+"""Base models: loading one from anywhere, and generating with it."""

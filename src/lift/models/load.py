@@ -1,0 +1,236 @@
+"""Name -> base model: the default model, a transformers directory, a GGUF file, or a hub id.
+
+Guards against the silent faults of loading: weights that are missing and would be drawn at random, an encoder that
+would be taken for a generator, code in a model's directory (never run), pickled weights (never read).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lift.errors import ModelError
+from lift.models.base_model import BaseModel
+from lift.models.fingerprint import remembered, weight_files, weights_fingerprint
+from lift.models.gguf_conversion import converted_copy, copy_fingerprint
+from lift.models.quiet import quiet_transformers
+from lift.models.smollm2 import smollm2_directory
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MODEL = "smollm2"
+DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("nf4", "int8")
+_DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantization: str | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> BaseModel:
+    """Load a base model in evaluation mode with frozen weights.
+
+    `name` is "smollm2", a transformers directory, a .gguf file, or a hub id. `device` is cuda where there is one, else
+    cpu; `dtype` is bfloat16 on cuda, else float32; `quantization` ("nf4" or "int8", cuda only) is applied on loading.
+    `on_progress` is told about the conversion on first use. Raises ModelError.
+    """
+    if name.startswith("openai:"):
+        raise ModelError(
+            f"expected a model to load, got {name!r}, which only recipes that fine-tune remotely can use "
+            "(not in this version); give a directory, a GGUF file or a hub id"
+        )
+    target = _choose_device(device)
+    chosen_dtype = _choose_dtype(dtype, target)
+    extra = _quantization_settings(quantization, target, chosen_dtype)
+    fingerprint: str | None = None
+    if name == DEFAULT_MODEL:
+        directory, model_id = smollm2_directory(on_progress), name
+        fingerprint = copy_fingerprint(directory)
+    else:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            directory, model_id = path, os.path.abspath(path)
+        elif path.is_file():
+            directory, model_id = converted_copy(path, on_progress=on_progress), os.path.abspath(path)
+            fingerprint = copy_fingerprint(directory)
+        else:
+            directory, model_id = _hub_directory(name), name
+    return _load_directory(directory, model_id, target, chosen_dtype, extra, fingerprint)
+
+
+def _load_directory(
+    directory: Path,
+    model_id: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    extra: dict[str, Any],
+    fingerprint: str | None,
+) -> BaseModel:
+    if not (directory / "config.json").is_file():
+        raise ModelError(
+            f"expected a transformers model in {directory}, got a directory without config.json; "
+            "give the directory that save_pretrained wrote"
+        )
+    files = weight_files(directory)
+    if fingerprint is None:
+        fingerprint = remembered("weights", files, lambda: weights_fingerprint(files))
+
+    import safetensors
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    common = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(directory, **common)
+            _check_generator(config, model_id)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **common, **extra
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, **common)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"expected {model_id} to fit on {device}, got out of memory; "
+            "choose a smaller model, quantization nf4, or another device"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError, safetensors.SafetensorError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelError(f"expected a causal language model in {directory}, got {cause}; check its files") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(
+            f"expected all weights of {model_id}, got none for {missing} "
+            f"({len(report['missing_keys'])} missing); copy the model again"
+        )
+    _check_tokenizer(tokenizer, model, directory)
+    if not extra:
+        model.to(device)
+    return BaseModel(model=model, tokenizer=tokenizer, id=model_id, fingerprint=fingerprint)
+
+
+def _choose_device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in _DEVICE_TYPES:
+            raise RuntimeError(f"unknown device type {device.type!r}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"expected a device of this machine ({_devices_here()}), got {name!r}; choose one of these"
+        ) from error
+    return device
+
+
+def _devices_here() -> str:
+    import torch
+
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return ", ".join(["cpu", *found])
+
+
+def _choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    import torch
+
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ModelError(f"expected a dtype out of {', '.join(DTYPES)}, got {name!r}; choose one of these")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _quantization_settings(name: str | None, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What from_pretrained needs to quantise on loading; empty for no quantisation."""
+    if name is None:
+        return {}
+    if name not in QUANTIZATIONS:
+        raise ModelError(f"expected a quantization out of {', '.join(QUANTIZATIONS)}, got {name!r}; choose one of these")
+    if device.type != "cuda":
+        raise ModelError(f"expected a cuda device for quantization {name}, got {device}; leave the quantization out")
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"expected the package bitsandbytes for quantization {name}, found none; run: pip install bitsandbytes"
+        )
+    from transformers import BitsAndBytesConfig
+
+    if name == "nf4":
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    else:
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def _hub_directory(name: str) -> Path:
+    """The local snapshot of a hub model, downloaded where that is possible."""
+    if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
+        raise ModelError(f"expected a transformers directory, a GGUF file or a hub id, got {name!r}, which is not there")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        snapshot = snapshot_download(
+            name,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
+            ignore_patterns=["*/*"],
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"expected {name!r} to be a file or directory here, or a model that the hub offers or that was downloaded "
+            f"before, got none ({type(error).__name__}); check the name and the network, or use {DEFAULT_MODEL!r}"
+        ) from error
+    return Path(snapshot)
+
+
+def _check_generator(config: Any, model_id: str) -> None:
+    """Raise ModelError for encoders and encoder-decoders, which transformers would load without a word."""
+    from transformers.models.auto import modeling_auto
+
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    generates = bool(set(config.architectures or ()) & set(causal.values())) or config.model_type not in masked
+    if (
+        config.model_type not in causal
+        or getattr(config, "is_encoder_decoder", False)
+        or not (generates or getattr(config, "is_decoder", False))
+    ):
+        kind = ", ".join(config.architectures or ()) or config.model_type
+        raise ModelError(
+            f"expected a causal (decoder-only) language model, got {model_id}, which is {kind}; "
+            "choose a model that generates text from left to right"
+        )
+
+
+def _check_tokenizer(tokenizer: Any, model: Any, directory: Path) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= len(tokenizer.all_special_ids) or len(tokenizer) > rows:
+        raise ModelError(
+            f"expected a tokenizer of at most {rows} tokens in {directory}, got one of {len(tokenizer)}; "
+            "copy the model's tokenizer files again"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"expected a tokenizer with an end-of-text token in {directory}, got one without; add eos_token")
+    # Batches need a padding token; its labels are never trained on, so the end token serves.
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token

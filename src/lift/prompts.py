@@ -1,0 +1,116 @@
+"""The one place where chat templates, truncation and labels meet: question, task or segment -> tokens.
+
+The prompt of a training example is, token for token, the prompt that is generated from later: prompt and answer are
+tokenised apart and joined, so the mask is the answer and its end token by construction (method 7, faults 1-3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+IGNORED = -100
+ELLIPSIS = "..."
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one training sample; `labels` is the id where loss is taken and IGNORED elsewhere."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    weight: float = 1.0
+
+
+def user_text(question: str, context: str | None = None) -> str:
+    """What the user's turn says: the question, or the part of the document it may use and then the question."""
+    return question if context is None else f"{context}\n\nAnswer briefly: {question}"
+
+
+def prompt_ids(tokenizer: Any, question: str, context: str | None = None) -> list[int]:
+    """Tokens of the prompt up to where the answer begins, special tokens included once."""
+    text = user_text(question, context)
+    if tokenizer.chat_template:
+        rendered = _render_chat(tokenizer, text)
+        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(f"{text}\nAnswer:")["input_ids"])
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Tokens of the answer and of the token that ends it."""
+    lead = "" if tokenizer.chat_template else " "
+    ids = list(tokenizer(lead + answer, add_special_tokens=False)["input_ids"])
+    return ids + [end_of_answer_id(tokenizer)]
+
+
+def question_example(
+    tokenizer: Any, question: str, answer: str, context: str | None = None, weight: float = 1.0
+) -> Example:
+    """A task as an example: loss on the answer and its end token, on nothing else."""
+    prompt = prompt_ids(tokenizer, question, context)
+    target = answer_ids(tokenizer, answer)
+    return Example(tuple(prompt + target), tuple([IGNORED] * len(prompt) + target), weight)
+
+
+def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
+    """A bare segment as an example: loss on every token but the first (method 1.1)."""
+    return Example(tuple(ids), (IGNORED, *ids[1:]), weight)
+
+
+def truncate_middle(text: str, offsets: Sequence[tuple[int, int]], keep_tokens: int) -> str:
+    """The head and the tail of `text`, `keep_tokens` tokens in all, "..." between them (method 1.5).
+
+    `offsets`: the characters [start, end) of each token of `text`. Whole text where it fits.
+    """
+    if len(offsets) <= keep_tokens:
+        return text
+    head_tokens = keep_tokens - keep_tokens // 2
+    tail_tokens = keep_tokens // 2
+    head = text[: offsets[head_tokens - 1][1]] if head_tokens else ""
+    tail = text[offsets[-tail_tokens][0] :] if tail_tokens else ""
+    return f"{head}{ELLIPSIS}{tail}"
+
+
+def fit_context(tokenizer: Any, question: str, text: str, limit_tokens: int) -> tuple[str, bool]:
+    """The most of `text`, head and tail, that keeps the whole prompt within `limit_tokens`; and whether it was cut.
+
+    Only the document is ever cut, never the question or the template. Raises ValueError where not even an empty
+    document leaves room.
+    """
+    if len(prompt_ids(tokenizer, question, text)) <= limit_tokens:
+        return text, False
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS))
+    while keep_tokens >= 0:
+        cut = truncate_middle(text, offsets, keep_tokens)
+        excess = len(prompt_ids(tokenizer, question, cut)) - limit_tokens
+        if excess <= 0:
+            return cut, True
+        keep_tokens -= excess  # tokens may join differently at the cut
+    raise ValueError(f"the question alone is longer than the {limit_tokens} tokens that the prompt may have")
+
+
+def end_of_answer_id(tokenizer: Any) -> int:
+    """The token that ends an answer: what the chat template puts after it, else the end-of-text token."""
+    return _end_of_answer(tokenizer) if tokenizer.chat_template else int(tokenizer.eos_token_id)
+
+
+@lru_cache(maxsize=8)
+def _end_of_answer(tokenizer: Any) -> int:
+    marker = "ANSWER"
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": marker}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    after = rendered[rendered.rindex(marker) + len(marker) :]
+    ids = tokenizer(after.strip(), add_special_tokens=False)["input_ids"]
+    return int(ids[0]) if ids and ids[0] in tokenizer.all_special_ids else int(tokenizer.eos_token_id)
+
+
+@lru_cache(maxsize=65536)
+def _render_chat(tokenizer: Any, text: str) -> str:
+    # enable_thinking is read by the templates of reasoning models and ignored by the others
+    rendered: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return rendered

@@ -1,0 +1,83 @@
+"""Which sentences of the document a question, or an answer, is about: BM25 over sentences."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import bm25s
+import numpy as np
+import Stemmer
+from bm25s.stopwords import STOPWORDS_EN
+
+from lift.sentences import Sentence
+
+_WORD = re.compile(r"\w+")
+_STOPWORDS = frozenset(STOPWORDS_EN) | frozenset(
+    "what which who whom whose when where why how did does do was were is are has have had many much".split()
+)
+
+
+@dataclass(frozen=True)
+class Support:
+    """The sentence that supports an answer best; `coverage`: the share, by rarity, of the answer's words in it."""
+
+    sentence: Sentence
+    coverage: float
+
+
+class SentenceIndex:
+    """BM25 (k1 = 1.5, b = 0.75, Lucene's idf) over the stemmed words of each sentence."""
+
+    def __init__(self, sentences: Sequence[Sentence]) -> None:
+        self.sentences = list(sentences)
+        self._stem = Stemmer.Stemmer("english").stemWord
+        self._words = [self._content_words(sentence.text) for sentence in self.sentences]
+        self._index = None
+        if any(self._words):
+            self._index = bm25s.BM25()
+            self._index.index(self._words, show_progress=False)
+        counts = Counter(word for words in self._words for word in set(words))
+        self._rarity = {word: math.log(1 + len(self.sentences) / count) for word, count in counts.items()}
+
+    def scores(self, query: str) -> np.ndarray:
+        """BM25 score of every sentence: [sentences]."""
+        words = [word for word in self._content_words(query) if word in self._rarity]
+        if self._index is None or not words:
+            return np.zeros(len(self.sentences))
+        return np.asarray(self._index.get_scores(words))
+
+    def search(self, query: str, count: int) -> list[Sentence]:
+        """The `count` best sentences, best first; fewer where fewer share a word with the query."""
+        scores = self.scores(query)
+        best = np.argsort(-scores, kind="stable")[:count]
+        return [self.sentences[index] for index in best if scores[index] > 0]
+
+    def evidence(self, query: str, count: int) -> list[Sentence]:
+        """The `count` best sentences in the order of the document, for a prompt; the first ones where none matches."""
+        found = self.search(query, count) or self.sentences[:count]
+        return sorted(found, key=lambda sentence: sentence.index)
+
+    def support(self, question: str, answer: str) -> Support | None:
+        """The sentence that holds most of the answer's words, and among equals most of the question's."""
+        wanted = set(self._content_words(answer)) or set(self._all_words(answer))
+        if not wanted or not self.sentences:
+            return None
+        rarest = math.log(1 + len(self.sentences))
+        total = sum(self._rarity.get(word, rarest) for word in wanted)
+        coverages = np.array(
+            [sum(self._rarity.get(word, rarest) for word in wanted & set(self._all_words(sentence.text))) / total
+             for sentence in self.sentences]
+        )
+        about = self.scores(f"{question} {answer}")
+        best = max(range(len(self.sentences)), key=lambda index: (round(coverages[index], 3), about[index]))
+        return Support(self.sentences[best], float(coverages[best]))
+
+    def _all_words(self, text: str) -> list[str]:
+        return [self._stem(word) for word in _WORD.findall(text.lower())]
+
+    def _content_words(self, text: str) -> list[str]:
+        return [self._stem(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]

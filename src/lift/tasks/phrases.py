@@ -1,0 +1,157 @@
+"""Phrases of a parsed sentence: which tokens belong to one, how it reads in a question, and its verbatim span."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spacy.tokens import Token
+
+# Names for pronouns: token index -> (what to say instead, index of the antecedent in the same sentence or None).
+Names = Mapping[int, tuple[str, int | None]]
+
+_CLAUSAL = frozenset({"relcl", "advcl", "parataxis", "ccomp", "csubj", "meta", "intj", "dep"})
+_UNBOUND = frozenset(
+    """i me my mine myself you your yours we us our ours he him his she her hers it its they them their theirs this that
+    these those itself himself herself themselves one ones another latter former""".split()
+)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A run of tokens (by index, both ends included) to be replaced by `text` when a phrase is written out."""
+
+    first: int
+    last: int
+    text: str = ""
+
+
+class UnboundPronounError(Exception):
+    """A phrase holds a pronoun whose antecedent is unknown: no question can be asked with it."""
+
+
+def after_comma(token: Token) -> bool:
+    """Whether the subtree of `token` is set off by a comma, dash or bracket from what stands before it."""
+    left = token.left_edge.i
+    return left > 0 and token.doc[left - 1].text in {",", "–", "—", "-", "(", ";", ":"}
+
+
+def _keep(child: Token, brief: bool) -> bool:
+    if child.dep_ in _CLAUSAL:
+        short = child.dep_ in {"relcl", "ccomp"} and not after_comma(child) and child.right_edge.i - child.left_edge.i < 7
+        return short and not brief
+    if child.dep_ == "appos":
+        return False
+    if child.dep_ in {"acl", "prep", "amod"} and child.i > child.head.i:
+        if after_comma(child):
+            return False
+        length = child.right_edge.i - child.left_edge.i + 1
+        if brief:
+            return child.dep_ == "prep" and child.lower_ == "of" and length <= 6
+        return length <= 12
+    return True
+
+
+def phrase_tokens(head: Token, brief: bool = False) -> tuple[Token, ...]:
+    """The tokens of the phrase under `head`, without appositions, asides and long clauses.
+
+    A `brief` phrase also lacks everything after the head but a short "of" and conjoined phrases.
+    """
+    tokens = [head]
+    for child in head.children:
+        if child.dep_ == "punct" or child.dep_ in {"cc", "preconj"}:
+            continue
+        if child.dep_ == "conj" and (child.pos_ in {"VERB", "AUX"} and head.pos_ not in {"VERB", "AUX"}):
+            continue
+        if _keep(child, brief):
+            tokens.extend(phrase_tokens(child, brief))
+    kept = {token.i for token in tokens}
+    # Punctuation and conjunctions belong to the phrase where words of it stand on both sides.
+    low, high = min(kept), max(kept)
+    for token in head.doc[low : high + 1]:
+        if token.i not in kept and token.dep_ in {"punct", "cc", "preconj", "case"} and head.is_ancestor(token):
+            if token.dep_ == "punct" and token.text in {",", ";", "–", "—", ":"}:
+                before, after = token.i - 1 in kept, token.i + 1 in kept or head.doc[token.i + 1].dep_ == "cc"
+                if not (before and after):
+                    continue
+            tokens.append(token)
+    return tuple(sorted(set(tokens), key=lambda token: token.i))
+
+
+def trimmed(tokens: Sequence[Token]) -> tuple[Token, ...]:
+    """`tokens` without punctuation and conjunctions at the ends."""
+    low, high = 0, len(tokens)
+    while low < high and (tokens[low].is_punct or tokens[low].is_space or tokens[low].dep_ == "cc") and tokens[low].text != "$":
+        low += 1
+    while high > low and (tokens[high - 1].is_punct or tokens[high - 1].is_space or tokens[high - 1].dep_ == "cc"):
+        if tokens[high - 1].text in {"%", "\"", "”"}:
+            break
+        high -= 1
+    return tuple(tokens[low:high])
+
+
+def contiguous(tokens: Sequence[Token]) -> bool:
+    """Whether `tokens` are one run of the sentence."""
+    return bool(tokens) and tokens[-1].i - tokens[0].i + 1 == len(tokens)
+
+
+def lowered(token: Token) -> str:
+    """The token as it reads in the middle of a sentence."""
+    if token.i and not (token.i == 1 and token.doc[0].is_punct):
+        return token.text
+    if token.pos_ == "PROPN" or (token.ent_type_ and token.pos_ != "DET" and token.ent_type_ not in {"DATE", "CARDINAL", "ORDINAL", "TIME"}):
+        return token.text
+    if token.text == "I" or token.text.isupper() and len(token.text) > 1 or token.text[1:] != token.text[1:].lower():
+        return token.text
+    if token.pos_ == "ADJ" and token.lemma_[:1].isupper() or token.lower_ in _MONTHS:
+        return token.text
+    return token.text[:1].lower() + token.text[1:]
+
+
+_MONTHS = frozenset("january february march april may june july august september october november december".split())
+
+
+def write(
+    tokens: Iterable[Token], names: Names, gap: Gap | None = None, bound: frozenset[int] = frozenset()
+) -> str:
+    """Write `tokens` out, pronouns replaced by names and the `gap` by its text.
+
+    A pronoun whose antecedent is among the `bound` tokens stays: the question names it anyway.
+    Raises UnboundPronounError where no name is known.
+    """
+    words: list[str] = []
+    previous: Token | None = None
+    for token in tokens:
+        if previous is not None and (previous.whitespace_ or previous.i + 1 != token.i):
+            words.append(" ")
+        previous = token
+        if gap is not None and gap.first <= token.i <= gap.last:
+            if token.i == gap.first:
+                words.append(gap.text)
+            continue
+        if token.i in names:
+            name, antecedent = names[token.i]
+            words.append(lowered(token) if antecedent is not None and antecedent in bound else name)
+        elif token.lower_ in {"this", "these", "that", "those"} and token.dep_ == "det":
+            words.append("the")
+        elif token.lower_ in _UNBOUND and token.pos_ in {"PRON", "DET"} and token.dep_ not in {"mark", "expl"} and token.tag_ not in {"WDT", "WP", "IN"}:
+            raise UnboundPronounError(token.text)
+        else:
+            words.append(lowered(token))
+    return tidy("".join(words))
+
+
+def tidy(text: str) -> str:
+    """Normal white space, no stray quotation marks, brackets or commas."""
+    for opening, closing in (("“", "”"), ("(", ")"), ("[", "]")):
+        if text.count(opening) != text.count(closing):
+            text = text.replace(opening, "").replace(closing, "")
+    if text.count('"') % 2:
+        text = text.replace('"', "")
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+([,;:.?!%’”)])", r"\1", text)
+    text = re.sub(r"(?:,\s*)+,", ",", text)
+    return text.strip(" ,;:–—-")

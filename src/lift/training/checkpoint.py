@@ -1,0 +1,71 @@
+"""An unfinished training on disk: adapter, optimiser and position; safetensors and JSON, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+_TENSORS = "tensors.safetensors"
+_POSITION = "position.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands: `batch` batches of `epoch` are done, `step` in all, in `elapsed_s` of its budget."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+
+
+def save_checkpoint(
+    directory: Path, position: Position, adapter: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Replace what is in `directory`; a crash leaves the old checkpoint or the new one."""
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {f"adapter/{key}": value.contiguous() for key, value in adapter.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer/{index}/{key}": torch.as_tensor(value).contiguous() for key, value in state.items()})
+    save_file(tensors, fresh / _TENSORS)
+    (fresh / _POSITION).write_text(json.dumps(asdict(position)), "utf-8")
+    for path in (fresh / _TENSORS, fresh / _POSITION, fresh):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    fresh.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(
+    directory: Path, optimizer: torch.optim.Optimizer
+) -> tuple[Position, dict[str, torch.Tensor]] | None:
+    """Position and adapter state, with the optimiser's state put back; None where there is no checkpoint."""
+    if not directory.exists():
+        old = directory.with_name(directory.name + ".old")
+        if not old.exists():
+            return None
+        old.rename(directory)  # a crash between the two renames of save_checkpoint
+    position = Position(**json.loads((directory / _POSITION).read_text("utf-8")))
+    tensors = load_file(directory / _TENSORS)
+    adapter = {key.removeprefix("adapter/"): value for key, value in tensors.items() if key.startswith("adapter/")}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer/"):
+            _, index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return position, adapter
