@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lift.adapters.lora import LoraAdapter
+from lift.adapters.resident import attach_stored
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
+from lift.memories.manifest import ADAPTER_STATE_FILE
+from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
 from lift.prompts import end_of_answer_id, fit_context, prompt_ids
 from lift.retrieval import SentenceIndex
-from lift.sentences import Sentence
+from lift.sentences import Sentence, split_sentences
 
 Context = Literal["auto", "none", "truncated", "full", "evidence"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
@@ -47,6 +50,17 @@ class Answer:
     truncated: bool
     prompt_tokens: int
     seconds: float
+
+
+def open_memory(memory: Memory, base: BaseModel) -> Answerer:
+    """Attach a memory to the resident base model, in place of whatever was attached, and answer from it.
+
+    Raises WrongBaseModelError on other weights than those it was trained on, LibraryError where its files are damaged.
+    """
+    memory.check_base(base.id, base.fingerprint)
+    key = memory.manifest.files[ADAPTER_STATE_FILE].sha256
+    adapter = attach_stored(base.model, key, lambda: (memory.adapter_config, memory.load_adapter_state()))
+    return Answerer(base, adapter, memory.document, split_sentences(memory.document.text))
 
 
 class Answerer:

@@ -43,3 +43,7 @@ class WrongBaseModelError(LibraryError):
 
 class BudgetError(LiftError):
     """The work cannot be done within the stated budget."""
+
+
+class InterruptedAbsorption(LiftError):
+    """Absorbing was asked to stop; what was done so far is kept and can be gone on with."""

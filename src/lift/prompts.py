@@ -26,7 +26,7 @@ class Example:
 
 def user_text(question: str, context: str | None = None) -> str:
     """What the user's turn says: the question, or the part of the document it may use and then the question."""
-    return question if context is None else f"{context}\n\nAnswer briefly: {question}"
+    return question if context is None else f"{context}\n\n{question}"
 
 
 def prompt_ids(tokenizer: Any, question: str, context: str | None = None) -> list[int]:

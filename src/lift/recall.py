@@ -8,9 +8,9 @@ from typing import Any
 
 from lift.answering import Answerer
 from lift.scoring import contained, f1
-from lift.sentences import Sentence
 from lift.tasks.task import Task
 
+PROBE_BATCH = 32
 _PROBE_TOKENS = 24
 _RECALLED_F1 = 0.5
 
@@ -58,14 +58,21 @@ class RecallReport:
         return [asdict(probe) for probe in self.probes]
 
 
-def probe_recall(answerer: Answerer, sentences: Sequence[Sentence], tasks: Sequence[Task]) -> RecallReport:
-    """Ask every held-back task closed book (none of them was trained on)."""
+def choose_probes(tasks: Sequence[Task], limit: int | None = None) -> list[Task]:
+    """The held-back tasks, or `limit` of them spread evenly over the document."""
     held_back = [task for task in tasks if task.held_back]
+    if limit is None or len(held_back) <= limit:
+        return held_back
+    return [held_back[index * len(held_back) // limit] for index in range(limit)]
+
+
+def probe_recall(answerer: Answerer, sentences: int, probes: Sequence[Task]) -> RecallReport:
+    """Ask `probes` (tasks that were never trained on) closed book; the document has `sentences` in all."""
     answers = answerer.ask_many(
-        [task.question for task in held_back], "none", max_new_tokens=_PROBE_TOKENS, batch_size=32
+        [task.question for task in probes], "none", max_new_tokens=_PROBE_TOKENS, batch_size=PROBE_BATCH
     )
-    probes = []
-    for task, answer in zip(held_back, answers, strict=True):
+    results = []
+    for task, answer in zip(probes, answers, strict=True):
         recalled = bool(contained(answer.text, [task.answer])) or f1(answer.text, [task.answer]) >= _RECALLED_F1
-        probes.append(Probe(task.evidence[0], task.question, task.answer, answer.text, recalled))
-    return RecallReport(tuple(probes), len(sentences))
+        results.append(Probe(task.evidence[0], task.question, task.answer, answer.text, recalled))
+    return RecallReport(tuple(results), sentences)

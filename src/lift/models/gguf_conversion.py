@@ -8,13 +8,14 @@ are made again.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def converted_copy(
 
 def is_whole(directory: Path, *, verify: bool = False) -> bool:
     """Whether a converted copy has every file at its size; contents are hashed with `verify` or after a new mtime."""
+    moved = False
     try:
         marker = json.loads((directory / MARKER).read_text("utf-8"))
         for name, known in marker["files"].items():
@@ -93,11 +95,18 @@ def is_whole(directory: Path, *, verify: bool = False) -> bool:
             stat = file.stat()
             if stat.st_size != known["size_bytes"]:
                 return False
-            if (verify or stat.st_mtime_ns != known["mtime_ns"]) and file_sha256(file) != known["sha256"]:
+            changed = stat.st_mtime_ns != known["mtime_ns"]
+            if (verify or changed) and file_sha256(file) != known["sha256"]:
                 return False
+            moved, known["mtime_ns"] = moved or changed, stat.st_mtime_ns
+        whole = bool(marker["files"]) and isinstance(marker["fingerprint"], str)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return True
+    if whole and moved:
+        # A cache that was copied elsewhere is hashed once, not on every load; read-only ones are, and still work.
+        with suppress(OSError):
+            _write_json(directory / MARKER, marker)
+    return whole
 
 
 def copy_fingerprint(directory: Path) -> str:
@@ -145,7 +154,7 @@ def _locked(directory: Path, on_progress: Callable[[str], None] | None) -> Itera
 
 def _remove_remains(directory: Path) -> None:
     """Delete a damaged copy, and what killed conversions left; only the holder of the lock may do so."""
-    for path in directory.parent.glob(f"{directory.name}*"):
+    for path in [directory, *directory.parent.glob(f"{directory.name}.*")]:
         if path.is_dir():
             shutil.rmtree(path)
 
@@ -182,13 +191,14 @@ def _save_as_transformers(gguf: Path, directory: Path, header: GgufHeader, *, fl
     dtype = torch.float32 if float32 else torch.bfloat16
     # The (still empty) target stands for the model's directory: beside the GGUF file may lie a configuration,
     # tokenizer or adapter of another model, which transformers would mix in.
-    source = {"gguf_file": str(gguf), "local_files_only": True}
+    source: dict[str, Any] = {"gguf_file": str(gguf), "local_files_only": True}
     try:
-        with quiet_transformers():
-            model: Any
-            model, report = AutoModelForCausalLM.from_pretrained(
+        # The dequantiser's progress bar has no switch of its own; it writes to stderr.
+        with quiet_transformers(), redirect_stderr(io.StringIO()):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=dtype, output_loading_info=True, **source
             )
+            model, report = loaded
             tokenizer: Any = AutoTokenizer.from_pretrained(directory, **source)
             _mend_splitting(tokenizer, header.vocabulary)
             if report["missing_keys"]:
@@ -229,7 +239,13 @@ def _write_marker(directory: Path, fingerprint: str) -> None:
             "sha256": file_sha256(path),
         }
     marker = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "files": files}
-    (directory / MARKER).write_text(json.dumps(marker, indent=2) + "\n", "utf-8")
+    _write_json(directory / MARKER, marker)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as stream:
+        stream.write(json.dumps(value, indent=2) + "\n")
+    os.replace(stream.name, path)
 
 
 def _sync(directory: Path) -> None:

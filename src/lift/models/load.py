@@ -56,10 +56,11 @@ def load_model(
         directory, model_id = smollm2_directory(on_progress), name
         fingerprint = copy_fingerprint(directory)
     else:
-        path = Path(name).expanduser()
-        if path.is_dir():
+        # os.path, since pathlib takes "" for the current directory and raises on an unknown user or a null byte.
+        path = Path(os.path.expanduser(name))
+        if os.path.isdir(os.path.expanduser(name)):
             directory, model_id = path, os.path.abspath(path)
-        elif path.is_file():
+        elif os.path.isfile(path):
             directory, model_id = converted_copy(path, on_progress=on_progress), os.path.abspath(path)
             fingerprint = copy_fingerprint(directory)
         else:
@@ -88,15 +89,18 @@ def _load_directory(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    common = {"local_files_only": True, "trust_remote_code": False}
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(directory, **common)
             _check_generator(config, model_id)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **common, **extra
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, **common)
+            model, report = loaded
+            if not extra:
+                model.to(device)
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"expected {model_id} to fit on {device}, got out of memory; "
@@ -112,8 +116,6 @@ def _load_directory(
             f"({len(report['missing_keys'])} missing); copy the model again"
         )
     _check_tokenizer(tokenizer, model, directory)
-    if not extra:
-        model.to(device)
     return BaseModel(model=model, tokenizer=tokenizer, id=model_id, fingerprint=fingerprint)
 
 
@@ -159,7 +161,9 @@ def _quantization_settings(name: str | None, device: torch.device, dtype: torch.
     if name is None:
         return {}
     if name not in QUANTIZATIONS:
-        raise ModelError(f"expected a quantization out of {', '.join(QUANTIZATIONS)}, got {name!r}; choose one of these")
+        raise ModelError(
+            f"expected a quantization out of {', '.join(QUANTIZATIONS)}, got {name!r}; choose one of these"
+        )
     if device.type != "cuda":
         raise ModelError(f"expected a cuda device for quantization {name}, got {device}; leave the quantization out")
     import importlib.util
@@ -170,22 +174,25 @@ def _quantization_settings(name: str | None, device: torch.device, dtype: torch.
         )
     from transformers import BitsAndBytesConfig
 
+    build: Any = BitsAndBytesConfig
     if name == "nf4":
-        settings = BitsAndBytesConfig(
+        settings = build(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=dtype,
             bnb_4bit_use_double_quant=True,
         )
     else:
-        settings = BitsAndBytesConfig(load_in_8bit=True)
+        settings = build(load_in_8bit=True)
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def _hub_directory(name: str) -> Path:
     """The local snapshot of a hub model, downloaded where that is possible."""
     if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
-        raise ModelError(f"expected a transformers directory, a GGUF file or a hub id, got {name!r}, which is not there")
+        raise ModelError(
+            f"expected a transformers directory, a GGUF file or a hub id, got {name!r}, which is not there"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -230,7 +237,9 @@ def _check_tokenizer(tokenizer: Any, model: Any, directory: Path) -> None:
             "copy the model's tokenizer files again"
         )
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"expected a tokenizer with an end-of-text token in {directory}, got one without; add eos_token")
+        raise ModelError(
+            f"expected a tokenizer with an end-of-text token in {directory}, got one without; add eos_token"
+        )
     # Batches need a padding token; its labels are never trained on, so the end token serves.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

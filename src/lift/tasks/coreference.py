@@ -65,6 +65,7 @@ class Resolver:
 
     title: str
     title_kind: str = "thing"
+    title_gender: str = ""
     genders: dict[str, str] = field(default_factory=dict)
     person: Mention | None = None
     subject: Mention | None = None
@@ -100,12 +101,19 @@ class Resolver:
                 mentioned = self._mention(token, names)
                 if mentioned is not None and self.person is None and not any(m.kind == "person" for m in here):
                     self.person = mentioned
-        self._remember(here)
+        self._remember(here, self._last_plural(sentence, names))
         return names
 
+    def _last_plural(self, sentence: ParsedSentence, names: Names) -> Mention | None:
+        """The only plural object of the sentence, which a following "they" may mean where no subject is plural."""
+        objects = [token for token in sentence.doc if token.dep_ == "dobj" and token.tag_ in {"NNS", "NNPS"}]
+        return self._mention(objects[0], names) if len(objects) == 1 else None
+
     def _mention(self, head: Token, names: Names) -> Mention | None:
+        alias = next((child for child in head.children if child.dep_ == "appos" and child.pos_ == "PROPN"), None)
+        named = alias if alias is not None and head.pos_ == "NOUN" else head
         try:
-            text = write(trimmed(phrase_tokens(head, brief=True)), names)
+            text = write(trimmed(phrase_tokens(named, brief=True)), names)
         except UnboundPronounError:
             return None
         if not text or len(text.split()) > MAX_NAME_WORDS or text.split()[0].lower() in {"a", "an", "some", "many", "most", "no", "each", "every"}:
@@ -123,7 +131,7 @@ class Resolver:
             if self.person is not None and self.person.gender in {"", gender}:
                 self.genders[self.person.text.split()[-1]] = gender
                 return self.person, False
-            if self.title_kind == "person":
+            if self.title_kind == "person" and self.title_gender in {"", gender}:
                 return Mention(self.title, "person", -1, gender), False
             return None
         if word in _NEUTER:
@@ -139,21 +147,32 @@ class Resolver:
             for mention in here:
                 if mention.kind == "plural":
                     return mention, True
-            return (self.plural, False) if self.plural is not None else None
+            if self.plural is not None:
+                return self.plural, False
+            if self.title_kind == "plural":
+                return Mention(self.title if self.title.startswith("the ") else f"the {self.title}", "plural", -1), False
+            return None
         if word in _FIRST and self.speaker:
             return Mention(self.speaker, "person", -1), False
         return None
 
-    def _remember(self, here: list[Mention]) -> None:
+    def _remember(self, here: list[Mention], last_plural: Mention | None) -> None:
         for mention in here:
             if mention.kind == "person":
                 self.person = mention
         if here:
             self.subject = here[0]
             plural = [mention for mention in here if mention.kind == "plural"]
-            self.plural = plural[0] if plural else None
+            self.plural = plural[0] if plural else last_plural
         else:
-            self.subject = self.plural = None
+            self.subject, self.plural = None, last_plural
+
+
+def title_gender(sentences: list[ParsedSentence]) -> str:
+    """"m" or "f", from which pronouns prevail in a text about a person."""
+    words = [token.lower_ for sentence in sentences for token in sentence.doc]
+    masculine, feminine = sum(word in _MASCULINE for word in words), sum(word in _FEMININE for word in words)
+    return "" if masculine == feminine else ("m" if masculine > feminine else "f")
 
 
 def title_kind(title: str, sentences: list[ParsedSentence]) -> str:
@@ -164,6 +183,8 @@ def title_kind(title: str, sentences: list[ParsedSentence]) -> str:
     persons = sum(token.ent_type_ == "PERSON" for token in heads)
     pronouns = sum(token.lower_ in _MASCULINE | _FEMININE for sentence in sentences for token in sentence.doc)
     if heads and persons * 2 > len(heads) and pronouns >= 2:
+        return "person"
+    if heads and 1 < len(name.split()) <= 4 and name.istitle() and pronouns * 3 > len(sentences):
         return "person"
     if heads and sum(token.tag_ in {"NNS", "NNPS"} for token in heads) * 2 > len(heads):
         return "plural"

@@ -64,6 +64,24 @@ FREQUENCY_ADVERBS = frozenset(
 # Without these the sentence would say something else.
 MEANING_ADVERBS = frozenset("never hardly barely scarcely rarely seldom only almost nearly no longer not".split())
 
+# Prepositional phrases that mean nothing in a question.
+DISCOURSE_PHRASES = frozenset(
+    """for example|for instance|in contrast|in addition|in fact|in particular|as a result|in turn|of course|in general|in principle
+    |by contrast|in practice|on the other hand|on the contrary|in other words|in this case|as such|in part|at least|at all|as well
+    |in order|in conclusion|above all|after all|at first|at last|in the end|in response|for one thing|on average|in total""".replace("\n    ", "").split("|")
+)
+TIME_NOUNS = frozenset("time period moment beginning start end era age century decade year month week day night morning evening "
+                       "afternoon war summer winter spring autumn reign lifetime".split())
+OBJECT_CONTROL_VERBS = frozenset(
+    "ask tell force allow enable persuade encourage order urge invite permit cause lead require teach help advise instruct convince".split()
+)
+PLACE_NOUNS = frozenset(
+    """area bank bay beach border bottom bridge building campus capital castle cathedral centre center chapel church city coast
+    country county courtyard district east edge end farm field floor garden hall harbour hill hospital hotel house island
+    kitchen lake laboratory library mountain museum neighbourhood north office outskirts palace park port prison province
+    region river road room school shore side site south square station street suburb theatre top town tower university
+    valley village west workshop yard""".split()
+)
 PLACE_PREPOSITIONS = frozenset("in at on near inside outside within around across above below beneath behind beside "
                                "between under over along throughout opposite".split())
 TIME_PREPOSITIONS = frozenset("in on at during since until till before after by from around between for within over "

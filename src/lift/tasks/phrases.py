@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lift.tasks.lexicon import DISCOURSE_ADVERBS, MONTHS
+
 if TYPE_CHECKING:
     from spacy.tokens import Token
 
@@ -45,13 +47,15 @@ def _keep(child: Token, brief: bool) -> bool:
         return short and not brief
     if child.dep_ == "appos":
         return False
+    if child.dep_ == "advmod" and child.head.pos_ in {"NOUN", "PROPN"} and child.lower_ in DISCOURSE_ADVERBS:
+        return False
     if child.dep_ in {"acl", "prep", "amod"} and child.i > child.head.i:
         if after_comma(child):
             return False
         length = child.right_edge.i - child.left_edge.i + 1
         if brief:
             return child.dep_ == "prep" and child.lower_ == "of" and length <= 6
-        return length <= 12
+        return length <= (4 if child.tag_ == "VBG" else 12)
     return True
 
 
@@ -106,12 +110,9 @@ def lowered(token: Token) -> str:
         return token.text
     if token.text == "I" or token.text.isupper() and len(token.text) > 1 or token.text[1:] != token.text[1:].lower():
         return token.text
-    if token.pos_ == "ADJ" and token.lemma_[:1].isupper() or token.lower_ in _MONTHS:
+    if token.pos_ == "ADJ" and token.lemma_[:1].isupper() or token.lower_ in MONTHS:
         return token.text
     return token.text[:1].lower() + token.text[1:]
-
-
-_MONTHS = frozenset("january february march april may june july august september october november december".split())
 
 
 def write(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 _TENSORS = "tensors.safetensors"
 _POSITION = "position.json"
+_HISTORY = "training.jsonl"
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,16 @@ class Position:
 
 
 def save_checkpoint(
-    directory: Path, position: Position, adapter: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    directory: Path,
+    position: Position,
+    adapter: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    history: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Replace what is in `directory`; a crash leaves the old checkpoint or the new one."""
+    """Replace what is in `directory`; a crash leaves the old checkpoint or the new one.
+
+    `history` has one row for each step that was done.
+    """
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -38,7 +48,8 @@ def save_checkpoint(
         tensors.update({f"optimizer/{index}/{key}": torch.as_tensor(value).contiguous() for key, value in state.items()})
     save_file(tensors, fresh / _TENSORS)
     (fresh / _POSITION).write_text(json.dumps(asdict(position)), "utf-8")
-    for path in (fresh / _TENSORS, fresh / _POSITION, fresh):
+    (fresh / _HISTORY).write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
+    for path in (fresh / _TENSORS, fresh / _POSITION, fresh / _HISTORY, fresh):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -52,8 +63,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     directory: Path, optimizer: torch.optim.Optimizer
-) -> tuple[Position, dict[str, torch.Tensor]] | None:
-    """Position and adapter state, with the optimiser's state put back; None where there is no checkpoint."""
+) -> tuple[Position, dict[str, torch.Tensor], list[dict[str, Any]]] | None:
+    """Position, adapter state and history, with the optimiser's state put back; None where there is no checkpoint."""
     if not directory.exists():
         old = directory.with_name(directory.name + ".old")
         if not old.exists():
@@ -68,4 +79,5 @@ def load_checkpoint(
             _, index, name = key.split("/")
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return position, adapter
+    history = [json.loads(line) for line in (directory / _HISTORY).read_text("utf-8").splitlines()]
+    return position, adapter, history

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,16 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float = 60.0,
+    history: list[Step] | None = None,
 ) -> Iterator[Step]:
     """Train `adapter` on the frozen `model`, yielding each step as it is done.
 
     Ends after the curriculum's epochs or `budget_s` seconds, whichever comes first; the learning rate follows the
     larger share of the two. With `checkpoint`, the state is saved there every `checkpoint_every_s`, on Ctrl-C and on
     any other end before the last step; `resume` goes on from it. Without a budget the same seed gives the same steps,
-    interrupted or not.
+    interrupted or not. `history` gets every step, those before the interruption included.
     """
+    history = [] if history is None else history
     adapter.set_trainable(True)
     parameters = adapter.parameters()
     optimizer = torch.optim.AdamW(
@@ -62,8 +64,9 @@ def train(
     )
     position = Position()
     if resume and checkpoint and (saved := load_checkpoint(checkpoint, optimizer)):
-        position, state = saved
+        position, state, rows = saved
         adapter.load_state(state)
+        history.extend(Step(**row) for row in rows)
     started = time.monotonic() - position.elapsed_s
     saved_at = time.monotonic()
     finished = False
@@ -94,24 +97,31 @@ def train(
                 now = time.monotonic()
                 between_steps = True
                 position = Position(epoch, index + 1, position.step + 1, position.tokens + batch.tokens, now - started)
-                yield Step(
-                    step=position.step,
-                    epoch=epoch,
-                    loss=loss.item(),
-                    learning_rate=rate,
-                    tokens=batch.tokens,
-                    example_tokens=batch.example_tokens,
-                    seconds=now - begun,
-                    progress=progress,
+                history.append(
+                    Step(
+                        step=position.step,
+                        epoch=epoch,
+                        loss=loss.item(),
+                        learning_rate=rate,
+                        tokens=batch.tokens,
+                        example_tokens=batch.example_tokens,
+                        seconds=now - begun,
+                        progress=progress,
+                    )
                 )
+                yield history[-1]
                 if checkpoint and time.monotonic() - saved_at > checkpoint_every_s:
-                    save_checkpoint(checkpoint, position, adapter.trained_state(), optimizer)
+                    save_checkpoint(checkpoint, position, adapter.trained_state(), optimizer, _rows(history))
                     saved_at = time.monotonic()
         finished = True
     finally:
         if checkpoint and not finished and between_steps:  # half an update is no state to go on from
-            save_checkpoint(checkpoint, position, adapter.trained_state(), optimizer)
+            save_checkpoint(checkpoint, position, adapter.trained_state(), optimizer, _rows(history))
         adapter.set_trainable(False)
+
+
+def _rows(history: list[Step]) -> list[dict[str, Any]]:
+    return [asdict(step) for step in history]
 
 
 def batch_loss(model: Any, batch: Batch) -> torch.Tensor:

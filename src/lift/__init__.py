@@ -1,0 +1,54 @@
+"""Lift writes a long text into a small adapter of a language model, and asks it about the text closed book.
+
+    documents     any file -> Document
+    sentences     text -> sentences; segments: text -> overlapping windows of tokens
+    tasks         sentences -> questions and answers that are right by construction
+    prompts       question, task or segment -> tokens; batches: examples -> packed tensors
+    adapters      what is trained; losses, training: the one loop
+    memories      the library: adapters on disk, with all that made them
+    answering     memory (+ part of the document) -> answer with its evidence; retrieval finds that part
+    recall        how much of the document a memory can be shown to know
+    planning      what absorbing would cost
+    absorption    document + base model + recipe -> memory, all of the above in one run
+
+The names below are imported on first use, so that `import lift` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lift.absorption import absorb
+    from lift.documents import read_document
+    from lift.errors import LiftError
+    from lift.memories.library import Library
+    from lift.memories.memory import Memory
+    from lift.models.load import load_model
+    from lift.recipes.recipe import load_recipe
+
+__version__ = "0.1.0"
+__all__ = ["Library", "LiftError", "Memory", "absorb", "load_model", "load_recipe", "read_document"]
+
+_HOMES = {
+    "Library": "lift.memories.library",
+    "LiftError": "lift.errors",
+    "Memory": "lift.memories.memory",
+    "absorb": "lift.absorption",
+    "load_model": "lift.models.load",
+    "load_recipe": "lift.recipes.recipe",
+    "read_document": "lift.documents",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lift' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,99 @@
+"""Lift from Python: absorb a document, open the library, ask.
+
+A memory opened here knows how to answer: it loads its base model when it is first asked, once a process, and shares it
+with every other memory on the same base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lift.absorption import Finished, absorb_events
+from lift.answering import Answer, Answerer, open_memory
+from lift.documents.document import Document
+from lift.documents.read import read_document
+from lift.memories import library as stored
+from lift.memories.manifest import Manifest
+from lift.memories.memory import Memory as StoredMemory
+from lift.models.base_model import BaseModel
+from lift.models.load import load_model
+from lift.recipes.recipe import Recipe, load_recipe
+
+
+@cache
+def resident_model(name: str) -> BaseModel:
+    """The base model of that name, loaded once a process; raises ModelError."""
+    return load_model(name)
+
+
+class Memory:
+    """A memory that can be asked. `stored` gives its files: document, tasks, training, recall report."""
+
+    def __init__(self, memory: StoredMemory, base: BaseModel | None = None) -> None:
+        self.stored = memory
+        self._base = base
+
+    @property
+    def name(self) -> str:
+        """What the library calls it."""
+        return self.stored.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it is made of, what it cost, and how much of the document it knows."""
+        return self.stored.manifest
+
+    @property
+    def document(self) -> Document:
+        """The text that was absorbed."""
+        return self.stored.document
+
+    def ask(self, question: str, context: str = "auto") -> Answer:
+        """Answer one question; raises UsageError, LibraryError, WrongBaseModelError."""
+        return self._answerer().ask(question, context)
+
+    def ask_many(self, questions: Sequence[str], context: str = "auto") -> list[Answer]:
+        """Answer in batches, in the order of the questions; raises as ask does."""
+        return self._answerer().ask_many(questions, context)
+
+    def _answerer(self) -> Answerer:
+        return open_memory(self.stored, self._base or resident_model(self.manifest.base.id))
+
+    def __repr__(self) -> str:
+        return f"Memory({self.name!r})"
+
+
+class Library(stored.Library):
+    """The directory that holds the memories, as lift.memories.library has it; `library[name]` can be asked."""
+
+    def __init__(self, root: Path | str | None = None, model: BaseModel | None = None) -> None:
+        super().__init__(Path(root) if root is not None else None)
+        self._model = model
+
+    def open(self, name: str) -> Memory:
+        """The memory of that name; raises LibraryError where there is none, or it is damaged."""
+        return Memory(self[name], self._model)
+
+
+def absorb(
+    source: str | Path | Document,
+    model: BaseModel | None = None,
+    recipe: str | Recipe = "default",
+    *,
+    title: str | None = None,
+    library: stored.Library | None = None,
+    overrides: Sequence[str] = (),
+    **options: Any,
+) -> Memory:
+    """Absorb a file (or a Document) and return its memory; `options` are those of absorption.absorb_events.
+
+    absorb_events itself is the iterator form, for whoever wants the progress. Raises every child of LiftError.
+    """
+    document = source if isinstance(source, Document) else read_document(source, title=title)
+    base = model or resident_model("smollm2")
+    events = absorb_events(document, base, load_recipe(recipe, overrides), library or Library(), **options)
+    finished = [event for event in events if isinstance(event, Finished)]
+    return Memory(finished[-1].memory, base)

@@ -1,0 +1,128 @@
+"""How results look: JSON for programs, tables and sentences for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lift.answering import Answer
+
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
+NO_SUPPORT = "nothing in the document supports this answer"
+
+
+def stdout() -> Console:
+    """A console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """A console for progress and remarks."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def write_json(value: Any) -> None:
+    """One JSON value as one line of standard output, at once."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def remark(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_facts(facts: Iterable[tuple[str, str]], title: str | None = None) -> None:
+    """Two columns: what, and how much of it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in facts:
+        table.add_row(label, Text(value))
+    stdout().print(table)
+
+
+def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A table of plain strings; brackets in them stay brackets."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def format_seconds(seconds: float) -> str:
+    """0.42 -> "0.42 s", 75 -> "1 min 15 s", 4000 -> "1 h 07 min"."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    if round(seconds) < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def format_bytes(count: float) -> str:
+    """39400000 -> "39.4 MB" (powers of 1000, as disks are sold)."""
+    for unit in _BYTE_UNITS:
+        if count < 999.95 or unit == _BYTE_UNITS[-1]:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable: the last unit takes any count")
+
+
+def format_share(part: int, whole: int) -> str:
+    """3, 4 -> "3 of 4 (75 %)"."""
+    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
+
+
+def answer_record(question: str, answer: Answer, question_id: Any = None) -> dict[str, Any]:
+    """An answer as a line of JSON; the id comes first where the question had one."""
+    identity = {} if question_id is None else {"id": question_id}
+    return {
+        **identity,
+        "question": question,
+        "answer": answer.text,
+        "context": answer.context,
+        "supported": answer.supported,
+        "evidence": [
+            {
+                "sentence": evidence.sentence,
+                "text": evidence.text,
+                "page": evidence.place.page if evidence.place else None,
+                "heading": evidence.place.heading if evidence.place else None,
+            }
+            for evidence in answer.evidence
+        ],
+        "seconds": round(answer.seconds, 4),
+    }
+
+
+def print_support(answer: Answer) -> None:
+    """The sentence that supports the answer, dimmed, with its place; or, not to be overlooked, that none does."""
+    from rich.text import Text
+
+    if not answer.supported:
+        stdout().print(Text(f"  ! {NO_SUPPORT}", style="bold yellow"))
+        return
+    for evidence in answer.evidence:
+        place = f" ({evidence.place})" if evidence.place and str(evidence.place) else ""
+        stdout().print(Text(f"  “{evidence.text}”{place}", style="dim"))

@@ -1,0 +1,80 @@
+"""Blocks: what every reader of a file format makes, and how they become a document.
+
+A block is a heading, a paragraph, a list item, a table row or a run of preformatted lines, in reading order. Readers know
+one format each and nothing about offsets; `assemble` is the one place where offsets into the text are counted, so that
+a page or a heading cannot drift from the characters that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lift.documents.cleaning import clean_text
+from lift.documents.document import Document, Place
+from lift.errors import DocumentError
+
+PARAGRAPH = "\n\n"
+LINE = "\n"
+SPACE = " "
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of text and what begins with it.
+
+    `heading` names the section that begins here (the block's own text, or a chapter's name from a table of contents),
+    `page` is the page that the block begins on, counted from 1, and `separator` is what stands before the block:
+    PARAGRAPH, LINE (list items, table rows), SPACE (the page ended inside the paragraph) or "" (inside a word).
+    """
+
+    text: str
+    heading: str | None = None
+    page: int | None = None
+    separator: str = PARAGRAPH
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a reader found in a file: the title that the file gives itself, if any, and the blocks."""
+
+    title: str | None
+    blocks: list[Block]
+
+    @property
+    def first_heading(self) -> str | None:
+        """The text of the first heading, or None."""
+        return next((block.heading for block in self.blocks if block.heading), None)
+
+
+def one_line(text: str) -> str:
+    """The text cleaned, its white space collapsed: for titles and headings."""
+    return " ".join(clean_text(text).split())
+
+
+def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
+    """Join the blocks into a document with its places; raises DocumentError where no text is left."""
+    parts: list[str] = []
+    places: list[Place] = []
+    length_chars = 0
+    page: int | None = None
+    heading: str | None = None
+    for block in blocks:
+        page = block.page if block.page is not None else page
+        heading = one_line(block.heading) if block.heading else heading
+        text = clean_text(block.text).strip("\n").rstrip()
+        if not parts:
+            text = text.lstrip()
+        if not text:
+            continue
+        if parts:
+            parts.append(block.separator)
+            length_chars += len(block.separator)
+        known = places[-1] if places else Place(start=0)
+        if (page, heading) != (known.page, known.heading) or (block.heading and text == heading):
+            places.append(Place(start=length_chars, page=page, heading=heading))
+        parts.append(text)
+        length_chars += len(text)
+    if not parts:
+        raise DocumentError(f"{source}: expected text, got only white space; give a file with words in it")
+    return Document(title=title, text="".join(parts), source=source, places=tuple(places))

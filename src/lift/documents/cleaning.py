@@ -1,0 +1,48 @@
+"""Cleaning: the one normal form of characters and white space that every document's text has. Pure."""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+
+_LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
+# Soft hyphen, zero-width space, word joiner, byte order mark and marks of direction change no word; the zero-width
+# joiners (U+200C, U+200D) do, in Persian, in Indic scripts and in emoji, and stay.
+_INVISIBLE = "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff"
+_LINE_BREAK = re.compile("\r\n?|[\x0b\x1c\x1d\x1e\x85\u2028]")
+_PARAGRAPH_BREAK = re.compile("[\x0c\u2029]")
+_INNER_SPACES = re.compile(r"(?<=[^ \n]) {2,}")
+_LINE_END_SPACES = re.compile(r" +$", re.MULTILINE)
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+def _character_table() -> dict[int, str | None]:
+    table: dict[int, str | None] = {}
+    for code in range(sys.maxunicode + 1):
+        category = unicodedata.category(chr(code))
+        if category == "Zs":
+            table[code] = " "
+        elif category in {"Cc", "Cs"} and code != ord("\n"):
+            table[code] = None
+    table.update({ord(character): None for character in _INVISIBLE})
+    table.update({ord(ligature): letters for ligature, letters in _LIGATURES.items()})
+    table[ord("\t")] = "    "
+    table[0xF0B7] = "•"  # the bullet of Word's Symbol font, which has no Unicode name of its own
+    return table
+
+
+_CHARACTERS = _character_table()
+
+
+def clean_text(text: str) -> str:
+    """Normalise characters and white space.
+
+    The result is NFC with line feeds only; without control characters, soft hyphens and lone surrogates; ligatures
+    are spelt out, every kind of space is a plain one, runs of spaces inside a line are one space (indentation stays),
+    no line ends with a space, and no two blank lines follow each other.
+    """
+    text = _PARAGRAPH_BREAK.sub("\n\n", _LINE_BREAK.sub("\n", text))
+    text = unicodedata.normalize("NFC", text.translate(_CHARACTERS))
+    text = _LINE_END_SPACES.sub("", _INNER_SPACES.sub(" ", text))
+    return _BLANK_LINES.sub("\n\n", text)

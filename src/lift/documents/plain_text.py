@@ -1,0 +1,126 @@
+"""Plain text -> blocks: paragraphs, chapter headings, and lines that a narrow page had wrapped.
+
+Whether a text is hard-wrapped is judged from the whole text: a line break was forced where the next line's first word
+would not have fitted in. A single paragraph cannot tell (of two lines, the longer always looks full), so verse, dialogue
+and lists would be run together.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lift.documents.blocks import Block, Content
+from lift.documents.cleaning import clean_text
+
+_PARAGRAPH_BREAK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+(?=\S)|\n[ \t]*(?:\n[ \t]*)+$")
+LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•‣▪◦–—]|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)]|\d+(?:\.\d+)+\.?)[ \t]+\S")
+_TABLE_ROW = re.compile(r"[ \t]*\|.*\||.*\S \| \S")
+_RULE = re.compile(r"[\s\-=*_+~#.|]+")
+_SPEAKER = re.compile(r"[A-Z][\w.'’-]*(?: [\w.'’()-]+){0,4}:\s")
+_EMPHASIS = re.compile(r"(?<!\w)_(\w[^_\n]*?|\w)_(?!\w)")
+_NUMBERED_HEADING = re.compile(
+    r"(?:chapter|part|book|section|act|scene|letter|appendix|volume|canto|article)\s+"
+    r"(?:\d+|[ivxlc]+|[a-z]|one|two|three|four|five|six|seven|eight|nine|ten|the \w+)\b[.:]?(?:\s.{0,80})?",
+    re.IGNORECASE,
+)
+_NAMED_HEADING = re.compile(
+    r"(?:contents|preface|prologue|epilogue|introduction|conclusions?|abstract|summary|references|bibliography|"
+    r"acknowledge?ments|foreword|afterword|glossary|index)\.?",
+    re.IGNORECASE,
+)
+_MAX_HEADING_CHARS = 100
+_MIN_WIDTH_CHARS, _MAX_WIDTH_CHARS = 35, 150
+_SLACK_CHARS = 10
+_MIN_FORCED_SHARE = 0.5
+_MIN_CONTINUED_SHARE = 0.35
+
+
+def read_plain_text(text: str) -> Content:
+    """Split a plain text into paragraphs and chapter headings, with hard-wrapped lines joined by spaces."""
+    paragraphs = [paragraph for paragraph in _PARAGRAPH_BREAK.split(clean_text(text)) if paragraph.strip()]
+    width_chars = wrap_width_chars(paragraphs)
+    blocks = []
+    for paragraph in paragraphs:
+        joined = paragraph.rstrip() if width_chars is None else join_wrapped_lines(paragraph.rstrip(), width_chars)
+        joined = _EMPHASIS.sub(r"\1", joined)
+        blocks.append(Block(joined, heading=joined.strip() if is_heading(joined) else None))
+    return Content(title=None, blocks=blocks)
+
+
+def is_heading(paragraph: str) -> bool:
+    """Whether a paragraph of plain text is a heading: numbered as one, a customary one, or all in capitals."""
+    line = paragraph.strip()
+    if "\n" in line or not 2 <= len(line) <= _MAX_HEADING_CHARS:
+        return False
+    if _NUMBERED_HEADING.fullmatch(line) or _NAMED_HEADING.fullmatch(line):
+        return not line.endswith((",", ";")) and line.count(". ") <= 1
+    words = [word for word in re.findall(r"\w+", line) if word.isalpha()]
+    return line.isupper() and line[0].isalpha() and any(len(word) > 3 for word in words) and line[-1] not in ".,;!?\"”"
+
+
+def wrap_width_chars(paragraphs: list[str]) -> int | None:
+    """The width in characters that the text was wrapped to, or None where its line breaks are the author's own."""
+    pairs = [
+        (line, following)
+        for lines in (paragraph.split("\n") for paragraph in paragraphs)
+        for line, following in zip(lines, lines[1:], strict=False)
+        if line.strip() and following.strip() and not _starts_own_line(following)
+    ]
+    if not pairs:
+        return None
+    lengths = sorted(len(line) for line, _ in pairs)
+    width_chars = lengths[min(len(lengths) - 1, int(0.98 * len(lengths)))]
+    if not _MIN_WIDTH_CHARS <= width_chars <= _MAX_WIDTH_CHARS:
+        return None
+    forced = [following for line, following in pairs if _was_forced(line, following, width_chars)]
+    continued = [following for following in forced if _continues(following)]
+    if len(forced) < _MIN_FORCED_SHARE * len(pairs) or len(continued) < _MIN_CONTINUED_SHARE * len(forced):
+        return None
+    return width_chars
+
+
+def join_wrapped_lines(paragraph: str, width_chars: int) -> str:
+    """Replace the line breaks that a width of `width_chars` forced by spaces; lists, tables and short lines stay."""
+    lines = paragraph.split("\n")
+    joined = [lines[0]]
+    indent_chars = _indent_chars(lines[0])
+    for previous, line in zip(lines, lines[1:], strict=False):
+        deeper = _indent_chars(line) > indent_chars + 3 and not LIST_ITEM.match(joined[-1])
+        if _starts_own_line(line) or deeper or not _was_forced(previous, line, width_chars):
+            joined.append(line)
+            indent_chars = _indent_chars(line)
+        else:
+            joined[-1] = join_lines(joined[-1], line)
+    return "\n".join(joined)
+
+
+def join_lines(first: str, second: str) -> str:
+    """Two lines as one: a word that was divided by a hyphen is made whole where that is safe.
+
+    Safe is a lower-case letter on both sides and no other hyphen in the word: "hyphen-/ation" is joined, "X-/ray",
+    "mother-in-/law" and "1914-/1918" keep their hyphen.
+    """
+    first, second = first.rstrip(), second.strip()
+    if re.search(r"(?<![\w-])[^\W\d_]*[a-zß-ÿ]{2}-$", first) and re.match(r"[a-zß-ÿ]{2}", second):
+        return first[:-1] + second
+    if re.search(r"\w-$", first) and re.match(r"\w", second):
+        return first + second
+    return f"{first} {second}"
+
+
+def _was_forced(line: str, following: str, width_chars: int) -> bool:
+    word = following.split(maxsplit=1)[0] if following.strip() else ""
+    return len(line) + 1 + len(word) > width_chars - _SLACK_CHARS
+
+
+def _continues(line: str) -> bool:
+    first = next((character for character in line if character.isalpha()), "")
+    return first.islower()
+
+
+def _starts_own_line(line: str) -> bool:
+    return bool(LIST_ITEM.match(line) or _TABLE_ROW.match(line) or _RULE.fullmatch(line) or _SPEAKER.match(line))
+
+
+def _indent_chars(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))

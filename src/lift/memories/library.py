@@ -1,0 +1,413 @@
+"""The directory that holds all memories, each under its name, each whole or not there at all.
+
+    LIBRARY/NAME/...             a memory, see memory.py
+            .absorbing/KEY/      the checkpoint of an absorption that is not finished
+            .by-key/KEY          the name of the memory that came of it, see key_index.py
+            .tmp-...             being written or deleted; garbage as soon as nobody holds the lock
+            .old-NAME            set aside while NAME is being replaced; the memory itself as long as NAME is missing
+            .lock                held by whoever changes anything; readers need no lock
+
+Writing goes: everything into a .tmp directory, onto the disk, then one rename. A crash anywhere leaves what was there
+before or what was to be there after; the next writer clears the rest away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from lift.errors import LibraryError
+from lift.memories.durable import sync_directory, write_directory, write_file
+from lift.memories.key_index import KeyIndex
+from lift.memories.manifest import ADAPTER_STATE_FILE, MANIFEST_FILE, Manifest
+from lift.memories.memory import Memory, MemoryDraft, Problem
+from lift.memories.names import check_name, first_free_name, folded, is_valid_name, normal_name, suggest_name
+
+_TEMPORARY = ".tmp-"
+_REPLACED = ".old-"
+_ABSORBING = ".absorbing"
+_LOCK = ".lock"
+# One memory is written in seconds; a queue of many writers on a slow disk still gets through in this time.
+_LOCK_TIMEOUT_S = 300.0
+# A memory can be replaced between the look at where it is and the look into it; then the next look finds the new one.
+_OPENING_TRIES = 4
+_KEY = re.compile(r"[0-9A-Za-z_-]{8,128}")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of the list of memories: its manifest, or in `damage` the reason why there is none."""
+
+    name: str
+    manifest: Manifest | None
+    damage: str | None = None
+
+
+def default_library_directory() -> Path:
+    """LIFT_HOME, else the platform's directory for the user's data."""
+    return Path(os.environ.get("LIFT_HOME") or platformdirs.user_data_dir("lift", appauthor=False))
+
+
+class Library:
+    """The memories in the directory `root`, which is made when the first one is put into it.
+
+    Raises LibraryError where `root` is something else than a directory. Any number of processes and threads may use
+    the same directory at once.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = Path(root or default_library_directory()).expanduser().absolute()
+        self._index = KeyIndex(self.root)
+        with self._disk_errors("open"):
+            if self.root.exists() and not self.root.is_dir():
+                raise LibraryError(
+                    f"expected a directory for the library, got the file {self.root}; "
+                    "choose another place with --library or LIFT_HOME"
+                )
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.root)!r})"
+
+    def names(self) -> list[str]:
+        """The names of all memories, sorted without regard to case; no file is opened."""
+        found = set()
+        with self._disk_errors("list"), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            for entry in entries:
+                name = entry.name.removeprefix(_REPLACED)
+                if is_valid_name(name) and entry.is_dir():
+                    found.add(name)
+        return sorted(found, key=lambda name: (folded(name), name))
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._locate(name) is not None
+
+    def __getitem__(self, name: str) -> Memory:
+        """Open a memory; raises LibraryError where there is none of that name (with the nearest), or it is damaged."""
+        return self._open(name)
+
+    def summaries(self) -> list[Summary]:
+        """Every memory with its manifest, in the order of names(); a damaged one is listed as such."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(Summary(name, self._open(name).manifest))
+            except LibraryError as error:
+                if name in self:  # else it was removed since it was listed
+                    found.append(Summary(name, None, str(error)))
+        return found
+
+    def find(self, absorption_key: str, name: str | None = None) -> Memory | None:
+        """The memory that came of that absorption, or None; damaged memories are not found.
+
+        Where copies of it go by several names, the one called `name` is preferred.
+        """
+        _check_key(absorption_key)
+        if not self.root.is_dir():
+            return None
+        if name is not None and (named := self._open_if(name, absorption_key)) is not None:
+            return named
+        memory = self._find_in_index(absorption_key)
+        if memory is not None or self._is_known_absent(absorption_key):
+            return memory
+        with contextlib.suppress(LibraryError), self._writing("index"):
+            # another process may have put the memory, or brought the index up to date, while this one waited
+            memory = self._find_in_index(absorption_key)
+            if memory is None and not self._is_known_absent(absorption_key):
+                self._rebuild_index()
+            return memory or self._find_in_index(absorption_key)
+        # a library that cannot be written to has no index to rely on
+        names = [item.name for item in self.summaries() if _has_key(item, absorption_key)]
+        return self[names[0]] if names else None
+
+    def check_free(self, name: str, absorption_key: str | None = None) -> str:
+        """The normal spelling of `name`, under which a memory may be put.
+
+        Raises UsageError where it cannot name a memory, and LibraryError where another memory has it already: one
+        that differs only in case, or one that did not come of `absorption_key`.
+        """
+        name = normal_name(name)
+        check_name(name)
+        names = self.names()
+        for taken in names:
+            same_absorption = taken == name and absorption_key and self._open_if(name, absorption_key)
+            if folded(taken) == folded(name) and not same_absorption:
+                raise LibraryError(
+                    f"there is a memory named {taken!r} already; choose another name, for example "
+                    f"{first_free_name(name, names)!r}, or remove it first"
+                )
+        return name
+
+    def free_name(self, title: str) -> str:
+        """A name made of `title` that no memory has yet."""
+        return first_free_name(suggest_name(title), self.names())
+
+    def put(self, draft: MemoryDraft, *, replace: bool = False) -> Memory:
+        """Write a memory; with `replace` it takes the place of one that has exactly that name.
+
+        Raises UsageError for a name that cannot be one, LibraryError where the name is taken or the disk refuses. The
+        library is then as it was.
+        """
+        name = normal_name(draft.name)
+        check_name(name)
+        _check_key(draft.absorption_key)
+        with self._writing(f"write the memory {name!r} to"):
+            replacing = replace and (self.root / name).is_dir()
+            if replacing:
+                _check_is_memory(self.root / name)
+            else:
+                self.check_free(name)
+            self._index.add(draft.absorption_key, name)
+            self._install(name, dataclasses.replace(draft, name=name).files(), replacing)
+        return self[name]
+
+    def copy(self, name: str, new_name: str) -> Memory:
+        """Copy a memory; raises as put does, and LibraryError where the one to be copied is damaged."""
+        new_name = normal_name(new_name)
+        check_name(new_name)
+        with self._writing(f"copy the memory {name!r} in"):
+            memory = self[name]
+            self._install(self.check_free(new_name), memory.copied_files(new_name), replacing=False)
+        return self[new_name]
+
+    def rename(self, old: str, new: str) -> Memory:
+        """Give a memory another name; raises UsageError for a bad name, LibraryError where it is taken or damaged."""
+        old, new = normal_name(old), normal_name(new)
+        check_name(new)
+        with self._writing(f"rename the memory {old!r} in"):
+            memory = self[old]
+            if new == old:
+                return memory
+            if folded(new) != folded(old):
+                self.check_free(new)
+            # the directory's name is what counts, so the manifest may follow a moment, or a crash, later
+            manifest = self._temporary()
+            write_file(manifest, memory.manifest.model_copy(update={"name": new}).to_json())
+            try:
+                self._index.add(memory.manifest.absorption_key, new)
+                os.rename(memory.directory, self.root / new)
+                sync_directory(self.root)
+                os.replace(manifest, self.root / new / MANIFEST_FILE)
+                sync_directory(self.root / new)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    if not memory.directory.exists():
+                        os.rename(self.root / new, memory.directory)
+                raise
+            finally:
+                with contextlib.suppress(OSError):
+                    manifest.unlink(missing_ok=True)
+        return self[new]
+
+    def remove(self, name: str) -> None:
+        """Delete a memory, a damaged one too; gone with one rename. Raises LibraryError where there is none."""
+        self._existing(name)
+        with self._writing(f"remove the memory {name!r} from"):
+            directory = self._existing(name)
+            _check_is_memory(directory)
+            self._discard(directory)
+
+    def verify(self, name: str | None = None) -> list[Problem]:
+        """Compare every file of one memory, or of all, with the hashes in its manifest; an empty list means whole."""
+        found: list[Problem] = []
+        if name is not None:
+            self._existing(name)
+        for each in self.names() if name is None else [name]:
+            try:
+                found.extend(self._open(each).problems())
+            except LibraryError as error:
+                if each in self:  # else it was removed since it was listed
+                    found.append(Problem(each, MANIFEST_FILE, str(error)))
+        return found
+
+    def checkpoint_path(self, absorption_key: str) -> Path:
+        """Where the unfinished absorption of that key keeps its state; nothing is made there."""
+        _check_key(absorption_key)
+        return self.root / _ABSORBING / absorption_key
+
+    def clear_checkpoint(self, absorption_key: str) -> None:
+        """Delete that state, with what a crash may have left beside it; nothing happens where there is none."""
+        path = self.checkpoint_path(absorption_key)
+        for leftover in (path, *path.parent.glob(f"{absorption_key}.*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _locate(self, name: str) -> Path | None:
+        name = normal_name(name)
+        if not is_valid_name(name):
+            return None
+        place, aside = self.root / name, self.root / (_REPLACED + name)
+        # the place is looked at twice: a replacement may have ended between the first two looks
+        return next((path for path in (place, aside, place) if path.is_dir()), None)
+
+    def _open(self, name: str) -> Memory:
+        for _ in range(_OPENING_TRIES - 1):
+            directory = self._locate(name)
+            if directory is not None:
+                with contextlib.suppress(LibraryError):
+                    return Memory.open(directory, normal_name(name))
+        return Memory.open(self._existing(name), normal_name(name))
+
+    def _existing(self, name: str) -> Path:
+        directory = self._locate(name)
+        if directory is not None:
+            return directory
+        names = {folded(other): other for other in self.names()}
+        if not names:
+            raise LibraryError(f"no memory {name!r}: the library {self.root} is empty; make one with `lift absorb`")
+        nearest = difflib.get_close_matches(folded(name), names, n=3, cutoff=0.5)
+        hint = f"the nearest are {', '.join(repr(names[each]) for each in nearest)}" if nearest else "see `lift list`"
+        raise LibraryError(f"no memory {name!r} in the library {self.root}; {hint}")
+
+    def _find_in_index(self, absorption_key: str) -> Memory | None:
+        name = self._index.get(absorption_key)
+        return self._open_if(name, absorption_key) if name else None
+
+    def _is_known_absent(self, absorption_key: str) -> bool:
+        return self._index.is_whole() and self._index.get(absorption_key) is None
+
+    def _open_if(self, name: str, absorption_key: str) -> Memory | None:
+        """The memory called `name` if it is there, whole, and came of `absorption_key`."""
+        if name not in self:
+            return None
+        with contextlib.suppress(LibraryError):
+            memory = self._open(name)
+            return memory if memory.manifest.absorption_key == absorption_key else None
+        return None
+
+    def _rebuild_index(self) -> None:
+        summaries = self.summaries()
+        self._index.replace_all(
+            {
+                summary.manifest.absorption_key: summary.name
+                for summary in summaries
+                if summary.manifest and _KEY.fullmatch(summary.manifest.absorption_key)
+            }
+        )
+        # a memory without a manifest may be one that somebody is just copying in
+        if all(summary.manifest for summary in summaries):
+            self._index.mark_whole()
+
+    @contextlib.contextmanager
+    def _writing(self, action: str) -> Iterator[None]:
+        """Hold the library's lock, and leave the index as whole as it was found. Not reentrant."""
+        with self._disk_errors(action):
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = FileLock(self.root / _LOCK, timeout=_LOCK_TIMEOUT_S)
+                with lock:
+                    index_was_whole = self._index.is_whole()
+                    self._recover()
+                    try:
+                        yield
+                    finally:
+                        if index_was_whole:
+                            self._index.mark_whole()
+            except Timeout:
+                raise LibraryError(
+                    f"the library {self.root} was in use by another process for {_LOCK_TIMEOUT_S:.0f} s; "
+                    "wait until it is done, then try again"
+                ) from None
+
+    def _recover(self) -> None:
+        """Finish what dead writers began; called with the lock held, so that nothing found here has an owner."""
+        with os.scandir(self.root) as entries:
+            leftovers = [entry.name for entry in entries if entry.name.startswith((_TEMPORARY, _REPLACED))]
+        for leftover in leftovers:
+            path = self.root / leftover
+            if leftover.startswith(_REPLACED) and not (self.root / leftover.removeprefix(_REPLACED)).exists():
+                os.rename(path, self.root / leftover.removeprefix(_REPLACED))
+            else:
+                self._discard(path)
+
+    def _install(self, name: str, files: Iterable[tuple[str, bytes]], replacing: bool) -> None:
+        """Write `files` and give them the place of `name`, undoing everything on failure."""
+        fresh, place, aside = self._temporary(), self.root / name, self.root / (_REPLACED + name)
+        moves: list[tuple[Path, Path]] = []
+        try:
+            write_directory(fresh, files)
+            for source, target in [(place, aside)] * replacing + [(fresh, place)]:
+                os.rename(source, target)
+                moves.append((source, target))
+            sync_directory(self.root)
+        except BaseException:
+            # where undoing fails as well, readers and the next writer still find one of the two under its name
+            with contextlib.suppress(OSError):
+                for source, target in reversed(moves):
+                    os.rename(target, source)
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        if replacing:
+            # the new memory stands; what cannot be deleted now is deleted by the next writer
+            with contextlib.suppress(OSError):
+                self._discard(aside)
+
+    def _discard(self, path: Path) -> None:
+        """Take `path` away at once, then delete it; a crash in between leaves only garbage."""
+        garbage = path
+        if not path.name.startswith(_TEMPORARY):
+            garbage = self._temporary()
+            os.rename(path, garbage)
+            try:
+                sync_directory(self.root)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.rename(garbage, path)
+                raise
+        if garbage.is_dir() and not garbage.is_symlink():
+            shutil.rmtree(garbage, ignore_errors=True)
+        else:
+            garbage.unlink(missing_ok=True)
+
+    def _temporary(self) -> Path:
+        return self.root / (_TEMPORARY + secrets.token_hex(8))
+
+    @contextlib.contextmanager
+    def _disk_errors(self, action: str) -> Iterator[None]:
+        """Turn what the disk refuses into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            said = (error.strerror or str(error)).lower()
+            if error.errno in _DISK_FULL:
+                advice = "make room on its disk, then try again"
+            elif error.errno in _NO_ACCESS:
+                advice = "change its permissions, or choose another library with --library or LIFT_HOME"
+            elif error.errno == errno.ENOTDIR:
+                advice = "a part of its path is a file; choose another library with --library or LIFT_HOME"
+            else:
+                advice = "check its disk, then try again"
+            raise LibraryError(f"cannot {action} the library {self.root} ({said}): {advice}") from error
+
+
+def _check_key(absorption_key: str) -> None:
+    if not _KEY.fullmatch(absorption_key):
+        raise LibraryError(
+            f"expected an absorption key of 8 to 128 letters, digits, '_' or '-', got {absorption_key!r}; "
+            "use a hexadecimal hash"
+        )
+
+
+def _has_key(summary: Summary, absorption_key: str) -> bool:
+    return summary.manifest is not None and summary.manifest.absorption_key == absorption_key
+
+
+def _check_is_memory(directory: Path) -> None:
+    # a library may have been put where somebody keeps other things, and those are never to be deleted
+    if not any((directory / file).exists() for file in (MANIFEST_FILE, ADAPTER_STATE_FILE)):
+        raise LibraryError(
+            f"expected a memory in {directory}, got a directory without {MANIFEST_FILE} and {ADAPTER_STATE_FILE}; "
+            "if nothing in it is needed, delete it by hand"
+        )

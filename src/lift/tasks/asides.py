@@ -1,0 +1,69 @@
+"""Facts told in parentheses: years of life, abbreviations, other names, years and percentages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lift.tasks.interrogatives import is_person
+from lift.tasks.parse import ParsedSentence
+from lift.tasks.phrases import Names, UnboundPronounError, phrase_tokens, trimmed, write
+
+if TYPE_CHECKING:
+    from spacy.tokens import Token
+
+_YEARS = re.compile(r"^(?:c\. ?)?(\d{3,4}) ?[–—-] ?(?:c\. ?)?(\d{2,4})$")
+_YEAR = re.compile(r"^(?:in )?(\d{4})$")
+_PERCENT = re.compile(r"^[\d.,]+ ?%$")
+_SHORT = re.compile(r"^[A-Z][A-Z0-9.&-]{1,7}$")
+_WORDS = re.compile(r"^(?:the )?[\w’'-]+(?: [\w’'-]+){0,3}$")
+
+
+def aside_questions(parsed: ParsedSentence, names: Names) -> Iterator[tuple[str, str, float, tuple[int, int]]]:
+    """(question, answer, weight, place) for each parenthesis whose meaning is plain from its form."""
+    for aside in parsed.asides:
+        head, tokens = _phrase_before(parsed.doc[aside.after])
+        if not tokens or len(tokens) > 8:
+            continue
+        try:
+            name = write(tokens, names)
+        except UnboundPronounError:
+            continue
+        place = (tokens[0].i, tokens[-1].i)
+        full = parsed.verbatim(tokens[0], tokens[-1])
+        content = aside.text
+        if match := _YEARS.match(content):
+            start, end = match.groups()
+            if is_person(head):
+                yield f"When was {name} born?", start, 0.9, place
+                yield f"In what year was {name} born?", start, 0.8, place
+                yield f"When did {name} die?", end, 0.9, place
+                yield f"What year did {name} die?", end, 0.8, place
+            else:
+                yield f"What were the years of {name}?", content, 0.6, place
+        elif match := _YEAR.match(content):
+            yield f"What year was {name}?", match.group(1), 0.7, place
+            yield f"When was {name}?", match.group(1), 0.7, place
+        elif _PERCENT.match(content):
+            yield f"What percentage were {name}?", content, 0.7, place
+        elif _SHORT.match(content) and head.pos_ == "PROPN":
+            yield f"What is {name} abbreviated as?", content, 0.7, place
+            yield f"What is the abbreviation of {name}?", content, 0.7, place
+            yield f"What does {content} stand for?", re.sub("^[Tt]he ", "", full), 0.9, place
+        elif _WORDS.match(content) and not re.match(r"(?i)(?:see|e\.?g|i\.?e|such|including|mostly|now|or|and|but|also)\b", content) and head.pos_ in {"PROPN", "NOUN"}:
+            yield f"What is another name for {name}?", content, 0.6, place
+
+
+def _phrase_before(last: Token) -> tuple[Token, tuple[Token, ...]]:
+    """The noun phrase that ends with the token before a parenthesis."""
+    head = last
+    while head.head.i != head.i and head.head.i < head.i and head.dep_ in {"pobj", "prep"} and head.head.right_edge.i <= last.i and head.head.lower_ == "of":
+        head = head.head
+    while head.dep_ in {"compound", "amod"} and head.head.i <= last.i and head.head.i != head.i:
+        head = head.head
+    if head.lower_ == "of":
+        head = head.head
+    if head.pos_ not in {"NOUN", "PROPN"}:
+        return head, ()
+    return head, tuple(token for token in trimmed(phrase_tokens(head, brief=True)) if token.i <= last.i)

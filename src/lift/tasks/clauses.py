@@ -1,0 +1,315 @@
+"""Dependency tree -> clauses: who does what, each with its own subject, auxiliaries and constituents.
+
+Relative clauses, participles, appositions and conjoined verbs become clauses of their own, so that the question rules
+see only simple statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lift.tasks.lexicon import DISCOURSE_ADVERBS, DISCOURSE_PHRASES, DURATION_UNITS, MEANING_ADVERBS, TIME_PREPOSITIONS
+from lift.tasks.phrases import after_comma, phrase_tokens, trimmed
+
+if TYPE_CHECKING:
+    from spacy.tokens import Token
+
+_FINITE = frozenset({"VBD", "VBZ", "VBP"})
+_SUBJECTS = frozenset({"nsubj", "nsubjpass"})
+_DENIALS = frozenset("deny doubt refuse reject dispute pretend".split())
+_HYPOTHETICAL = frozenset({"if", "unless", "whether", "lest", "though", "than"})
+_ASIDE_PREPOSITIONS = frozenset({"according", "given", "including", "such", "e.g.", "i.e.", "like", "unlike", "than"})
+_OBJECT_ROLES = {"dobj": "object", "attr": "attribute", "oprd": "attribute", "acomp": "adjective", "dative": "dative"}
+
+
+@dataclass(frozen=True)
+class Constituent:
+    """One part of a clause beside subject and verb; `head` is its top token (the preposition of a "preposition")."""
+
+    role: str
+    head: Token
+    tokens: tuple[Token, ...]
+
+    @property
+    def core(self) -> bool:
+        """Whether the clause is incomplete without it."""
+        return self.role in {"object", "attribute", "adjective", "verb_phrase", "clause", "dative", "particle"}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A simple statement. `auxiliaries` are lower-case words before the `verb`; for a bare copula they are empty.
+
+    `anchor` is the verb's token, or the apposition's head for a clause made from an apposition.
+    """
+
+    anchor: Token
+    subject: tuple[Token, ...]
+    subject_head: Token
+    auxiliaries: tuple[str, ...]
+    negated: bool
+    verb: str
+    lemma: str
+    tag: str
+    constituents: tuple[Constituent, ...]
+    adverbs: tuple[Token, ...] = ()
+    main: bool = True
+    existential: bool = False
+    origin: str = "clause"
+    fronted: frozenset[int] = field(default=frozenset())
+
+    @property
+    def passive(self) -> bool:
+        """Whether the verb is a passive participle."""
+        return self.tag == "VBN" and any(word in {"was", "were", "is", "are", "been", "be", "being"} for word in self.auxiliaries)
+
+
+def _auxiliaries(verb: Token) -> list[Token]:
+    return [child for child in verb.children if child.dep_ in {"aux", "auxpass"} and child.i < verb.i]
+
+
+def _subject(verb: Token) -> Token | None:
+    for child in verb.children:
+        if child.dep_ in _SUBJECTS:
+            return child
+    return None
+
+
+def _past(token: Token) -> bool:
+    """Whether the sentence around `token` is told in the past."""
+    root = token.sent.root if token.doc.has_annotation("SENT_START") else token
+    return root.tag_ == "VBD" or any(child.tag_ == "VBD" for child in root.children if child.dep_ in {"aux", "auxpass"})
+
+
+def _trailing_time(head: Token) -> Token | None:
+    """A time or place phrase at the end of a noun phrase, which the parser should have hung on the verb."""
+    for child in head.children:
+        if child.dep_ == "prep" and child.lower_ in TIME_PREPOSITIONS | {"in"} and child.lower_ != "of" and child.i > head.i:
+            objects = [grandchild for grandchild in child.children if grandchild.dep_ == "pobj"]
+            if objects and (objects[0].ent_type_ in {"DATE", "TIME"} or (child.lower_ in {"in", "at"} and objects[0].ent_type_ == "GPE")):
+                return child
+    return None
+
+
+def _without(tokens: tuple[Token, ...], removed: Token) -> tuple[Token, ...]:
+    gone = {token.i for token in removed.subtree}
+    return trimmed([token for token in tokens if token.i not in gone])
+
+
+def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
+    for child in verb.children:
+        if child.i in skip:
+            continue
+        if child.dep_ in _OBJECT_ROLES:
+            if child.tag_ in {"WDT", "WP", "WRB"}:
+                continue
+            role = _OBJECT_ROLES[child.dep_]
+            if child.pos_ == "ADV":
+                role = "adverb"
+            if role == "dative" and child.pos_ == "ADP":
+                role = "preposition"
+            tokens = trimmed(phrase_tokens(child))
+            late = _trailing_time(child) if role in {"object", "attribute"} else None
+            if late is not None:
+                tokens = _without(tokens, late)
+            if tokens:
+                yield Constituent(role, child, tokens)
+            if late is not None:
+                yield Constituent("preposition", late, trimmed(phrase_tokens(late)))
+        elif child.dep_ in {"prep", "agent"}:
+            if child.lower_ in _ASIDE_PREPOSITIONS or " ".join(token.lower_ for token in child.subtree) in DISCOURSE_PHRASES:
+                continue
+            # "mainly by", "as early as": the preposition comes first in a question.
+            tokens = trimmed([token for token in phrase_tokens(child) if token.i >= child.i])
+            if len(tokens) > 1:
+                yield Constituent("agent" if child.dep_ == "agent" else "preposition", child, tokens)
+        elif child.dep_ == "prt":
+            yield Constituent("particle", child, (child,))
+        elif child.dep_ in {"npadvmod"}:
+            yield Constituent("time", child, trimmed(phrase_tokens(child)))
+        elif child.dep_ == "advmod":
+            if child.tag_ == "WRB" or child.i < verb.i:
+                continue
+            if child.lower_ not in DISCOURSE_ADVERBS or child.lower_ in {"there", "here"}:
+                yield Constituent("adverb", child, trimmed(phrase_tokens(child)))
+        elif child.dep_ == "xcomp":
+            yield Constituent("verb_phrase", child, trimmed(phrase_tokens(child)))
+        elif child.dep_ == "ccomp" and child.i > verb.i:
+            yield Constituent("clause", child, trimmed(phrase_tokens(child)))
+        elif child.dep_ in {"advcl", "pcomp"}:
+            yield Constituent("adverbial", child, trimmed(phrase_tokens(child)))
+
+
+def _clause(
+    verb: Token, subject: tuple[Token, ...], subject_head: Token, auxiliaries: tuple[str, ...], tag: str, origin: str,
+    extra: tuple[Constituent, ...] = (), skip: frozenset[int] = frozenset(),
+) -> Clause:
+    parts = [*_constituents(verb, skip), *extra]
+    before = [part for part in parts if part.head.i < verb.i and not part.core]
+    after = [part for part in parts if part not in before]
+    adverbs = tuple(
+        child for child in verb.children
+        if child.dep_ == "advmod" and child.i < verb.i and child.tag_ != "WRB" and not after_comma(child) and child.i > subject_head.i
+        and (child.lower_ in MEANING_ADVERBS or child.lower_ not in DISCOURSE_ADVERBS) and all(grandchild.lower_ == "no" for grandchild in child.children)
+    )
+    negated = any(child.dep_ == "neg" for child in verb.children)
+    return Clause(
+        verb, subject, subject_head, auxiliaries, negated, verb.lower_, verb.lemma_.lower(), tag, (*after, *before), adverbs,
+        main=origin == "clause" and verb.dep_ in {"ROOT", "conj"},
+        existential=any(child.dep_ == "expl" and child.lower_ == "there" for child in verb.children), origin=origin,
+        fronted=frozenset(part.head.i for part in before),
+    )
+
+
+def _finite_parts(verb: Token) -> tuple[tuple[str, ...], str] | None:
+    """Auxiliaries and tag of a finite verb (conjoined verbs share the auxiliaries of the first); None if not finite."""
+    own = _auxiliaries(verb)
+    if any(token.lower_ == "to" for token in own):
+        return None
+    words = tuple({"'s": "is", "'re": "are", "'ve": "have", "'d": "would", "'ll": "will", "ca": "can", "wo": "will", "’s": "is",
+                   "’re": "are", "’ve": "have", "’ll": "will", "'m": "am", "’m": "am"}.get(t.lower_, t.lower_) for t in own)
+    if words:
+        if words[0] in {"being", "having"}:
+            return None
+        return words, verb.tag_
+    if verb.tag_ in _FINITE:
+        if verb.dep_ == "conj" and verb.tag_ == "VBD" and _subject(verb) is None and not any(c.dep_ == "dobj" for c in verb.children):
+            shared = _finite_parts(verb.head)
+            if shared and shared[1] == "VBN" and shared[0] and verb.head.tag_ == "VBN":
+                return shared[0], "VBN"
+        return (), verb.tag_
+    if verb.dep_ == "conj" and verb.head.pos_ in {"VERB", "AUX"} and verb.tag_ == verb.head.tag_:
+        shared = _finite_parts(verb.head)
+        return shared if shared and shared[0] else None
+    if verb.tag_ == "VBN" and _subject(verb) is not None and verb.dep_ in {"ROOT", "conj", "relcl", "ccomp"}:
+        return (), "VBD"
+    return None
+
+
+def _shared_subject(verb: Token) -> Token | None:
+    """The subject of a verb, taken from the verb that it is conjoined with where it has none of its own."""
+    while True:
+        subject = _subject(verb)
+        if subject is not None or verb.dep_ != "conj" or any(child.dep_ == "expl" for child in verb.children):
+            return subject
+        verb = verb.head
+
+
+def _relative(verb: Token) -> Clause | None:
+    """A relative clause as a statement about its antecedent."""
+    antecedent = verb.head
+    parts = _finite_parts(verb)
+    if parts is None or antecedent.pos_ not in {"NOUN", "PROPN"}:
+        return None
+    if after_comma(verb) and antecedent.dep_ == "pobj" and antecedent.pos_ == "NOUN":
+        # ", which delayed the work" after such a phrase is as often about the whole clause.
+        return None
+    noun = trimmed(phrase_tokens(antecedent, brief=True))
+    subject = _subject(verb)
+    relative = [t for t in verb.subtree if t.tag_ in {"WDT", "WP", "WP$", "WRB"} and t.i < verb.i]
+    word = relative[0] if relative else None
+    if subject is not None and (subject.tag_ in {"WDT", "WP"} or subject.lower_ == "that"):
+        return _clause(verb, noun, antecedent, parts[0], parts[1], "relative")
+    if subject is None or (word is not None and word.tag_ == "WP$"):
+        return None
+    own = trimmed(phrase_tokens(subject))
+    if word is not None and word.tag_ == "WRB":
+        return _clause(verb, own, subject, parts[0], parts[1], "relative")
+    if word is not None and word.dep_ == "pobj":
+        return _clause(verb, own, subject, parts[0], parts[1], "relative", skip=frozenset({word.head.i}))
+    if any(child.dep_ == "dobj" and child.tag_ not in {"WDT", "WP"} for child in verb.children):
+        return None
+    if word is not None and word.dep_ != "dobj":
+        return None
+    if any(child.dep_ in {"xcomp", "ccomp", "attr", "acomp"} for child in verb.children) or parts[1] == "VBN" and "been" not in parts[0] and not {"has", "have", "had"} & set(parts[0]):
+        return None
+    return _clause(verb, own, subject, parts[0], parts[1], "relative", extra=(Constituent("object", antecedent, noun),))
+
+
+def _participle(verb: Token) -> Clause | None:
+    """"a museum founded by Ada" -> the museum was founded by Ada; "a canal linking A and B" -> the canal is linking..."""
+    antecedent = verb.head
+    if antecedent.pos_ not in {"NOUN", "PROPN"} or verb.i < antecedent.i or _auxiliaries(verb):
+        return None
+    noun = trimmed(phrase_tokens(antecedent, brief=True))
+    if verb.tag_ not in {"VBN", "VBD"} or (after_comma(verb) and verb.left_edge.i - antecedent.i > 2):
+        return None
+    plural = antecedent.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in antecedent.children)
+    done = any(
+        word.ent_type_ in {"PERSON", "ORG", "NORP", "DATE"} for child in verb.children if child.dep_ in {"agent", "prep"} for word in child.children
+    )
+    auxiliary = ("were" if plural else "was") if done or _past(verb) else ("are" if plural else "is")
+    return _clause(verb, noun, antecedent, (auxiliary,), "VBN", "participle")
+
+
+def _apposition(head: Token) -> Clause | None:
+    """"Ada Quill, a Polish engineer," -> Ada Quill was a Polish engineer."""
+    noun, attribute = head.head, head
+    if noun.pos_ not in {"NOUN", "PROPN"} or head.pos_ not in {"NOUN", "PROPN"} or head.i < noun.i:
+        return None
+    if any(child.dep_ in {"conj", "cc"} for child in (*noun.children, *head.children)) or noun.dep_ == "conj":
+        return None
+    if head.pos_ == "PROPN" and noun.pos_ == "PROPN" and not any(token.dep_ in {"det", "poss"} for token in head.children):
+        return None
+    tokens = trimmed(phrase_tokens(attribute))
+    subject = trimmed(phrase_tokens(noun, brief=True))
+    if not tokens or not subject:
+        return None
+    if noun.pos_ == "NOUN" and head.pos_ == "PROPN":
+        subject, noun, tokens, attribute = trimmed(phrase_tokens(head)), head, subject, noun
+    if noun.pos_ == attribute.pos_ and noun.ent_type_ and noun.ent_type_ == attribute.ent_type_ and not any(t.dep_ == "det" for t in attribute.children):
+        return None
+    plural = noun.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in noun.children)
+    verb = ("were" if plural else "was") if _past(head) else ("are" if plural else "is")
+    part = Constituent("attribute", attribute, tokens)
+    return Clause(head, subject, noun, (), False, verb, "be", "VBD" if _past(head) else "VBZ", (part,), main=False, origin="apposition")
+
+
+def clauses_of(tokens: Iterator[Token] | list[Token]) -> list[Clause]:
+    """All clauses of a parsed sentence, main clauses first come first."""
+    found: list[Clause] = []
+    for token in tokens:
+        clause: Clause | None = None
+        if token.dep_ == "appos":
+            clause = _apposition(token)
+        elif token.pos_ in {"VERB", "AUX"} and token.dep_ not in {"aux", "auxpass"}:
+            if token.dep_ == "relcl":
+                clause = _relative(token)
+            elif token.dep_ == "acl" and token.tag_ in {"VBN", "VBD"}:
+                clause = _participle(token)
+            else:
+                clause = _statement(token)
+        if clause is not None:
+            found.append(clause)
+    return found
+
+
+def _statement(verb: Token) -> Clause | None:
+    parts = _finite_parts(verb)
+    if parts is None:
+        return None
+    if any(child.dep_ == "mark" and child.lower_ in _HYPOTHETICAL for child in verb.children):
+        return None
+    if verb.dep_ == "ccomp" and (verb.head.lemma_.lower() in _DENIALS or any(c.dep_ == "neg" for c in verb.head.children)):
+        return None
+    if verb.dep_ == "conj" and verb.head.dep_ == "relcl" and _subject(verb) is None:
+        relative = _relative(verb.head)
+        if relative is None or relative.subject_head.i != verb.head.head.i:
+            return None
+        return _clause(verb, relative.subject, relative.subject_head, parts[0], parts[1], "relative")
+    if verb.dep_ == "conj" and verb.head.dep_ == "acl":
+        return None
+    expletive = next((child for child in verb.children if child.dep_ == "expl" and child.lower_ == "there"), None)
+    if expletive is not None:
+        return _clause(verb, (expletive,), expletive, parts[0], parts[1], "clause")
+    subject = _shared_subject(verb)
+    if subject is None or subject.tag_ in {"WDT", "WP", "WRB"} or subject.pos_ in {"VERB", "AUX"}:
+        return None
+    if subject.lower_ == "it" and (verb.lemma_ == "be" and any(c.dep_ in {"ccomp", "advcl", "xcomp", "acomp"} for c in verb.children)):
+        return None
+    tokens = trimmed(phrase_tokens(subject))
+    if not tokens or subject.ent_type_ in {"DATE", "TIME"} and subject.lemma_.lower() in DURATION_UNITS:
+        return None
+    return _clause(verb, tokens, subject, parts[0], parts[1], "clause")

@@ -1,0 +1,158 @@
+"""Echo questions for spans that no other rule asks for: the clause as it stands, with a wh-phrase in place of the span.
+
+"The complex also included which cabaret?" is plain, but it is always about the right thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lift.tasks.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
+from lift.tasks.lexicon import DISCOURSE_ADVERBS
+from lift.tasks.phrases import Gap, Names, UnboundPronounError, after_comma, phrase_tokens, trimmed, write
+from lift.tasks.spans import answer_spans
+
+if TYPE_CHECKING:
+    from spacy.tokens import Doc, Token
+
+MAX_ECHO_TOKENS = 26
+_SUBJECTS = frozenset({"nsubj", "nsubjpass", "expl"})
+
+
+def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Iterator[tuple[str, Token, Token, float]]:
+    """(statement with a wh-phrase, first and last token of the answer, weight) for each span not yet `covered`."""
+    done = set(covered)
+    for head, tokens in answer_spans(doc):
+        span = (tokens[0].i, tokens[-1].i)
+        if span in done:
+            continue
+        done.add(span)
+        wh = _interrogative(head, tokens)
+        clause = _clause_around(head)
+        if wh is None or clause is None:
+            continue
+        text, first, last, weight = wh
+        prefix = ""
+        members = _list_members(head)
+        if len(members) > 1:
+            listed = _besides(members, head, names)
+            inside = [token for member in members for token in phrase_tokens(member, brief=True)]
+            if listed is None or not {token.i for token in inside} <= {token.i for token in clause}:
+                continue
+            first, last, prefix = min(token.i for token in inside), max(token.i for token in inside), f"besides {listed}, "
+            text = "who" if text == "who" else "what"
+        around = [token for token in clause if token.i < first or token.i > last]
+        if len(around) < 3 or not {token.i for token in tokens} <= {token.i for token in clause}:
+            continue
+        bound = frozenset(token.i for token in clause if token.i < first)
+        try:
+            yield prefix + write(clause, names, Gap(first, last, text), bound), tokens[0], tokens[-1], weight
+        except UnboundPronounError:
+            continue
+
+
+def _list_members(head: Token) -> list[Token]:
+    """The heads of the list that `head` is a member of."""
+    first = head
+    while first.dep_ == "conj" and first.head.pos_ in {"NOUN", "PROPN"}:
+        first = first.head
+    members = [first]
+    while (following := next((child for child in members[-1].children if child.dep_ == "conj"), None)) is not None:
+        members.append(following)
+    return members
+
+
+def _besides(members: Sequence[Token], head: Token, names: Names) -> str | None:
+    """"A and B", the members of a list but `head`; None where the list is too long to be named."""
+    if len(members) > 5 or head not in members or any(member.pos_ not in {"NOUN", "PROPN"} or member.ent_type_ == "DATE" for member in members):
+        return None
+    texts = []
+    for member in members:
+        if member.i == head.i:
+            continue
+        later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
+        try:
+            texts.append(write(trimmed([word for word in phrase_tokens(member, brief=True) if word.i not in later]), names))
+        except UnboundPronounError:
+            return None
+    return f"{', '.join(texts[:-1])} and {texts[-1]}" if len(texts) > 1 else texts[0]
+
+
+def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int, float] | None:
+    """What to put in place of the span: (text, first and last token replaced, weight)."""
+    start = tokens[0].i
+    before = head.doc[start - 1] if start else None
+    if before is not None and before.dep_ == "det" and head.pos_ in {"NOUN", "PROPN"}:
+        start -= 1
+    if head.pos_ == "ADJ":
+        noun = head.head
+        if head.dep_ == "acomp":
+            return "what", tokens[0].i, tokens[-1].i, 0.3
+        earlier = head.doc[start - 1] if start else None
+        if noun.pos_ != "NOUN" or noun.i != tokens[-1].i + 1 or head.lower_ in NO_KIND or head.tag_ in {"JJR", "JJS"}:
+            return None
+        if earlier is not None and earlier.dep_ != "det" and noun.is_ancestor(earlier):
+            return None
+        if earlier is not None and earlier.dep_ == "det":
+            start -= 1
+        return f"what kind of {noun.text}", start, noun.i, 0.3
+    if head.dep_ in {"compound", "nmod", "amod"} and head.head.pos_ in {"NOUN", "PROPN"}:
+        if head.head.pos_ != "NOUN" or head.head.i != tokens[-1].i + 1:
+            return None
+        return "which", start, tokens[-1].i, 0.35
+    if head.tag_ == "CD" and head.head.pos_ == "PROPN" and head.dep_ == "nummod":
+        return None
+    if head.dep_ == "appos":
+        return None
+    if head.tag_ == "CD" and not is_year(tokens) and head.ent_type_ != "DATE":
+        return ("how many" if head.dep_ == "nummod" and head.head.tag_ in {"NNS", "NNPS"} else "what"), tokens[0].i, tokens[-1].i, 0.5
+    if head.ent_type_ in {"DATE", "TIME"}:
+        found = next((wh for wh in date_interrogatives(tokens) if wh.text != "when"), None)
+        return (found.text if found else "when", start, tokens[-1].i, 0.5)
+    if head.dep_ == "poss":
+        marks = [child for child in head.children if child.tag_ == "POS"]
+        return ("whose", start, marks[0].i, 0.45) if marks else None
+    choices = [wh for wh in noun_interrogatives(head, tokens) if wh.answer == (tokens[0], tokens[-1]) and wh.last == tokens[-1].i]
+    if not choices:
+        return None
+    best = max(choices, key=lambda wh: wh.kind == "which")
+    return best.text, min(start, best.first), best.last, 0.5 if head.ent_type_ else 0.4
+
+
+def _clause_around(head: Token) -> tuple[Token, ...] | None:
+    """The smallest clause around `head` that has its own subject, without side remarks that do not hold `head`."""
+    path: list[Token] = []
+    token = head
+    while True:
+        path.append(token)
+        subject = next((child for child in token.children if child.dep_ in _SUBJECTS), None)
+        infinite = any(child.dep_ == "aux" and child.lower_ == "to" for child in token.children) or (
+            token.tag_ in {"VBG", "VB"} and not any(child.dep_ in {"aux", "auxpass"} for child in token.children))
+        if token.pos_ in {"VERB", "AUX"} and not infinite and subject is not None and subject.tag_ not in {"WDT", "WP"} and subject.lower_ != "that":
+            break
+        if token.head.i == token.i:
+            return None
+        token = token.head
+    for brief in (False, True):
+        kept = {word.i: word for word in phrase_tokens(token)} if not brief else {}
+        if brief:
+            for child in token.children:
+                short = child.right_edge.i - child.left_edge.i < 6 and child.dep_ in {"advmod", "prep", "xcomp"} and not after_comma(child)
+                if short or child.dep_ in {*_SUBJECTS, "aux", "auxpass", "neg", "dobj", "attr", "prt", "acomp", "agent"}:
+                    kept.update({word.i: word for word in phrase_tokens(child, brief=True)})
+            kept[token.i] = token
+        for step in path[:-1]:
+            kept.update({word.i: word for word in phrase_tokens(step, brief=brief)})
+        for step in path[:-1]:
+            # A relative or participial clause on the way to the span needs its own start to make sense.
+            if step.dep_ == "appos":
+                kept.update({word.i: word for word in step.doc[step.left_edge.i - 1 : step.left_edge.i]})
+        if any(child.dep_ in {"ccomp", "xcomp"} and child.i not in kept and child.i > token.i for child in token.children):
+            continue
+        clause = trimmed(sorted(kept.values(), key=lambda word: word.i))
+        while clause and (clause[0].dep_ in {"mark", "cc", "punct"} or clause[0].dep_ == "advmod" and clause[0].lower_ in DISCOURSE_ADVERBS):
+            clause = clause[1:]
+        if len(clause) <= MAX_ECHO_TOKENS:
+            return clause
+    return None

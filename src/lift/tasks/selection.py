@@ -1,0 +1,78 @@
+"""Which of the candidate tasks to keep: unambiguous, diverse over answers and forms, some of them held back as probes."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lift.tasks.task import Task
+
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation and articles (as SQuAD's scorer does)."""
+    words = re.findall(r"\w+", text.lower())
+    return " ".join(word for word in words if word not in _ARTICLES)
+
+
+def without_ambiguous(tasks: Sequence[Task]) -> list[Task]:
+    """Each question once; a question with answers that contradict each other not at all.
+
+    Answers agree where one contains the other: the heaviest, then the first, is kept.
+    """
+    groups: dict[str, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault(normalised(task.question), []).append(task)
+    kept: set[int] = set()
+    for group in groups.values():
+        best = max(group, key=lambda task: task.weight)
+        answer = f" {normalised(best.answer)} "
+        if all(f" {normalised(task.answer)} " in answer or answer in f" {normalised(task.answer)} " for task in group):
+            kept.add(id(best))
+    return [task for task in tasks if id(task) in kept]
+
+
+def diverse(tasks: Sequence[Task], limit: int, generator: random.Random) -> list[Task]:
+    """At most `limit` tasks: round robin over answers, the heaviest first, a new form of question before a known one."""
+    queues: dict[str, list[Task]] = {}
+    for task in tasks:
+        queues.setdefault(normalised(task.answer), []).append(task)
+    for queue in queues.values():
+        generator.shuffle(queue)
+        queue.sort(key=lambda task: task.weight, reverse=True)
+    order = sorted(queues, key=lambda answer: queues[answer][0].weight, reverse=True)
+    chosen: list[Task] = []
+    forms: dict[str, set[str]] = {answer: set() for answer in queues}
+    while len(chosen) < limit and any(queues.values()):
+        for answer in order:
+            queue = queues[answer]
+            if not queue or len(chosen) >= limit:
+                continue
+            fresh = next((task for task in queue if task.question.split()[0] not in forms[answer]), queue[0])
+            queue.remove(fresh)
+            forms[answer].add(fresh.question.split()[0])
+            chosen.append(fresh)
+    return chosen
+
+
+def hold_back(tasks: Sequence[Task], count: int) -> list[Task]:
+    """Mark up to `count` tasks as held back, each of an answer that another of the tasks still trains."""
+    remaining = list(tasks)
+    held: list[Task] = []
+    while len(held) < count:
+        answers: dict[str, list[Task]] = {}
+        for task in remaining:
+            answers.setdefault(normalised(task.answer), []).append(task)
+        taken = {normalised(task.answer) for task in held}
+        groups = [group for answer, group in answers.items() if len(group) > 1 and answer not in taken]
+        if not groups:
+            break
+        # The strongest fact, asked in its second best way: its best way is what training needs most.
+        group = max(groups, key=lambda found: max(task.weight for task in found))
+        probe = sorted(group, key=lambda task: task.weight, reverse=True)[1]
+        remaining.remove(probe)
+        held.append(replace(probe, held_back=True))
+    return [*remaining, *held]
