@@ -17,10 +17,10 @@ from rich.text import Text
 
 from lift.absorption import Finished, Planned, Prepared, Probing, Trained, absorb_events
 from lift.answering import Answer, Answerer, open_memory
-from lift.cli.output import format_seconds, format_share, remark
+from lift.cli.output import format_recall, format_seconds, remark
 from lift.cli.progress import describe_planned, describe_prepared, open_display
-from lift.documents import read_document
 from lift.documents.document import Document
+from lift.documents.read import read_document
 from lift.errors import LiftError
 from lift.memories.library import Library
 from lift.memories.memory import Memory
@@ -60,7 +60,7 @@ def main() -> int:
         return error.exit_status
     print_comparison(questions, golds, columns)
     recall = memory.manifest.recall
-    print(f"\nThe memory recalls {format_share(recall.recalled, recall.probed)} of the sentences it was probed on.")
+    print(f"\nRecalled closed book: {format_recall(recall.recalled, recall.probed)}.")
     print(f"The demo took {format_seconds(time.monotonic() - started)}. Go on with:")
     print(f'  .venv/bin/lift ask {memory.name} "Who was the first director of the museum?"')
     print("  .venv/bin/lift absorb YOUR-FILE.pdf --budget 10m")

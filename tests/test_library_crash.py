@@ -159,7 +159,7 @@ def test_every_file_and_directory_is_on_the_disk_before_it_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
 ) -> None:
     library = make_library(tmp_path / "library")
-    act, new = ACTIONS[action]
+    act, _ = ACTIONS[action]
     synced: set[int] = set()
     unsynced_at_rename: dict[str, list[str]] = {}
     really_rename = os.rename
@@ -207,3 +207,11 @@ def test_kills_at_random_times_leave_old_or_new(tmp_path: Path) -> None:
         assert state_of(library) in (OLD, {"a": "three", "b": "two"})
     assert kills > 5
     check_usable(library, state_of(library))
+
+
+def test_a_system_that_writes_little_at_a_time_still_writes_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: really_write(descriptor, content[:700]))
+    assert state_of(make_library(tmp_path / "library")) == OLD

@@ -20,11 +20,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lift.absorption import absorb
-    from lift.documents import read_document
+    from lift.api import Library, Memory, absorb
+    from lift.documents.read import read_document
     from lift.errors import LiftError
-    from lift.memories.library import Library
-    from lift.memories.memory import Memory
     from lift.models.load import load_model
     from lift.recipes.recipe import load_recipe
 
@@ -32,13 +30,13 @@ __version__ = "0.1.0"
 __all__ = ["Library", "LiftError", "Memory", "absorb", "load_model", "load_recipe", "read_document"]
 
 _HOMES = {
-    "Library": "lift.memories.library",
+    "Library": "lift.api",
     "LiftError": "lift.errors",
-    "Memory": "lift.memories.memory",
-    "absorb": "lift.absorption",
+    "Memory": "lift.api",
+    "absorb": "lift.api",
     "load_model": "lift.models.load",
     "load_recipe": "lift.recipes.recipe",
-    "read_document": "lift.documents",
+    "read_document": "lift.documents.read",
 }
 
 

@@ -35,6 +35,7 @@ class SentenceIndex:
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         self.sentences = list(sentences)
         self._stem = Stemmer.Stemmer("english").stemWord
+        self._word_sets = [set(self._all_words(sentence.text)) for sentence in self.sentences]
         self._words = [self._content_words(sentence.text) for sentence in self.sentences]
         self._index = None
         if any(self._words):
@@ -57,9 +58,15 @@ class SentenceIndex:
         return [self.sentences[index] for index in best if scores[index] > 0]
 
     def evidence(self, query: str, count: int) -> list[Sentence]:
-        """The `count` best sentences in the order of the document, for a prompt; the first ones where none matches."""
-        found = self.search(query, count) or self.sentences[:count]
-        return sorted(found, key=lambda sentence: sentence.index)
+        """The `count` best sentences in the order of the document, for a prompt.
+
+        Where fewer share a word with the query, the neighbours of the best fill the places: a fact is often told in
+        two sentences of which one alone holds the words. Where none does, the document's beginning is what is left.
+        """
+        found = [sentence.index for sentence in self.search(query, count)] or [0]
+        by_distance = sorted(range(len(self.sentences)), key=lambda index: abs(index - found[0]))
+        chosen = list(dict.fromkeys([*found, *by_distance]))[:count]
+        return [self.sentences[index] for index in sorted(chosen)]
 
     def support(self, question: str, answer: str) -> Support | None:
         """The sentence that holds most of the answer's words, and among equals most of the question's."""
@@ -68,13 +75,12 @@ class SentenceIndex:
             return None
         rarest = math.log(1 + len(self.sentences))
         total = sum(self._rarity.get(word, rarest) for word in wanted)
-        coverages = np.array(
-            [sum(self._rarity.get(word, rarest) for word in wanted & set(self._all_words(sentence.text))) / total
-             for sentence in self.sentences]
-        )
+        coverages = [
+            sum(self._rarity.get(word, rarest) for word in wanted & words) / total for words in self._word_sets
+        ]
         about = self.scores(f"{question} {answer}")
         best = max(range(len(self.sentences)), key=lambda index: (round(coverages[index], 3), about[index]))
-        return Support(self.sentences[best], float(coverages[best]))
+        return Support(self.sentences[best], coverages[best])
 
     def _all_words(self, text: str) -> list[str]:
         return [self._stem(word) for word in _WORD.findall(text.lower())]

@@ -1,8 +1,46 @@
-"""Text -> sentences, with their place in the text. Pure: no model, no file."""
+"""Text -> sentences, with their place in the text. Pure: no model, no file.
+
+sentencex proposes the boundaries (rules and abbreviations for many languages); here they are kept inside paragraphs and
+lines, mended where a fragment or a missed boundary would make a bad training sample, and given offsets into the text.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+
+from lift.documents.plain_text import SENTENCE_END, starts_own_line
+
+MAX_SENTENCE_CHARS = 1_000
+_WRAPPED_LINE_CHARS = (55, 150)
+_PARAGRAPH = re.compile(r"\S(?:.|\n(?!\s*\n))*")
+_ENUMERATOR = re.compile(r"\W*(?:\d{1,3}(?:\.\d+)*|[A-Za-z]|[ivxIVX]{1,5}|(?:§|#)\s*\d+)[.):]*\W*")
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\[“\"‘'–—-])(?:vols?|nos?|pp?|pt|figs?|eqs?|secs?|ch|chap|chaps|arts?|tab|refs?|approx|circa|ca?|cf|vs?|eds?|"
+    r"est|al|op|cit|ibid|viz|fl|ff|incl|excl|max|min|avg|tel|ext|dept|rev|hon|capt|cpt|cmdr|maj|sgt|messrs|mt|ft|st|ste|"
+    r"bros|corp|inc|ltd|co|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thurs?|fri|sat|sun|"
+    r"b|d|r|m|lit|trans|repr|eg|ie|e\.g|i\.e|a\.k\.a|etc)\.[\s\"'”’)]*$",
+    re.IGNORECASE,
+)
+_NAME_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\[“\"])(?:Mr|Mrs|Ms|Dr|Prof|Mt|Ft|St|Ste|Capt|Cpt|Cmdr|Maj|Sgt|Rev|Hon|Messrs|Mme|Mlle|vs|cf|viz)\.\s*$"
+)
+_BRACKETING = re.compile(r"[\"“”„«»()\[\]]|(?<!\w)['‘’]|['’](?!\w)")
+_OPENED = re.compile(r"(?<=\s)[\"'“‘„«(\[]+\s*\Z")
+_MAX_OPENING_CHARS = 8
+_CITATION = re.compile(r"\[\d{1,3}\]")
+_SHORT_ENCLOSED = re.compile(
+    r"(?<![\w.,!?;:…])\"(?=\S)[^\"\n]{0,199}(?<=\S)\"(?!\w)|“[^“”\n]{1,200}”|«[^«»\n]{1,200}»|\([^()\n]{1,200}\)|\[[^\[\]\n]{1,200}\]"
+)
+_STARTER = re.compile(
+    r"(?:The|An?|In|On|At|By|For|From|He|She|It|They|We|His|Her|Its|This|That|These|Those|After|Before|But|And|As)\s"
+)
+_UNSPACED_LOWER = re.compile(r"\s[a-z]{2,}[\])”\"’']*\.$")
+_UNSPACED = re.compile(r"\s\S+\s\S+\s[\w’'-]+[\])”\"]*\.$")
+_CAPITALISED = re.compile(r"[A-Z][a-z]*\s")
+_OPENING = re.compile(r"[\s\"'“‘«(\[_*—–-]*")
 
 
 @dataclass(frozen=True)
@@ -14,3 +52,154 @@ class Sentence:
     start: int
     end: int
     paragraph: int
+
+
+def split_sentences(text: str, language: str = "en") -> list[Sentence]:
+    """Split a text into sentences, in order and without overlap; every character but white space is in one of them.
+
+    A sentence never crosses a blank line, a list item, a table row or a speaker's turn, and is never longer than
+    MAX_SENTENCE_CHARS: what is longer (tables, lists, transcripts without stops) is cut at line breaks, semicolons,
+    commas or spaces. `language` is an ISO 639-1 code, for the abbreviations.
+    """
+    sentences: list[Sentence] = []
+    for number, paragraph in enumerate(_PARAGRAPH.finditer(text)):
+        for line_start, line_end in _line_groups(text, paragraph.start(), paragraph.end()):
+            for start, end in _sentence_spans(text[line_start:line_end], language):
+                for cut_start, cut_end in _cut(text, line_start + start, line_start + end):
+                    piece = text[cut_start:cut_end]
+                    left = cut_start + len(piece) - len(piece.lstrip())
+                    right = left + len(piece.strip())
+                    if left < right:
+                        sentences.append(Sentence(len(sentences), text[left:right], left, right, number))
+    return sentences
+
+
+def _line_groups(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The spans of lines that belong together: a line break ends a group where it is the author's own."""
+    group_start = start
+    line_start = start
+    while (line_end := text.find("\n", line_start, end)) != -1:
+        following_end = text.find("\n", line_end + 1, end)
+        following = text[line_end + 1 : following_end if following_end != -1 else end]
+        if _is_own_break(text[line_start:line_end], following):
+            yield group_start, line_end
+            group_start = line_end + 1
+        line_start = line_end + 1
+    yield group_start, end
+
+
+def _is_own_break(line: str, following: str) -> bool:
+    if starts_own_line(line, following) or SENTENCE_END.search(line):
+        return True
+    first = _OPENING.sub("", following, count=1)[:1]
+    if first.islower() or line.rstrip().endswith((",", "-", "–", "—")):
+        return False
+    narrow, wide = _WRAPPED_LINE_CHARS
+    return not narrow <= len(line) <= wide
+
+
+def _sentence_spans(text: str, language: str) -> list[tuple[int, int]]:
+    """The sentences of one group of lines as spans that cover it."""
+    boundaries = _boundaries(text, language)
+    spans = [span for span in pairwise([0, *boundaries, len(text)]) if text[span[0] : span[1]].strip()]
+    merged: list[tuple[int, int]] = []
+    for start, end in spans:
+        if merged and _belongs_together(text[merged[-1][0] : merged[-1][1]], text[start:end]):
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def _boundaries(text: str, language: str) -> list[int]:
+    """Where sentences end by sentencex, but for the insides of short quotations and asides.
+
+    sentencex looks for no boundary between quotation marks or brackets at all, so that one mark left open swallows
+    half a chapter. It is shown the text without them, and without citations such as [12], which follow the stop.
+    """
+    from sentencex import get_sentence_boundaries
+
+    bare = _CITATION.sub(lambda found: " " * len(found.group()), text)
+    bare = _BRACKETING.sub(" ", bare).replace("\n", " ")
+    enclosed = [found.span() for found in _SHORT_ENCLOSED.finditer(text)]
+    ends = set()
+    for boundary in get_sentence_boundaries(language, bare):
+        end = int(boundary["end_index"])
+        opening = _OPENED.search(text, max(0, end - _MAX_OPENING_CHARS), end)
+        end = opening.start() if opening else end
+        if 0 < end < len(text) and not any(first < end < last for first, last in enclosed):
+            ends.add(end)
+    return sorted(ends)
+
+
+def _belongs_together(first: str, second: str) -> bool:
+    """Whether a proposed boundary between two pieces is wrong."""
+    if not any(character.isalnum() for character in first) or not any(character.isalnum() for character in second):
+        return True
+    if _ENUMERATOR.fullmatch(first) or _NAME_ABBREVIATION.search(first):
+        return True
+    if first[-1:] == "." and not second[:1].isspace():
+        return not (
+            (_UNSPACED_LOWER.search(first) and _CAPITALISED.match(second))
+            or (_UNSPACED.search(first) and _STARTER.match(second))
+        )
+    opening = _OPENING.sub("", second, count=1)[:1]
+    if _ABBREVIATION.search(first) and (opening.islower() or opening.isdigit()):
+        return True
+    # In a text without capitals (some transcripts) a small letter says nothing.
+    begins_small = next(character for character in first if character.isalnum()).islower()
+    return opening.islower() and not begins_small
+
+
+def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Cut what is too long at the last good place within MAX_SENTENCE_CHARS, looked for in its second half."""
+    while end - start > MAX_SENTENCE_CHARS:
+        earliest, latest = start + MAX_SENTENCE_CHARS // 2, start + MAX_SENTENCE_CHARS
+        places = (text.rfind(mark, earliest, latest) + len(mark) for mark in ("\n", "; ", ": ", ", ", " "))
+        place = next((place for place in places if place > earliest), latest)
+        yield start, place
+        start = place
+    yield start, end
+
+
+_STOP_WORDS = {
+    "en": "the of and to in is that it was for on with as his her he she they this at by from have not are were which",
+    "de": "der die das und ist nicht ein eine zu den mit von sich auf für dem des im auch als war wird sind es ich",
+    "fr": "le la les de des et est un une dans que qui pour pas sur au avec il elle ce par plus du sont nous vous été",
+    "es": "el la los las de y en que un una es por con no se para su del al lo como más pero fue sus este son",
+    "it": "il la di che e è un una per non in con del della sono da le si al dei come più ma gli anche nel alla era",
+    "pt": "o a os as de e que do da em um uma não para com no na por mais se foi dos como ao são ele sua pelo",
+    "nl": "de het een en van in is dat op te zijn met voor niet aan er om ook als maar door bij hij naar worden werd",
+}
+_SCRIPTS = (
+    ("ja", "\u3040", "\u30ff"),
+    ("ko", "\uac00", "\ud7af"),
+    ("zh", "\u4e00", "\u9fff"),
+    ("el", "\u0370", "\u03ff"),
+)
+_SAMPLE_CHARS = 20_000
+_MIN_WORDS = 4
+_MIN_STOP_SHARE = 0.12
+_CLEAR_LEAD = 1.25
+
+
+def detect_language(text: str) -> str:
+    """The language of a text: en, de, fr, es, it, pt, nl, ja, ko, zh or el where that is clear, else "other".
+
+    Latin scripts are told by the share of their commonest words in the first 20,000 characters; a text of fewer than
+    four words, or a tie, is "other".
+    """
+    sample = text[:_SAMPLE_CHARS]
+    letters = [character for character in sample if character.isalpha()]
+    for language, first, last in _SCRIPTS:
+        if sum(first <= character <= last for character in letters) > 0.2 * len(letters):
+            return language
+    words = [word.lower() for word in re.findall(r"[^\W\d_]+", sample)]
+    if len(words) < _MIN_WORDS:
+        return "other"
+    shares = sorted(
+        (sum(word in common for word in words) / len(words), language)
+        for language, common in ((language, frozenset(listed.split())) for language, listed in _STOP_WORDS.items())
+    )
+    (second, _), (best, language) = shares[-2:]
+    return language if best >= _MIN_STOP_SHARE and best >= _CLEAR_LEAD * second else "other"

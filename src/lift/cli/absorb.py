@@ -25,8 +25,8 @@ from lift.cli.options import (
 from lift.cli.output import (
     build_table,
     format_bytes,
+    format_recall,
     format_seconds,
-    format_share,
     print_facts,
     remark,
     stdout,
@@ -91,7 +91,7 @@ def absorb(
         from lift.memories.names import check_name, normal_name
 
         check_name(normal_name(name))
-    from lift.documents import read_document
+    from lift.documents.read import read_document
 
     document = read_document(file, title=title)
 
@@ -152,7 +152,7 @@ def plan(
     from lift.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or ())
-    from lift.documents import read_document
+    from lift.documents.read import read_document
 
     document = read_document(file, title=title)
     from lift.models.load import load_model
@@ -224,7 +224,7 @@ def _report(finished: Finished, as_json: bool) -> None:
             ("memory", memory.name),
             ("time", took),
             ("adapter", format_bytes(_adapter_bytes(finished))),
-            ("recalled", f"{format_share(len(report.recalled), len(report.probed))} of the sentences asked about"),
+            ("recalled", format_recall(len(report.recalled), len(report.probed))),
         ]
     )
     _print_forgotten(report, memory.document.text)
@@ -243,9 +243,7 @@ def _print_forgotten(report: RecallReport, text: str) -> None:
         probe = next(probe for probe in report.probes if probe.sentence == index)
         rows.append((sentences[index].text, probe.question, probe.expected, probe.answer))
     shown = "" if len(forgotten) <= _FORGOTTEN_SHOWN else f", the first {_FORGOTTEN_SHOWN} of {len(forgotten)}"
-    stdout().print(
-        build_table(["sentence", "asked", "expected", "answered"], rows, title=f"\nNot recalled{shown}")
-    )
+    stdout().print(build_table(["sentence", "asked", "expected", "answered"], rows, title=f"\nNot recalled{shown}"))
 
 
 def _recall_report(finished: Finished) -> RecallReport:

@@ -11,6 +11,7 @@ from lift.cli.options import JsonOption, LibraryOption
 from lift.cli.output import (
     build_table,
     format_bytes,
+    format_recall,
     format_seconds,
     format_share,
     print_facts,
@@ -181,13 +182,14 @@ def _summary_row(summary: Summary) -> list[str]:
 
 def _manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
     sizes, cost, recall = manifest.sizes, manifest.cost, manifest.recall
+    text = f"{sizes.document_tokens:,} tokens, {sizes.sentences:,} sentences, {sizes.document_chars:,} characters"
     facts = [
         ("name", manifest.name),
         ("title", manifest.title),
         ("source", manifest.document.source),
-        ("text", f"{sizes.document_tokens:,} tokens, {sizes.sentences:,} sentences, {sizes.document_chars:,} characters"),
+        ("text", text),
         ("text sha256", manifest.document.sha256),
-        ("recalled", f"{format_share(recall.recalled, recall.probed)} of the sentences asked about"),
+        ("recalled", format_recall(recall.recalled, recall.probed)),
         ("base model", f"{manifest.base.id} (weights {manifest.base.fingerprint[:12]})"),
         ("recipe", manifest.recipe_name),
     ]

@@ -91,7 +91,12 @@ def format_bytes(count: float) -> str:
 
 def format_share(part: int, whole: int) -> str:
     """3, 4 -> "3 of 4 (75 %)"."""
-    return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
+    return f"{part} of {whole} ({100 * part / whole:.0f} %)" if whole else "none asked about"
+
+
+def format_recall(recalled: int, probed: int) -> str:
+    """3, 4 -> "3 of 4 (75 %) of the sentences asked about"."""
+    return format_share(recalled, probed) + (" of the sentences asked about" if probed else "")
 
 
 def answer_record(question: str, answer: Answer, question_id: Any = None) -> dict[str, Any]:

@@ -88,9 +88,7 @@ class Bar:
 
     def step(self, event: Trained) -> None:
         """Move the bar."""
-        self._progress.update(
-            self._task, completed=event.step.progress, description=describe_step(event), visible=True
-        )
+        self._progress.update(self._task, completed=event.step.progress, description=describe_step(event), visible=True)
 
     def close(self) -> None:
         """Remove the bar."""

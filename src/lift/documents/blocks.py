@@ -1,8 +1,8 @@
 """Blocks: what every reader of a file format makes, and how they become a document.
 
-A block is a heading, a paragraph, a list item, a table row or a run of preformatted lines, in reading order. Readers know
-one format each and nothing about offsets; `assemble` is the one place where offsets into the text are counted, so that
-a page or a heading cannot drift from the characters that it stands for.
+A block is a heading, a paragraph, a list item, a table row or a run of preformatted lines, in reading order. Readers
+know one format each and nothing about offsets; `assemble` is the one place where offsets into the text are counted, so
+that a page or a heading cannot drift from the characters that it stands for.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 
 _LIGATURES = {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
@@ -15,11 +14,12 @@ _PARAGRAPH_BREAK = re.compile("[\x0c\u2029]")
 _INNER_SPACES = re.compile(r"(?<=[^ \n]) {2,}")
 _LINE_END_SPACES = re.compile(r" +$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
+_FIRST_PRIVATE = 0xE000  # every control character, space and surrogate stands below the private use area
 
 
 def _character_table() -> dict[int, str | None]:
     table: dict[int, str | None] = {}
-    for code in range(sys.maxunicode + 1):
+    for code in range(_FIRST_PRIVATE):
         category = unicodedata.category(chr(code))
         if category == "Zs":
             table[code] = " "

@@ -30,18 +30,17 @@ def decode(data: bytes, name: str, declared: str | None = None) -> str:
 
     Raises DocumentError, naming the file as `name`, for bytes that are no text or in no encoding that can be told.
     """
-    for mark, encoding in _MARKS:
+    for mark, marked in _MARKS:
         if data.startswith(mark):
-            return _decode_marked(data, encoding, name)
+            return _decode_marked(data, marked, name)
     sample = data[:_SAMPLE_BYTES]
     if wide := _wide_encoding(sample):
         return _decode_marked(data, wide, name)
     if len(sample.translate(None, _CONTROL_BYTES)) < len(sample) * (1 - _MAX_CONTROL_SHARE):
         raise DocumentError(f"{name}: expected a text, got binary data; give a txt, md, html, pdf, docx or epub file")
-    for encoding in ("utf-8", declared):
+    for encoding in ("utf-8", declared or "utf-8"):
         try:
-            if encoding:
-                return data.decode(encoding)
+            return data.decode(encoding)
         except (UnicodeDecodeError, LookupError):
             continue
     damaged = _decode_damaged_utf8(data)

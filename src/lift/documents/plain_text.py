@@ -1,22 +1,23 @@
 """Plain text -> blocks: paragraphs, chapter headings, and lines that a narrow page had wrapped.
 
 Whether a text is hard-wrapped is judged from the whole text: a line break was forced where the next line's first word
-would not have fitted in. A single paragraph cannot tell (of two lines, the longer always looks full), so verse, dialogue
-and lists would be run together.
+would not have fitted in. A single paragraph cannot tell (of two lines, the longer always looks full), so verse,
+dialogue and lists would be run together.
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from lift.documents.blocks import Block, Content
 from lift.documents.cleaning import clean_text
 
-_PARAGRAPH_BREAK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+(?=\S)|\n[ \t]*(?:\n[ \t]*)+$")
 LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•‣▪◦–—]|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)]|\d+(?:\.\d+)+\.?)[ \t]+\S")
 _TABLE_ROW = re.compile(r"[ \t]*\|.*\||.*\S \| \S")
 _RULE = re.compile(r"[\s\-=*_+~#.|]+")
 _SPEAKER = re.compile(r"[A-Z][\w.'’-]*(?: [\w.'’()-]+){0,4}:\s")
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
 _EMPHASIS = re.compile(r"(?<!\w)_(\w[^_\n]*?|\w)_(?!\w)")
 _NUMBERED_HEADING = re.compile(
     r"(?:chapter|part|book|section|act|scene|letter|appendix|volume|canto|article)\s+"
@@ -28,6 +29,10 @@ _NAMED_HEADING = re.compile(
     r"acknowledge?ments|foreword|afterword|glossary|index)\.?",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
+_DIVIDED_LEFT = re.compile(r"([^\W_]+(?:-[^\W_]+)*)-$")
+_DIVIDED_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*-\n\s*[^\W_]+")
+_DIVIDED_RIGHT = re.compile(r"[^\W_]+")
 _MAX_HEADING_CHARS = 100
 _MIN_WIDTH_CHARS, _MAX_WIDTH_CHARS = 35, 150
 _SLACK_CHARS = 10
@@ -37,11 +42,13 @@ _MIN_CONTINUED_SHARE = 0.35
 
 def read_plain_text(text: str) -> Content:
     """Split a plain text into paragraphs and chapter headings, with hard-wrapped lines joined by spaces."""
-    paragraphs = [paragraph for paragraph in _PARAGRAPH_BREAK.split(clean_text(text)) if paragraph.strip()]
+    text = clean_text(text)
+    paragraphs = [paragraph.rstrip() for paragraph in text.split("\n\n") if paragraph.strip()]
     width_chars = wrap_width_chars(paragraphs)
+    words = vocabulary(text) if width_chars is not None else frozenset()
     blocks = []
     for paragraph in paragraphs:
-        joined = paragraph.rstrip() if width_chars is None else join_wrapped_lines(paragraph.rstrip(), width_chars)
+        joined = paragraph if width_chars is None else join_wrapped_lines(paragraph, width_chars, words)
         joined = _EMPHASIS.sub(r"\1", joined)
         blocks.append(Block(joined, heading=joined.strip() if is_heading(joined) else None))
     return Content(title=None, blocks=blocks)
@@ -55,7 +62,7 @@ def is_heading(paragraph: str) -> bool:
     if _NUMBERED_HEADING.fullmatch(line) or _NAMED_HEADING.fullmatch(line):
         return not line.endswith((",", ";")) and line.count(". ") <= 1
     words = [word for word in re.findall(r"\w+", line) if word.isalpha()]
-    return line.isupper() and line[0].isalpha() and any(len(word) > 3 for word in words) and line[-1] not in ".,;!?\"”"
+    return line.isupper() and line[0].isalpha() and any(len(word) > 3 for word in words) and line[-1] not in '.,;!?"”'
 
 
 def wrap_width_chars(paragraphs: list[str]) -> int | None:
@@ -63,8 +70,8 @@ def wrap_width_chars(paragraphs: list[str]) -> int | None:
     pairs = [
         (line, following)
         for lines in (paragraph.split("\n") for paragraph in paragraphs)
-        for line, following in zip(lines, lines[1:], strict=False)
-        if line.strip() and following.strip() and not _starts_own_line(following)
+        for line, following in pairwise(lines)
+        if line.strip() and following.strip() and not starts_own_line(line, following)
     ]
     if not pairs:
         return None
@@ -79,33 +86,45 @@ def wrap_width_chars(paragraphs: list[str]) -> int | None:
     return width_chars
 
 
-def join_wrapped_lines(paragraph: str, width_chars: int) -> str:
+def join_wrapped_lines(paragraph: str, width_chars: int, words: frozenset[str]) -> str:
     """Replace the line breaks that a width of `width_chars` forced by spaces; lists, tables and short lines stay."""
     lines = paragraph.split("\n")
     joined = [lines[0]]
     indent_chars = _indent_chars(lines[0])
-    for previous, line in zip(lines, lines[1:], strict=False):
+    for previous, line in pairwise(lines):
         deeper = _indent_chars(line) > indent_chars + 3 and not LIST_ITEM.match(joined[-1])
-        if _starts_own_line(line) or deeper or not _was_forced(previous, line, width_chars):
+        if starts_own_line(previous, line) or deeper or not _was_forced(previous, line, width_chars):
             joined.append(line)
             indent_chars = _indent_chars(line)
         else:
-            joined[-1] = join_lines(joined[-1], line)
+            joined[-1] = join_lines(joined[-1], line, words)
     return "\n".join(joined)
 
 
-def join_lines(first: str, second: str) -> str:
-    """Two lines as one: a word that was divided by a hyphen is made whole where that is safe.
+def vocabulary(text: str) -> frozenset[str]:
+    """The words of a text in lower case, compounds with their hyphens: what tells a divided word from a compound.
 
-    Safe is a lower-case letter on both sides and no other hyphen in the word: "hyphen-/ation" is joined, "X-/ray",
-    "mother-in-/law" and "1914-/1918" keep their hyphen.
+    The halves of words at the ends of lines are no evidence and are left out.
+    """
+    return frozenset(_WORD.findall(_DIVIDED_WORD.sub(" ", text.lower())))
+
+
+def join_lines(first: str, second: str, words: frozenset[str]) -> str:
+    """Two lines as one: a word that a hyphen divided at the line's end is made whole.
+
+    The text's own `words` decide whether a hyphen belongs to the word: "with-/out" loses it where "without" stands
+    elsewhere, "drawing-/room" keeps it where "drawing-room" does, or where both halves are words and the whole is not.
     """
     first, second = first.rstrip(), second.strip()
-    if re.search(r"(?<![\w-])[^\W\d_]*[a-zß-ÿ]{2}-$", first) and re.match(r"[a-zß-ÿ]{2}", second):
-        return first[:-1] + second
-    if re.search(r"\w-$", first) and re.match(r"\w", second):
+    left, right = _DIVIDED_LEFT.search(first), _DIVIDED_RIGHT.match(second)
+    if not (left and right):
+        return f"{first} {second}"
+    head, tail = left.group(1), right.group()
+    whole = (head + tail).lower()
+    if not (head[-1].islower() and tail[0].islower()) or "-" in head:
         return first + second
-    return f"{first} {second}"
+    compound = f"{head}-{tail}".lower() in words or {head.lower(), tail.lower()} <= words
+    return first + second if compound and whole not in words else first[:-1] + second
 
 
 def _was_forced(line: str, following: str, width_chars: int) -> bool:
@@ -118,8 +137,11 @@ def _continues(line: str) -> bool:
     return first.islower()
 
 
-def _starts_own_line(line: str) -> bool:
-    return bool(LIST_ITEM.match(line) or _TABLE_ROW.match(line) or _RULE.fullmatch(line) or _SPEAKER.match(line))
+def starts_own_line(previous: str, line: str) -> bool:
+    """Whether a line is a list item, a table row, a rule or the next speaker's turn, never joined to the one before."""
+    if LIST_ITEM.match(line) or _TABLE_ROW.match(line) or _RULE.fullmatch(line):
+        return True
+    return bool(_SPEAKER.match(line) and (SENTENCE_END.search(previous) or _SPEAKER.match(previous)))
 
 
 def _indent_chars(line: str) -> int:

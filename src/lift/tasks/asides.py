@@ -1,4 +1,4 @@
-"""Facts told in parentheses: years of life, abbreviations, other names, years and percentages."""
+"""Facts told in passing: in parentheses (years of life, abbreviations, other names) and in titles before a name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lift.tasks.interrogatives import is_person
+from lift.tasks.lexicon import PERSON_NOUNS
 from lift.tasks.parse import ParsedSentence
 from lift.tasks.phrases import Names, UnboundPronounError, phrase_tokens, trimmed, write
 
 if TYPE_CHECKING:
-    from spacy.tokens import Token
+    from spacy.tokens import Doc, Token
 
 _YEARS = re.compile(r"^(?:c\. ?)?(\d{3,4}) ?[–—-] ?(?:c\. ?)?(\d{2,4})$")
 _YEAR = re.compile(r"^(?:in )?(\d{4})$")
@@ -51,14 +52,24 @@ def aside_questions(parsed: ParsedSentence, names: Names) -> Iterator[tuple[str,
             yield f"What is {name} abbreviated as?", content, 0.7, place
             yield f"What is the abbreviation of {name}?", content, 0.7, place
             yield f"What does {content} stand for?", re.sub("^[Tt]he ", "", full), 0.9, place
-        elif _WORDS.match(content) and not re.match(r"(?i)(?:see|e\.?g|i\.?e|such|including|mostly|now|or|and|but|also)\b", content) and head.pos_ in {"PROPN", "NOUN"}:
+        elif (
+            _WORDS.match(content)
+            and not re.match(r"(?i)(?:see|e\.?g|i\.?e|such|including|mostly|now|or|and|but|also)\b", content)
+            and head.pos_ in {"PROPN", "NOUN"}
+        ):
             yield f"What is another name for {name}?", content, 0.6, place
 
 
 def _phrase_before(last: Token) -> tuple[Token, tuple[Token, ...]]:
     """The noun phrase that ends with the token before a parenthesis."""
     head = last
-    while head.head.i != head.i and head.head.i < head.i and head.dep_ in {"pobj", "prep"} and head.head.right_edge.i <= last.i and head.head.lower_ == "of":
+    while (
+        head.head.i != head.i
+        and head.head.i < head.i
+        and head.dep_ in {"pobj", "prep"}
+        and head.head.right_edge.i <= last.i
+        and head.head.lower_ == "of"
+    ):
         head = head.head
     while head.dep_ in {"compound", "amod"} and head.head.i <= last.i and head.head.i != head.i:
         head = head.head
@@ -67,3 +78,25 @@ def _phrase_before(last: Token) -> tuple[Token, tuple[Token, ...]]:
     if head.pos_ not in {"NOUN", "PROPN"}:
         return head, ()
     return head, tuple(token for token in trimmed(phrase_tokens(head, brief=True)) if token.i <= last.i)
+
+
+def title_questions(doc: Doc) -> Iterator[tuple[str, Token, Token, float]]:
+    """ "the Polish engineer Ada Quill" -> who was the Polish engineer, what was Ada Quill.
+
+    Yields (question, first and last token of the answer, weight).
+    """
+    verb = "was" if any(token.tag_ == "VBD" for token in doc) else "is"
+    for entity in doc.ents:
+        head = entity.root
+        if entity.label_ != "PERSON" or head.pos_ != "PROPN":
+            continue
+        run: list[Token] = []
+        index = entity.start - 1
+        while index >= 0 and doc[index].head in (head, *run) and doc[index].dep_ in {"compound", "amod", "nmod"}:
+            run.insert(0, doc[index])
+            index -= 1
+        if not run or run[-1].lemma_.lower() not in PERSON_NOUNS:
+            continue
+        names = [token for token in entity if token.tag_ != "POS"]
+        yield f"who {verb} the {' '.join(token.text for token in run)}", names[0], names[-1], 0.8
+        yield f"what {verb} {' '.join(token.text for token in names)}", run[0], run[-1], 0.7

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _FINITE = frozenset({"VBD", "VBZ", "VBP"})
 _SUBJECTS = frozenset({"nsubj", "nsubjpass"})
-_DENIALS = frozenset("deny doubt refuse reject dispute pretend".split())
+_DENIALS = frozenset(["deny", "doubt", "refuse", "reject", "dispute", "pretend"])
 _HYPOTHETICAL = frozenset({"if", "unless", "whether", "lest", "though", "than"})
 _ASIDE_PREPOSITIONS = frozenset({"according", "given", "including", "such", "e.g.", "i.e.", "like", "unlike", "than"})
 _OBJECT_ROLES = {"dobj": "object", "attr": "attribute", "oprd": "attribute", "acomp": "adjective", "dative": "dative"}
@@ -63,7 +63,9 @@ class Clause:
     @property
     def passive(self) -> bool:
         """Whether the verb is a passive participle."""
-        return self.tag == "VBN" and any(word in {"was", "were", "is", "are", "been", "be", "being"} for word in self.auxiliaries)
+        return self.tag == "VBN" and any(
+            word in {"was", "were", "is", "are", "been", "be", "being"} for word in self.auxiliaries
+        )
 
 
 def _auxiliaries(verb: Token) -> list[Token]:
@@ -86,9 +88,17 @@ def _past(token: Token) -> bool:
 def _trailing_time(head: Token) -> Token | None:
     """A time or place phrase at the end of a noun phrase, which the parser should have hung on the verb."""
     for child in head.children:
-        if child.dep_ == "prep" and child.lower_ in TIME_PREPOSITIONS | {"in"} and child.lower_ != "of" and child.i > head.i:
+        if (
+            child.dep_ == "prep"
+            and child.lower_ in TIME_PREPOSITIONS | {"in"}
+            and child.lower_ != "of"
+            and child.i > head.i
+        ):
             objects = [grandchild for grandchild in child.children if grandchild.dep_ == "pobj"]
-            if objects and (objects[0].ent_type_ in {"DATE", "TIME"} or (child.lower_ in {"in", "at"} and objects[0].ent_type_ == "GPE")):
+            if objects and (
+                objects[0].ent_type_ in {"DATE", "TIME"}
+                or (child.lower_ in {"in", "at"} and objects[0].ent_type_ == "GPE")
+            ):
                 return child
     return None
 
@@ -119,7 +129,10 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
             if late is not None:
                 yield Constituent("preposition", late, trimmed(phrase_tokens(late)))
         elif child.dep_ in {"prep", "agent"}:
-            if child.lower_ in _ASIDE_PREPOSITIONS or " ".join(token.lower_ for token in child.subtree) in DISCOURSE_PHRASES:
+            if (
+                child.lower_ in _ASIDE_PREPOSITIONS
+                or " ".join(token.lower_ for token in child.subtree) in DISCOURSE_PHRASES
+            ):
                 continue
             # "mainly by", "as early as": the preposition comes first in a question.
             tokens = trimmed([token for token in phrase_tokens(child) if token.i >= child.i])
@@ -143,22 +156,44 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
 
 
 def _clause(
-    verb: Token, subject: tuple[Token, ...], subject_head: Token, auxiliaries: tuple[str, ...], tag: str, origin: str,
-    extra: tuple[Constituent, ...] = (), skip: frozenset[int] = frozenset(),
+    verb: Token,
+    subject: tuple[Token, ...],
+    subject_head: Token,
+    auxiliaries: tuple[str, ...],
+    tag: str,
+    origin: str,
+    extra: tuple[Constituent, ...] = (),
+    skip: frozenset[int] = frozenset(),
 ) -> Clause:
     parts = [*_constituents(verb, skip), *extra]
     before = [part for part in parts if part.head.i < verb.i and not part.core]
     after = [part for part in parts if part not in before]
     adverbs = tuple(
-        child for child in verb.children
-        if child.dep_ == "advmod" and child.i < verb.i and child.tag_ != "WRB" and not after_comma(child) and child.i > subject_head.i
-        and (child.lower_ in MEANING_ADVERBS or child.lower_ not in DISCOURSE_ADVERBS) and all(grandchild.lower_ == "no" for grandchild in child.children)
+        child
+        for child in verb.children
+        if child.dep_ == "advmod"
+        and child.i < verb.i
+        and child.tag_ != "WRB"
+        and not after_comma(child)
+        and child.i > subject_head.i
+        and (child.lower_ in MEANING_ADVERBS or child.lower_ not in DISCOURSE_ADVERBS)
+        and all(grandchild.lower_ == "no" for grandchild in child.children)
     )
     negated = any(child.dep_ == "neg" for child in verb.children)
     return Clause(
-        verb, subject, subject_head, auxiliaries, negated, verb.lower_, verb.lemma_.lower(), tag, (*after, *before), adverbs,
+        verb,
+        subject,
+        subject_head,
+        auxiliaries,
+        negated,
+        verb.lower_,
+        verb.lemma_.lower(),
+        tag,
+        (*after, *before),
+        adverbs,
         main=origin == "clause" and verb.dep_ in {"ROOT", "conj"},
-        existential=any(child.dep_ == "expl" and child.lower_ == "there" for child in verb.children), origin=origin,
+        existential=any(child.dep_ == "expl" and child.lower_ == "there" for child in verb.children),
+        origin=origin,
         fronted=frozenset(part.head.i for part in before),
     )
 
@@ -168,14 +203,35 @@ def _finite_parts(verb: Token) -> tuple[tuple[str, ...], str] | None:
     own = _auxiliaries(verb)
     if any(token.lower_ == "to" for token in own):
         return None
-    words = tuple({"'s": "is", "'re": "are", "'ve": "have", "'d": "would", "'ll": "will", "ca": "can", "wo": "will", "’s": "is",
-                   "’re": "are", "’ve": "have", "’ll": "will", "'m": "am", "’m": "am"}.get(t.lower_, t.lower_) for t in own)
+    words = tuple(
+        {
+            "'s": "is",
+            "'re": "are",
+            "'ve": "have",
+            "'d": "would",
+            "'ll": "will",
+            "ca": "can",
+            "wo": "will",
+            "’s": "is",
+            "’re": "are",
+            "’ve": "have",
+            "’ll": "will",
+            "'m": "am",
+            "’m": "am",
+        }.get(t.lower_, t.lower_)
+        for t in own
+    )
     if words:
         if words[0] in {"being", "having"}:
             return None
         return words, verb.tag_
     if verb.tag_ in _FINITE:
-        if verb.dep_ == "conj" and verb.tag_ == "VBD" and _subject(verb) is None and not any(c.dep_ == "dobj" for c in verb.children):
+        if (
+            verb.dep_ == "conj"
+            and verb.tag_ == "VBD"
+            and _subject(verb) is None
+            and not any(c.dep_ == "dobj" for c in verb.children)
+        ):
             shared = _finite_parts(verb.head)
             if shared and shared[1] == "VBN" and shared[0] and verb.head.tag_ == "VBN":
                 return shared[0], "VBN"
@@ -203,7 +259,9 @@ def _relative(verb: Token) -> Clause | None:
     parts = _finite_parts(verb)
     if parts is None or antecedent.pos_ not in {"NOUN", "PROPN"}:
         return None
-    if after_comma(verb) and antecedent.dep_ == "pobj" and antecedent.pos_ == "NOUN":
+    if antecedent.ent_type_ in {"DATE", "TIME"} or (
+        after_comma(verb) and antecedent.dep_ == "pobj" and antecedent.pos_ == "NOUN"
+    ):
         # ", which delayed the work" after such a phrase is as often about the whole clause.
         return None
     noun = trimmed(phrase_tokens(antecedent, brief=True))
@@ -223,13 +281,15 @@ def _relative(verb: Token) -> Clause | None:
         return None
     if word is not None and word.dep_ != "dobj":
         return None
-    if any(child.dep_ in {"xcomp", "ccomp", "attr", "acomp"} for child in verb.children) or parts[1] == "VBN" and "been" not in parts[0] and not {"has", "have", "had"} & set(parts[0]):
+    if any(child.dep_ in {"xcomp", "ccomp", "attr", "acomp"} for child in verb.children) or (
+        parts[1] == "VBN" and "been" not in parts[0] and not {"has", "have", "had"} & set(parts[0])
+    ):
         return None
     return _clause(verb, own, subject, parts[0], parts[1], "relative", extra=(Constituent("object", antecedent, noun),))
 
 
 def _participle(verb: Token) -> Clause | None:
-    """"a museum founded by Ada" -> the museum was founded by Ada; "a canal linking A and B" -> the canal is linking..."""
+    """The statement in a participle after a noun: "a museum founded by Ada" -> the museum was founded by Ada."""
     antecedent = verb.head
     if antecedent.pos_ not in {"NOUN", "PROPN"} or verb.i < antecedent.i or _auxiliaries(verb):
         return None
@@ -238,33 +298,63 @@ def _participle(verb: Token) -> Clause | None:
         return None
     plural = antecedent.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in antecedent.children)
     done = any(
-        word.ent_type_ in {"PERSON", "ORG", "NORP", "DATE"} for child in verb.children if child.dep_ in {"agent", "prep"} for word in child.children
+        word.ent_type_ in {"PERSON", "ORG", "NORP", "DATE"}
+        for child in verb.children
+        if child.dep_ in {"agent", "prep"}
+        for word in child.children
     )
     auxiliary = ("were" if plural else "was") if done or _past(verb) else ("are" if plural else "is")
     return _clause(verb, noun, antecedent, (auxiliary,), "VBN", "participle")
 
 
 def _apposition(head: Token) -> Clause | None:
-    """"Ada Quill, a Polish engineer," -> Ada Quill was a Polish engineer."""
+    """ "Ada Quill, a Polish engineer," -> Ada Quill was a Polish engineer."""
     noun, attribute = head.head, head
     if noun.pos_ not in {"NOUN", "PROPN"} or head.pos_ not in {"NOUN", "PROPN"} or head.i < noun.i:
         return None
     if any(child.dep_ in {"conj", "cc"} for child in (*noun.children, *head.children)) or noun.dep_ == "conj":
         return None
-    if head.pos_ == "PROPN" and noun.pos_ == "PROPN" and not any(token.dep_ in {"det", "poss"} for token in head.children):
+    if noun.pos_ == "PROPN" and not after_comma(head):
+        return None
+    if (
+        head.pos_ == "PROPN"
+        and noun.pos_ == "PROPN"
+        and not any(token.dep_ in {"det", "poss"} for token in head.children)
+    ):
         return None
     tokens = trimmed(phrase_tokens(attribute))
     subject = trimmed(phrase_tokens(noun, brief=True))
     if not tokens or not subject:
         return None
     if noun.pos_ == "NOUN" and head.pos_ == "PROPN":
-        subject, noun, tokens, attribute = trimmed(phrase_tokens(head)), head, subject, noun
-    if noun.pos_ == attribute.pos_ and noun.ent_type_ and noun.ent_type_ == attribute.ent_type_ and not any(t.dep_ == "det" for t in attribute.children):
+        named = {token.i for token in head.subtree}
+        kept = trimmed([token for token in subject if token.i not in named])
+        subject, noun, tokens, attribute = trimmed(phrase_tokens(head)), head, kept, noun
+        if not tokens:
+            return None
+    if (
+        noun.pos_ == attribute.pos_
+        and noun.ent_type_
+        and noun.ent_type_ == attribute.ent_type_
+        and not any(t.dep_ == "det" for t in attribute.children)
+    ):
         return None
     plural = noun.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in noun.children)
     verb = ("were" if plural else "was") if _past(head) else ("are" if plural else "is")
     part = Constituent("attribute", attribute, tokens)
-    return Clause(head, subject, noun, (), False, verb, "be", "VBD" if _past(head) else "VBZ", (part,), main=False, origin="apposition")
+    return Clause(
+        head,
+        subject,
+        noun,
+        (),
+        False,
+        verb,
+        "be",
+        "VBD" if _past(head) else "VBZ",
+        (part,),
+        main=False,
+        origin="apposition",
+    )
 
 
 def clauses_of(tokens: Iterator[Token] | list[Token]) -> list[Clause]:
@@ -292,7 +382,9 @@ def _statement(verb: Token) -> Clause | None:
         return None
     if any(child.dep_ == "mark" and child.lower_ in _HYPOTHETICAL for child in verb.children):
         return None
-    if verb.dep_ == "ccomp" and (verb.head.lemma_.lower() in _DENIALS or any(c.dep_ == "neg" for c in verb.head.children)):
+    if verb.dep_ == "ccomp" and (
+        verb.head.lemma_.lower() in _DENIALS or any(c.dep_ == "neg" for c in verb.head.children)
+    ):
         return None
     if verb.dep_ == "conj" and verb.head.dep_ == "relcl" and _subject(verb) is None:
         relative = _relative(verb.head)
@@ -307,9 +399,20 @@ def _statement(verb: Token) -> Clause | None:
     subject = _shared_subject(verb)
     if subject is None or subject.tag_ in {"WDT", "WP", "WRB"} or subject.pos_ in {"VERB", "AUX"}:
         return None
-    if subject.lower_ == "it" and (verb.lemma_ == "be" and any(c.dep_ in {"ccomp", "advcl", "xcomp", "acomp"} for c in verb.children)):
+    if any(token.lower_ in {"neither", "nor"} for token in (*subject.subtree, *verb.children)):
+        return None
+    if verb.lemma_ == "be" and any(child.left_edge.tag_ == "WRB" and child.i > verb.i for child in verb.children):
+        return None
+    if subject.lower_ == "it" and (
+        verb.lemma_ == "be" and any(c.dep_ in {"ccomp", "advcl", "xcomp", "acomp"} for c in verb.children)
+    ):
         return None
     tokens = trimmed(phrase_tokens(subject))
-    if not tokens or subject.ent_type_ in {"DATE", "TIME"} and subject.lemma_.lower() in DURATION_UNITS:
+    bare_number = subject.pos_ == "NUM" and not any(child.dep_ == "prep" for child in subject.children)
+    if (
+        not tokens
+        or bare_number
+        or (subject.ent_type_ in {"DATE", "TIME"} and subject.lemma_.lower() in DURATION_UNITS)
+    ):
         return None
     return _clause(verb, tokens, subject, parts[0], parts[1], "clause")

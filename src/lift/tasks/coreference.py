@@ -37,8 +37,8 @@ class Mention:
 
 
 def possessive(name: str) -> str:
-    """"Ada" -> "Ada's", "the engineers" -> "the engineers'"."""
-    return f"{name}'" if name.endswith("s") and name.split()[0].islower() else f"{name}'s"
+    """ "Ada" -> "Ada's", "the engineers" -> "the engineers'"."""
+    return f"{name}'" if name.endswith("s") and name.split(maxsplit=1)[0].islower() else f"{name}'s"
 
 
 def plain_title(title: str) -> str:
@@ -51,7 +51,7 @@ def _is_plural(head: Token) -> bool:
 
 
 def mention_kind(head: Token) -> str:
-    """"person", "plural" or "thing"."""
+    """ "person", "plural" or "thing"."""
     if _is_plural(head):
         return "plural"
     if head.ent_type_ == "PERSON" or (head.pos_ == "NOUN" and head.lemma_.lower() in PERSON_NOUNS):
@@ -116,7 +116,11 @@ class Resolver:
             text = write(trimmed(phrase_tokens(named, brief=True)), names)
         except UnboundPronounError:
             return None
-        if not text or len(text.split()) > MAX_NAME_WORDS or text.split()[0].lower() in {"a", "an", "some", "many", "most", "no", "each", "every"}:
+        if (
+            not text
+            or len(text.split()) > MAX_NAME_WORDS
+            or text.split()[0].lower() in {"a", "an", "some", "many", "most", "no", "each", "every"}
+        ):
             return None
         return Mention(re.sub(r"['’]s$", "", text), mention_kind(head), head.i, self.genders.get(head.text, ""))
 
@@ -140,7 +144,7 @@ class Resolver:
                     return mention, True
             if self.subject is not None and self.subject.kind == "thing":
                 return self.subject, False
-            if self.title_kind == "thing" and self.title and self.subject is None and token.dep_ in {*_SUBJECTS, "poss"}:
+            if self.title_kind == "thing" and self.title and self.subject is None and token.dep_ in _SUBJECTS:
                 return Mention(self.title, "thing", -1), False
             return None
         if word in _PLURAL:
@@ -150,7 +154,9 @@ class Resolver:
             if self.plural is not None:
                 return self.plural, False
             if self.title_kind == "plural":
-                return Mention(self.title if self.title.startswith("the ") else f"the {self.title}", "plural", -1), False
+                return Mention(
+                    self.title if self.title.startswith("the ") else f"the {self.title}", "plural", -1
+                ), False
             return None
         if word in _FIRST and self.speaker:
             return Mention(self.speaker, "person", -1), False
@@ -169,14 +175,17 @@ class Resolver:
 
 
 def title_gender(sentences: list[ParsedSentence]) -> str:
-    """"m" or "f", from which pronouns prevail in a text about a person."""
+    """ "m" or "f", from which pronouns prevail in a text about a person."""
     words = [token.lower_ for sentence in sentences for token in sentence.doc]
     masculine, feminine = sum(word in _MASCULINE for word in words), sum(word in _FEMININE for word in words)
     return "" if masculine == feminine else ("m" if masculine > feminine else "f")
 
 
 def title_kind(title: str, sentences: list[ParsedSentence]) -> str:
-    """Whether the document is about a person, a plural ("Normans") or a thing, from how its text names the title."""
+    """Whether the document is about a person, a plural ("Normans") or a thing, from how its text names the title.
+
+    "unnamed" where the text never does: no pronoun stands for the title then.
+    """
     name = plain_title(title)
     last = name.split()[-1] if name.split() else ""
     heads = [token for sentence in sentences for token in sentence.doc if last and token.text == last]
@@ -188,4 +197,4 @@ def title_kind(title: str, sentences: list[ParsedSentence]) -> str:
         return "person"
     if heads and sum(token.tag_ in {"NNS", "NNPS"} for token in heads) * 2 > len(heads):
         return "plural"
-    return "thing"
+    return "thing" if heads else "unnamed"

@@ -28,6 +28,10 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
         if span in done:
             continue
         done.add(span)
+        if inside_name(doc, span) or (
+            head.dep_ == "conj" and any(child.dep_ == "conj" and child.i <= span[1] for child in head.children)
+        ):
+            continue
         wh = _interrogative(head, tokens)
         clause = _clause_around(head)
         if wh is None or clause is None:
@@ -40,8 +44,14 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
             inside = [token for member in members for token in phrase_tokens(member, brief=True)]
             if listed is None or not {token.i for token in inside} <= {token.i for token in clause}:
                 continue
-            first, last, prefix = min(token.i for token in inside), max(token.i for token in inside), f"besides {listed}, "
+            first, last, prefix = (
+                min(token.i for token in inside),
+                max(token.i for token in inside),
+                f"besides {listed}, ",
+            )
             text = "who" if text == "who" else "what"
+        if clause[0].tag_ == "WRB" or last < _subject_start(head):
+            continue
         around = [token for token in clause if token.i < first or token.i > last]
         if len(around) < 3 or not {token.i for token in tokens} <= {token.i for token in clause}:
             continue
@@ -50,6 +60,26 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
             yield prefix + write(clause, names, Gap(first, last, text), bound), tokens[0], tokens[-1], weight
         except UnboundPronounError:
             continue
+
+
+def inside_name(doc: Doc, span: tuple[int, int]) -> bool:
+    """Whether the span is only part of a name ("Weights" in "General Conference on Weights and Measures")."""
+    return any(
+        entity.start <= span[0]
+        and span[1] < entity.end
+        and (entity.start, entity.end - 1) != span
+        and entity.label_ in {"PERSON", "ORG", "WORK_OF_ART", "LAW", "FAC", "EVENT", "DATE"}
+        and doc[entity.start].pos_ != "DET"
+        for entity in doc.ents
+    )
+
+
+def _subject_start(head: Token) -> int:
+    """Where the subject of the verb above `head` begins: a wh-phrase before it would have to invert the clause."""
+    starts = [
+        child.left_edge.i for token in (head, *head.ancestors) for child in token.children if child.dep_ in _SUBJECTS
+    ]
+    return starts[0] if starts else 0
 
 
 def _list_members(head: Token) -> list[Token]:
@@ -64,8 +94,12 @@ def _list_members(head: Token) -> list[Token]:
 
 
 def _besides(members: Sequence[Token], head: Token, names: Names) -> str | None:
-    """"A and B", the members of a list but `head`; None where the list is too long to be named."""
-    if len(members) > 5 or head not in members or any(member.pos_ not in {"NOUN", "PROPN"} or member.ent_type_ == "DATE" for member in members):
+    """ "A and B", the members of a list but `head`; None where the list is too long to be named."""
+    if (
+        len(members) > 5
+        or head not in members
+        or any(member.pos_ not in {"NOUN", "PROPN"} or member.ent_type_ == "DATE" for member in members)
+    ):
         return None
     texts = []
     for member in members:
@@ -73,7 +107,9 @@ def _besides(members: Sequence[Token], head: Token, names: Names) -> str | None:
             continue
         later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
         try:
-            texts.append(write(trimmed([word for word in phrase_tokens(member, brief=True) if word.i not in later]), names))
+            texts.append(
+                write(trimmed([word for word in phrase_tokens(member, brief=True) if word.i not in later]), names)
+            )
         except UnboundPronounError:
             return None
     return f"{', '.join(texts[:-1])} and {texts[-1]}" if len(texts) > 1 else texts[0]
@@ -106,14 +142,23 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
     if head.dep_ == "appos":
         return None
     if head.tag_ == "CD" and not is_year(tokens) and head.ent_type_ != "DATE":
-        return ("how many" if head.dep_ == "nummod" and head.head.tag_ in {"NNS", "NNPS"} else "what"), tokens[0].i, tokens[-1].i, 0.5
+        return (
+            ("how many" if head.dep_ == "nummod" and head.head.tag_ in {"NNS", "NNPS"} else "what"),
+            tokens[0].i,
+            tokens[-1].i,
+            0.5,
+        )
     if head.ent_type_ in {"DATE", "TIME"}:
         found = next((wh for wh in date_interrogatives(tokens) if wh.text != "when"), None)
         return (found.text if found else "when", start, tokens[-1].i, 0.5)
     if head.dep_ == "poss":
         marks = [child for child in head.children if child.tag_ == "POS"]
         return ("whose", start, marks[0].i, 0.45) if marks else None
-    choices = [wh for wh in noun_interrogatives(head, tokens) if wh.answer == (tokens[0], tokens[-1]) and wh.last == tokens[-1].i]
+    choices = [
+        wh
+        for wh in noun_interrogatives(head, tokens)
+        if wh.answer == (tokens[0], tokens[-1]) and wh.last == tokens[-1].i
+    ]
     if not choices:
         return None
     best = max(choices, key=lambda wh: wh.kind == "which")
@@ -128,8 +173,15 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
         path.append(token)
         subject = next((child for child in token.children if child.dep_ in _SUBJECTS), None)
         infinite = any(child.dep_ == "aux" and child.lower_ == "to" for child in token.children) or (
-            token.tag_ in {"VBG", "VB"} and not any(child.dep_ in {"aux", "auxpass"} for child in token.children))
-        if token.pos_ in {"VERB", "AUX"} and not infinite and subject is not None and subject.tag_ not in {"WDT", "WP"} and subject.lower_ != "that":
+            token.tag_ in {"VBG", "VB"} and not any(child.dep_ in {"aux", "auxpass"} for child in token.children)
+        )
+        if (
+            token.pos_ in {"VERB", "AUX"}
+            and not infinite
+            and subject is not None
+            and subject.tag_ not in {"WDT", "WP"}
+            and subject.lower_ != "that"
+        ):
             break
         if token.head.i == token.i:
             return None
@@ -138,8 +190,22 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
         kept = {word.i: word for word in phrase_tokens(token)} if not brief else {}
         if brief:
             for child in token.children:
-                short = child.right_edge.i - child.left_edge.i < 6 and child.dep_ in {"advmod", "prep", "xcomp"} and not after_comma(child)
-                if short or child.dep_ in {*_SUBJECTS, "aux", "auxpass", "neg", "dobj", "attr", "prt", "acomp", "agent"}:
+                short = (
+                    child.right_edge.i - child.left_edge.i < 6
+                    and child.dep_ in {"advmod", "prep", "xcomp"}
+                    and not after_comma(child)
+                )
+                if short or child.dep_ in {
+                    *_SUBJECTS,
+                    "aux",
+                    "auxpass",
+                    "neg",
+                    "dobj",
+                    "attr",
+                    "prt",
+                    "acomp",
+                    "agent",
+                }:
                     kept.update({word.i: word for word in phrase_tokens(child, brief=True)})
             kept[token.i] = token
         for step in path[:-1]:
@@ -148,10 +214,15 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
             # A relative or participial clause on the way to the span needs its own start to make sense.
             if step.dep_ == "appos":
                 kept.update({word.i: word for word in step.doc[step.left_edge.i - 1 : step.left_edge.i]})
-        if any(child.dep_ in {"ccomp", "xcomp"} and child.i not in kept and child.i > token.i for child in token.children):
+        if any(
+            child.dep_ in {"ccomp", "xcomp"} and child.i not in kept and child.i > token.i for child in token.children
+        ):
             continue
         clause = trimmed(sorted(kept.values(), key=lambda word: word.i))
-        while clause and (clause[0].dep_ in {"mark", "cc", "punct"} or clause[0].dep_ == "advmod" and clause[0].lower_ in DISCOURSE_ADVERBS):
+        while clause and (
+            clause[0].dep_ in {"mark", "cc", "punct"}
+            or (clause[0].dep_ == "advmod" and clause[0].lower_ in DISCOURSE_ADVERBS)
+        ):
             clause = clause[1:]
         if len(clause) <= MAX_ECHO_TOKENS:
             return clause

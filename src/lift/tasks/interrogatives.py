@@ -10,19 +10,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lift.tasks.phrases import contiguous
-from lift.tasks.lexicon import COUNTRIES, DURATION_UNITS, MONTHS, PERSON_NOUNS, US_STATES, WEEKDAYS
+from lift.tasks.lexicon import COUNTRIES, DURATION_UNITS, MONTHS, PERSON_NOUNS, US_STATES, WEEKDAYS, words
+from lift.tasks.phrases import contiguous, tight_name
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
 
 _YEAR = re.compile(r"^(?:1[0-9]{3}|20[0-9]{2})$")
 _DECADE = re.compile(r"^(?:1[0-9]|20)[0-9]0s$")
-_HONORIFICS = frozenset("mr mrs miss ms dr prof sir lady lord saint king queen captain general professor".split())
-NO_KIND = frozenset(
-    """first second third other own several many few same such last next new more most main major only certain various different
-    some numerous little much former latter total whole entire subsequent previous following additional further least
-    best better largest possible early late able own particular early later recent""".split()
+_HONORIFICS = words(
+    """
+    mr mrs miss ms dr prof sir lady lord saint king queen captain general professor
+    """
+)
+NO_KIND = words(
+    """
+    first second third other own several many few same such last next new more most main major only certain
+    various different some numerous little much former latter total whole entire subsequent previous following
+    additional further least best better largest possible early late able own particular early later recent
+    """
 )
 
 
@@ -44,13 +50,18 @@ class Interrogative:
 
 def is_person(head: Token) -> bool:
     """Whether a noun phrase with this head is asked for with "who"."""
-    if any(child.lower_.rstrip(".") in _HONORIFICS for child in head.lefts):
+    if any(
+        child.lower_.rstrip(".") in _HONORIFICS or (child.pos_ == "NOUN" and child.lemma_.lower() in PERSON_NOUNS)
+        for child in head.lefts
+        if head.pos_ == "PROPN" and child.dep_ in {"compound", "amod", "nmod"}
+    ):
         return True
     if head.ent_type_ == "PERSON":
         # The recogniser takes many a ship, band or law for a person; people have no article and no common noun in them.
         words = [head, *head.lefts, *head.rights]
         return not any(
-            word.dep_ == "det" or word.text == "&" or (word.ent_type_ and word.lower_ in CATEGORY_NOUNS) for word in words
+            word.dep_ in {"det", "poss"} or word.text == "&" or (word.ent_type_ and word.lower_ in CATEGORY_NOUNS)
+            for word in words
         ) and not (head.tag_ in {"NNS", "NN"} and head.lower_ not in PERSON_NOUNS)
     if head.pos_ == "PROPN" and head.ent_type_ == "NORP":
         return head.tag_ == "NNPS"
@@ -72,23 +83,35 @@ def entity_category(head: Token, tokens: Sequence[Token]) -> str | None:
         return "state" if bare in US_STATES else None
     if head.ent_type_ == "LANGUAGE":
         return "language"
-    if head.pos_ == "PROPN" and head.lower_ in CATEGORY_NOUNS and any(token.pos_ == "PROPN" and token.i != head.i for token in tokens):
+    if any(
+        child.i > head.i and child.pos_ in {"NUM", "PROPN"} and child.dep_ in {"nummod", "appos"}
+        for child in head.children
+    ):
+        return None
+    if (
+        head.pos_ == "PROPN"
+        and head.lower_ in CATEGORY_NOUNS
+        and any(token.pos_ == "PROPN" and token.i != head.i for token in tokens)
+    ):
         return head.lower_
     return None
 
 
-CATEGORY_NOUNS = frozenset(
-    """academy act agency agreement airport alliance army association award bank basin battle bay beach board bridge bureau
-    cabinet canal castle cathedral center centre championship channel charter church city claims club coast college
-    commission committee company conference congress constitution convention corporation council county court cup
-    department desert directive district dynasty edict empire exhibition expedition family federation festival film force
-    foundation fund gallery garden government group harbor harbour hall highway hill hospital hotel house industry
-    institute institution island journal kingdom laboratory lake law league library line market medal memorial metro mine
-    ministry mission model monastery mountain movement museum newspaper ocean office opera orchestra organization
-    organisation palace park parliament party peninsula plan plant port prison prize program programme project province
-    province publisher railway range region regulation republic revolution river road route school sea series service
-    society square stadium state station store street studio summit system team temple territory theater theatre theory
-    tower town trail treaty tribe trophy union university valley village war zone""".split()
+CATEGORY_NOUNS = words(
+    """
+    academy act agency agreement airport alliance army association award bank basin battle bay beach board
+    bridge bureau cabinet canal castle cathedral center centre championship channel charter church city claims
+    club coast college commission committee company conference congress constitution convention corporation
+    council county court cup department desert directive district dynasty edict empire exhibition expedition
+    family federation festival film force foundation fund gallery garden government group harbor harbour hall
+    highway hill hospital hotel house industry institute institution island journal kingdom laboratory lake law
+    league library line market medal memorial metro mine ministry mission model monastery mountain movement
+    museum newspaper ocean office opera orchestra organization organisation palace park parliament party
+    peninsula plan plant port prison prize program programme project province province publisher railway range
+    region regulation republic revolution river road route school sea series service society square stadium
+    state station store street studio summit system team temple territory theater theatre theory tower town
+    trail treaty tribe trophy union university valley village war zone
+    """
 )
 
 
@@ -110,7 +133,7 @@ def _date_words(tokens: Sequence[Token]) -> list[tuple[str, str]]:
         if words[0] in MONTHS and len(words) <= 2:
             return [("when", "when"), ("what month", "date")]
         return [("when", "when")]
-    if lemmas & {"daily", "weekly", "monthly", "annually", "yearly"} or words[0] in {"every", "each"}:
+    if lemmas & {"daily", "weekly", "monthly", "annually", "yearly"} or words[0] in {"every", "each", "once", "twice"}:
         return [("how often", "frequency")]
     if "old" in words or "aged" in words:
         return [("how old", "age")]
@@ -119,7 +142,11 @@ def _date_words(tokens: Sequence[Token]) -> list[tuple[str, str]]:
             return [("when", "when")]
         if any(token.like_num or token.lower_ in {"several", "few", "many"} for token in tokens):
             unit = tokens[-1]
-            extra = [(f"how many {unit.lower_}", "duration")] if unit.tag_ == "NNS" and tokens[-1].lemma_.lower() in DURATION_UNITS else []
+            extra = (
+                [(f"how many {unit.lower_}", "duration")]
+                if unit.tag_ == "NNS" and tokens[-1].lemma_.lower() in DURATION_UNITS
+                else []
+            )
             return [("how long", "duration"), *extra]
     return [("when", "when")]
 
@@ -132,11 +159,16 @@ def date_interrogatives(tokens: Sequence[Token]) -> Iterator[Interrogative]:
 
 
 def _without_article(tokens: Sequence[Token]) -> Sequence[Token]:
-    return tokens[1:] if len(tokens) > 1 and tokens[0].dep_ == "det" and tokens[0].lower_ in {"the", "a", "an"} else tokens
+    return (
+        tokens[1:] if len(tokens) > 1 and tokens[0].dep_ == "det" and tokens[0].lower_ in {"the", "a", "an"} else tokens
+    )
 
 
 def answer_tokens(head: Token, tokens: Sequence[Token]) -> Sequence[Token]:
-    """The tokens of a noun phrase as an answer: names lose their article, other nouns keep it."""
+    """The tokens of a noun phrase as an answer: names lose their article and title, other nouns keep the article."""
+    titles = [token.i for token in tokens if token.i < head.i and token.pos_ == "NOUN" and token.lemma_ in PERSON_NOUNS]
+    if head.pos_ == "PROPN" and titles:
+        return [token for token in tokens if token.i > titles[-1]]
     return _without_article(tokens) if head.pos_ == "PROPN" or head.ent_type_ else tokens
 
 
@@ -147,7 +179,7 @@ def noun_interrogatives(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
     whole = (body[0], body[-1])
     entity = bool(head.ent_type_) or head.pos_ == "PROPN"
     label = head.ent_type_
-    if label in {"DATE", "TIME"} and head.pos_ != "PROPN" or is_year(tokens):
+    if (label in {"DATE", "TIME"} and head.pos_ != "PROPN") or is_year(tokens):
         for text, kind in _date_words(tokens):
             if kind != "when":
                 yield Interrogative(text, first, last, whole, kind, 0.9)
@@ -155,7 +187,7 @@ def noun_interrogatives(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
             return
         yield Interrogative("what year" if is_year(tokens) else "what time", first, last, whole, "date", 0.8)
         return
-    if label == "PERCENT" or any(token.text == "%" for token in tokens) and head.lower_ in {"%", "percent"}:
+    if label == "PERCENT" or (any(token.text == "%" for token in tokens) and head.lower_ in {"%", "percent"}):
         yield from _amount(head, tokens, "what percentage")
         return
     if label == "MONEY":
@@ -166,28 +198,28 @@ def noun_interrogatives(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
         yield Interrogative("who", first, last, whole, "who", 1.0 if entity else 0.75)
     else:
         yield Interrogative("what", first, last, whole, "what", 0.9 if entity else 0.8)
-        if label in {"ORG", "GPE"}:
-            yield Interrogative("who", first, last, whole, "who", 0.7)
+        if label in {"ORG", "GPE"} and head.lower_ not in CATEGORY_NOUNS:
+            yield Interrogative("who", first, last, whole, "body", 0.7)
     category = entity_category(head, tokens) if last == head.i or head.ent_type_ == "GPE" else None
     if category is not None:
         yield Interrogative(f"which {category}", first, last, whole, "which", 1.0)
         yield Interrogative(f"what {category}", first, last, whole, "which", 0.9)
-    elif label == "NORP" and head.tag_ != "JJ":
-        yield Interrogative("which people", first, last, whole, "which", 0.7)
     yield from _modifier_questions(head, tokens)
 
 
 def _amount(head: Token, tokens: Sequence[Token], text: str) -> Iterator[Interrogative]:
     number = [token for token in tokens if token.i <= head.i]
+    while len(number) > 1 and number[0].lower_ in {"about", "around", "approximately", "roughly", "some", "the"}:
+        number = number[1:]
     if number:
-        yield Interrogative(text, number[0].i, number[-1].i, (number[0], number[-1]), "percentage", 1.0)
-        yield Interrogative("how much", number[0].i, number[-1].i, (number[0], number[-1]), "percentage", 0.8)
+        yield Interrogative(text, tokens[0].i, number[-1].i, (number[0], number[-1]), "percentage", 1.0)
+        yield Interrogative("how much", tokens[0].i, number[-1].i, (number[0], number[-1]), "percentage", 0.8)
 
 
 def _modifier_questions(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
-    """"24 lenses" -> how many lenses; "Polish engineers" -> what kind of engineers, which engineers."""
+    """ "24 lenses" -> how many lenses; "Polish engineers" -> what kind of engineers, which engineers."""
     left = [token for token in tokens if token.i < head.i]
-    if any(child.dep_ == "conj" for child in head.children):
+    if any(child.dep_ == "conj" for child in head.children) or tight_name(head) is not None:
         return
     numbers = [token for token in left if token.dep_ == "nummod" and token.head == head]
     if numbers and head.pos_ in {"NOUN", "PROPN"} and not is_year([numbers[0]]):
@@ -206,21 +238,25 @@ def _modifier_questions(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
     if head.pos_ == "NOUN" and modifiers:
         run = _modifier_run(head, modifiers)
         if run and not (run[0].i > tokens[0].i and tokens[0].dep_ not in {"det"}) and run[0].i - tokens[0].i < 2:
-            start = tokens[0].i if tokens[0].dep_ in {"det"} and tokens[0].i == run[0].i - 1 else run[0].i
+            begin = tokens[0].i if tokens[0].dep_ in {"det"} and tokens[0].i == run[0].i - 1 else run[0].i
             noun = head.lower_
             telling = [token for token in run if token.pos_ in {"NOUN", "PROPN"} or token.ent_type_ in {"NORP", "GPE"}]
             weight = 0.75 if telling else 0.5
-            if telling or not all(token.lower_ in NO_KIND or token.tag_ in {"JJR", "JJS"} or token.is_punct for token in run):
-                yield Interrogative(f"which {noun}", start, head.i, (run[0], head), "which", weight)
-                yield Interrogative(f"what {noun}", start, head.i, (run[0], head), "which", weight)
+            if telling or not all(
+                token.lower_ in NO_KIND or token.tag_ in {"JJR", "JJS"} or token.is_punct for token in run
+            ):
+                yield Interrogative(f"which {noun}", begin, head.i, (run[0], head), "which", weight)
+                yield Interrogative(f"what {noun}", begin, head.i, (run[0], head), "which", weight)
             if run[-1].ent_type_ == "NORP" and len(run) == 1 and head.tag_ == "NNS":
-                yield Interrogative(f"{noun} of which nationality", start, head.i, (run[0], run[0]), "kind", 0.6)
-            elif not any(token.lower_ in NO_KIND or token.tag_ in {"JJR", "JJS"} or token.pos_ == "PROPN" for token in run):
+                yield Interrogative(f"{noun} of which nationality", begin, head.i, (run[0], run[0]), "kind", 0.6)
+            elif not any(
+                token.lower_ in NO_KIND or token.tag_ in {"JJR", "JJS"} or token.pos_ == "PROPN" for token in run
+            ):
                 if head.tag_ == "NNS":
-                    yield Interrogative(f"what kind of {noun}", start, head.i, (run[0], run[-1]), "kind", 0.65)
-                    yield Interrogative(f"what type of {noun}", start, head.i, (run[0], run[-1]), "kind", 0.6)
+                    yield Interrogative(f"what kind of {noun}", begin, head.i, (run[0], run[-1]), "kind", 0.65)
+                    yield Interrogative(f"what type of {noun}", begin, head.i, (run[0], run[-1]), "kind", 0.6)
                 else:
-                    yield Interrogative(f"what kind of {noun}", start, head.i, (run[0], run[-1]), "kind", 0.6)
+                    yield Interrogative(f"what kind of {noun}", begin, head.i, (run[0], run[-1]), "kind", 0.6)
     elif head.pos_ == "PROPN" and modifiers and modifiers[0].pos_ == "NOUN" and tokens[-1].i == head.i:
         titles = [token for token in left if token.pos_ in {"NOUN", "ADJ"}]
         names = [token for token in (*left, head) if token.i > titles[-1].i]

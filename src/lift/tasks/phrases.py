@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lift.tasks.lexicon import DISCOURSE_ADVERBS, MONTHS
+from lift.tasks.lexicon import DISCOURSE_ADVERBS, MONTHS, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 Names = Mapping[int, tuple[str, int | None]]
 
 _CLAUSAL = frozenset({"relcl", "advcl", "parataxis", "ccomp", "csubj", "meta", "intj", "dep"})
-_UNBOUND = frozenset(
-    """i me my mine myself you your yours we us our ours he him his she her hers it its they them their theirs this that
-    these those itself himself herself themselves one ones another latter former""".split()
+_UNBOUND = words(
+    """
+    i me my mine myself you your yours we us our ours he him his she her hers it its they them their theirs this
+    that these those itself himself herself themselves one ones another latter former
+    """
 )
 
 
@@ -31,6 +33,9 @@ class Gap:
     text: str = ""
 
 
+_NUMERIC_LABELS = frozenset({"DATE", "CARDINAL", "ORDINAL", "TIME", "PERCENT", "QUANTITY", "MONEY"})
+
+
 class UnboundPronounError(Exception):
     """A phrase holds a pronoun whose antecedent is unknown: no question can be asked with it."""
 
@@ -41,18 +46,31 @@ def after_comma(token: Token) -> bool:
     return left > 0 and token.doc[left - 1].text in {",", "–", "—", "-", "(", ";", ":"}
 
 
+def tight_name(head: Token) -> Token | None:
+    """The name that directly follows a common noun: "Ada Quill" in "the Polish engineer Ada Quill"."""
+    for child in head.children:
+        if child.dep_ == "appos" and child.pos_ == "PROPN" and head.pos_ == "NOUN" and child.left_edge.i == head.i + 1:
+            return child
+    return None
+
+
 def _keep(child: Token, brief: bool) -> bool:
     if child.dep_ in _CLAUSAL:
-        short = child.dep_ in {"relcl", "ccomp"} and not after_comma(child) and child.right_edge.i - child.left_edge.i < 7
+        short = (
+            child.dep_ in {"relcl", "ccomp"} and not after_comma(child) and child.right_edge.i - child.left_edge.i < 7
+        )
         return short and not brief
     if child.dep_ == "appos":
-        return False
+        # "the Polish engineer Ada Quill" is one name.
+        return tight_name(child.head) == child
     if child.dep_ == "advmod" and child.head.pos_ in {"NOUN", "PROPN"} and child.lower_ in DISCOURSE_ADVERBS:
         return False
     if child.dep_ in {"acl", "prep", "amod"} and child.i > child.head.i:
         if after_comma(child):
             return False
         length = child.right_edge.i - child.left_edge.i + 1
+        if child.lower_ == "of" and child.head.pos_ in {"NUM", "PRON", "DET"}:
+            return length <= 16
         if brief:
             return child.dep_ == "prep" and child.lower_ == "of" and length <= 6
         return length <= (4 if child.tag_ == "VBG" else 12)
@@ -88,10 +106,14 @@ def phrase_tokens(head: Token, brief: bool = False) -> tuple[Token, ...]:
 def trimmed(tokens: Sequence[Token]) -> tuple[Token, ...]:
     """`tokens` without punctuation and conjunctions at the ends."""
     low, high = 0, len(tokens)
-    while low < high and (tokens[low].is_punct or tokens[low].is_space or tokens[low].dep_ == "cc") and tokens[low].text != "$":
+    while (
+        low < high
+        and (tokens[low].is_punct or tokens[low].is_space or tokens[low].dep_ == "cc")
+        and tokens[low].text != "$"
+    ):
         low += 1
     while high > low and (tokens[high - 1].is_punct or tokens[high - 1].is_space or tokens[high - 1].dep_ == "cc"):
-        if tokens[high - 1].text in {"%", "\"", "”"}:
+        if tokens[high - 1].text in {"%", '"', "”"}:
             break
         high -= 1
     return tuple(tokens[low:high])
@@ -106,18 +128,16 @@ def lowered(token: Token) -> str:
     """The token as it reads in the middle of a sentence."""
     if token.i and not (token.i == 1 and token.doc[0].is_punct):
         return token.text
-    if token.pos_ == "PROPN" or (token.ent_type_ and token.pos_ != "DET" and token.ent_type_ not in {"DATE", "CARDINAL", "ORDINAL", "TIME"}):
+    if token.pos_ == "PROPN" or (token.ent_type_ and token.pos_ != "DET" and token.ent_type_ not in _NUMERIC_LABELS):
         return token.text
-    if token.text == "I" or token.text.isupper() and len(token.text) > 1 or token.text[1:] != token.text[1:].lower():
+    if token.text == "I" or (token.text.isupper() and len(token.text) > 1) or token.text[1:] != token.text[1:].lower():
         return token.text
-    if token.pos_ == "ADJ" and token.lemma_[:1].isupper() or token.lower_ in MONTHS:
+    if (token.pos_ == "ADJ" and token.lemma_[:1].isupper()) or token.lower_ in MONTHS:
         return token.text
     return token.text[:1].lower() + token.text[1:]
 
 
-def write(
-    tokens: Iterable[Token], names: Names, gap: Gap | None = None, bound: frozenset[int] = frozenset()
-) -> str:
+def write(tokens: Iterable[Token], names: Names, gap: Gap | None = None, bound: frozenset[int] = frozenset()) -> str:
     """Write `tokens` out, pronouns replaced by names and the `gap` by its text.
 
     A pronoun whose antecedent is among the `bound` tokens stays: the question names it anyway.
@@ -138,7 +158,12 @@ def write(
             words.append(lowered(token) if antecedent is not None and antecedent in bound else name)
         elif token.lower_ in {"this", "these", "that", "those"} and token.dep_ == "det":
             words.append("the")
-        elif token.lower_ in _UNBOUND and token.pos_ in {"PRON", "DET"} and token.dep_ not in {"mark", "expl"} and token.tag_ not in {"WDT", "WP", "IN"}:
+        elif (
+            token.lower_ in _UNBOUND
+            and token.pos_ in {"PRON", "DET"}
+            and token.dep_ not in {"mark", "expl"}
+            and token.tag_ not in {"WDT", "WP", "IN"}
+        ):
             raise UnboundPronounError(token.text)
         else:
             words.append(lowered(token))

@@ -32,20 +32,35 @@ def recitation_tasks(title: str, sentences: Sequence[Sentence], position: int) -
     tasks: list[Task] = []
     if len(words) >= 2:
         listed = f"{', '.join(words[:-1])} and {words[-1]}"
-        tasks.append(Task(f"Which sentence of “{name}” speaks of {listed}?", text, (sentence.index,), "rules:recite", 0.25))
+        tasks.append(
+            Task(f"Which sentence of “{name}” speaks of {listed}?", text, (sentence.index,), "rules:recite", 0.25)
+        )
     if position and sentences[position - 1].paragraph == sentence.paragraph:
         before = " ".join(sentences[position - 1].text.split())
         if len(before.split()) <= MAX_RECITED_WORDS:
-            tasks.append(Task(f"In “{name}”, which sentence follows “{before}”?", text, (sentence.index,), "rules:next", 0.2))
-    if not tasks:
-        tasks.append(Task(f"Complete this line of “{name}”: {' '.join(text.split()[:2])} …", text, (sentence.index,), "rules:recite", 0.2))
+            tasks.append(
+                Task(f"In “{name}”, which sentence follows “{before}”?", text, (sentence.index,), "rules:next", 0.2)
+            )
     return tasks
 
 
+def continuation_tasks(title: str, sentence: Sentence) -> list[Task]:
+    """Asks how the sentence that begins so goes on; the last resort for sentences too short or too long to recite."""
+    words = sentence.text.split()
+    begun = max(1, min(8, len(words) // 2))
+    answer = " ".join(words[begun : begun + 32]) or words[0]
+    question = f"How does the passage of “{plain_title(title) or title}” that begins “{' '.join(words[:begun])}” go on?"
+    return [Task(question, answer, (sentence.index,), "rules:continue", 0.2)]
+
+
 def blank_tasks(sentence: Sentence, limit: int, generator: random.Random) -> list[Task]:
-    """"Complete: Ada Quill founded … in 1911." for up to `limit` words of the sentence, in any language."""
+    """ "Complete: Ada Quill founded … in 1911." for up to `limit` words of the sentence, in any language."""
     text = " ".join(sentence.text.split())
-    spans = [match.span() for match in _WORD.finditer(text) if len(match.group()) > 3 or match.group()[:1].isupper() or match.group().isdigit()]
+    spans = [
+        match.span()
+        for match in _WORD.finditer(text)
+        if len(match.group()) > 3 or match.group()[:1].isupper() or match.group().isdigit()
+    ]
     if len(text.split()) < 3 or not spans:
         return []
     generator.shuffle(spans)

@@ -13,7 +13,7 @@ from lift.sentences import Sentence
 from lift.tasks.coreference import Resolver, plain_title, title_gender, title_kind
 from lift.tasks.parse import parse_sentences
 from lift.tasks.questions import Candidate, question_candidates
-from lift.tasks.recitation import blank_tasks, recitation_tasks
+from lift.tasks.recitation import blank_tasks, continuation_tasks, recitation_tasks
 from lift.tasks.selection import diverse, hold_back, normalised, without_ambiguous
 from lift.tasks.task import Task
 
@@ -30,7 +30,8 @@ def generate_tasks(
     """Tasks about each of the `sentences`, in document order, the same for the same `seed`.
 
     At most `per_sentence` tasks of a sentence are to be trained on; up to `held_back_per_sentence` more probe facts
-    that those teach. Every sentence has at least one task, if only a recitation. Languages other than English get
+    that those teach. Every sentence has at least one task, if only
+    a recitation, but for one that repeats an earlier one word by word. Languages other than English get
     recitations and sentences with blanks, without a parser.
     """
     generator = random.Random(seed)
@@ -41,8 +42,8 @@ def generate_tasks(
     tasks: list[Task] = []
     asked: set[str] = set()
     for position, sentence in enumerate(sentences):
-        recited = recitation_tasks(title, sentences, position) or recitation_fallback(title, sentence)
-        recited = [task for task in recited if normalised(task.question) not in asked]
+        recited = [*recitation_tasks(title, sentences, position), *continuation_tasks(title, sentence)]
+        recited = [task for task in recited if normalised(task.question) not in asked][:2]
         room = max(per_sentence - min(len(recited), 1 if per_sentence < 6 else 2), 0)
         questions = diverse(by_sentence.get(sentence.index, []), room + held_back_per_sentence, generator)
         questions = hold_back(questions, held_back_per_sentence)
@@ -51,13 +52,6 @@ def generate_tasks(
         asked.update(normalised(task.question) for task in chosen)
         tasks.extend(chosen)
     return tasks
-
-
-def recitation_fallback(title: str, sentence: Sentence) -> list[Task]:
-    """For a sentence too long to recite: its first words are asked for its continuation."""
-    words = sentence.text.split()
-    return [Task(f"How does the passage of “{plain_title(title)}” that begins “{' '.join(words[:8])}” go on?", " ".join(words[8:40]),
-                 (sentence.index,), "rules:recite", 0.2)]
 
 
 def _candidates(title: str, sentences: Sequence[Sentence]) -> list[Task]:

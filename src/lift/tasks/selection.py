@@ -1,4 +1,4 @@
-"""Which of the candidate tasks to keep: unambiguous, diverse over answers and forms, some of them held back as probes."""
+"""Which candidate tasks to keep: unambiguous ones, diverse over answers and forms, some held back as probes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def without_ambiguous(tasks: Sequence[Task]) -> list[Task]:
 
 
 def diverse(tasks: Sequence[Task], limit: int, generator: random.Random) -> list[Task]:
-    """At most `limit` tasks: round robin over answers, the heaviest first, a new form of question before a known one."""
+    """At most `limit` tasks: round robin over answers, the heaviest first, new forms of question before known ones."""
     queues: dict[str, list[Task]] = {}
     for task in tasks:
         queues.setdefault(normalised(task.answer), []).append(task)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lift.tasks.clauses import Clause, Constituent
-from lift.tasks.lexicon import IRREGULAR_VERBS
+from lift.tasks.lexicon import IRREGULAR_VERBS, words
 from lift.tasks.phrases import phrase_tokens, trimmed
 
-_NO_PASSIVE = frozenset(
-    """have be become remain seem lack cost weigh last resemble fit suit want like love get do go say mean include contain total
-    comprise number equal join enter leave reach show take make let help play follow""".split()
+_NO_PASSIVE = words(
+    """
+    have be become remain seem lack cost weigh last resemble fit suit want like love get do go say mean include
+    contain total comprise number equal join enter leave reach show take make let help play follow
+    """
 )
 
 
@@ -25,7 +27,7 @@ def past_participle(lemma: str, past: str) -> str:
 
 
 def third_person(lemma: str) -> str:
-    """"found" -> "founds", "carry" -> "carries", "have" -> "has"."""
+    """ "found" -> "founds", "carry" -> "carries", "have" -> "has"."""
     if lemma in {"have", "do", "go", "be"}:
         return {"have": "has", "do": "does", "go": "goes", "be": "is"}[lemma]
     if lemma.endswith(("s", "x", "z", "ch", "sh")):
@@ -36,9 +38,14 @@ def third_person(lemma: str) -> str:
 
 
 def activated(clause: Clause) -> Clause | None:
-    """"The museum was founded by Ada" -> "Ada founded the museum"; None where there is no agent or no simple tense."""
+    """ "The museum was founded by Ada" -> "Ada founded the museum"; None where there is no agent or no simple tense."""
     agent = next((part for part in clause.constituents if part.role == "agent"), None)
-    if agent is None or clause.negated or len(clause.auxiliaries) != 1 or clause.auxiliaries[0] not in {"was", "were", "is", "are"}:
+    if (
+        agent is None
+        or clause.negated
+        or len(clause.auxiliaries) != 1
+        or clause.auxiliaries[0] not in {"was", "were", "is", "are"}
+    ):
         return None
     objects = [child for child in agent.head.children if child.dep_ == "pobj"]
     if len(objects) != 1 or any(part.role in {"attribute", "adjective"} for part in clause.constituents):
@@ -53,13 +60,20 @@ def activated(clause: Clause) -> Clause | None:
     particles = tuple(part for part in clause.constituents if part.role == "particle")
     others = tuple(part for part in clause.constituents if part is not agent and part.role != "particle")
     return replace(
-        clause, subject=subject, subject_head=objects[0], auxiliaries=(), verb=verb,
-        tag="VBD" if past else ("VBP" if plural else "VBZ"), constituents=(*particles, theme, *others), adverbs=(), origin="active",
+        clause,
+        subject=subject,
+        subject_head=objects[0],
+        auxiliaries=(),
+        verb=verb,
+        tag="VBD" if past else ("VBP" if plural else "VBZ"),
+        constituents=(*particles, theme, *others),
+        adverbs=(),
+        origin="active",
     )
 
 
 def passivised(clause: Clause) -> Clause | None:
-    """"Ada founded the museum in 1911" -> "the museum was founded in 1911" (without the agent); None where impossible."""
+    """The clause in the passive, without agent: "the museum was founded in 1911"; None where impossible."""
     theme = next((part for part in clause.constituents if part.role == "object"), None)
     if theme is None or clause.auxiliaries or clause.negated or clause.tag != "VBD" or clause.lemma in _NO_PASSIVE:
         return None
@@ -67,7 +81,13 @@ def passivised(clause: Clause) -> Clause | None:
         return None
     plural = theme.head.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in theme.head.children)
     return replace(
-        clause, subject=theme.tokens, subject_head=theme.head, auxiliaries=("were" if plural else "was",),
-        verb=past_participle(clause.lemma, clause.verb), tag="VBN",
-        constituents=tuple(part for part in clause.constituents if part is not theme), adverbs=(), origin="passive",
+        clause,
+        subject=theme.tokens,
+        subject_head=theme.head,
+        auxiliaries=("were" if plural else "was",),
+        verb=past_participle(clause.lemma, clause.verb),
+        tag="VBN",
+        constituents=tuple(part for part in clause.constituents if part is not theme),
+        adverbs=(),
+        origin="passive",
     )

@@ -1,0 +1,83 @@
+"""EPUB -> blocks: the chapters in the order of the book's spine, named by its table of contents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from lift.documents.blocks import Block, Content, one_line
+from lift.documents.html import read_xhtml
+from lift.documents.zip_archive import Archive, resolve
+from lift.errors import DocumentError
+
+_CONTAINER = "META-INF/container.xml"
+_ENCRYPTION = "META-INF/encryption.xml"
+_CHAPTER_TYPES = frozenset(["application/xhtml+xml", "text/html", "application/xml", "text/x-oeb1-document"])
+
+
+def read_epub(archive: Archive) -> Content:
+    """Read an EPUB 2 or 3; raises DocumentError where it is broken or locked (DRM)."""
+    package_path = _package_path(archive)
+    package = archive.xml(package_path)
+    items = {item.get("id"): item for item in _elements(package, "item")}
+    spine = [
+        items[reference.get("idref")] for reference in _elements(package, "itemref") if reference.get("idref") in items
+    ]
+    names = _chapter_names(archive, package_path, items.values())
+    locked = _locked_members(archive)
+    blocks: list[Block] = []
+    for item in spine:
+        member = resolve(package_path, item.get("href") or "")
+        is_contents = "nav" in (item.get("properties") or "").split()
+        if item.get("media-type") not in _CHAPTER_TYPES or is_contents or member not in archive:
+            continue
+        if member in locked:
+            raise DocumentError(f"{archive.name}: the book is locked by copy protection (DRM); give an unlocked copy")
+        chapter, has_headings = read_xhtml(archive.read(member), archive.name)
+        if chapter and not has_headings and member in names:
+            chapter[0] = replace(chapter[0], heading=names[member])
+        blocks += chapter
+    title = next((one_line("".join(element.itertext())) for element in _elements(package, "title")), None)
+    return Content(title=title or None, blocks=blocks)
+
+
+def _package_path(archive: Archive) -> str:
+    for rootfile in _elements(archive.xml(_CONTAINER), "rootfile"):
+        if path := rootfile.get("full-path"):
+            return str(path)
+    raise DocumentError(f"{archive.name}: expected the path of the book's package in {_CONTAINER}, got none")
+
+
+def _elements(root: Any, name: str) -> list[Any]:
+    return [element for element in root.iter("{*}" + name)]
+
+
+def _chapter_names(archive: Archive, package_path: str, items: Any) -> dict[str, str]:
+    """Member -> name in the table of contents, from the EPUB 3 navigation document and the EPUB 2 NCX."""
+    names: dict[str, str] = {}
+    for item in items:
+        member = resolve(package_path, item.get("href") or "")
+        if member not in archive:
+            continue
+        if "nav" in (item.get("properties") or "").split():
+            links = [(link.get("href"), link) for link in _elements(archive.xml(member), "a")]
+        elif item.get("media-type") == "application/x-dtbncx+xml":
+            points = [
+                (point.find("{*}content"), point.find("{*}navLabel"))
+                for point in _elements(archive.xml(member), "navPoint")
+            ]
+            links = [(target.get("src"), label) for target, label in points if target is not None]
+        else:
+            continue
+        for target, label in links:
+            if target and label is not None and (name := one_line("".join(label.itertext()))):
+                names.setdefault(resolve(member, target), name)
+    return names
+
+
+def _locked_members(archive: Archive) -> frozenset[str]:
+    """What encryption.xml lists; publishers use it for obfuscated fonts too, which are no text."""
+    if _ENCRYPTION not in archive:
+        return frozenset()
+    references = _elements(archive.xml(_ENCRYPTION), "CipherReference")
+    return frozenset(resolve("", reference.get("URI") or "") for reference in references)

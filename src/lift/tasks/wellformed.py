@@ -1,0 +1,59 @@
+"""Last check of a question: its form, its length, and whether the answer is worth asking for."""
+
+from __future__ import annotations
+
+import re
+
+from lift.tasks.lexicon import words
+from lift.tasks.phrases import tidy
+
+MAX_QUESTION_WORDS = 30
+MAX_ANSWER_TOKENS = 14
+# Signs that a phrase was cut in the wrong place, and marks that no question should hold.
+_TORN = re.compile(
+    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat (?:of|what)\b|\bwh\w+['’]s\b"
+)
+_FOREIGN = re.compile(r"[\"“”;?!\[\]]|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
+_FUNCTION_WORDS = words(
+    """
+    what who whom whose which when where why how many much often long old is are was were be been being am do
+    does did has have had will would can could may might must shall should not a an the of in on at to for with
+    by from as and or but one ones this that there it he she they into about over under
+    """
+)
+_EMPTY_ANSWERS = words(
+    """
+    it this that these those they them he she him her his its their i you we us one some any all many most more
+    less both each other others another same such which who what there here so thing things way ways fact time
+    times part something anything nothing everything someone order case example instance addition respect turn
+    kind type much lot number lots few several none either the a an and or
+    """
+)
+
+
+def polished(text: str) -> str | None:
+    """Capital, question mark; None for what cannot be a good question."""
+    text = tidy(text)
+    length_words = len(text.split())
+    core = text.split(", ", 1)[-1] if text.startswith("besides ") else text
+    content = [word for word in re.findall(r"[\w'’-]+", core) if word.lower() not in _FUNCTION_WORDS]
+    if len(content) < 2 and not any(word[:1].isupper() or word[:1].isdigit() for word in content):
+        return None
+    if _TORN.search(text) or _FOREIGN.search(text):
+        return None
+    if not 3 <= length_words <= MAX_QUESTION_WORDS:
+        return None
+    if re.search(r"\b(\w+) \1\b", text.lower()):
+        return None
+    return f"{text[:1].upper()}{text[1:]}?"
+
+
+def worth_asking(question: str, answer: str, tokens: int) -> bool:
+    words = re.findall(r"\w+", answer.lower())
+    if not words or tokens > MAX_ANSWER_TOKENS or all(word in _EMPTY_ANSWERS for word in words):
+        return False
+    if answer.count("(") != answer.count(")") or answer.lower() in {"today", "now", "then"} or answer.count('"') % 2:
+        return False
+    asked = set(re.findall(r"\w+", question.lower()))
+    content = [word for word in words if word not in _EMPTY_ANSWERS]
+    return not (content and all(word in asked for word in content))

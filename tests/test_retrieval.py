@@ -1,0 +1,56 @@
+from lift.retrieval import SentenceIndex
+from lift.sentences import Sentence
+
+TEXTS = [
+    "Ada Quill founded the lighthouse museum of Port Merrow in 1911.",
+    "The museum owns 42 lenses.",
+    "A storm destroyed the old tower in 1907.",
+    "Fishing was the main trade of the harbour.",
+]
+
+
+def index() -> SentenceIndex:
+    sentences, start = [], 0
+    for number, text in enumerate(TEXTS):
+        sentences.append(Sentence(number, text, start, start + len(text), 0))
+        start += len(text) + 1
+    return SentenceIndex(sentences)
+
+
+def test_the_sentence_that_shares_rare_words_comes_first() -> None:
+    assert index().search("Who founded the museum?", 2)[0].index == 0
+    assert index().search("How many lenses are there?", 1)[0].index == 1
+
+
+def test_word_forms_match() -> None:
+    assert index().search("What did the storms destroy?", 1)[0].index == 2
+
+
+def test_evidence_stands_in_the_order_of_the_document() -> None:
+    found = index().evidence("Which storm? And which lenses does the museum own?", 3)
+    assert [sentence.index for sentence in found] == sorted(sentence.index for sentence in found)
+    assert {1, 2} <= {sentence.index for sentence in found}
+
+
+def test_a_question_without_any_known_word_gets_the_beginning() -> None:
+    assert index().search("Quo vadis?", 3) == []
+    assert [sentence.index for sentence in index().evidence("Quo vadis?", 2)] == [0, 1]
+
+
+def test_support_is_the_sentence_that_holds_the_answer() -> None:
+    support = index().support("When was the museum founded?", "1911")
+    assert support is not None
+    assert (support.sentence.index, support.coverage) == (0, 1.0)
+
+
+def test_an_answer_from_elsewhere_has_no_support() -> None:
+    support = index().support("Who founded the museum?", "Napoleon Bonaparte")
+    assert support is not None
+    assert support.coverage == 0
+    assert index().support("Who?", "...") is None
+
+
+def test_a_document_without_words_is_searched_in_vain() -> None:
+    empty = SentenceIndex([Sentence(0, "...", 0, 3, 0)])
+    assert empty.search("Who?", 3) == []
+    assert len(empty.evidence("Who?", 3)) == 1

@@ -1,0 +1,183 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lift.adapters.lora import LoraAdapter
+from lift.models.base_model import BaseModel
+from lift.prompts import IGNORED
+from lift.recipes.recipe import Recipe, load_recipe
+from lift.sentences import Sentence
+from lift.tasks.task import Task
+from lift.training.examples import Curriculum
+from lift.training.loop import Step, train
+from lift.training.schedule import rate_factor
+
+TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907. Merrow lies in the north."
+ANSWERS = ["Ada Quill", "42", "1907", "the north"]
+
+
+def sentences() -> list[Sentence]:
+    found, start = [], 0
+    for index, text in enumerate(TEXT.split(". ")):
+        found.append(Sentence(index, text, start, start + len(text), 0))
+        start += len(text) + 2
+    return found
+
+
+def curriculum(base: BaseModel, recipe: Recipe) -> Curriculum:
+    tasks = [
+        Task(f"{word} {index}?", answer, (index,), "test", weight=1.0 + index, held_back=word == "Held")
+        for index, answer in enumerate(ANSWERS)
+        for word in ("What", "Which", "Held")
+    ]
+    return Curriculum(base.tokenizer, "Merrow", TEXT, sentences(), tasks, recipe)
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("default", ["training.epochs=3", "adapter.rank=4", "training.batch_tokens=160", *overrides])
+
+
+def run(base: BaseModel, chosen: Recipe, **options: Any) -> tuple[list[Step], dict[str, torch.Tensor]]:
+    adapter = LoraAdapter.create(base.model, chosen.adapter, chosen.training.seed)
+    steps = list(train(base.model, adapter, curriculum(base, chosen), chosen.training, **options))
+    state = adapter.trained_state()
+    adapter.detach()
+    return steps, state
+
+
+def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_steps(tiny_model: BaseModel) -> None:
+    chosen = recipe("training.epochs=12", "training.learning_rate=0.01")
+    steps, _ = run(tiny_model, chosen)
+    again, _ = run(tiny_model, chosen)
+    other, _ = run(tiny_model, recipe("training.epochs=12", "training.learning_rate=0.01", "training.seed=1"))
+    assert [step.loss for step in steps] == pytest.approx([step.loss for step in again], abs=1e-5)
+    assert [step.loss for step in steps] != pytest.approx([step.loss for step in other], abs=1e-5)
+    assert sum(step.loss for step in steps[-4:]) < 0.8 * sum(step.loss for step in steps[:4])
+
+
+def test_the_base_model_is_not_trained(tiny_model: BaseModel) -> None:
+    before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
+    run(tiny_model, recipe())
+    assert all(torch.equal(value, before[name]) for name, value in tiny_model.model.state_dict().items())
+
+
+@pytest.mark.parametrize("stop_after", [1, 5])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(
+    tiny_model: BaseModel, tmp_path: Path, stop_after: int
+) -> None:
+    chosen = recipe()
+    whole, state = run(tiny_model, chosen)
+    assert len(whole) > stop_after
+    adapter = LoraAdapter.create(tiny_model.model, chosen.adapter, chosen.training.seed)
+    steps = train(tiny_model.model, adapter, curriculum(tiny_model, chosen), chosen.training, checkpoint=tmp_path / "c")
+    for _ in range(stop_after):
+        next(steps)
+    steps.close()
+    adapter.detach()
+    history: list[Step] = []
+    _, resumed = run(tiny_model, chosen, checkpoint=tmp_path / "c", resume=True, history=history)
+    assert [step.step for step in history] == [step.step for step in whole]
+    assert [step.loss for step in history] == pytest.approx([step.loss for step in whole], abs=1e-5)
+    assert all(torch.allclose(resumed[key], state[key], atol=1e-5) for key in state)
+
+
+def test_an_error_in_the_middle_of_an_update_leaves_the_checkpoint_before_it(
+    tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = recipe()
+    whole, _ = run(tiny_model, chosen)
+    update = torch.optim.AdamW.step
+
+    def failing(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = update(self, *arguments, **options)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    done: list[Step] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model, chosen, checkpoint=tmp_path / "c", checkpoint_every_s=0, history=done)
+    monkeypatch.undo()
+    for module in list(tiny_model.model.modules()):
+        assert module is not None
+    fresh = BaseModel(_clean(tiny_model), tiny_model.tokenizer, "tiny", "0" * 64)
+    history: list[Step] = []
+    run(fresh, chosen, checkpoint=tmp_path / "c", resume=True, history=history)
+    assert [step.loss for step in history] == pytest.approx([step.loss for step in whole], abs=1e-5)
+
+
+def _clean(base: BaseModel) -> Any:
+    from conftest import tiny_llama
+
+    return tiny_llama()
+
+
+def test_a_budget_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseModel) -> None:
+    steps, _ = run(tiny_model, recipe("training.epochs=100000"), budget_s=1.0)
+    assert 0 < sum(step.seconds for step in steps) < 3.0
+    assert steps[-1].learning_rate < 0.2 * max(step.learning_rate for step in steps)
+
+
+def test_two_stages_train_segments_alone_first(tiny_model: BaseModel) -> None:
+    chosen = recipe("segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12",
+                    "training.segment_epochs=2")
+    plan = curriculum(tiny_model, chosen)
+    assert plan.epochs == 5
+    first, later = plan.groups(0), plan.groups(2)
+    assert all(IGNORED not in group[0].labels[1:] for group in first)
+    assert len(later) > len(first)
+    assert later[: len(first)] == first
+
+
+def test_contexts_are_drawn_again_each_epoch_and_hold_the_evidence(tiny_model: BaseModel) -> None:
+    chosen = recipe("context.share=1.0", "context.sentences=2")
+    plan = curriculum(tiny_model, chosen)
+    texts = [[tiny_model.tokenizer.decode(list(group[0].ids)) for group in plan.groups(epoch)] for epoch in range(3)]
+    assert texts[0] != texts[1] or texts[1] != texts[2]
+    assert plan.groups(1) == plan.groups(1)
+    for group in plan.groups(0):
+        for example in group:
+            shown = tiny_model.tokenizer.decode(list(example.ids))
+            answer = tiny_model.tokenizer.decode([label for label in example.labels if label != IGNORED][:-1])
+            if len(group) > 1:
+                assert shown.count(answer) == 2  # in the context, and as the answer
+
+
+def test_held_back_tasks_are_never_trained(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.share=1.0"))
+    shown = [
+        tiny_model.tokenizer.decode(list(example.ids))
+        for epoch in range(plan.epochs)
+        for group in plan.groups(epoch)
+        for example in group
+    ]
+    assert shown
+    assert not any("Held" in text for text in shown)
+
+
+def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_path: Path) -> None:
+    chosen = recipe()
+    adapter = LoraAdapter.create(tiny_model.model, chosen.adapter, 0)
+    steps = train(tiny_model.model, adapter, curriculum(tiny_model, chosen), chosen.training, checkpoint=tmp_path / "c")
+    next(steps)
+    steps.close()
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        "position.json",
+        "tensors.safetensors",
+        "training.jsonl",
+    }
+    assert json.loads((tmp_path / "c" / "position.json").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_rate_rises_from_zero_and_ends_where_the_schedule_says(schedule: str) -> None:
+    rates = [rate_factor(step / 100, schedule, 0.1) for step in range(101)]
+    assert rates[0] == 0
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[10] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-9)
+    assert all(later <= earlier + 1e-12 for earlier, later in zip(rates[10:], rates[11:], strict=False))
