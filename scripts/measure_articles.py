@@ -117,7 +117,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     by_row: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_row[row["row"]].append(row)
-    lines = ["| row | articles | questions | contained % | F1 % | exact % | s a question |", "|---|---|---|---|---|---|---|"]
+    columns = ["row", "articles", "questions", "contained %", "F1 %", "exact %", "s a question"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in [*BASE_ROWS, *MEMORY_ROWS]:
         answers = [answer for row in by_row[name] for answer in row["answers"]]
         if not answers:

@@ -119,7 +119,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_base_left_clean(tiny_mo
 
 def test_targets_that_match_nothing_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    with pytest.raises(AdapterError, match="no matrix"):
+    with pytest.raises(AdapterError, match="expected matrices"):
         LoraAdapter.create(model, AdapterSettings(rank=2), seed=0)
 
 

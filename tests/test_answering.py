@@ -26,7 +26,8 @@ def document() -> Document:
 
 def sentences() -> list[Sentence]:
     text = " ".join(TEXTS)
-    return [Sentence(index, each, text.index(each), text.index(each) + len(each), 0) for index, each in enumerate(TEXTS)]
+    starts = [text.index(each) for each in TEXTS]
+    return [Sentence(index, each, starts[index], starts[index] + len(each), 0) for index, each in enumerate(TEXTS)]
 
 
 def answerer(base: BaseModel) -> Answerer:

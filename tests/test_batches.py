@@ -72,10 +72,10 @@ def test_loss_and_gradients_equal_those_of_the_examples_one_by_one(tiny_model: B
 def test_every_label_is_predicted_from_its_own_prefix(batch: list[Example]) -> None:
     packed = pack(batch)
     predicted = []
-    for node, target, weight in zip(
+    for last, target, weight in zip(
         packed.predict_at.tolist(), packed.targets.tolist(), packed.weights.tolist(), strict=True
     ):
-        prefix = []
+        prefix, node = [], last
         while node >= 0:
             prefix.append(int(packed.ids[node]))
             node = packed.parents[node]

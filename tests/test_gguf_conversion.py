@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import CHATML, SPECIAL_TOKENS, byte_vocabulary, logits, refusal, tiny_llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import CHATML, SPECIAL_TOKENS, byte_vocabulary, logits, refusal, tiny_llama
 from lift.errors import ModelError
 from lift.models.base_model import BaseModel
 from lift.models.gguf_conversion import MARKER, converted_copy, is_whole, read_header

@@ -323,6 +323,11 @@ def test_find_opens_no_other_memory(library: Library, monkeypatch: pytest.Monkey
     assert library.find(make_key("absent")) is None
     library.names()
     assert [directory.name for directory in opened] == ["memory 7"]
+    library.remove("memory 7")
+    assert library.find(make_key(7)) is None
+    opened.clear()
+    assert library.find(make_key(7)) is None
+    assert opened == []
 
 
 @pytest.mark.parametrize("key", ["", "short", "../../../../etc/passwd", "a" * 129, "abc/defgh", "ключ-ключ-ключ"])

@@ -80,6 +80,8 @@ def test_every_suggestion_is_a_valid_name(title: str) -> None:
 
 
 @given(NAMES.map(suggest_name), st.integers(1, 12))
+@example("ı", 2)
+@example("straße", 3)
 def test_free_names_are_valid_and_differ_by_more_than_case(name: str, count: int) -> None:
     taken: list[str] = []
     for _ in range(count):
@@ -94,6 +96,12 @@ def test_free_names_of_the_longest_name_stay_short_enough() -> None:
     name = "x" * 100
     assert first_free_name(name, [name]) == "x" * 98 + "-2"
     check_name(first_free_name("会" * 66, ["会" * 66]))
+
+
+def test_letters_that_differ_only_in_case_fold_to_the_same() -> None:
+    letters = [char for char in map(chr, range(0xD800)) if char.lower() != char.upper()]
+    assert len(letters) > 2000
+    assert [char for char in letters if not folded(char) == folded(char.upper()) == folded(char.lower())] == []
 
 
 @given(st.text(max_size=20))

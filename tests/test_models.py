@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import logits, refusal, tiny_llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import logits, refusal, tiny_llama
 from lift.errors import ModelError
 from lift.models.base_model import BaseModel
 from lift.models.fingerprint import weight_files, weights_fingerprint

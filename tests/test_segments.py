@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ def test_segments_cover_every_token_once_or_more_and_end_at_the_last(total: int,
 def test_segments_start_one_step_apart_and_none_lies_within_another(total: int, size: tuple[int, int]) -> None:
     segments = split_segments(total, *size)
     assert [segment.start for segment in segments] == [index * size[1] for index in range(len(segments))]
-    assert all(later.end > earlier.end for earlier, later in zip(segments, segments[1:], strict=False))
+    assert all(later.end > earlier.end for earlier, later in pairwise(segments))
 
 
 def test_the_papers_setting_on_a_document_of_5000_tokens() -> None:

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,9 @@ def test_a_budget_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseM
 
 
 def test_two_stages_train_segments_alone_first(tiny_model: BaseModel) -> None:
-    chosen = recipe("segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12",
-                    "training.segment_epochs=2")
+    chosen = recipe(
+        "segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12", "training.segment_epochs=2"
+    )
     plan = curriculum(tiny_model, chosen)
     assert plan.epochs == 5
     first, later = plan.groups(0), plan.groups(2)
@@ -180,4 +182,4 @@ def test_the_rate_rises_from_zero_and_ends_where_the_schedule_says(schedule: str
     assert max(rates) == pytest.approx(1.0)
     assert rates[10] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-9)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(rates[10:]))

@@ -132,11 +132,11 @@ def absorb_events(
         training_s, thin = None, preparation
         if budget_s is not None:
             reserved_s = probing_s + _SAVING_S
-            training_s = max(budget_s - reserved_s - (time.monotonic() - started), 1.0)
+            training_s = budget_s - reserved_s - (time.monotonic() - started)
             thin = thinned(preparation, base, recipe, calibration.epoch_s, training_s)
             if thin is not preparation:
                 calibration = calibrate(base, adapter, thin, recipe)
-                training_s = max(budget_s - reserved_s - (time.monotonic() - started), 1.0)
+                training_s = budget_s - reserved_s - (time.monotonic() - started)
         epochs = float(recipe.training.epochs)
         if training_s is not None:
             epochs = min(epochs, training_s / calibration.epoch_s)
@@ -217,9 +217,7 @@ def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _affordable_probes(
-    answerer: Answerer, tasks: tuple[Task, ...], budget_s: float | None
-) -> tuple[list[Task], float]:
+def _affordable_probes(answerer: Answerer, tasks: tuple[Task, ...], budget_s: float | None) -> tuple[list[Task], float]:
     """The held-back tasks that a small share of the budget allows to ask, and the seconds that will take.
 
     One batch is timed on the untrained model, whose answers are the longest: an upper bound.

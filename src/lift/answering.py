@@ -74,9 +74,7 @@ class Answerer:
         self.document = document
         self.index = SentenceIndex(sentences)
 
-    def ask(
-        self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None
-    ) -> Answer:
+    def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
         """Answer one question; `on_text` gets the text piece by piece. See ask_many for what is raised."""
         return self.ask_many([question], context, on_text=on_text)[0]
 

@@ -6,7 +6,7 @@ with every other memory on the same base.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from lift.absorption import Finished, absorb_events
 from lift.answering import Answer, Answerer, open_memory
 from lift.documents.document import Document
 from lift.documents.read import read_document
-from lift.memories import library as stored
+from lift.memories.library import Library as StoredLibrary
 from lift.memories.manifest import Manifest
 from lift.memories.memory import Memory as StoredMemory
+from lift.memories.memory import Problem
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import Recipe, load_recipe
@@ -66,16 +67,38 @@ class Memory:
         return f"Memory({self.name!r})"
 
 
-class Library(stored.Library):
-    """The directory that holds the memories, as lift.memories.library has it; `library[name]` can be asked."""
+class Library:
+    """The directory that holds the memories; `library[name]` can be asked. `stored` does what concerns files alone."""
 
     def __init__(self, root: Path | str | None = None, model: BaseModel | None = None) -> None:
-        super().__init__(Path(root) if root is not None else None)
+        self.stored = StoredLibrary(Path(root) if root is not None else None)
         self._model = model
 
-    def open(self, name: str) -> Memory:
-        """The memory of that name; raises LibraryError where there is none, or it is damaged."""
-        return Memory(self[name], self._model)
+    def __getitem__(self, name: str) -> Memory:
+        """The memory of that name; raises LibraryError where there is none (with the nearest), or it is damaged."""
+        return Memory(self.stored[name], self._model)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def names(self) -> list[str]:
+        """The names of all memories, sorted."""
+        return self.stored.names()
+
+    def rename(self, old: str, new: str) -> Memory:
+        """Give a memory another name; raises UsageError for a bad one, LibraryError where it is taken."""
+        return Memory(self.stored.rename(old, new), self._model)
+
+    def remove(self, name: str) -> None:
+        """Delete a memory; raises LibraryError where there is none."""
+        self.stored.remove(name)
+
+    def verify(self, name: str | None = None) -> list[Problem]:
+        """Everything that is wrong with one memory's files, or with all; an empty list means whole."""
+        return self.stored.verify(name)
 
 
 def absorb(
@@ -84,7 +107,7 @@ def absorb(
     recipe: str | Recipe = "default",
     *,
     title: str | None = None,
-    library: stored.Library | None = None,
+    library: Library | None = None,
     overrides: Sequence[str] = (),
     **options: Any,
 ) -> Memory:
@@ -94,6 +117,6 @@ def absorb(
     """
     document = source if isinstance(source, Document) else read_document(source, title=title)
     base = model or resident_model("smollm2")
-    events = absorb_events(document, base, load_recipe(recipe, overrides), library or Library(), **options)
+    events = absorb_events(document, base, load_recipe(recipe, overrides), (library or Library()).stored, **options)
     finished = [event for event in events if isinstance(event, Finished)]
     return Memory(finished[-1].memory, base)

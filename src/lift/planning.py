@@ -25,7 +25,6 @@ from lift.training.loop import batch_loss
 CALIBRATION_STEPS = 4
 FEWEST_EPOCHS = 3
 SMALLEST_EPOCH_SHARE = 0.5
-RESERVED_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def prepare(document: Document, base: BaseModel, recipe: Recipe) -> Preparation:
     """Split the document and write its tasks; raises DocumentError where there is no sentence to learn."""
     sentences = tuple(split_sentences(document.text))
     if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
-        raise DocumentError(f"{document.source}: expected text with at least one sentence, got none with a letter in it")
+        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
     language = detect_language(document.text)
     tasks = tuple(
         generate_tasks(
@@ -126,22 +125,23 @@ def thinned(preparation: Preparation, base: BaseModel, recipe: Recipe, epoch_s: 
 
     Raises BudgetError where even one task a sentence is more than the budget allows.
     """
-    affordable = budget_s / (FEWEST_EPOCHS * epoch_s)
+    affordable = max(budget_s, 0.0) / (FEWEST_EPOCHS * epoch_s)
     if affordable >= 1:
         return preparation
     per_sentence = affordable * recipe.tasks.per_sentence
     if per_sentence * FEWEST_EPOCHS < SMALLEST_EPOCH_SHARE:
         least_s = SMALLEST_EPOCH_SHARE * epoch_s / recipe.tasks.per_sentence
         raise BudgetError(
-            f"the text has {len(preparation.sentences)} sentences, and {budget_s:.0f} s is too little to train on them; "
-            f"expected a budget of at least {least_s / (1 - RESERVED_SHARE) + 1:.0f} s, or a shorter text"
+            f"the text has {len(preparation.sentences)} sentences, and {budget_s:.0f} s of training is too little for "
+            f"them; expected at least {least_s + 1:.0f} s, or a shorter text"
         )
     keep = max(1, round(per_sentence))
     tasks = _best_per_sentence(preparation.tasks, keep)
     curriculum = Curriculum(
         base.tokenizer, preparation.document.title, preparation.document.text, preparation.sentences, tasks, recipe
     )
-    warning = f"the budget allows {keep} tasks a sentence instead of {recipe.tasks.per_sentence}; more time teaches more"
+    most = recipe.tasks.per_sentence
+    warning = f"the budget allows {keep} tasks a sentence instead of {most}; more time teaches more"
     return Preparation(
         preparation.document,
         preparation.tokens,
@@ -204,11 +204,7 @@ def _best_per_sentence(tasks: Sequence[Task], count: int) -> tuple[Task, ...]:
     for task in tasks:
         if not task.held_back:
             by_sentence[task.evidence[0]].append(task)
-    kept = {
-        id(task)
-        for group in by_sentence.values()
-        for task in sorted(group, key=lambda task: -task.weight)[:count]
-    }
+    kept = {id(task) for group in by_sentence.values() for task in sorted(group, key=lambda task: -task.weight)[:count]}
     return tuple(task for task in tasks if task.held_back or id(task) in kept)
 
 

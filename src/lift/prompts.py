@@ -42,7 +42,7 @@ def answer_ids(tokenizer: Any, answer: str) -> list[int]:
     """Tokens of the answer and of the token that ends it."""
     lead = "" if tokenizer.chat_template else " "
     ids = list(tokenizer(lead + answer, add_special_tokens=False)["input_ids"])
-    return ids + [end_of_answer_id(tokenizer)]
+    return [*ids, end_of_answer_id(tokenizer)]
 
 
 def question_example(

@@ -16,9 +16,8 @@ from bm25s.stopwords import STOPWORDS_EN
 from lift.sentences import Sentence
 
 _WORD = re.compile(r"\w+")
-_STOPWORDS = frozenset(STOPWORDS_EN) | frozenset(
-    "what which who whom whose when where why how did does do was were is are has have had many much".split()
-)
+_QUESTION_WORDS = "what which who whom whose when where why how did does do was were is are has have had many much"
+_STOPWORDS = frozenset(STOPWORDS_EN) | frozenset(_QUESTION_WORDS.split(" "))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Every kind is stored and loaded as what PEFT itself reads: adapter_config.json and a state of LoRA (or DoRA) tensors
 that apply to the untouched base. PiSSA trains against a base whose principal part was moved into the adapter; it is
-stored as the equal LoRA of twice the rank, B A - B0 A0 (PiSSA, 2404.02948, section 3), and the base is put back bit for bit.
+stored as the equal LoRA of twice the rank, B A - B0 A0 (PiSSA, 2404.02948, section 3), and the base is put back bit
+for bit.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class LoraAdapter:
         targets = _matching_targets(model, settings.targets)
         config = LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]
             target_modules=targets,
             init_lora_weights="pissa" if settings.kind == "pissa" else True,
             use_dora=settings.kind == "dora",
@@ -107,7 +108,7 @@ class LoraAdapter:
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
         state = self.trained_state()
-        config = self.config.to_dict()
+        config: dict[str, Any] = self.config.to_dict()  # type: ignore[no-untyped-call]
         if self._start:
             state = {key: _difference(key, value, self._start[key]) for key, value in state.items()}
             # the scaling alpha / r must stay what it was although the stored rank is doubled
@@ -153,7 +154,10 @@ def _matching_targets(model: Any, wanted: str) -> list[str]:
     names = {"attention": _ATTENTION, "mlp": _MLP, "all-linear": _ATTENTION + _MLP}[wanted]
     targets = sorted(leaves.intersection(names))
     if not targets:
-        raise AdapterError(f"no matrix for adapter.targets={wanted!r} in {type(model).__name__}; it has {sorted(leaves)}")
+        raise AdapterError(
+            f"expected matrices for adapter.targets={wanted!r} in {type(model).__name__}, got {sorted(leaves)}; "
+            "choose other targets"
+        )
     return targets
 
 
@@ -165,10 +169,7 @@ def _difference(key: str, trained: torch.Tensor, start: torch.Tensor) -> torch.T
 
 
 def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
-    ready = {}
-    for key, value in config.items():
-        if isinstance(value, set):
-            ready[key] = sorted(value)
-        elif isinstance(value, (str, int, float, bool, list, dict, type(None))):
-            ready[key] = getattr(value, "value", value)
-    return ready
+    """What JSON can hold of PEFT's settings: sets as lists, enumerations as their values, objects left out."""
+    plain = {key: getattr(value, "value", value) for key, value in config.items()}
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
+    return {key: value for key, value in plain.items() if isinstance(value, str | int | float | list | dict | None)}

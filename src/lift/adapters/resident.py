@@ -1,4 +1,4 @@
-"""Which stored adapter is attached to which resident base model: memories switch without the base being loaded again."""
+"""Which stored adapter is attached to which resident base model: memories switch, the base stays loaded."""
 
 from __future__ import annotations
 

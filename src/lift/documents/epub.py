@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lift.documents.blocks import Block, Content, one_line
-from lift.documents.html import read_xhtml
+from lift.documents.html import parse_xhtml, read_xhtml
 from lift.documents.zip_archive import Archive, resolve
 from lift.errors import DocumentError
 
@@ -33,8 +33,8 @@ def read_epub(archive: Archive) -> Content:
             continue
         if member in locked:
             raise DocumentError(f"{archive.name}: the book is locked by copy protection (DRM); give an unlocked copy")
-        chapter, has_headings = read_xhtml(archive.read(member), archive.name)
-        if chapter and not has_headings and member in names:
+        chapter = read_xhtml(archive.read(member), archive.name)
+        if chapter and member in names and not any(block.heading for block in chapter):
             chapter[0] = replace(chapter[0], heading=names[member])
         blocks += chapter
     title = next((one_line("".join(element.itertext())) for element in _elements(package, "title")), None)
@@ -60,7 +60,9 @@ def _chapter_names(archive: Archive, package_path: str, items: Any) -> dict[str,
         if member not in archive:
             continue
         if "nav" in (item.get("properties") or "").split():
-            links = [(link.get("href"), link) for link in _elements(archive.xml(member), "a")]
+            links = [
+                (link.get("href"), link) for link in _elements(parse_xhtml(archive.read(member), archive.name), "a")
+            ]
         elif item.get("media-type") == "application/x-dtbncx+xml":
             points = [
                 (point.find("{*}content"), point.find("{*}navLabel"))

@@ -58,8 +58,13 @@ def read_markup(markup: str, name: str) -> Content:
     return Content(title=None, blocks=blocks)
 
 
-def read_xhtml(data: bytes, name: str) -> tuple[list[Block], bool]:
-    """The blocks of one chapter of a book, and whether the chapter has headings of its own."""
+def read_xhtml(data: bytes, name: str) -> list[Block]:
+    """The blocks of one chapter of a book; of a book, nothing but page numbers and hidden text is left out."""
+    return _Walk(furniture=True).blocks(parse_xhtml(data, name))
+
+
+def parse_xhtml(data: bytes, name: str) -> Any:
+    """The root element of an XHTML page, which need not be well-formed."""
     from lxml import etree
 
     # An HTML parser would take <title/> or <a/> for tags left open and swallow the chapter; an XML parser without
@@ -78,8 +83,7 @@ def read_xhtml(data: bytes, name: str) -> tuple[list[Block], bool]:
     )
     root = etree.fromstring(text.lstrip().encode(), parser) if text.strip() else None
     _check_depth(parser, name)
-    blocks = _Walk(furniture=True).blocks(root if root is not None else _parse(text, name))
-    return blocks, any(block.heading for block in blocks)
+    return root if root is not None else _parse(text, name)
 
 
 def _parse(text: str, name: str) -> Any:

@@ -116,8 +116,9 @@ def join_lines(first: str, second: str, words: frozenset[str]) -> str:
     elsewhere, "drawing-/room" keeps it where "drawing-room" does, or where both halves are words and the whole is not.
     """
     first, second = first.rstrip(), second.strip()
-    left, right = _DIVIDED_LEFT.search(first), _DIVIDED_RIGHT.match(second)
-    if not (left and right):
+    left = _DIVIDED_LEFT.search(first) if first.endswith("-") else None
+    right = _DIVIDED_RIGHT.match(second)
+    if left is None or right is None:
         return f"{first} {second}"
     head, tail = left.group(1), right.group()
     whole = (head + tail).lower()

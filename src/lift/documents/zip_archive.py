@@ -75,7 +75,10 @@ class Archive:
         try:
             return etree.fromstring(self.read(member), parser)
         except etree.XMLSyntaxError as error:
-            raise DocumentError(f"{self.name}: {member} in the archive is not well-formed XML ({error})") from error
+            reason = " ".join(str(error).split())
+            raise DocumentError(
+                f"{self.name}: {member} in the archive is not well-formed XML ({reason}); get the file anew"
+            ) from error
 
 
 def resolve(base: str, reference: str) -> str:

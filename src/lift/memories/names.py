@@ -28,7 +28,8 @@ def normal_name(name: str) -> str:
 
 def folded(name: str) -> str:
     """Equal for names that a file system without case cannot tell apart."""
-    return unicodedata.normalize("NFC", normal_name(name).casefold())
+    # upper first: casefold alone keeps the dotless i apart from the I that file systems take it for
+    return normal_name(normal_name(name).upper().casefold())
 
 
 def is_valid_name(name: str) -> bool:

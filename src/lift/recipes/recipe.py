@@ -20,7 +20,7 @@ from lift.errors import RecipeError
 class SegmentSettings(Settings):
     """Raw text windows, trained by language modelling (method 1.1)."""
 
-    weight: float = Field(0.0, ge=0, description="weight of a segment's mean token loss beside a task's; 0 leaves them out")
+    weight: float = Field(0.0, ge=0, description="weight of a segment's mean token loss; 0 leaves them out")
     length_tokens: int = Field(2048, ge=8, description="l, tokens of a window")
     step_tokens: int = Field(768, ge=1, description="s, a window starts this many tokens after the one before")
 

@@ -18,7 +18,7 @@ _YEARS = re.compile(r"^(?:c\. ?)?(\d{3,4}) ?[–—-] ?(?:c\. ?)?(\d{2,4})$")
 _YEAR = re.compile(r"^(?:in )?(\d{4})$")
 _PERCENT = re.compile(r"^[\d.,]+ ?%$")
 _SHORT = re.compile(r"^[A-Z][A-Z0-9.&-]{1,7}$")
-_WORDS = re.compile(r"^(?:the )?[\w’'-]+(?: [\w’'-]+){0,3}$")
+_WORDS = re.compile(r"^(?:the )?[^\W\d][\w’'-]*(?: [\w’'-]+){0,3}$")
 
 
 def aside_questions(parsed: ParsedSentence, names: Names) -> Iterator[tuple[str, str, float, tuple[int, int]]]:

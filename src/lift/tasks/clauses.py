@@ -239,7 +239,8 @@ def _finite_parts(verb: Token) -> tuple[tuple[str, ...], str] | None:
     if verb.dep_ == "conj" and verb.head.pos_ in {"VERB", "AUX"} and verb.tag_ == verb.head.tag_:
         shared = _finite_parts(verb.head)
         return shared if shared and shared[0] else None
-    if verb.tag_ == "VBN" and _subject(verb) is not None and verb.dep_ in {"ROOT", "conj", "relcl", "ccomp"}:
+    mistagged = any(child.dep_ == "dobj" for child in verb.children) and _subject(verb) is not None
+    if verb.tag_ == "VBN" and mistagged and verb.dep_ in {"ROOT", "conj", "relcl", "ccomp"}:
         return (), "VBD"
     return None
 
@@ -330,7 +331,8 @@ def _apposition(head: Token) -> Clause | None:
         named = {token.i for token in head.subtree}
         kept = trimmed([token for token in subject if token.i not in named])
         subject, noun, tokens, attribute = trimmed(phrase_tokens(head)), head, kept, noun
-        if not tokens:
+        bare = attribute.tag_ == "NN" and not any(token.dep_ in {"det", "poss"} for token in attribute.children)
+        if not tokens or (bare and not after_comma(head)):
             return None
     if (
         noun.pos_ == attribute.pos_

@@ -1,4 +1,4 @@
-"""An unfinished training on disk: adapter, optimiser and position; safetensors and JSON, written whole or not at all."""
+"""An unfinished training on disk: adapter, optimiser, position; safetensors and JSON, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def save_checkpoint(
     fresh.mkdir(parents=True)
     tensors = {f"adapter/{key}": value.contiguous() for key, value in adapter.items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer/{index}/{key}": torch.as_tensor(value).contiguous() for key, value in state.items()})
+        for key, value in state.items():
+            tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
     save_file(tensors, fresh / _TENSORS)
     (fresh / _POSITION).write_text(json.dumps(asdict(position)), "utf-8")
     (fresh / _HISTORY).write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")

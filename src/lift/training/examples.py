@@ -23,7 +23,13 @@ class Curriculum:
     """What is trained in which epoch."""
 
     def __init__(
-        self, tokenizer: Any, title: str, text: str, sentences: Sequence[Sentence], tasks: Sequence[Task], recipe: Recipe
+        self,
+        tokenizer: Any,
+        title: str,
+        text: str,
+        sentences: Sequence[Sentence],
+        tasks: Sequence[Task],
+        recipe: Recipe,
     ) -> None:
         self._tokenizer = tokenizer
         self._recipe = recipe

@@ -89,7 +89,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 loss = batch_loss(model, batch)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 between_steps = False
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
                 optimizer.step()

@@ -1,0 +1,177 @@
+"""From a file to a memory and back, with a tiny random model: what happens, not how well it answers."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lift
+from lift.absorption import Finished, Planned, Prepared, Probing, Trained, absorb_events
+from lift.answering import open_memory
+from lift.documents.document import Document
+from lift.errors import BudgetError, DocumentError, InterruptedAbsorption, UsageError, WrongBaseModelError
+from lift.memories.library import Library
+from lift.models.base_model import BaseModel
+from lift.planning import make_plan
+from lift.recipes.recipe import load_recipe
+
+TEXT = (
+    "Ada Quill founded the lighthouse museum of Port Merrow in 1911. The museum owns 42 lenses. "
+    "A storm destroyed the old tower in 1907.\n\nPort Merrow lies in the north of the island."
+)
+SMALL = ["training.epochs=2", "adapter.rank=2", "tasks.per_sentence=4"]
+
+
+def document(text: str = TEXT) -> Document:
+    return Document("Port Merrow", text, "test")
+
+
+def absorb(base: BaseModel, library: Library, *overrides: str, text: str = TEXT, **options: Any) -> list[Any]:
+    recipe = load_recipe("default", [*SMALL, *overrides])
+    return list(absorb_events(document(text), base, recipe, library, **options))
+
+
+def test_events_come_in_order_and_the_memory_holds_everything(tiny_model: BaseModel) -> None:
+    library = Library()
+    events = absorb(tiny_model, library, name="merrow")
+    kinds = [type(event) for event in events]
+    assert kinds[:2] == [Prepared, Planned]
+    assert kinds[-2:] == [Probing, Finished]
+    assert set(kinds[2:-2]) == {Trained}
+    memory = library["merrow"]
+    assert memory.document.text == TEXT
+    assert len(memory.training) == len(kinds) - 4
+    assert memory.manifest.base.id == "tiny"
+    assert memory.manifest.recipe["adapter"]["rank"] == 2
+    assert {row["sentence"] for row in memory.recall} <= set(range(4))
+    assert any(task.held_back for task in memory.tasks)
+    assert library.verify() == []
+    assert events[-2].probes == len(memory.recall)
+
+
+def test_a_memory_answers_after_it_was_opened_again_and_the_base_is_untouched(tiny_model: BaseModel) -> None:
+    before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
+    library = Library()
+    absorb(tiny_model, library, "training.learning_rate=0.05", "training.epochs=20", name="merrow")
+    state = tiny_model.model.state_dict()
+    assert state.keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
+    first = open_memory(library["merrow"], tiny_model).ask("When?", "none").text
+    assert open_memory(Library()["merrow"], tiny_model).ask("When?", "none").text == first
+
+
+def test_the_same_document_is_not_trained_twice(tiny_model: BaseModel) -> None:
+    library = Library()
+    first = absorb(tiny_model, library, name="one")[-1]
+    again = absorb(tiny_model, library)
+    assert [type(event) for event in again] == [Finished]
+    assert again[0].reused
+    assert again[0].memory.name == "one"
+    copied = absorb(tiny_model, library, name="two")
+    assert [type(event) for event in copied] == [Finished]
+    assert sorted(library.names()) == ["one", "two"]
+    assert not absorb(tiny_model, library, "training.seed=1", name="three")[-1].reused
+    assert not first.reused
+
+
+def test_an_interrupted_absorption_goes_on_to_the_same_memory(tiny_model: BaseModel) -> None:
+    whole, parts = Library(), Library(Path(str(Library().root) + "-2"))
+    overrides = ["training.epochs=4", "training.batch_tokens=200"]
+    absorb(tiny_model, whole, *overrides, name="m")
+    stop = threading.Event()
+    events = absorb_events(
+        document(), tiny_model, load_recipe("default", [*SMALL, *overrides]), parts, name="m", stop=stop
+    )
+    seen = 0
+    with pytest.raises(InterruptedAbsorption, match="--resume"):
+        for event in events:
+            seen += isinstance(event, Trained)
+            if seen == 3:
+                stop.set()
+    assert parts.names() == []
+    absorb(tiny_model, parts, *overrides, name="m", resume=True)
+    losses = [[row["loss"] for row in library["m"].training] for library in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    states = [library["m"].load_adapter_state() for library in (whole, parts)]
+    assert all(torch.allclose(states[0][key].float(), states[1][key].float(), atol=1e-2) for key in states[0])
+    assert not list((parts.root / ".absorbing").glob("*"))
+
+
+def test_a_memory_is_refused_on_another_base(tiny_model: BaseModel) -> None:
+    library = Library()
+    absorb(tiny_model, library, name="m")
+    other = BaseModel(tiny_model.model, tiny_model.tokenizer, "other", "1" * 64)
+    with pytest.raises(WrongBaseModelError, match="tiny"):
+        open_memory(library["m"], other)
+
+
+def test_a_budget_is_kept(tiny_model: BaseModel) -> None:
+    begun = time.monotonic()
+    finished = absorb(tiny_model, Library(), "training.epochs=100000", name="m", budget_s=8.0)[-1]
+    assert 4.0 < time.monotonic() - begun < 12.0
+    assert finished.predicted_s == pytest.approx(8.0, rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"text": "... --- ..."}, DocumentError, "letter"),
+        ({"text": TEXT * 40, "budget_s": 0.5}, BudgetError, "too little"),
+        ({"name": "../x"}, UsageError, "name"),
+    ],
+)
+def test_what_cannot_be_absorbed_is_refused_and_leaves_no_trace(
+    tiny_model: BaseModel, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    library = Library()
+    before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
+    with pytest.raises(error, match=message):
+        absorb(tiny_model, library, **options)
+    assert library.names() == []
+    assert tiny_model.model.state_dict().keys() == before.keys()
+
+
+def test_a_document_of_one_sentence_is_absorbed(tiny_model: BaseModel) -> None:
+    finished = absorb(tiny_model, Library(), text="The museum owns 42 lenses.", name="m")[-1]
+    assert finished.memory.manifest.sizes.sentences == 1
+
+
+def test_a_plan_predicts_without_leaving_anything(tiny_model: BaseModel) -> None:
+    names = [name for name, _ in tiny_model.model.named_parameters()]
+    plan = make_plan(document(), tiny_model, load_recipe("default", SMALL))
+    assert (plan.sentences, plan.epochs) == (4, pytest.approx(2.0, rel=0.01))
+    assert plan.seconds > 0
+    assert plan.adapter_bytes > 0
+    assert [name for name, _ in tiny_model.model.named_parameters()] == names
+    limited = make_plan(document(), tiny_model, load_recipe("default", ["adapter.rank=2"]), budget_s=0.5)
+    assert limited.seconds <= 0.5
+
+
+def test_from_python_as_the_readme_shows_it(tiny_model: BaseModel, tmp_path: Path) -> None:
+    path = tmp_path / "merrow.txt"
+    path.write_text(TEXT)
+    memory = lift.absorb(path, tiny_model, "default", title="Port Merrow", name="merrow", overrides=SMALL)
+    assert memory.ask("When?", "none").context == "none"
+    library = lift.Library(model=tiny_model)
+    assert list(library) == ["merrow"]
+    assert "merrow" in library
+    answers = library["merrow"].ask_many(["When?", "Who?"], "evidence")
+    assert [answer.context for answer in answers] == ["evidence", "evidence"]
+    assert library.rename("merrow", "port").name == "port"
+    assert library.verify() == []
+    library.remove("port")
+    assert library.names() == []
+
+
+def test_what_is_stored_holds_no_pickle(tiny_model: BaseModel) -> None:
+    library = Library()
+    absorb(tiny_model, library, name="m")
+    names = {path.relative_to(library.root / "m").as_posix() for path in (library.root / "m").rglob("*.*")}
+    assert {"memory.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= names
+    assert {Path(name).suffix for name in names} <= {".json", ".jsonl", ".safetensors", ".txt"}
+    config = json.loads((library.root / "m" / "adapter" / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"
