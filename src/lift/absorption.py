@@ -106,7 +106,7 @@ def absorb_events(
     started = time.monotonic() if started is None else started
     key = absorption_key(document, base, recipe, budget_s)
     name = library.check_free(name, key) if name else None
-    if (known := library.find(key)) is not None:
+    if (known := library.find(key, name)) is not None:
         if name is not None and name != known.name:
             known = library.copy(known.name, name)
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
@@ -178,35 +178,35 @@ def absorb_events(
     finally:
         adapter.detach()
     seconds = time.monotonic() - started
-    memory = library.put(
-        MemoryDraft(
-            name=name,
-            document=document,
-            base_id=base.id,
-            base_fingerprint=base.fingerprint,
-            recipe_name=recipe.name,
-            recipe=recipe.model_dump(),
-            seeds={"training": recipe.training.seed},
-            absorption_key=key,
-            adapter_config={**config, "base_model_name_or_path": base.id},
-            adapter_state=state,
-            tasks=thin.tasks,
-            training=[asdict(step) for step in steps],
-            recall=report.rows(),
-            recall_summary=RecallSummary(
-                sentences=report.sentences, probed=len(report.probed), recalled=len(report.recalled)
-            ),
-            document_tokens=preparation.tokens,
-            sentences=len(preparation.sentences),
-            cost=Cost(
-                seconds=seconds,
-                steps=len(steps),
-                tokens=sum(step.tokens for step in steps),
-                device=str(base.device),
-                peak_memory_bytes=peak_memory_bytes(),
-            ),
-        )
+    draft = MemoryDraft(
+        name=name if name not in library else library.free_name(name),  # taken by another process meanwhile
+        document=document,
+        base_id=base.id,
+        base_fingerprint=base.fingerprint,
+        recipe_name=recipe.name,
+        recipe=recipe.model_dump(),
+        seeds={"training": recipe.training.seed},
+        absorption_key=key,
+        adapter_config={**config, "base_model_name_or_path": base.id},
+        adapter_state=state,
+        tasks=thin.tasks,
+        training=[asdict(step) for step in steps],
+        recall=report.rows(),
+        recall_summary=RecallSummary(
+            sentences=report.sentences, probed=len(report.probed), recalled=len(report.recalled)
+        ),
+        document_tokens=preparation.tokens,
+        sentences=len(preparation.sentences),
+        cost=Cost(
+            seconds=seconds,
+            predicted_s=predicted_s,
+            steps=len(steps),
+            tokens=sum(step.tokens for step in steps),
+            device=str(base.device),
+            peak_memory_bytes=peak_memory_bytes(),
+        ),
     )
+    memory = library.put(draft)
     library.clear_checkpoint(key)
     yield Finished(memory, report, time.monotonic() - started, predicted_s, reused=False)
 

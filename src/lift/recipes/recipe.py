@@ -45,7 +45,6 @@ class ContextSettings(Settings):
 
     share: float = Field(0.5, ge=0, le=10, description="contextualised tasks an epoch, as a share of the tasks")
     sentences: int = Field(4, ge=1, description="sentences of a context: the evidence and others of the document")
-    questions: int = Field(12, ge=1, description="tasks that share one context, computed once")
 
 
 class AdapterSettings(Settings):
