@@ -23,7 +23,6 @@ Context = Literal["auto", "none", "truncated", "full", "evidence"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
 MAX_ANSWER_TOKENS = 48
 EVIDENCE_SENTENCES = 3
-TRUNCATED_TOKENS = 512
 SUPPORTED_COVERAGE = 0.6
 
 
@@ -117,10 +116,8 @@ class Answerer:
         if context == "evidence":
             found = self.index.evidence(question, EVIDENCE_SENTENCES)
             return fit_context(tokenizer, question, " ".join(sentence.text for sentence in found), window_tokens)
-        if context == "truncated":
-            return fit_context(tokenizer, question, self.document.text, min(TRUNCATED_TOKENS, window_tokens))
         text, cut = fit_context(tokenizer, question, self.document.text, window_tokens)
-        if cut:
+        if cut and context == "full":
             raise UsageError(
                 f"the whole text does not fit the model's window of {self.base.window_tokens} tokens; "
                 "use --context truncated, evidence or auto"
