@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import pytest
@@ -229,11 +228,3 @@ def test_answer_candidates_are_verbatim_and_ranked() -> None:
     assert all(answer in text for answer in found)
     assert {"Ada Quill", "1911", "Gdansk"} <= set(found[:5])
     assert answer_candidates("") == []
-
-
-def test_speed_of_an_article() -> None:
-    sentences = numbered(TEXT * 5)
-    answer_candidates("The parser is loaded.")
-    start = time.process_time()
-    generate_tasks("The lighthouse", sentences)
-    assert time.process_time() - start < 6
