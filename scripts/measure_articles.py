@@ -88,11 +88,11 @@ def _memory_rows(
         "utf-8",
     )
     overrides = [part for override in arguments.set for part in ("--set", override)]
-    started = time.monotonic()
     absorb = [lift, "absorb", str(text), "--name", record["id"], "--title", record["title"], "--recipe"]
     absorb += [arguments.recipe, "--budget", arguments.budget, *overrides, *home, "--json"]
     subprocess.run(absorb, check=True, stdout=subprocess.PIPE)
-    absorb_s = time.monotonic() - started
+    manifest = arguments.out / "library" / record["id"] / "memory.json"
+    absorb_s = json.loads(manifest.read_text("utf-8"))["cost"]["seconds"]
     print(f"{record['title']}: absorbed in {absorb_s:.0f} s", file=sys.stderr, flush=True)
     rows = []
     for row, context in missing.items():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lift.adapters.lora import LoraAdapter
-from lift.answering import Answerer
+from lift.answering import Answer, Answerer
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
@@ -72,6 +72,43 @@ def test_an_answer_names_the_sentence_that_supports_it_and_its_page(
 def test_an_answer_that_nothing_supports_is_marked(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     saying(monkeypatch, tiny_model, "Napoleon Bonaparte of France")
     assert not answerer(tiny_model).ask("Who founded the museum?", "none").supported
+
+
+def auto(monkeypatch: pytest.MonkeyPatch, base: BaseModel, recalled: str, read: str) -> Answer:
+    """The answer of a memory that says `recalled` closed book and `read` behind evidence."""
+    adapter = LoraAdapter.create(base.model, AdapterSettings(rank=2), seed=0)
+
+    def generate(_model: Any, prompts: Sequence[Sequence[int]], **_options: Any) -> list[list[int]]:
+        behind = ["\n\n" in base.tokenizer.decode(list(prompt)) for prompt in prompts]
+        return [base.tokenizer(read if evidence else recalled)["input_ids"] for evidence in behind]
+
+    monkeypatch.setattr("lift.answering.generate", generate)
+    answer = Answerer(base, adapter, document(), sentences()).ask("When did the tower burn?")
+    adapter.detach()
+    return answer
+
+
+def test_auto_answers_briefly_where_memory_and_reading_agree(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = auto(monkeypatch, tiny_model, "in 1907", "1907")
+    assert (answer.text, answer.context, answer.supported) == ("1907", "evidence", True)
+
+
+def test_auto_quotes_the_text_where_memory_and_reading_differ(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = auto(monkeypatch, tiny_model, "1911", "1907")
+    assert answer.text == f"1907 — “{TEXTS[2]}”"
+    assert answer.evidence[0].text == TEXTS[2]
+    wrong = auto(monkeypatch, tiny_model, "1911", "Napoleon")
+    assert wrong.text.startswith("Napoleon — ")
+    assert not wrong.supported
+
+
+def test_auto_without_a_memory_reads_the_evidence(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    saying(monkeypatch, tiny_model, "1907")
+    assert answerer(tiny_model).ask("When did the tower burn?", "auto").text == "1907"
 
 
 def test_a_text_that_does_not_fit_is_refused_whole_and_cut_on_request(tiny_model: BaseModel) -> None:

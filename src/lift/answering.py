@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from lift.adapters.lora import LoraAdapter
@@ -17,6 +17,7 @@ from lift.models.base_model import BaseModel
 from lift.models.generate import generate
 from lift.prompts import end_of_answer_id, fit_context, prompt_ids
 from lift.retrieval import SentenceIndex
+from lift.scoring import f1
 from lift.sentences import Sentence, split_sentences
 
 Context = Literal["auto", "none", "truncated", "full", "evidence"]
@@ -24,6 +25,7 @@ CONTEXTS: tuple[str, ...] = get_args(Context)
 MAX_ANSWER_TOKENS = 48
 EVIDENCE_SENTENCES = 3
 SUPPORTED_COVERAGE = 0.6
+AGREEMENT_F1 = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,25 +90,59 @@ class Answerer:
     ) -> list[Answer]:
         """Answer in batches, in the order of the questions.
 
+        "auto" reads the evidence with the memory on, and asks the memory closed book too. Where the two agree, the
+        answer is given alone; where they do not, the sentence that fits the question best is quoted behind it.
         Raises UsageError for an unknown context, an empty question, or a text that does not fit the window.
         """
         if context not in CONTEXTS:
             raise UsageError(f"expected a context of {', '.join(CONTEXTS)}, got {context!r}")
         if any(not question.strip() for question in questions):
             raise UsageError("expected a question, got an empty one")
-        used = "evidence" if context == "auto" else context
+        if context == "auto":
+            return self._ask_auto(questions, max_new_tokens, batch_size, on_text)
         started = time.perf_counter()
         prompts, cuts = [], []
         for question in questions:
-            text, cut = self._context_text(question, used, max_new_tokens)
+            text, cut = self._context_text(question, context, max_new_tokens)
             prompts.append(prompt_ids(self.base.tokenizer, question, text))
             cuts.append(cut)
         texts = self._generate(prompts, max_new_tokens, batch_size, on_text)
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
         return [
-            self._answer(question, text, used, cut, len(prompt), seconds)
+            self._answer(question, text, context, cut, len(prompt), seconds)
             for question, text, cut, prompt in zip(questions, texts, cuts, prompts, strict=True)
         ]
+
+    def _ask_auto(
+        self,
+        questions: Sequence[str],
+        max_new_tokens: int,
+        batch_size: int,
+        on_text: Callable[[str], None] | None,
+    ) -> list[Answer]:
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        recalled = self.ask_many(questions, "none", **options) if self.adapter is not None else None
+        read = self.ask_many(questions, "evidence", on_text=on_text, **options)
+        if recalled is None:
+            return read
+        answers = []
+        for question, reading, memory in zip(questions, read, recalled, strict=True):
+            answer = replace(reading, seconds=reading.seconds + memory.seconds)
+            if f1(reading.text, [memory.text]) <= AGREEMENT_F1:
+                answer = self._quoting(question, answer)
+                if on_text:
+                    on_text(answer.text.removeprefix(reading.text))
+            answers.append(answer)
+        return answers
+
+    def _quoting(self, question: str, answer: Answer) -> Answer:
+        """The answer with the sentence that fits its question best; whether it is supported is not changed by that."""
+        found = self.index.search(question, 1)
+        if not found:
+            return answer
+        quoted = Evidence(found[0].index, found[0].text, self.document.place_at(found[0].start))
+        others = [evidence for evidence in answer.evidence if evidence.sentence != quoted.sentence]
+        return replace(answer, text=f"{answer.text} — “{quoted.text}”", evidence=(quoted, *others))
 
     def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
         window_tokens = self.base.window_tokens - max_new_tokens

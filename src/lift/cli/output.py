@@ -129,5 +129,7 @@ def print_support(answer: Answer) -> None:
         stdout().print(Text(f"  ! {NO_SUPPORT}", style="bold yellow"))
         return
     for evidence in answer.evidence:
-        place = f" ({evidence.place})" if evidence.place and str(evidence.place) else ""
-        stdout().print(Text(f"  “{evidence.text}”{place}", style="dim"))
+        place = f"({evidence.place})" if evidence.place and str(evidence.place) else ""
+        shown = "" if evidence.text in answer.text else f"“{evidence.text}”"
+        if shown or place:
+            stdout().print(Text(f"  {shown} {place}".rstrip(), style="dim"))
