@@ -29,6 +29,7 @@ from lift.training.loop import Step, train
 _STORED_DTYPE = torch.bfloat16
 _PROBE_SHARE = 0.08
 _SAVING_S = 1.0
+_ETA_PRIOR = 0.05
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,10 @@ def absorb_events(
             history=steps,
         ):
             spent_s = time.monotonic() - training_started
-            yield Trained(step, spent_s * (1 - step.progress) / max(step.progress, 1e-6))
+            # the first steps say little about the speed, so the calibration counts as one more measurement beside them
+            calibrated_s = epochs * calibration.epoch_s
+            full_s = (_ETA_PRIOR * calibrated_s + spent_s) / (_ETA_PRIOR + step.progress)
+            yield Trained(step, full_s * (1 - step.progress))
             if stop is not None and stop.is_set():
                 raise InterruptedAbsorption(
                     f"stopped after step {step.step}; the same command with --resume goes on from there"
