@@ -27,10 +27,10 @@ demo: $(VENV)/.setup-core
 	$(VENV)/bin/python scripts/demo.py
 
 test: $(VENV)/.setup-dev
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest
 
 test-slow: $(VENV)/.setup-dev
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(VENV)/.setup-dev
 	$(VENV)/bin/ruff check .
