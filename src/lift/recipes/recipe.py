@@ -34,7 +34,6 @@ class SegmentSettings(Settings):
 class TaskSettings(Settings):
     """Auxiliary tasks (method 1.2, 3.1)."""
 
-    generator: Literal["rules"] = Field("rules", description="what writes the questions")
     weight: float = Field(1.0, ge=0, description="weight of a task's mean token loss; 0 leaves tasks out")
     per_sentence: int = Field(20, ge=1, le=500, description="at most this many tasks a sentence")
     held_back_per_sentence: int = Field(1, ge=0, le=20, description="tasks a sentence kept for the recall report")
