@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lift.sentences import Sentence
-from lift.tasks.rules import answer_candidates, generate_tasks
+from lift.tasks.rules.generate import answer_candidates, generate_tasks
 from lift.tasks.selection import normalised
 from lift.tasks.task import Task
 
@@ -216,7 +216,7 @@ def test_other_languages_get_blanks_without_the_parser(monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise AssertionError("the English parser was used")
 
-    monkeypatch.setattr("lift.tasks.parse.load_parser", refuse)
+    monkeypatch.setattr("lift.tasks.rules.parse.load_parser", refuse)
     tasks = generate_tasks("Latarnia", numbered(["Ada Quill założyła muzeum w 1911 roku."]), language="pl")
     assert "Complete: Ada Quill założyła muzeum w … roku." in {task.question for task in tasks}
 

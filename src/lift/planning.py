@@ -17,7 +17,7 @@ from lift.errors import BudgetError, DocumentError
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 from lift.sentences import Sentence, detect_language, split_sentences
-from lift.tasks.rules import generate_tasks
+from lift.tasks.rules.generate import generate_tasks
 from lift.tasks.task import Task
 from lift.training.examples import Curriculum
 from lift.training.loop import batch_loss

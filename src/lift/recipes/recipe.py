@@ -34,36 +34,75 @@ class SegmentSettings(Settings):
 class TaskSettings(Settings):
     """Auxiliary tasks (method 1.2, 3.1)."""
 
-    weight: float = Field(1.0, ge=0, description="weight of a task's mean token loss; 0 leaves tasks out")
-    per_sentence: int = Field(20, ge=1, le=500, description="at most this many tasks a sentence")
+    weight: float = Field(1.0, ge=0, description="gamma, weight of a task's mean token loss; 0 leaves tasks out")
+    per_sentence: int = Field(20, ge=1, le=500, description="at most this many tasks a sentence (family B)")
+    per_document: int = Field(0, ge=0, description="m, this many tasks in all (family A); 0 sets no limit")
     held_back_per_sentence: int = Field(1, ge=0, le=20, description="tasks a sentence kept for the recall report")
 
 
-class ContextSettings(Settings):
-    """Contextualised training: some tasks are also asked with a part of the document in the prompt (method 1.3)."""
+class GeneratorSettings(Settings):
+    """Who writes the tasks (method 1.2, 3.1); all but `kind` is for the language models among them."""
 
-    share: float = Field(0.5, ge=0, le=10, description="contextualised tasks an epoch, as a share of the tasks")
-    sentences: int = Field(4, ge=1, description="sentences of a context: the evidence and others of the document")
+    kind: Literal["rules", "self", "openai"] = Field("rules", description="rules, the base model, or an endpoint")
+    model: str = Field("", description="openai: the model's name at the endpoint")
+    base_url: str = Field("", description="openai: where the endpoint is; empty reads OPENAI_BASE_URL")
+    window_sentences: int = Field(16, ge=1, description="family A: consecutive sentences that a request shows")
+    preceding_chars: int = Field(2048, ge=0, description="family B: characters shown before the sentence asked about")
+    instruction: str = Field("", description="one more sentence of instruction, for example what to ask about")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy; a retry is always sampled")
+    max_output_tokens: int = Field(1024, ge=16, description="longest reply")
+    retries: int = Field(4, ge=0, le=20, description="more tries for a request that failed or could not be parsed")
+    concurrency: int = Field(64, ge=1, le=1024, description="requests at once")
+    stream: bool = Field(False, description="train on the first tasks while later ones are still being written")
+
+
+class ContextSettings(Settings):
+    """Contextualised training: samples with a part of the document in the prompt (method 1.3)."""
+
+    segment_tokens: int = Field(0, ge=0, description="length of c_k before a segment, head and tail piece; 0: none")
+    tasks: Literal["none", "truncated"] = Field("none", description="c_q, what the prompt of every task holds")
+    window_tokens: int = Field(0, ge=0, description="M, longest prompt of a truncated context; 0: the model's window")
+    share: float = Field(0.5, ge=0, le=10, description="tasks asked again behind sentences, as a share of the tasks")
+    sentences: int = Field(4, ge=1, description="sentences of such a context: the evidence and others")
 
 
 class AdapterSettings(Settings):
-    """What is trained."""
+    """What is trained: low-rank adapters (rank, alpha, targets) or Gated Memory (width, gate, start)."""
 
-    kind: Literal["lora", "pissa", "dora"] = Field("lora", description="which adapter")
+    kind: Literal["lora", "pissa", "dora", "gated-memory"] = Field("lora", description="which adapter")
+    layers: tuple[int, ...] = Field((), description="the layers that get one, counted from 0; empty: all")
     rank: int = Field(32, ge=1, description="r, rank of the update of each matrix")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
     targets: Literal["all-linear", "attention", "mlp"] = Field("all-linear", description="which matrices of a layer")
+    width: float = Field(2.0, gt=0, le=64, description="hidden width of m, in head dimensions")
+    gate: Literal["query", "exact"] = Field("query", description="g from q alone, or with the window's log-sum-exp")
+    start: Literal["identity", "published"] = Field("identity", description="initial values of memory and gate")
+
+
+class ObjectiveSettings(Settings):
+    """What is minimised beside the loss on segments and answers."""
+
+    labels: float = Field(1.0, ge=0, description="weight of the cross-entropy with the answers (hard labels)")
+    distillation: float = Field(0.0, ge=0, description="weight of matching the base model that reads the evidence")
+    distillation_top_k: int = Field(32, ge=1, description="its logits that are matched, the rest in one bucket")
+    distillation_temperature: float = Field(1.0, gt=0, description="divides the logits of both")
+    gate_penalty: float = Field(0.0, ge=0, description="Gated Memory: weight of the mean gate at answer tokens")
+    gate_penalty_on: Literal["all", "in-context"] = Field(
+        "all", description="all answers, or those whose evidence is in the prompt (supervise in context)"
+    )
 
 
 class TrainingSettings(Settings):
     """The schedule."""
 
-    epochs: int = Field(8, ge=1, description="epochs over segments and tasks together")
+    epochs: int = Field(8, ge=0, description="epochs over segments and tasks together")
     segment_epochs: int = Field(0, ge=0, description="two-stage: epochs over segments alone before that")
+    max_tokens: int = Field(0, ge=0, description="stop after this many tokens computed; 0 sets no limit")
+    gather: bool = Field(False, description="one update an epoch, its gradient gathered over all batches")
     learning_rate: float = Field(5e-4, gt=0, description="peak rate of AdamW")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="how the rate falls to zero")
     warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the training in which the rate rises")
-    batch_tokens: int = Field(384, ge=16, description="tokens computed a step, shared prefixes counted once")
+    batch_tokens: int = Field(384, ge=16, description="tokens computed at once, shared prefixes counted once")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second moment")
@@ -79,8 +118,10 @@ class Recipe(Settings):
     description: str = Field("", description="what it is for, with its source")
     segments: SegmentSettings = SegmentSettings()
     tasks: TaskSettings = TaskSettings()
+    generator: GeneratorSettings = GeneratorSettings()
     context: ContextSettings = ContextSettings()
     adapter: AdapterSettings = AdapterSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
@@ -89,6 +130,12 @@ class Recipe(Settings):
             raise ValueError("segments.weight and tasks.weight are both 0, so there is nothing to train")
         if self.training.segment_epochs and not self.segments.weight:
             raise ValueError("training.segment_epochs needs segments.weight above 0")
+        if not self.training.segment_epochs + self.training.epochs:
+            raise ValueError("training.epochs and training.segment_epochs are both 0, so there is nothing to train")
+        if self.tasks.weight and not self.objective.labels + self.objective.distillation:
+            raise ValueError("objective.labels and objective.distillation are both 0, so tasks teach nothing")
+        if self.generator.kind == "openai" and not self.generator.model:
+            raise ValueError("generator.kind openai needs generator.model, the name of the model at the endpoint")
         return self
 
     def digest(self) -> str:

@@ -10,10 +10,10 @@ import random
 from collections.abc import Sequence
 
 from lift.sentences import Sentence
-from lift.tasks.coreference import Resolver, plain_title, title_gender, title_kind
-from lift.tasks.parse import parse_sentences
-from lift.tasks.questions import Candidate, question_candidates
-from lift.tasks.recitation import blank_tasks, continuation_tasks, recitation_tasks
+from lift.tasks.rules.coreference import Resolver, plain_title, title_gender, title_kind
+from lift.tasks.rules.parse import parse_sentences
+from lift.tasks.rules.questions import Candidate, question_candidates
+from lift.tasks.rules.recitation import blank_tasks, continuation_tasks, recitation_tasks
 from lift.tasks.selection import diverse, hold_back, normalised, without_ambiguous
 from lift.tasks.task import Task
 

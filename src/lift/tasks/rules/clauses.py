@@ -10,8 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lift.tasks.lexicon import DISCOURSE_ADVERBS, DISCOURSE_PHRASES, DURATION_UNITS, MEANING_ADVERBS, TIME_PREPOSITIONS
-from lift.tasks.phrases import after_comma, phrase_tokens, trimmed
+from lift.tasks.rules.lexicon import (
+    DISCOURSE_ADVERBS,
+    DISCOURSE_PHRASES,
+    DURATION_UNITS,
+    MEANING_ADVERBS,
+    TIME_PREPOSITIONS,
+)
+from lift.tasks.rules.phrases import after_comma, phrase_tokens, trimmed
 
 if TYPE_CHECKING:
     from spacy.tokens import Token

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from lift.tasks.lexicon import words
-from lift.tasks.phrases import tidy
+from lift.tasks.rules.lexicon import words
+from lift.tasks.rules.phrases import tidy
 
 MAX_QUESTION_WORDS = 30
 MAX_ANSWER_TOKENS = 14

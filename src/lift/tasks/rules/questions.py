@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lift.tasks.asides import aside_questions, title_questions
-from lift.tasks.clauses import Clause, Constituent, clauses_of
-from lift.tasks.connections import connection_questions
-from lift.tasks.echo import echo_questions
-from lift.tasks.foci import PLACE_LABELS, constituent_foci, noun_foci
-from lift.tasks.interrogatives import (
+from lift.tasks.rules.asides import aside_questions, title_questions
+from lift.tasks.rules.clauses import Clause, Constituent, clauses_of
+from lift.tasks.rules.connections import connection_questions
+from lift.tasks.rules.echo import echo_questions
+from lift.tasks.rules.foci import PLACE_LABELS, constituent_foci, noun_foci
+from lift.tasks.rules.interrogatives import (
     Interrogative,
     answer_tokens,
     is_person,
 )
-from lift.tasks.lexicon import PLACE_PREPOSITIONS, TIME_PREPOSITIONS
-from lift.tasks.parse import ParsedSentence
-from lift.tasks.phrases import Gap, Names, UnboundPronounError, contiguous, phrase_tokens, trimmed, write
-from lift.tasks.voice import activated, passivised, third_person
-from lift.tasks.wellformed import MAX_ANSWER_TOKENS, polished, worth_asking
+from lift.tasks.rules.lexicon import PLACE_PREPOSITIONS, TIME_PREPOSITIONS
+from lift.tasks.rules.parse import ParsedSentence
+from lift.tasks.rules.phrases import Gap, Names, UnboundPronounError, contiguous, phrase_tokens, trimmed, write
+from lift.tasks.rules.voice import activated, passivised, third_person
+from lift.tasks.rules.wellformed import MAX_ANSWER_TOKENS, polished, worth_asking
 
 if TYPE_CHECKING:
     from spacy.tokens import Token

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lift.tasks.interrogatives import answer_tokens
-from lift.tasks.lexicon import words
-from lift.tasks.phrases import contiguous, phrase_tokens, tight_name, trimmed
+from lift.tasks.rules.interrogatives import answer_tokens
+from lift.tasks.rules.lexicon import words
+from lift.tasks.rules.phrases import contiguous, phrase_tokens, tight_name, trimmed
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lift.sentences import Sentence
-from lift.tasks.coreference import plain_title
+from lift.tasks.rules.coreference import plain_title
 from lift.tasks.task import Task
 
 MAX_RECITED_WORDS = 60

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lift.tasks.clauses import Clause, Constituent
-from lift.tasks.interrogatives import (
+from lift.tasks.rules.clauses import Clause, Constituent
+from lift.tasks.rules.interrogatives import (
     Interrogative,
     answer_tokens,
     date_interrogatives,
@@ -15,7 +15,7 @@ from lift.tasks.interrogatives import (
     is_year,
     noun_interrogatives,
 )
-from lift.tasks.lexicon import (
+from lift.tasks.rules.lexicon import (
     FREQUENCY_ADVERBS,
     OBJECT_CONTROL_VERBS,
     PLACE_NOUNS,
@@ -23,7 +23,7 @@ from lift.tasks.lexicon import (
     TIME_NOUNS,
     TIME_PREPOSITIONS,
 )
-from lift.tasks.phrases import contiguous, phrase_tokens, tight_name, trimmed
+from lift.tasks.rules.phrases import contiguous, phrase_tokens, tight_name, trimmed
 
 if TYPE_CHECKING:
     from spacy.tokens import Token

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lift.tasks.lexicon import DISCOURSE_ADVERBS, MONTHS, words
+from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, MONTHS, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Token

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lift.tasks.lexicon import COUNTRIES, DURATION_UNITS, MONTHS, PERSON_NOUNS, US_STATES, WEEKDAYS, words
-from lift.tasks.phrases import contiguous, tight_name
+from lift.tasks.rules.lexicon import COUNTRIES, DURATION_UNITS, MONTHS, PERSON_NOUNS, US_STATES, WEEKDAYS, words
+from lift.tasks.rules.phrases import contiguous, tight_name
 
 if TYPE_CHECKING:
     from spacy.tokens import Token

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lift.tasks.clauses import Clause, Constituent
-from lift.tasks.lexicon import IRREGULAR_VERBS, words
-from lift.tasks.phrases import phrase_tokens, trimmed
+from lift.tasks.rules.clauses import Clause, Constituent
+from lift.tasks.rules.lexicon import IRREGULAR_VERBS, words
+from lift.tasks.rules.phrases import phrase_tokens, trimmed
 
 _NO_PASSIVE = words(
     """

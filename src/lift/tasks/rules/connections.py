@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lift.tasks.echo import inside_name
-from lift.tasks.interrogatives import entity_category, is_person, is_year
-from lift.tasks.phrases import Names, UnboundPronounError, write
-from lift.tasks.spans import answer_spans
+from lift.tasks.rules.echo import inside_name
+from lift.tasks.rules.interrogatives import entity_category, is_person, is_year
+from lift.tasks.rules.phrases import Names, UnboundPronounError, write
+from lift.tasks.rules.spans import answer_spans
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token

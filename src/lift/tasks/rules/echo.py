@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lift.tasks.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
-from lift.tasks.lexicon import DISCOURSE_ADVERBS
-from lift.tasks.phrases import Gap, Names, UnboundPronounError, after_comma, phrase_tokens, trimmed, write
-from lift.tasks.spans import answer_spans
+from lift.tasks.rules.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
+from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS
+from lift.tasks.rules.phrases import Gap, Names, UnboundPronounError, after_comma, phrase_tokens, trimmed, write
+from lift.tasks.rules.spans import answer_spans
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
