@@ -1,5 +1,11 @@
-"""One table of behaviours over all adapter kinds."""
+"""Low-rank adapters through PEFT, several adapters on one base, and the choice among them.
 
+The table of all kinds over all architectures is in test_adapter_architectures.py.
+"""
+
+import gc
+import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +15,11 @@ from conftest import logits, tiny_llama
 from peft import PeftModel
 from safetensors.torch import save_file
 
+from lift.adapters.adapter import Adapter, attached
+from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.lora import LoraAdapter
 from lift.adapters.resident import attach_stored, release
+from lift.adapters.rows import activate, rows
 from lift.errors import AdapterError
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import AdapterSettings
@@ -19,7 +28,7 @@ KINDS = ["lora", "pissa", "dora"]
 TOKENS = [1, 40, 50, 60, 70]
 
 
-def disturb(adapter: LoraAdapter, size: float = 0.1) -> None:
+def disturb(adapter: Adapter, size: float = 0.1) -> None:
     generator = torch.Generator().manual_seed(7)
     for parameter in adapter.parameters():
         parameter.data.add_(size * torch.randn(parameter.shape, generator=generator))
@@ -68,8 +77,6 @@ def test_peft_itself_reads_what_is_stored(tiny_model: BaseModel, kind: str, tmp_
     adapter = trained(tiny_model.model, kind)
     with_memory = logits(tiny_model.model, TOKENS)
     config, state = adapter.stored()
-    import json
-
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     save_file(
         {f"base_model.model.{key}": value.contiguous() for key, value in state.items()},
@@ -126,16 +133,159 @@ def test_targets_that_match_nothing_are_refused() -> None:
 def test_memories_switch_on_a_resident_base(tiny_model: BaseModel) -> None:
     model = tiny_model.model
     before = logits(model, TOKENS)
+    kinds = ("lora", "dora", "gated-memory")
     stored = {}
-    for index, kind in enumerate(("lora", "dora")):
-        adapter = LoraAdapter.create(model, AdapterSettings(kind=kind, rank=2 + index), seed=index)
+    for index, kind in enumerate(kinds):
+        adapter = create_adapter(model, AdapterSettings(kind=kind, rank=2 + index), seed=index)
         disturb(adapter)
         stored[kind] = (adapter.stored(), logits(model, TOKENS))
         adapter.detach()
-    for kind in ("lora", "dora", "lora"):
+    for kind in (*kinds, "lora"):
         attach_stored(model, kind, lambda kind=kind: stored[kind][0])  # type: ignore[misc]
         torch.testing.assert_close(logits(model, TOKENS), stored[kind][1], atol=1e-5, rtol=1e-4)
+        assert list(attached(model)) == [kind]
     again = attach_stored(model, "lora", lambda: pytest.fail("loaded although it was attached"))
     assert again.parameters()
     release(model)
     assert torch.equal(logits(model, TOKENS), before)
+
+
+def test_a_memory_that_does_not_fit_leaves_the_base_without_one(tiny_model: BaseModel) -> None:
+    model = tiny_model.model
+    before = logits(model, TOKENS)
+    config, state = trained(model, "lora").stored()
+    attached(model)["default"].detach()
+    attach_stored(model, "good", lambda: (config, state))
+    with pytest.raises(AdapterError, match="tensors missing"):
+        attach_stored(model, "bad", lambda: (config, {}))
+    assert torch.equal(logits(model, TOKENS), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_chosen_layers_alone_get_an_adapter(tiny_model: BaseModel, kind: str) -> None:
+    model = tiny_model.model
+    before = logits(model, TOKENS)
+    adapter = LoraAdapter.create(model, AdapterSettings(kind=kind, rank=4, layers=(1,)), seed=0)
+    disturb(adapter)
+    with_memory = logits(model, TOKENS)
+    config, state = adapter.stored()
+    assert state and all(".layers.1." in key for key in state)
+    adapter.detach()
+    assert torch.equal(logits(model, TOKENS), before)
+    restore_adapter(model, config, state)
+    torch.testing.assert_close(logits(model, TOKENS), with_memory, atol=1e-5, rtol=1e-4)
+
+
+def test_layers_that_the_model_lacks_are_refused(tiny_model: BaseModel) -> None:
+    with pytest.raises(AdapterError, match=r"from 0 to 1, got \[2\]"):
+        LoraAdapter.create(tiny_model.model, AdapterSettings(layers=(0, 2)), seed=0)
+
+
+def test_pissa_in_training_can_be_switched_off_between_steps(tiny_model: BaseModel) -> None:
+    model = tiny_model.model
+    before = logits(model, TOKENS)
+    results = []
+    for look_away in (False, True):
+        adapter = LoraAdapter.create(model, AdapterSettings(kind="pissa", rank=4, alpha=4), seed=0)
+        adapter.set_trainable(True)
+        optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
+        for _ in range(2):
+            loss = model(torch.tensor([TOKENS])).logits.square().mean()
+            if look_away:
+                with adapter.disabled():
+                    assert torch.equal(logits(model, TOKENS), before)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        results.append(logits(model, TOKENS))
+        adapter.detach()
+    assert torch.equal(results[0], results[1])
+    assert not torch.allclose(results[0], before, atol=1e-3)
+
+
+def test_pissa_in_training_shares_no_batch(tiny_model: BaseModel) -> None:
+    LoraAdapter.create(tiny_model.model, AdapterSettings(kind="pissa", rank=4), seed=0)
+    before = logits(tiny_model.model, TOKENS)
+    with pytest.raises(AdapterError, match="store and restore"), rows(tiny_model.model, ["default", None]):
+        pass
+    assert torch.equal(logits(tiny_model.model, TOKENS), before)
+
+
+def test_one_of_several_adapters_is_active(tiny_model: BaseModel) -> None:
+    model = tiny_model.model
+    expected: dict[str | None, Any] = {None: logits(model, TOKENS)}
+    for index, kind in enumerate(("lora", "dora", "gated-memory")):
+        adapter = create_adapter(model, AdapterSettings(kind=kind, rank=4), index, kind)
+        disturb(adapter)
+        expected[kind] = logits(model, TOKENS)
+    for name in ("dora", None, "lora", "gated-memory"):
+        activate(model, name)
+        assert torch.equal(logits(model, TOKENS), expected[name])
+    attached(model)["dora"].detach()
+    assert torch.equal(logits(model, TOKENS), expected["gated-memory"])
+    # a name that DoRA had is free for another kind
+    disturb(create_adapter(model, AdapterSettings(rank=4), 0, "dora"))
+    torch.testing.assert_close(logits(model, TOKENS), expected["lora"])
+    activate(model, "lora")
+    assert torch.equal(logits(model, TOKENS), expected["lora"])
+    with pytest.raises(AdapterError, match="attach them first"):
+        activate(model, "other")
+    with pytest.raises(AdapterError, match="attached already"):
+        create_adapter(model, AdapterSettings(rank=4), 0, "lora")
+    assert torch.equal(logits(model, TOKENS), expected["lora"])
+
+
+def test_a_second_adapter_leaves_the_gradients_of_the_first_alone(tiny_model: BaseModel) -> None:
+    first = LoraAdapter.create(tiny_model.model, AdapterSettings(rank=4), 0, "first")
+    first.set_trainable(True)
+    second = LoraAdapter.create(tiny_model.model, AdapterSettings(kind="dora", rank=4), 0, "second")
+    activate(tiny_model.model, "first")
+    assert all(parameter.requires_grad for parameter in first.parameters())
+    assert not any(parameter.requires_grad for parameter in second.parameters())
+    second.detach()
+    assert all(parameter.requires_grad for parameter in first.parameters())
+
+
+def test_a_batch_of_another_size_than_its_names_is_refused(tiny_model: BaseModel) -> None:
+    model = tiny_model.model
+    trained(model, "lora")
+    with rows(model, ["default", None]) as assignment:
+        with pytest.raises(AdapterError, match="batch of 2 rows"):
+            model(torch.tensor([TOKENS] * 3))
+        assignment.keep([0])
+        model(torch.tensor([TOKENS]))
+    model(torch.tensor([TOKENS] * 3))
+    with pytest.raises(AdapterError, match="attach them first"), rows(model, ["other"]):
+        pass
+
+
+def test_attaching_leaves_the_global_random_state_alone(tiny_model: BaseModel) -> None:
+    state = torch.random.get_rng_state()
+    for settings in (AdapterSettings(rank=4), AdapterSettings(kind="gated-memory", gate="exact")):
+        adapter = create_adapter(tiny_model.model, settings, seed=0)
+        config, tensors = adapter.stored()
+        adapter.detach()
+        restore_adapter(tiny_model.model, config, tensors).detach()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", ["lora", "gated-memory"])
+def test_a_model_that_nobody_holds_is_freed(kind: str) -> None:
+    model = tiny_llama()
+    create_adapter(model, AdapterSettings(kind=kind, rank=4, gate="exact"), seed=0)
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"adapter": "other"}, {"peft_type": "IA3"}, {"peft_type": "LORA", "r": 0}, {"peft_type": "LORA", "x": 1}],
+)
+def test_a_configuration_of_another_kind_is_refused(tiny_model: BaseModel, config: dict[str, Any]) -> None:
+    before = logits(tiny_model.model, TOKENS)
+    with pytest.raises(AdapterError):
+        restore_adapter(tiny_model.model, config, {})
+    assert torch.equal(logits(tiny_model.model, TOKENS), before)
+    assert attached(tiny_model.model) == {}

@@ -13,8 +13,8 @@ from lift.adapters.lora import LoraAdapter
 from lift.batches import pack, shuffled_batches, split_batches
 from lift.models.base_model import BaseModel
 from lift.prompts import IGNORED, Example
-from lift.recipes.recipe import AdapterSettings
-from lift.training.loop import batch_loss
+from lift.recipes.recipe import AdapterSettings, ObjectiveSettings
+from lift.training.objective import Objective
 
 
 def example(prompt: list[int], answer: list[int], weight: float = 1.0) -> Example:
@@ -58,7 +58,7 @@ def test_loss_and_gradients_equal_those_of_the_examples_one_by_one(tiny_model: B
     packed = pack(batch)
     assert packed.tokens < packed.example_tokens
     losses, gradients = [], []
-    for loss in (batch_loss(model, packed), loss_one_by_one(model, batch)):
+    for loss in (Objective(model, adapter, ObjectiveSettings()).loss(packed), loss_one_by_one(model, batch)):
         loss.backward()
         losses.append(loss.item())
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in adapter.parameters()]))

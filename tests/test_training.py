@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,17 @@ import pytest
 import torch
 from conftest import tiny_llama
 
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.adapter import Adapter
+from lift.adapters.attach import create_adapter
+from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.prompts import IGNORED
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.sentences import Sentence
 from lift.tasks.task import Task
-from lift.training.examples import Curriculum
+from lift.training.curriculum import Curriculum
 from lift.training.loop import Step, train
+from lift.training.objective import Objective
 from lift.training.schedule import rate_factor
 
 TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907. Merrow lies in the north."
@@ -35,16 +39,21 @@ def curriculum(base: BaseModel, recipe: Recipe) -> Curriculum:
         for index, answer in enumerate(ANSWERS)
         for word in ("What", "Which", "Held")
     ]
-    return Curriculum(base.tokenizer, "Merrow", TEXT, sentences(), tasks, recipe)
+    return Curriculum(base.tokenizer, base.window_tokens, Document("Merrow", TEXT, "test"), sentences(), tasks, recipe)
 
 
 def recipe(*overrides: str) -> Recipe:
     return load_recipe("default", ["training.epochs=3", "adapter.rank=4", "training.batch_tokens=160", *overrides])
 
 
+def start(base: BaseModel, adapter: Adapter, chosen: Recipe, **options: Any) -> Iterator[Step]:
+    objective = Objective(base.model, adapter, chosen.objective)
+    return train(adapter, objective, curriculum(base, chosen), chosen.training, **options)
+
+
 def run(base: BaseModel, chosen: Recipe, **options: Any) -> tuple[list[Step], dict[str, torch.Tensor]]:
-    adapter = LoraAdapter.create(base.model, chosen.adapter, chosen.training.seed)
-    steps = list(train(base.model, adapter, curriculum(base, chosen), chosen.training, **options))
+    adapter = create_adapter(base.model, chosen.adapter, chosen.training.seed)
+    steps = list(start(base, adapter, chosen, **options))
     state = adapter.trained_state()
     adapter.detach()
     return steps, state
@@ -73,8 +82,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     chosen = recipe()
     whole, state = run(tiny_model, chosen)
     assert len(whole) > stop_after
-    adapter = LoraAdapter.create(tiny_model.model, chosen.adapter, chosen.training.seed)
-    steps = train(tiny_model.model, adapter, curriculum(tiny_model, chosen), chosen.training, checkpoint=tmp_path / "c")
+    adapter = create_adapter(tiny_model.model, chosen.adapter, chosen.training.seed)
+    steps = start(tiny_model, adapter, chosen, checkpoint=tmp_path / "c")
     for _ in range(stop_after):
         next(steps)
     steps.close()
@@ -156,8 +165,8 @@ def test_held_back_tasks_are_never_trained(tiny_model: BaseModel) -> None:
 
 def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_path: Path) -> None:
     chosen = recipe()
-    adapter = LoraAdapter.create(tiny_model.model, chosen.adapter, 0)
-    steps = train(tiny_model.model, adapter, curriculum(tiny_model, chosen), chosen.training, checkpoint=tmp_path / "c")
+    adapter = create_adapter(tiny_model.model, chosen.adapter, 0)
+    steps = start(tiny_model, adapter, chosen, checkpoint=tmp_path / "c")
     next(steps)
     steps.close()
     assert {path.name for path in (tmp_path / "c").iterdir()} == {

@@ -5,84 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from threading import Event as StopFlag
+from typing import Any
 
-import torch
-
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.attach import create_adapter
+from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
-from lift.answering import Answerer
 from lift.documents.document import Document
-from lift.errors import InterruptedAbsorption
+from lift.events import AbsorptionEvent, Finished, Fitting, Planned, Prepared, Probing, Writing
 from lift.memories.library import Library
-from lift.memories.manifest import Cost, RecallSummary
-from lift.memories.memory import Memory, MemoryDraft
 from lift.models.base_model import BaseModel
-from lift.planning import calibrate, peak_memory_bytes, prepare, thinned
-from lift.recall import PROBE_BATCH, RecallReport, choose_probes, probe_recall
+from lift.planning import calibrate, thinned
+from lift.preparation import Outline, TaskWriter, outline, prepare, prepare_stream
 from lift.recipes.recipe import Recipe
+from lift.session import SAVING_S, Session
 from lift.tasks.task import Task
-from lift.training.loop import Step, train
+from lift.training.attention_distillation import distill_attention
 
-_STORED_DTYPE = torch.bfloat16
-_PROBE_SHARE = 0.08
-_SAVING_S = 1.0
-_ETA_PRIOR = 0.05
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The document is split and its tasks are written."""
-
-    title: str
-    tokens: int
-    sentences: int
-    tasks: int
-    held_back: int
-    language: str
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """The calibration is done: what an epoch costs here, and when the training is expected to end."""
-
-    tokens_per_s: float
-    epoch_tokens: int
-    epochs: float
-    predicted_s: float
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One step is done; `eta_s` seconds of training are expected to remain."""
-
-    step: Step
-    eta_s: float
-
-
-@dataclass(frozen=True)
-class Probing:
-    """The held-back tasks are being asked."""
-
-    probes: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The memory is in the library. `reused`: it was there already, and nothing was trained."""
-
-    memory: Memory
-    report: RecallReport | None
-    seconds: float
-    predicted_s: float
-    reused: bool
-
-
-AbsorptionEvent = Prepared | Planned | Trained | Probing | Finished
+_STREAMED_PROBE_SHARE = 0.08
+_SAY_EVERY_S = 1.0
 
 
 def absorb_events(
@@ -102,7 +45,8 @@ def absorb_events(
     `budget_s` bounds the whole of it, from `started` (time.monotonic, default now) to the recall report. A document
     that was absorbed before with the same model, recipe and budget is not trained again: its memory is returned (and
     copied under the new name, if one is asked for). When `stop` is set, the state is saved after the current step and
-    InterruptedAbsorption is raised; `resume` goes on from there. Raises DocumentError, BudgetError, LibraryError.
+    InterruptedAbsorption is raised; `resume` goes on from there. Raises DocumentError, GenerationError, BudgetError,
+    LibraryError.
     """
     started = time.monotonic() if started is None else started
     key = absorption_key(document, base, recipe, budget_s)
@@ -113,126 +57,147 @@ def absorb_events(
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
-    preparation = prepare(document, base, recipe)
-    held_back = sum(task.held_back for task in preparation.tasks)
-    yield Prepared(
-        document.title,
-        preparation.tokens,
-        len(preparation.sentences),
-        len(preparation.tasks) - held_back,
-        held_back,
-        preparation.language,
-        preparation.warnings,
-    )
+    made = outline(document, base)
+    writer = TaskWriter(made, base, recipe)
     release(base.model)
-    adapter = LoraAdapter.create(base.model, recipe.adapter, recipe.training.seed)
+    session = Session(base, create_adapter(base.model, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
+    options: dict[str, Any] = {"checkpoint": library.checkpoint_path(key), "resume": resume, "stop": stop}
     try:
-        calibration = calibrate(base, adapter, preparation, recipe)
-        answerer = Answerer(base, adapter, document, preparation.sentences)
-        probes, probing_s = _affordable_probes(answerer, preparation.tasks, budget_s)
-        training_s, thin = None, preparation
-        if budget_s is not None:
-            reserved_s = probing_s + _SAVING_S
-            training_s = budget_s - reserved_s - (time.monotonic() - started)
-            thin = thinned(preparation, base, recipe, calibration.epoch_s, training_s)
-            if thin is not preparation:
-                calibration = calibrate(base, adapter, thin, recipe)
-                training_s = budget_s - reserved_s - (time.monotonic() - started)
-        epochs = float(recipe.training.epochs)
-        if training_s is not None:
-            epochs = min(epochs, training_s / calibration.epoch_s)
-        predicted_s = time.monotonic() - started + epochs * calibration.epoch_s + probing_s + _SAVING_S
-        yield Planned(
-            calibration.tokens_per_s,
-            calibration.epoch_tokens,
-            epochs,
-            predicted_s,
-            thin.warnings[len(preparation.warnings) :],
-        )
-        checkpoint = library.checkpoint_path(key)
-        steps: list[Step] = []
-        training_started = time.monotonic()
-        for step in train(
-            base.model,
-            adapter,
-            thin.curriculum,
-            recipe.training,
-            budget_s=training_s,
-            checkpoint=checkpoint,
-            resume=resume,
-            history=steps,
-        ):
-            spent_s = time.monotonic() - training_started
-            # the first steps say little about the speed, so the calibration counts as one more measurement beside them
-            calibrated_s = epochs * calibration.epoch_s
-            full_s = (_ETA_PRIOR * calibrated_s + spent_s) / (_ETA_PRIOR + step.progress)
-            yield Trained(step, full_s * (1 - step.progress))
-            if stop is not None and stop.is_set():
-                raise InterruptedAbsorption(
-                    f"stopped after step {step.step}; the same command with --resume goes on from there"
-                )
-        yield Probing(len(probes))
-        config, state = adapter.stored()
-        state = {tensor: value.to(_STORED_DTYPE) for tensor, value in state.items()}
-        adapter.detach()
-        # what is probed is what is stored, rounding included
-        adapter = LoraAdapter.restore(base.model, config, state)
-        answerer = Answerer(base, adapter, document, preparation.sentences)
-        report = probe_recall(answerer, len(preparation.sentences), probes)
+        if recipe.generator.stream:
+            learned = yield from _learn_streaming(session, made, writer, options)
+        else:
+            learned = yield from _learn(session, made, writer, options)
+        yield Probing(len(learned.probes))
+        adapter = session.round_to_stored()
+        report = session.probe(document, made.sentences, learned.probes)
     finally:
-        adapter.detach()
-    seconds = time.monotonic() - started
-    draft = MemoryDraft(
+        session.adapter.detach()
+    point = session.point("absorbed", report)
+    draft = session.draft(
+        made,
         name=name if name not in library else library.free_name(name),  # taken by another process meanwhile
-        document=document,
-        base_id=base.id,
-        base_fingerprint=base.fingerprint,
-        recipe_name=recipe.name,
-        recipe=recipe.model_dump(),
-        seeds={"training": recipe.training.seed},
-        absorption_key=key,
-        adapter_config={**config, "base_model_name_or_path": base.id},
-        adapter_state=state,
-        tasks=thin.tasks,
-        training=[asdict(step) for step in steps],
-        recall=report.rows(),
-        recall_summary=RecallSummary(
-            sentences=report.sentences, probed=len(report.probed), recalled=len(report.recalled)
-        ),
-        document_tokens=preparation.tokens,
-        sentences=len(preparation.sentences),
-        cost=Cost(
-            seconds=seconds,
-            predicted_s=predicted_s,
-            steps=len(steps),
-            tokens=sum(step.tokens for step in steps),
-            device=str(base.device),
-            peak_memory_bytes=peak_memory_bytes(),
-        ),
+        key=key,
+        adapter=adapter,
+        tasks=learned.tasks,
+        report=report,
+        history=[point],
+        generation=writer.counts.as_dict(),
+        predicted_s=learned.predicted_s,
     )
     memory = library.put(draft)
     library.clear_checkpoint(key)
-    yield Finished(memory, report, time.monotonic() - started, predicted_s, reused=False)
+    yield Finished(memory, report, session.elapsed_s, learned.predicted_s, reused=False)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What a training has used: all its tasks, the probes that there is time for, and the forecast of its end."""
+
+    tasks: Sequence[Task]
+    probes: Sequence[Task]
+    predicted_s: float
+
+
+def _learn(
+    session: Session, made: Outline, writer: TaskWriter, options: dict[str, Any]
+) -> Generator[AbsorptionEvent, None, _Learned]:
+    """All tasks first, then the training."""
+    base, recipe = session.base, session.recipe
+    with session.adapter.disabled():  # the generator may be the base model itself
+        tasks = yield from write_tasks(made, writer)
+    preparation = prepare(made, tasks, base, recipe)
+    yield prepared(made, tasks, preparation.warnings, writer)
+    yield from _fit_attention(session, made)
+    calibration = calibrate(base, session.adapter, preparation.curriculum, recipe)
+    probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
+    training_s, thin = session.remaining_s(probing_s + SAVING_S), preparation
+    if training_s is not None:
+        thin = thinned(preparation, base, recipe, calibration.epoch_s, training_s)
+        if thin is not preparation:
+            calibration = calibrate(base, session.adapter, thin.curriculum, recipe)
+            training_s = session.remaining_s(probing_s + SAVING_S)
+    expected_s = calibration.total_s if training_s is None else min(calibration.total_s, training_s)
+    predicted_s = session.elapsed_s + expected_s + probing_s + SAVING_S
+    yield Planned(
+        calibration.tokens_per_s,
+        calibration.epoch_tokens,
+        thin.curriculum.epochs * expected_s / calibration.total_s,
+        predicted_s,
+        thin.warnings[len(preparation.warnings) :],
+    )
+    yield from session.train(thin.curriculum, recipe.training, expected_s=expected_s, seconds=training_s, **options)
+    return _Learned(thin.tasks, probes, predicted_s)
+
+
+def _learn_streaming(
+    session: Session, made: Outline, writer: TaskWriter, options: dict[str, Any]
+) -> Generator[AbsorptionEvent, None, _Learned]:
+    """Training begins with the first tasks, while later ones are still being written (method 3.2)."""
+    yield prepared(made, (), made.warnings, writer, streaming=True)
+    yield from _fit_attention(session, made)
+    curriculum = prepare_stream(made, writer, session.base, session.recipe)
+    training_s = session.remaining_s(SAVING_S + _STREAMED_PROBE_SHARE * (session.budget_s or 0.0))
+    try:
+        yield from session.train(
+            curriculum, session.recipe.training, expected_s=training_s or 0.0, seconds=training_s, **options
+        )
+    finally:
+        curriculum.close()
+    tasks = curriculum.written
+    probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
+    return _Learned(tasks, probes, session.elapsed_s + probing_s + SAVING_S)
+
+
+def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent, None, list[Task]]:
+    """The tasks of a generator, with Writing every second that it takes."""
+    tasks: list[Task] = []
+    begun = said = time.monotonic()
+    for piece in writer.stream():
+        tasks.extend(piece.tasks)
+        now = time.monotonic()
+        if now - said >= _SAY_EVERY_S:
+            said = now
+            counts = writer.counts
+            left = len(made.sentences) - piece.position
+            yield Writing(
+                sentences_done=piece.position,
+                sentences=len(made.sentences),
+                kept=len(tasks),
+                failed=sum(counts.failed.values()),
+                rejected=sum(counts.rejected.values()),
+                eta_s=(now - begun) * left / max(piece.position, 1),
+            )
+    return tasks
+
+
+def prepared(
+    made: Outline, tasks: Sequence[Task], warnings: Sequence[str], writer: TaskWriter, *, streaming: bool = False
+) -> Prepared:
+    """The event that tells what a document was split into."""
+    held_back = sum(task.held_back for task in tasks)
+    return Prepared(
+        title=made.document.title,
+        tokens=made.tokens,
+        sentences=len(made.sentences),
+        tasks=len(tasks) - held_back,
+        held_back=held_back,
+        language=made.language,
+        warnings=tuple(warnings),
+        generation=writer.counts.as_dict(),
+        streaming=streaming,
+    )
+
+
+def _fit_attention(session: Session, made: Outline) -> Iterator[AbsorptionEvent]:
+    """Fit a Gated Memory to the attention of a reader of the document, where the recipe asks for it (method 2.3)."""
+    settings = session.recipe.attention
+    if settings.epochs and isinstance(session.adapter, GatedMemoryAdapter):
+        for fit in distill_attention(session.base, session.adapter, made.document.text, settings):
+            yield Fitting(fit.epoch, settings.epochs, fit.error)
 
 
 def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None) -> str:
-    """Identity of an absorption: the same text, title, weights, settings and budget give the same memory."""
-    parts = [document.sha256, document.title, base.fingerprint, recipe.digest(), budget_s]
+    """Identity of an absorption: the same text, titles, weights, settings and budget give the same memory."""
+    titles = [part.title for part in document.split()]
+    parts = [document.sha256, document.title, titles, base.fingerprint, recipe.digest(), budget_s]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _affordable_probes(answerer: Answerer, tasks: tuple[Task, ...], budget_s: float | None) -> tuple[list[Task], float]:
-    """The held-back tasks that a small share of the budget allows to ask, and the seconds that will take.
-
-    One batch is timed on the untrained model, whose answers are the longest: an upper bound.
-    """
-    probes = choose_probes(tasks)
-    if not probes:
-        return [], 0.0
-    timed = probes[:PROBE_BATCH]
-    begun = time.monotonic()
-    probe_recall(answerer, len(probes), timed)
-    seconds_each = (time.monotonic() - begun) / len(timed)
-    if budget_s is not None:
-        probes = choose_probes(tasks, max(1, int(_PROBE_SHARE * budget_s / seconds_each)))
-    return probes, seconds_each * len(probes)

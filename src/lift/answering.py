@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.adapter import Adapter
 from lift.adapters.resident import attach_stored
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
@@ -15,14 +15,13 @@ from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
-from lift.prompts import end_of_answer_id, fit_context, prompt_ids
+from lift.prompts import CUT_STEP_TOKENS, MAX_ANSWER_TOKENS, end_of_answer_id, fit_context, prompt_ids
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence, split_sentences
 
 Context = Literal["auto", "none", "truncated", "full", "evidence"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
-MAX_ANSWER_TOKENS = 48
 EVIDENCE_SENTENCES = 3
 SUPPORTED_COVERAGE = 0.6
 AGREEMENT_F1 = 0.5
@@ -59,20 +58,33 @@ def open_memory(memory: Memory, base: BaseModel) -> Answerer:
     Raises WrongBaseModelError on other weights than those it was trained on, LibraryError where its files are damaged.
     """
     memory.check_base(base.id, base.fingerprint)
+    if ADAPTER_STATE_FILE not in memory.manifest.files:
+        raise UsageError(f"the memory {memory.name!r} is a model at an endpoint; ask it there, with `lift ask`")
     key = memory.manifest.files[ADAPTER_STATE_FILE].sha256
     adapter = attach_stored(base.model, key, lambda: (memory.adapter_config, memory.load_adapter_state()))
-    return Answerer(base, adapter, memory.document, split_sentences(memory.document.text))
+    window_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0)
+    sentences = split_sentences(memory.document.text)
+    return Answerer(base, adapter, memory.document, sentences, truncated_tokens=window_tokens)
 
 
 class Answerer:
-    """Answers questions about one document on a resident base model, with its memory (an adapter) or without."""
+    """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
+
+    `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
+    """
 
     def __init__(
-        self, base: BaseModel, adapter: LoraAdapter | None, document: Document, sentences: Sequence[Sentence]
+        self,
+        base: BaseModel,
+        adapter: Adapter | None,
+        document: Document,
+        sentences: Sequence[Sentence],
+        truncated_tokens: int = 0,
     ) -> None:
         self.base = base
         self.adapter = adapter
         self.document = document
+        self._truncated_tokens = truncated_tokens
         self.index = SentenceIndex(sentences)
 
     def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
@@ -109,7 +121,16 @@ class Answerer:
         texts = self._generate(prompts, max_new_tokens, batch_size, on_text)
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
         return [
-            self._answer(question, text, context, cut, len(prompt), seconds)
+            supported_answer(
+                self.index,
+                self.document,
+                question,
+                text,
+                context=context,
+                truncated=cut,
+                prompt_tokens=len(prompt),
+                seconds=seconds,
+            )
             for question, text, cut, prompt in zip(questions, texts, cuts, prompts, strict=True)
         ]
 
@@ -152,7 +173,9 @@ class Answerer:
         if context == "evidence":
             found = self.index.evidence(question, EVIDENCE_SENTENCES)
             return fit_context(tokenizer, question, " ".join(sentence.text for sentence in found), window_tokens)
-        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens)
+        if context == "truncated" and self._truncated_tokens:
+            window_tokens = min(window_tokens, self._truncated_tokens - max_new_tokens)
+        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens, CUT_STEP_TOKENS)
         if cut and context == "full":
             raise UsageError(
                 f"the whole text does not fit the model's window of {self.base.window_tokens} tokens; "
@@ -178,14 +201,26 @@ class Answerer:
         )
         return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
-    def _answer(self, question: str, text: str, used: str, cut: bool, prompt_tokens: int, seconds: float) -> Answer:
-        support = self.index.support(question, text)
-        evidence = []
-        if support is not None and support.coverage > 0:
-            sentence = support.sentence
-            evidence.append(Evidence(sentence.index, sentence.text, self.document.place_at(sentence.start)))
-        supported = support is not None and support.coverage >= SUPPORTED_COVERAGE
-        return Answer(text, used, tuple(evidence), supported, cut, prompt_tokens, seconds)
+
+def supported_answer(
+    index: SentenceIndex,
+    document: Document,
+    question: str,
+    text: str,
+    *,
+    context: str,
+    truncated: bool,
+    prompt_tokens: int,
+    seconds: float,
+) -> Answer:
+    """The answer `text` with the sentence of the document that supports it best, whoever gave it."""
+    support = index.support(question, text)
+    evidence = []
+    if support is not None and support.coverage > 0:
+        sentence = support.sentence
+        evidence.append(Evidence(sentence.index, sentence.text, document.place_at(sentence.start)))
+    supported = support is not None and support.coverage >= SUPPORTED_COVERAGE
+    return Answer(text, context, tuple(evidence), supported, truncated, prompt_tokens, seconds)
 
 
 def _text_stream(tokenizer: Any, on_text: Callable[[str], None]) -> Callable[[int, int], None]:

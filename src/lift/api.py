@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lift.absorption import Finished, absorb_events
+from lift.absorption import absorb_events
 from lift.answering import Answer, Answerer, open_memory
 from lift.documents.document import Document
 from lift.documents.read import read_document
+from lift.events import Finished
 from lift.memories.library import Library as StoredLibrary
 from lift.memories.manifest import Manifest
 from lift.memories.memory import Memory as StoredMemory

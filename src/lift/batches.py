@@ -23,7 +23,8 @@ class Batch:
 
     `ids`, `positions`, `parents`: [T]; a root's parent is -1. `predict_at`: [M], the node whose hidden state predicts
     `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by weight, of
-    each example's mean token cross entropy: short answers are not drowned by long ones.
+    each example's mean token cross entropy: short answers are not drowned by long ones. `members` are the examples; the
+    labelled positions come in their order, `total_weight` is the sum of their weights.
     """
 
     ids: torch.Tensor
@@ -32,8 +33,13 @@ class Batch:
     predict_at: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
-    examples: int
-    example_tokens: int
+    members: tuple[Example, ...]
+    total_weight: float
+
+    @property
+    def example_tokens(self) -> int:
+        """Tokens of the examples one by one, without sharing."""
+        return sum(len(example.ids) for example in self.members)
 
     @property
     def tokens(self) -> int:
@@ -112,8 +118,8 @@ def pack(examples: Sequence[Example]) -> Batch:
         predict_at=torch.tensor(predict_at),
         targets=torch.tensor(targets),
         weights=torch.tensor(weights, dtype=torch.float32),
-        examples=len(examples),
-        example_tokens=sum(len(example.ids) for example in examples),
+        members=tuple(examples),
+        total_weight=total_weight,
     )
 
 

@@ -47,3 +47,11 @@ class BudgetError(LiftError):
 
 class InterruptedAbsorption(LiftError):
     """Absorbing was asked to stop; what was done so far is kept and can be gone on with."""
+
+
+class GenerationError(LiftError):
+    """A task generator could not be reached, or none of its replies could be used."""
+
+
+class RemoteError(LiftError):
+    """A remote fine-tuning service refused, failed, or answered what could not be understood."""

@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-import random
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.adapter import Adapter
+from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
-from lift.answering import MAX_ANSWER_TOKENS, Answerer
-from lift.batches import pack, shuffled_batches
+from lift.answering import Answerer
+from lift.batches import pack
 from lift.documents.document import Document
-from lift.errors import BudgetError, DocumentError
+from lift.errors import BudgetError
 from lift.models.base_model import BaseModel
+from lift.preparation import Preparation, TaskWriter, outline, prepare
+from lift.prompts import MAX_ANSWER_TOKENS
 from lift.recipes.recipe import Recipe
-from lift.sentences import Sentence, detect_language, split_sentences
-from lift.tasks.rules.generate import generate_tasks
 from lift.tasks.task import Task
-from lift.training.examples import Curriculum
-from lift.training.loop import batch_loss
+from lift.training.curriculum import Curriculum
+from lift.training.objective import Objective
 
-CALIBRATION_STEPS = 4
+CALIBRATION_TOKENS = 1024
 FEWEST_EPOCHS = 3
 SMALLEST_EPOCH_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """A document as it is trained: its sentences and tasks, and the curriculum made of them."""
-
-    document: Document
-    tokens: int
-    language: str
-    sentences: tuple[Sentence, ...]
-    tasks: tuple[Task, ...]
-    curriculum: Curriculum
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Calibration:
-    """What a short trial on this machine showed."""
+    """What a short trial on this machine showed: its speed, and the tokens of a whole training.
+
+    `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe.
+    """
 
     tokens_per_s: float
     epoch_tokens: int
+    total_tokens: int
 
     @property
     def epoch_s(self) -> float:
         """Seconds an epoch takes."""
         return self.epoch_tokens / self.tokens_per_s
+
+    @property
+    def total_s(self) -> float:
+        """Seconds the whole training takes."""
+        return self.total_tokens / self.tokens_per_s
 
 
 @dataclass(frozen=True)
@@ -75,56 +72,49 @@ class Plan:
     break_even_questions: int | None
 
 
-def prepare(document: Document, base: BaseModel, recipe: Recipe) -> Preparation:
-    """Split the document and write its tasks; raises DocumentError where there is no sentence to learn."""
-    sentences = tuple(split_sentences(document.text))
-    if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
-        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
-    language = detect_language(document.text)
-    tasks = tuple(
-        generate_tasks(
-            document.title,
-            sentences,
-            per_sentence=recipe.tasks.per_sentence,
-            held_back_per_sentence=recipe.tasks.held_back_per_sentence,
-            seed=recipe.training.seed,
-            language=language,
-        )
-    )
-    warnings = []
-    if language != "en":
-        warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
-    tokens = len(base.tokenizer(document.text, add_special_tokens=False)["input_ids"])
-    curriculum = Curriculum(base.tokenizer, document.title, document.text, sentences, tasks, recipe)
-    return Preparation(document, tokens, language, sentences, tasks, curriculum, tuple(warnings))
-
-
-def calibrate(base: BaseModel, adapter: LoraAdapter, preparation: Preparation, recipe: Recipe) -> Calibration:
-    """Time a few steps (forward and backward, nothing is updated) and count the tokens of an epoch."""
-    epoch = recipe.training.segment_epochs
-    groups = preparation.curriculum.groups(epoch)
-    batches = shuffled_batches(groups, recipe.training.batch_tokens, random.Random(0))
-    packed = [pack(batch) for batch in batches]
+def calibrate(base: BaseModel, adapter: Adapter, curriculum: Curriculum, recipe: Recipe) -> Calibration:
+    """Time a few batches (forward and backward, nothing is updated) and count the tokens of the training."""
+    settings = recipe.training
+    stages = [(0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)]
+    objective = Objective(base.model, adapter, recipe.objective)
+    total_tokens = epoch_tokens = 0
+    for first, epochs in stages:
+        if epochs:
+            packed = [pack(batch) for update in curriculum.updates(first) for batch in update.batches]
+            epoch_tokens = sum(batch.tokens for batch in packed)
+            total_tokens += epochs * epoch_tokens
     adapter.set_trainable(True)
     try:
-        batch_loss(base.model, packed[0]).backward()  # type: ignore[no-untyped-call]
-        started = time.perf_counter()
-        trial = [packed[(1 + index) % len(packed)] for index in range(CALIBRATION_STEPS)]
-        for batch in trial:
-            batch_loss(base.model, batch).backward()  # type: ignore[no-untyped-call]
+        objective.loss(min(packed, key=lambda batch: batch.tokens)).backward()  # type: ignore[no-untyped-call]
+        started, timed_tokens = time.perf_counter(), 0
+        for batch in itertools.cycle(packed):
+            objective.loss(batch).backward()  # type: ignore[no-untyped-call]
+            timed_tokens += batch.tokens
+            if timed_tokens >= CALIBRATION_TOKENS:
+                break
         seconds = time.perf_counter() - started
     finally:
         for parameter in adapter.parameters():
             parameter.grad = None
         adapter.set_trainable(False)
-    return Calibration(sum(batch.tokens for batch in trial) / seconds, sum(batch.tokens for batch in packed))
+    total_tokens = min(total_tokens, settings.max_tokens or total_tokens)
+    return Calibration(timed_tokens / seconds, epoch_tokens, total_tokens)
 
 
 def thinned(preparation: Preparation, base: BaseModel, recipe: Recipe, epoch_s: float, budget_s: float) -> Preparation:
     """Fewer tasks a sentence where the budget would not allow FEWEST_EPOCHS of them all: every sentence stays covered.
 
-    Raises BudgetError where even one task a sentence is more than the budget allows.
+    A recipe that states how many tasks a document gets, or trains on segments, is left as it is. Raises BudgetError
+    where even one task a sentence, or the one update of an epoch that is gathered, is more than the budget allows.
     """
+    if recipe.segments.weight or recipe.tasks.per_document:
+        least_s = epoch_s if recipe.training.gather else 0.0
+        if budget_s <= least_s:
+            raise BudgetError(
+                f"{budget_s:.0f} s of training is too little for the recipe {recipe.name!r}; expected at least "
+                f"{least_s + 1:.0f} s, or a shorter text"
+            )
+        return preparation
     affordable = max(budget_s, 0.0) / (FEWEST_EPOCHS * epoch_s)
     if affordable >= 1:
         return preparation
@@ -132,53 +122,45 @@ def thinned(preparation: Preparation, base: BaseModel, recipe: Recipe, epoch_s: 
     if per_sentence * FEWEST_EPOCHS < SMALLEST_EPOCH_SHARE:
         least_s = SMALLEST_EPOCH_SHARE * epoch_s / recipe.tasks.per_sentence
         raise BudgetError(
-            f"the text has {len(preparation.sentences)} sentences, and {budget_s:.0f} s of training is too little for "
-            f"them; expected at least {least_s + 1:.0f} s, or a shorter text"
+            f"the text has {len(preparation.outline.sentences)} sentences, and {budget_s:.0f} s of training is too "
+            f"little for them; expected at least {least_s + 1:.0f} s, or a shorter text"
         )
     keep = max(1, round(per_sentence))
+    warning = (
+        f"the budget allows {keep} tasks a sentence instead of {recipe.tasks.per_sentence}; more time teaches more"
+    )
     tasks = _best_per_sentence(preparation.tasks, keep)
-    curriculum = Curriculum(
-        base.tokenizer, preparation.document.title, preparation.document.text, preparation.sentences, tasks, recipe
-    )
-    most = recipe.tasks.per_sentence
-    warning = f"the budget allows {keep} tasks a sentence instead of {most}; more time teaches more"
-    return Preparation(
-        preparation.document,
-        preparation.tokens,
-        preparation.language,
-        preparation.sentences,
-        tasks,
-        curriculum,
-        (*preparation.warnings, warning),
-    )
+    return prepare(preparation.outline, tasks, base, recipe, warning)
 
 
 def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None = None) -> Plan:
     """Predict the cost of absorbing `document`; trains nothing that lasts. Raises what prepare and thinned raise."""
-    preparation = prepare(document, base, recipe)
+    made = outline(document, base)
+    tasks = [task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks]
+    preparation = prepare(made, tasks, base, recipe)
     release(base.model)
-    adapter = LoraAdapter.create(base.model, recipe.adapter, recipe.training.seed)
+    adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
     try:
-        calibration = calibrate(base, adapter, preparation, recipe)
+        calibration = calibrate(base, adapter, preparation.curriculum, recipe)
         if budget_s is not None:
             preparation = thinned(preparation, base, recipe, calibration.epoch_s, budget_s)
-            calibration = calibrate(base, adapter, preparation, recipe)
+            calibration = calibrate(base, adapter, preparation.curriculum, recipe)
         adapter_bytes = sum(parameter.numel() for parameter in adapter.parameters()) * 2
-        answerer = Answerer(base, adapter, document, preparation.sentences)
+        answerer = Answerer(base, adapter, document, made.sentences)
         question = next((task.question for task in preparation.tasks), document.title)
         ask_s = _ask_seconds(answerer, question, "none")
-        fits = preparation.tokens + MAX_ANSWER_TOKENS + 128 < base.window_tokens
+        fits = made.tokens + MAX_ANSWER_TOKENS + 128 < base.window_tokens
         full_read_s = _ask_seconds(answerer, question, "full") if fits else None
     finally:
         adapter.detach()
-    seconds = calibration.epoch_s * recipe.training.epochs
+    seconds = calibration.total_s
     if budget_s is not None:
         seconds = min(seconds, budget_s)
     saved_s = full_read_s - ask_s if full_read_s is not None else 0.0
     train_tokens = round(seconds * calibration.tokens_per_s)
     return Plan(
-        tokens=preparation.tokens,
-        sentences=len(preparation.sentences),
+        tokens=made.tokens,
+        sentences=len(made.sentences),
         tasks=sum(not task.held_back for task in preparation.tasks),
         epochs=train_tokens / calibration.epoch_tokens,
         train_tokens=train_tokens,

@@ -13,15 +13,24 @@ from typing import Any
 
 IGNORED = -100
 ELLIPSIS = "..."
+RECITE = "\n\nRecite the next passage of the text above.\n\n"
+CUT_STEP_TOKENS = 32
+MAX_ANSWER_TOKENS = 48
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of one training sample; `labels` is the id where loss is taken and IGNORED elsewhere."""
+    """Token ids of one training sample; `labels` is the id where loss is taken and IGNORED elsewhere.
+
+    `reads_evidence`: the prompt holds what proves the answer. `teacher_ids`: the prompt that the same base model would
+    be asked with if it could read the evidence, for context distillation; its answer is that of this example.
+    """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     weight: float = 1.0
+    reads_evidence: bool = False
+    teacher_ids: tuple[int, ...] | None = None
 
 
 def user_text(question: str, context: str | None = None) -> str:
@@ -46,12 +55,43 @@ def answer_ids(tokenizer: Any, answer: str) -> list[int]:
 
 
 def question_example(
-    tokenizer: Any, question: str, answer: str, context: str | None = None, weight: float = 1.0
+    tokenizer: Any,
+    question: str,
+    answer: str,
+    context: str | None = None,
+    weight: float = 1.0,
+    *,
+    reads_evidence: bool = False,
+    teacher_context: str | None = None,
 ) -> Example:
-    """A task as an example: loss on the answer and its end token, on nothing else."""
+    """A task as an example: loss on the answer and its end token, on nothing else.
+
+    `teacher_context` is what the teacher of a context distillation reads; see Example.
+    """
     prompt = prompt_ids(tokenizer, question, context)
     target = answer_ids(tokenizer, answer)
-    return Example(tuple(prompt + target), tuple([IGNORED] * len(prompt) + target), weight)
+    teacher = tuple(prompt_ids(tokenizer, question, teacher_context)) if teacher_context is not None else None
+    return Example(tuple(prompt + target), tuple([IGNORED] * len(prompt) + target), weight, reads_evidence, teacher)
+
+
+def contextual_segment_example(
+    tokenizer: Any, head: Sequence[int], tail: Sequence[int], segment: Sequence[int], weight: float = 1.0
+) -> Example:
+    """A segment behind pieces of the document's head and tail: head ... tail, instruction, segment (method 1.3).
+
+    Raw tokens without a chat template, as published; loss on the segment alone, its first token included.
+    """
+    ids = [*head, *_plain_ids(tokenizer, ELLIPSIS), *tail, *_plain_ids(tokenizer, RECITE)]
+    return Example((*ids, *segment), (*[IGNORED] * len(ids), *segment), weight)
+
+
+def recitation_tokens(tokenizer: Any) -> int:
+    """Tokens that contextual_segment_example puts between the pieces, |p| of the method."""
+    return len(_plain_ids(tokenizer, ELLIPSIS)) + len(_plain_ids(tokenizer, RECITE))
+
+
+def _plain_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
@@ -73,17 +113,19 @@ def truncate_middle(text: str, offsets: Sequence[tuple[int, int]], keep_tokens: 
     return f"{head}{ELLIPSIS}{tail}"
 
 
-def fit_context(tokenizer: Any, question: str, text: str, limit_tokens: int) -> tuple[str, bool]:
+def fit_context(tokenizer: Any, question: str, text: str, limit_tokens: int, step_tokens: int = 1) -> tuple[str, bool]:
     """The most of `text`, head and tail, that keeps the whole prompt within `limit_tokens`; and whether it was cut.
 
-    Only the document is ever cut, never the question or the template. Raises ValueError where not even an empty
-    document leaves room.
+    What is kept is a multiple of `step_tokens`, so that questions of like length see the same text, whose prefix is
+    then computed once. Only the document is ever cut, never the question or the template. Raises ValueError where not
+    even an empty document leaves room.
     """
     if len(prompt_ids(tokenizer, question, text)) <= limit_tokens:
         return text, False
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS))
     while keep_tokens >= 0:
+        keep_tokens -= keep_tokens % step_tokens
         cut = truncate_middle(text, offsets, keep_tokens)
         excess = len(prompt_ids(tokenizer, question, cut)) - limit_tokens
         if excess <= 0:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from lift.answering import Answerer
+from lift.answering import Answer
 from lift.scoring import contained, f1
 from lift.tasks.task import Task
 
@@ -58,6 +58,16 @@ class RecallReport:
         return [asdict(probe) for probe in self.probes]
 
 
+class Asked(Protocol):
+    """Whatever answers questions about a document: a memory here, or a model at an endpoint."""
+
+    def ask_many(
+        self, questions: Sequence[str], context: str = "auto", *, max_new_tokens: int = ..., batch_size: int = ...
+    ) -> list[Answer]:
+        """See answering.Answerer."""
+        ...
+
+
 def choose_probes(tasks: Sequence[Task], limit: int | None = None) -> list[Task]:
     """The held-back tasks, or `limit` of them spread evenly over the document."""
     held_back = [task for task in tasks if task.held_back]
@@ -66,7 +76,7 @@ def choose_probes(tasks: Sequence[Task], limit: int | None = None) -> list[Task]
     return [held_back[index * len(held_back) // limit] for index in range(limit)]
 
 
-def probe_recall(answerer: Answerer, sentences: int, probes: Sequence[Task]) -> RecallReport:
+def probe_recall(answerer: Asked, sentences: int, probes: Sequence[Task]) -> RecallReport:
     """Ask `probes` (tasks that were never trained on) closed book; the document has `sentences` in all."""
     answers = answerer.ask_many(
         [task.question for task in probes], "none", max_new_tokens=_PROBE_TOKENS, batch_size=PROBE_BATCH

@@ -8,149 +8,210 @@ for bit.
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
+from lift.adapters.adapter import Adapter, check_state
 from lift.errors import AdapterError
 from lift.recipes.recipe import AdapterSettings
 
-_NAME = "default"
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn")
 _MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "c_fc")
 
 
-class LoraAdapter:
-    """A low-rank adapter attached to `model` until `detach`."""
+class LoraAdapter(Adapter):
+    """A low-rank adapter of each chosen matrix; its parameters are float32 whatever the base's type."""
 
-    def __init__(self, model: Any, config: LoraConfig) -> None:
-        self.model = model
+    def __init__(self, model: Any, config: LoraConfig, name: str = "default") -> None:
+        super().__init__(model, name)
         self.config = config
-        self._before_pissa: dict[str, torch.Tensor] = {}
+        # PEFT gives dots and some words in a name a meaning of its own; hexadecimal digits have none
+        self._peft_name = "lift" + name.encode().hex()
+        self._row_hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._row_indices = torch.empty(0, dtype=torch.long)  # [rows that the adapter is applied to]
         self._start: dict[str, torch.Tensor] = {}
+        self._swapped_out: dict[str, torch.Tensor] = {}
 
     @classmethod
-    def create(cls, model: Any, settings: AdapterSettings, seed: int) -> LoraAdapter:
+    def create(cls, model: Any, settings: AdapterSettings, seed: int, name: str = "default") -> LoraAdapter:
         """Attach a new adapter; its output equals the base model's until it is trained.
 
-        Raises AdapterError where no matrix of the model matches the targets.
+        Raises AdapterError where no matrix of the model matches the targets, or a layer that the model lacks.
         """
         targets = _matching_targets(model, settings.targets)
+        layers = _matching_layers(model, settings.layers)
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]
             target_modules=targets,
+            layers_to_transform=layers,
             init_lora_weights="pissa" if settings.kind == "pissa" else True,
             use_dora=settings.kind == "dora",
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         )
-        adapter = cls(model, config)
+        adapter = cls(model, config, name)
         if settings.kind == "pissa":
-            adapter._before_pissa = {
-                name: module.weight.detach().clone()
-                for name, module in model.named_modules()
-                if name.rsplit(".", 1)[-1] in targets
+            originals = _weights(model, targets)
+        adapter._inject(seed)
+        if settings.kind == "pissa":
+            adapter._start = {key: value.clone() for key, value in adapter._peft_state().items()}
+            adapter._swapped_out = {
+                path: originals[path] for path, layer in _peft_layers(model) if adapter._peft_name in layer.lora_A
             }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            inject_adapter_in_model(config, model, adapter_name=_NAME)
-        if settings.kind == "pissa":
-            adapter._start = {key: value.clone() for key, value in get_peft_model_state_dict(model).items()}
+            adapter._swap_base()  # the original weights in: the adapter is applied to no row yet
+        adapter._enrol()
         return adapter
 
     @classmethod
-    def restore(cls, model: Any, config: dict[str, Any], state: dict[str, torch.Tensor]) -> LoraAdapter:
+    def restore(
+        cls, model: Any, config: dict[str, Any], state: dict[str, torch.Tensor], name: str = "default"
+    ) -> LoraAdapter:
         """Attach a stored adapter; raises AdapterError on a key that is missing or too many, or a wrong shape."""
-        parsed = LoraConfig(**{**config, "inference_mode": False, "init_lora_weights": True})
-        inject_adapter_in_model(parsed, model, adapter_name=_NAME)
-        adapter = cls(model, parsed)
+        try:
+            parsed = LoraConfig(**{**config, "inference_mode": False, "init_lora_weights": True})
+        except (TypeError, ValueError) as error:
+            raise AdapterError(
+                f"expected the configuration of a low-rank adapter, got one that is not: {error}"
+            ) from None
+        adapter = cls(model, parsed, name)
+        adapter._inject(seed=0)
         try:
             adapter.load_state(state)
         except AdapterError:
-            adapter.detach()
+            adapter._remove()
             raise
+        adapter._enrol()
         return adapter
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, in a stable order."""
-        return [parameter for name, parameter in self.model.named_parameters() if "lora_" in name]
-
-    def set_trainable(self, trainable: bool) -> None:
-        """Let gradients reach the adapter, or not."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(trainable)
+        """What is trained, this adapter's alone, in a stable order."""
+        return [weight for path, weight in self.model.named_parameters() if self._peft_name in path.split(".")]
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """The tensors as they are trained (for checkpoints)."""
-        return {key: value.detach().cpu().clone() for key, value in get_peft_model_state_dict(self.model).items()}
+        """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
+        return {key: value.detach().cpu().clone() for key, value in self._peft_state().items()}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
-        current = get_peft_model_state_dict(self.model)
-        missing, surplus = sorted(set(current) - set(state)), sorted(set(state) - set(current))
-        if missing or surplus:
-            raise AdapterError(
-                f"the adapter does not fit the model: {len(missing)} tensors missing {missing[:2]}, "
-                f"{len(surplus)} too many {surplus[:2]}; use the base model that it was trained on"
-            )
-        wrong = [key for key in current if current[key].shape != state[key].shape]
-        if wrong:
-            key = wrong[0]
-            raise AdapterError(f"{key}: expected shape {tuple(current[key].shape)}, got {tuple(state[key].shape)}")
-        set_peft_model_state_dict(self.model, state)
+        check_state(self._peft_state(), state)
+        set_peft_model_state_dict(self.model, state, adapter_name=self._peft_name)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
         state = self.trained_state()
         config: dict[str, Any] = self.config.to_dict()  # type: ignore[no-untyped-call]
         if self._start:
-            state = {key: _difference(key, value, self._start[key]) for key, value in state.items()}
+            state = {key: _difference(key, value, self._start[key].cpu()) for key, value in state.items()}
             # the scaling alpha / r must stay what it was although the stored rank is doubled
             config.update(r=2 * self.config.r, lora_alpha=2 * self.config.lora_alpha)
         config.update(init_lora_weights=True, inference_mode=True)
         return _json_ready(config), state
 
-    @contextlib.contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The base model's own output, bit for bit, inside the block."""
-        if self._before_pissa:
-            raise AdapterError("a PiSSA adapter in training cannot be switched off; detach it first")
-        layers = _layers(self.model)
-        for layer in layers:
-            layer.enable_adapters(False)
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.enable_adapters(True)
-                layer.requires_grad_(False)
+    def _switch(self, rows: tuple[int, ...] | None) -> None:
+        if self._swapped_out and rows:
+            raise AdapterError(
+                f"PiSSA adapter {self.name!r} in training changes the base of every row, so it cannot share a batch; "
+                "store and restore it first"
+            )
+        if (rows is None) != (self.rows is None):
+            for layer in self._layers():
+                others = [active for active in layer.active_adapters if active != self._peft_name]
+                _set_active(layer, [*others, self._peft_name] if rows is None else others)
+            if self._swapped_out:
+                self._swap_base()
+        if rows:
+            self._row_indices = torch.tensor(rows, device=self.model.device)
+        if bool(rows) != bool(self._row_hooks):
+            for handle in self._row_hooks:
+                handle.remove()
+            self._row_hooks = [layer.register_forward_hook(self._add_to_rows) for layer in self._layers() if rows]
 
-    def detach(self) -> None:
-        """Put the base model back as it was before the adapter was attached."""
-        for name, module in list(self.model.named_modules()):
-            if isinstance(module, BaseTunerLayer):
-                parent, _, child = name.rpartition(".")
-                setattr(self.model.get_submodule(parent), child, module.get_base_layer())
-        for name, weight in self._before_pissa.items():
-            self.model.get_submodule(name).weight.data = weight
-        if hasattr(self.model, "peft_config"):
+    def _add_to_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """The output of a layer with this adapter's update on its rows; PEFT adds none there. [B, T, out]
+
+        PEFT's own batches by adapter name refuse DoRA, which is why they are not used.
+        """
+        name, indices = self._peft_name, self._row_indices.to(output.device)
+        base = output[indices]  # [rows, T, out]
+        inputs = args[0][indices].to(layer.lora_A[name].weight.dtype)  # [rows, T, in]
+        if name in layer.lora_variant:
+            updated = layer.lora_variant[name].forward(layer, active_adapter=name, x=inputs, result=base)
+        else:
+            updated = base + layer.lora_B[name](layer.lora_A[name](inputs)) * layer.scaling[name]
+        return output.index_copy(0, indices, updated.to(output.dtype))
+
+    def _remove(self) -> None:
+        for path, layer in list(_peft_layers(self.model)):
+            layer.delete_adapter(self._peft_name)
+            if not layer.lora_A:
+                parent, _, child = path.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
+        configs = vars(self.model).get("peft_config", {})
+        configs.pop(self._peft_name, None)
+        if "peft_config" in vars(self.model) and not configs:
             del self.model.peft_config
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
+
+    def _inject(self, seed: int) -> None:
+        """Put PEFT's layers into the model, applied to no row, frozen, and leave the global random state alone."""
+        layers_before = list(_peft_layers(self.model))
+        active = {path: list(layer.active_adapters) for path, layer in layers_before}
+        flags = [(weight, weight.requires_grad) for _, layer in layers_before for weight in layer.parameters()]
+        try:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                # several adapters on one base are what is wanted
+                warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+                torch.manual_seed(seed)
+                inject_adapter_in_model(self.config, self.model, adapter_name=self._peft_name)
+        except ValueError as error:
+            self._remove()
+            raise AdapterError(f"the adapter does not fit {type(self.model).__name__}: {error}") from None
+        cast_adapter_dtype(self.model, self._peft_name)
+        for path, layer in _peft_layers(self.model):
+            _set_active(layer, active.get(path, []))
+        self.set_trainable(False)
+        for weight, flag in flags:
+            weight.requires_grad_(flag)
+
+    def _layers(self) -> list[Any]:
+        return [layer for _, layer in _peft_layers(self.model) if self._peft_name in layer.lora_A]
+
+    def _peft_state(self) -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = get_peft_model_state_dict(self.model, adapter_name=self._peft_name)
+        return state
+
+    def _swap_base(self) -> None:
+        """Exchange the base's weights for those kept aside: PiSSA's residuals for the originals, or back."""
+        for path, layer in _peft_layers(self.model):
+            if path in self._swapped_out:
+                weight = layer.get_base_layer().weight
+                weight.data, self._swapped_out[path] = self._swapped_out[path], weight.data
 
 
-def _layers(model: Any) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+def _peft_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    return ((path, module) for path, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+
+
+def _set_active(layer: Any, names: list[str]) -> None:
+    """Let PEFT apply these adapters to all rows, without its side effect on who takes gradients."""
+    flags = [(weight, weight.requires_grad) for weight in layer.parameters()]
+    layer.set_adapter(names)
+    for weight, flag in flags:
+        weight.requires_grad_(flag)
 
 
 def _matching_targets(model: Any, wanted: str) -> list[str]:
-    leaves = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    leaves = {
+        path.removesuffix(".base_layer").rsplit(".", 1)[-1]
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
     names = {"attention": _ATTENTION, "mlp": _MLP, "all-linear": _ATTENTION + _MLP}[wanted]
     targets = sorted(leaves.intersection(names))
     if not targets:
@@ -159,6 +220,22 @@ def _matching_targets(model: Any, wanted: str) -> list[str]:
             "choose other targets"
         )
     return targets
+
+
+def _weights(model: Any, targets: list[str]) -> dict[str, torch.Tensor]:
+    """Copies of the weights that match the targets, by the path of their module without adapters."""
+    linear = ((path, module) for path, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    plain = ((path.removesuffix(".base_layer"), module) for path, module in linear)
+    return {path: module.weight.detach().clone() for path, module in plain if path.rsplit(".", 1)[-1] in targets}
+
+
+def _matching_layers(model: Any, wanted: tuple[int, ...]) -> list[int] | None:
+    if not wanted:
+        return None
+    layers = model.config.get_text_config().num_hidden_layers
+    if outside := [layer for layer in wanted if not 0 <= layer < layers]:
+        raise AdapterError(f"expected adapter.layers from 0 to {layers - 1}, got {outside}; leave those out")
+    return sorted(set(wanted))
 
 
 def _difference(key: str, trained: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

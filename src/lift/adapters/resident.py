@@ -1,4 +1,4 @@
-"""Which stored adapter is attached to which resident base model: memories switch, the base stays loaded."""
+"""Which stored adapter a resident base model uses: memories switch, the base stays loaded."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.adapter import Adapter, attached
+from lift.adapters.attach import restore_adapter
+from lift.adapters.rows import activate
 
-_attached: WeakKeyDictionary[torch.nn.Module, tuple[str, LoraAdapter]] = WeakKeyDictionary()
+_resident: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
 
 
 def attach_stored(
     model: torch.nn.Module, key: str, load: Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]
-) -> LoraAdapter:
-    """The adapter of that `key` on `model`, detaching any other; `load` gives its configuration and tensors.
+) -> Adapter:
+    """The adapter of that `key` on `model`, detaching the one before; `load` gives its configuration and tensors.
 
-    Nothing is loaded where it is attached already. Raises AdapterError where it does not fit, and what `load` raises.
+    Nothing is loaded where an adapter of that name is attached already. Raises AdapterError where it does not fit,
+    and what `load` raises.
     """
-    current = _attached.get(model)
-    if current is not None and current[0] == key:
-        return current[1]
-    config, state = load()
-    release(model)
-    adapter = LoraAdapter.restore(model, config, state)
-    _attached[model] = (key, adapter)
-    return adapter
+    if key not in attached(model):
+        config, state = load()
+        release(model)
+        restore_adapter(model, config, state, key)
+        _resident[model] = key
+    activate(model, key)
+    return attached(model)[key]
 
 
 def release(model: torch.nn.Module) -> None:
     """Detach the stored adapter from `model`, if there is one; the base is then as it was, bit for bit."""
-    current = _attached.pop(model, None)
-    if current is not None:
-        current[1].detach()
+    key = _resident.pop(model, None)
+    if key is not None and key in attached(model):
+        attached(model)[key].detach()

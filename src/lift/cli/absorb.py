@@ -1,12 +1,12 @@
-"""`lift absorb` and `lift plan`: a file becomes a memory, or one is told what that would cost."""
+"""`lift absorb`: files become a memory, or are added to one."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,13 +14,17 @@ import typer
 from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
+    FilesArgument,
     JsonOption,
     LibraryOption,
     ModelOption,
     RecipeOption,
     SetOption,
     TitleOption,
+    UntilOption,
     parse_duration,
+    parse_share,
+    read_documents,
 )
 from lift.cli.output import (
     build_table,
@@ -32,47 +36,58 @@ from lift.cli.output import (
     stdout,
     write_json,
 )
+from lift.errors import UsageError
 
 if TYPE_CHECKING:
-    from lift.absorption import Finished
-    from lift.planning import Plan
+    from lift.documents.document import Document
+    from lift.events import AbsorptionEvent, Finished
+    from lift.memories.library import Library
     from lift.recall import RecallReport
+    from lift.recipes.recipe import Recipe
+    from lift.remote.openai_finetuning import FineTuningEvent
+    from lift.remote.price import Estimate
 
 _FORGOTTEN_SHOWN = 10
-_FileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="A txt, md, html, pdf, docx or epub file; - reads standard input.")
-]
 _ABSORB_EPILOG = """\b
 Examples:
   lift absorb contract.pdf --budget 10m
   lift absorb novel.epub --name novel --budget 2h --set tasks.per_sentence=8
+  lift absorb january.pdf february.pdf --name minutes     one memory of several files
+  lift absorb march.pdf --into minutes                    add a text to a memory
+  lift absorb contract.pdf --until 95% --budget 30m       rehearse what is forgotten
+  lift absorb novel.epub --recipe lift-v3                 the method as published
+  lift absorb contract.pdf --model openai:gpt-4o-mini-2024-07-18     fine-tuned behind an API
   curl -s https://example.org/page | lift absorb - --title "The page" --name page
   lift absorb novel.epub --name novel --budget 2h --resume     (after Ctrl-C)"""
-_PLAN_EPILOG = """\b
-Examples:
-  lift plan contract.pdf
-  lift plan novel.epub --budget 2h --json"""
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put the commands of this module into `app`."""
+    """Put the command of this module into `app`."""
     app.command("absorb", epilog=_ABSORB_EPILOG)(absorb)
-    app.command("plan", epilog=_PLAN_EPILOG)(plan)
 
 
 def absorb(
     context: typer.Context,
-    file: _FileArgument,
+    files: FilesArgument,
     name: Annotated[
         str | None,
         typer.Option("--name", metavar="NAME", help="What the memory is called.", show_default="from the title"),
     ] = None,
     title: TitleOption = None,
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="NAME", help="Add the text to this memory, by its own recipe.")
+    ] = None,
     model: ModelOption = "smollm2",
     recipe: RecipeOption = "default",
     overrides: SetOption = None,
     budget: BudgetOption = None,
+    until: UntilOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run has stopped.")] = False,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", metavar="URL", help="openai:NAME: the endpoint, if it is not OpenAI's own."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="openai:NAME: accept the price without being asked.")] = False,
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,88 +97,141 @@ def absorb(
     state, and --resume goes on from it.
     """
     budget_s = parse_duration(budget) if budget is not None else None
+    share = parse_share(until) if until is not None else None
+    if into is not None:
+        _refuse_beside(context, "--into", "name", "model", "recipe", "overrides", "until", "resume", "base_url")
     from lift.memories.library import Library
     from lift.recipes.recipe import load_recipe
 
-    settings = load_recipe(recipe, overrides or ())
+    remote = model.startswith("openai:")
+    if remote:
+        _refuse_beside(context, "--model openai:NAME", "budget", "until", "resume")
+        recipe = "openai-finetune" if recipe == "default" else recipe
+    where = [f"remote.base_url={base_url}"] if base_url is not None else []
+    settings = load_recipe(recipe, [*(overrides or ()), *where])
     memories = Library(library)
     if name is not None:
         from lift.memories.names import check_name, normal_name
 
         check_name(normal_name(name))
-    from lift.documents.read import read_document
+    stop = threading.Event()
+    options: dict[str, Any] = {"budget_s": budget_s, "stop": stop, "started": context.obj}
+    events: Iterator[AbsorptionEvent | FineTuningEvent]
+    if remote:
+        options = {"name": name, "stop": stop, "started": context.obj, "confirm": _confirm(yes, as_json)}
+        events = _absorb_remotely(read_documents(files, title), model, settings, memories, options)
+    elif into is not None:
+        events = _add(read_documents(files, title), into, memories, options, as_json)
+    else:
+        options.update(name=name, resume=resume)
+        events = _absorb(read_documents(files, title), model, settings, memories, share, options, as_json)
+    finished = _follow(events, stop, as_json)
+    _report(finished, as_json)
 
-    document = read_document(file, title=title)
 
-    from lift.absorption import Finished, Planned, Prepared, Probing, Trained, absorb_events
+def _absorb(
+    document: Document,
+    model: str,
+    settings: Recipe,
+    memories: Library,
+    share: float | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> Iterator[AbsorptionEvent]:
+    from lift.absorption import absorb_events
     from lift.models.load import load_model
+    from lift.updating import absorb_until_events
 
     base = load_model(model, on_progress=None if as_json else remark)
-    stop = threading.Event()
+    if share is not None:
+        return absorb_until_events(document, base, settings, memories, until=share, **options)
+    return absorb_events(document, base, settings, memories, **options)
+
+
+def _add(
+    document: Document, into: str, memories: Library, options: dict[str, Any], as_json: bool
+) -> Iterator[AbsorptionEvent]:
+    memory = memories[into]
+    from lift.models.load import load_model
+    from lift.updating import add_events
+
+    base = load_model(memory.manifest.base.id, on_progress=None if as_json else remark)
+    return add_events(document, memory, base, memories, **options)
+
+
+def _absorb_remotely(
+    document: Document, model: str, settings: Recipe, memories: Library, options: dict[str, Any]
+) -> Iterator[AbsorptionEvent | FineTuningEvent]:
+    from lift.remote.absorbing import absorb_remotely
+    from lift.remote.remote_model import remote_name
+
+    return absorb_remotely(document, remote_name(model) or "", settings, memories, **options)
+
+
+def _confirm(yes: bool, as_json: bool) -> Callable[[Estimate], bool]:
+    """Ask for the price, unless --yes has answered already; where nobody can be asked, that is said."""
+
+    def confirm(estimate: Estimate) -> bool:
+        if yes:
+            return True
+        if as_json or not sys.stdin.isatty():
+            raise UsageError(f"expected --yes where nobody can be asked; {estimate}")
+        return typer.confirm("Upload it and start the job?", default=False, err=True)
+
+    return confirm
+
+
+def _refuse_beside(context: typer.Context, option: str, *parameters: str) -> None:
+    """Some ways to absorb leave nothing to choose for other options, so giving these is a mistake."""
+    for each in parameters:
+        source = context.get_parameter_source(each)
+        if source is not None and source.name == "COMMANDLINE":
+            other = {"overrides": "set"}.get(each, each).replace("_", "-")
+            raise UsageError(f"expected {option} without --{other}, got both; leave --{other} out")
+
+
+def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading.Event, as_json: bool) -> Finished:
+    """Show what happens until it is finished."""
+    from lift.events import Finished, Fitting, Planned, Prepared, Probed, Probing, Trained, Writing
+    from lift.remote.jobs import JobEvent
+    from lift.remote.openai_finetuning import Estimated, JobCreated
+
     display = progress.open_display(as_json)
     finished: Finished | None = None
     try:
         with _stopped_by_signals(stop, display) as training:
-            for event in absorb_events(
-                document,
-                base,
-                settings,
-                memories,
-                name=name,
-                budget_s=budget_s,
-                resume=resume,
-                stop=stop,
-                started=context.obj,
-            ):
+            for event in events:
                 match event:
+                    case Writing():
+                        display.writing(event)
                     case Prepared():
                         _say_all(display, progress.describe_prepared(event))
+                    case Fitting():
+                        display.fitting(event)
                     case Planned():
                         _say_all(display, progress.describe_planned(event))
                         training.set()
                     case Trained():
+                        training.set()
                         display.step(event)
                     case Probing():
                         training.clear()
                         display.say(f"asking {event.probes:,} questions that were held back")
+                    case Estimated():
+                        display.say(str(event.estimate))
+                    case JobCreated():
+                        training.set()
+                        display.say(f"job {event.job_id} is on its way; Ctrl-C leaves it running")
+                    case JobEvent():
+                        display.say(event.message)
+                    case Probed():
+                        display.say(progress.describe_probed(event))
                     case Finished():
                         finished = event
     finally:
         display.close()
-    assert finished is not None, "absorb_events ends with Finished or raises"
-    _report(finished, as_json)
-
-
-def plan(
-    file: _FileArgument,
-    title: TitleOption = None,
-    model: ModelOption = "smollm2",
-    recipe: RecipeOption = "default",
-    overrides: SetOption = None,
-    budget: BudgetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what absorbing a text would cost.
-
-    A few training steps are timed on this machine, and a question is asked with and without the text, which tells
-    after how many questions a memory pays. Nothing is kept.
-    """
-    budget_s = parse_duration(budget) if budget is not None else None
-    from lift.recipes.recipe import load_recipe
-
-    settings = load_recipe(recipe, overrides or ())
-    from lift.documents.read import read_document
-
-    document = read_document(file, title=title)
-    from lift.models.load import load_model
-    from lift.planning import make_plan
-
-    base = load_model(model, on_progress=None if as_json else remark)
-    made = make_plan(document, base, settings, budget_s)
-    if as_json:
-        write_json({"title": document.title, **asdict(made)})
-        return
-    print_facts(_plan_facts(made), title=f"Absorbing “{document.title}”")
+    assert finished is not None, "the events end with Finished or raise"
+    return finished
 
 
 @contextmanager
@@ -175,7 +243,7 @@ def _stopped_by_signals(stop: threading.Event, display: progress.Display) -> Ite
         if not training.is_set() or stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        display.say("stopping after this step, saving...")
+        display.say("stopping as soon as the state is saved...")
 
     if threading.current_thread() is not threading.main_thread():
         yield training
@@ -205,6 +273,8 @@ def _report(finished: Finished, as_json: bool) -> None:
                 "seconds": round(finished.seconds, 3),
                 "predicted_seconds": round(finished.predicted_s, 3),
                 "adapter_bytes": _adapter_bytes(finished),
+                "generation": memory.manifest.generation,
+                "recall_history": [point.model_dump() for point in memory.manifest.recall_history],
                 "recall": {
                     "sentences": report.sentences,
                     "probed": len(report.probed),
@@ -218,7 +288,9 @@ def _report(finished: Finished, as_json: bool) -> None:
     if finished.reused:
         took = "absorbed before with the same text, model, recipe and budget; nothing was trained"
     else:
-        took = f"{format_seconds(finished.seconds)} (predicted {format_seconds(finished.predicted_s)})"
+        took = format_seconds(finished.seconds)
+        if finished.predicted_s:
+            took += f" (predicted {format_seconds(finished.predicted_s)})"
     print_facts(
         [
             ("memory", memory.name),
@@ -258,30 +330,6 @@ def _recall_report(finished: Finished) -> RecallReport:
 def _adapter_bytes(finished: Finished) -> int:
     files = finished.memory.manifest.files
     return sum(record.size_bytes for path, record in files.items() if path.startswith("adapter/"))
-
-
-def _plan_facts(made: Plan) -> list[tuple[str, str]]:
-    if made.full_read_s is None:
-        full_read = "the whole text does not fit the model's window"
-    else:
-        full_read = f"{format_seconds(made.full_read_s)} a question"
-    if made.break_even_questions is None:
-        pays = "not by time: a question costs no less closed book"
-        if made.full_read_s is None:
-            pays = "at once: the text cannot be read whole"
-    else:
-        pays = f"after {made.break_even_questions:,} questions"
-    return [
-        ("text", f"{made.tokens:,} tokens, {made.sentences:,} sentences"),
-        ("questions to learn", f"{made.tasks:,}"),
-        ("training", f"{made.train_tokens:,} tokens ({made.epochs:.1f} epochs) at {made.tokens_per_s:.0f} tokens/s"),
-        ("time", format_seconds(made.seconds)),
-        ("memory in use", format_bytes(made.peak_bytes)),
-        ("adapter", format_bytes(made.adapter_bytes)),
-        ("asking closed book", f"{format_seconds(made.ask_s)} a question"),
-        ("asking with the whole text", full_read),
-        ("pays", pays),
-    ]
 
 
 def _quoted(name: str) -> str:

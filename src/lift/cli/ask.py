@@ -18,6 +18,7 @@ from lift.errors import UsageError
 
 if TYPE_CHECKING:
     from lift.answering import Answer, Answerer
+    from lift.remote.answering import RemoteAnswerer
 
 _BATCH_SIZE = 16
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A memory's name, as lift list shows it.")]
@@ -155,24 +156,32 @@ def _parse_question(line: str, source: str, number: int) -> Question:
     return Question(record.get("id", number), text)
 
 
-def _open_answerer(name: str, library: Path | None, model: str | None) -> Answerer:
+def _open_answerer(name: str, library: Path | None, model: str | None) -> Answerer | RemoteAnswerer:
     from lift.memories.library import Library
 
     memory = Library(library)[name]
+    from lift.remote.remote_model import is_remote
+
+    if is_remote(memory):
+        from lift.remote.answering import open_remote_memory
+
+        return open_remote_memory(memory)
     from lift.answering import open_memory
     from lift.models.load import load_model
 
     return open_memory(memory, load_model(model or memory.manifest.base.id, on_progress=remark))
 
 
-def _answers(answerer: Answerer, questions: list[Question], context: str) -> Iterator[tuple[Question, Answer]]:
+def _answers(
+    answerer: Answerer | RemoteAnswerer, questions: list[Question], context: str
+) -> Iterator[tuple[Question, Answer]]:
     """Batch by batch, so that a long file shows its first answers early."""
     for first in range(0, len(questions), _BATCH_SIZE):
         batch = questions[first : first + _BATCH_SIZE]
         yield from zip(batch, answerer.ask_many([each.text for each in batch], context), strict=True)
 
 
-def _ask_one(answerer: Answerer, question: str, context: str, as_json: bool) -> None:
+def _ask_one(answerer: Answerer | RemoteAnswerer, question: str, context: str, as_json: bool) -> None:
     if as_json:
         write_json(answer_record(question, answerer.ask(question, context)))
         return

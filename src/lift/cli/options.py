@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from lift.errors import UsageError
 
+if TYPE_CHECKING:
+    from lift.documents.document import Document
+
 ContextName = Literal["auto", "none", "truncated", "full", "evidence"]
 CONTEXT_NAMES: tuple[str, ...] = get_args(ContextName)
 _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([smh]?)", re.IGNORECASE)
 
+FilesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE...", help="txt, md, html, pdf, docx or epub files, absorbed as one; - reads standard input."
+    ),
+]
 LibraryOption = Annotated[
     Path | None,
     typer.Option(
@@ -29,7 +40,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothin
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", metavar="M", help="Base model: smollm2, a transformers directory, a GGUF file, or a hub id."
+        "--model",
+        metavar="M",
+        help="Base model: smollm2, a transformers directory, a GGUF file, a hub id, or openai:NAME to fine-tune there.",
     ),
 ]
 MemoryModelOption = Annotated[
@@ -57,6 +70,14 @@ BudgetOption = Annotated[
         show_default="as long as the recipe takes",
     ),
 ]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="SHARE",
+        help="Rehearse what is forgotten until this share of the probed sentences is recalled, for example 95%.",
+    ),
+]
 TitleOption = Annotated[
     str | None, typer.Option("--title", metavar="T", help="What the text is called.", show_default="from the file")
 ]
@@ -78,3 +99,22 @@ def parse_duration(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise UsageError(f"expected --budget with a time above zero such as 90s, 10m or 1h, got {text!r}")
     return seconds
+
+
+def parse_share(text: str) -> float:
+    """0.95 of "95%" or "0.95"; raises UsageError for anything else, and for nothing or more than all."""
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share <= 1:
+        raise UsageError(f"expected --until with a share such as 95% or 0.95, got {text!r}")
+    return share
+
+
+def read_documents(files: Sequence[str], title: str | None) -> Document:
+    """One document of all `files`; a single one may have its title from the caller, several share it as the whole's."""
+    from lift.documents.document import join_documents
+    from lift.documents.read import read_document
+
+    if len(files) == 1:
+        return read_document(files[0], title=title)
+    return join_documents([read_document(file) for file in files], title)

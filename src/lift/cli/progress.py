@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lift.cli.output import format_seconds, remark, stderr
+from lift.cli.output import format_recall, format_seconds, remark, stderr
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from lift.absorption import Planned, Prepared, Trained
+    from lift.events import Fitting, Planned, Prepared, Probed, Trained, Writing
 
 _LINE_EVERY_S = 15.0
 
@@ -25,6 +26,12 @@ class Display(Protocol):
     def step(self, event: Trained) -> None:
         """Show where the training is."""
 
+    def writing(self, event: Writing) -> None:
+        """Show how far the task generator is."""
+
+    def fitting(self, event: Fitting) -> None:
+        """Show how far the attention distillation is."""
+
     def close(self) -> None:
         """Leave the terminal as it was found."""
 
@@ -36,6 +43,12 @@ class Silent:
         """Nothing."""
 
     def step(self, event: Trained) -> None:
+        """Nothing."""
+
+    def writing(self, event: Writing) -> None:
+        """Nothing."""
+
+    def fitting(self, event: Fitting) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -55,10 +68,22 @@ class Lines:
 
     def step(self, event: Trained) -> None:
         """Print where the training is, unless it was said just now."""
+        self._say_sometimes(f"training {100 * event.step.progress:.0f} %, {describe_step(event)}")
+
+    def writing(self, event: Writing) -> None:
+        """Print how far the task generator is, unless it was said just now."""
+        share = 100 * event.sentences_done / max(event.sentences, 1)
+        self._say_sometimes(f"writing questions {share:.0f} %, {describe_writing(event)}")
+
+    def fitting(self, event: Fitting) -> None:
+        """Print how far the attention distillation is, unless it was said just now."""
+        self._say_sometimes(f"fitting attention {100 * event.epoch / event.epochs:.0f} %, error {event.error:.3f}")
+
+    def _say_sometimes(self, text: str) -> None:
         now_s = time.monotonic()
         if now_s >= self._next_at_s:
             self._next_at_s = now_s + self._every_s
-            remark(f"training {100 * event.step.progress:.0f} %, {describe_step(event)}")
+            remark(text)
 
     def close(self) -> None:
         """Nothing to clean up."""
@@ -72,14 +97,14 @@ class Bar:
 
         self._console = stderr()
         self._progress: Progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.fields[what]}"),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TextColumn("{task.description}", style="dim"),
             console=self._console,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=1.0, visible=False)
+        self._task = self._progress.add_task("", total=1.0, visible=False, what="training")
         self._progress.start()
 
     def say(self, text: str) -> None:
@@ -88,7 +113,18 @@ class Bar:
 
     def step(self, event: Trained) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=event.step.progress, description=describe_step(event), visible=True)
+        self._move("training", event.step.progress, describe_step(event))
+
+    def writing(self, event: Writing) -> None:
+        """Move the bar."""
+        self._move("writing questions", event.sentences_done / max(event.sentences, 1), describe_writing(event))
+
+    def fitting(self, event: Fitting) -> None:
+        """Move the bar."""
+        self._move("fitting attention", event.epoch / event.epochs, f"error {event.error:.3f}")
+
+    def _move(self, what: str, share: float, description: str) -> None:
+        self._progress.update(self._task, completed=share, description=description, visible=True, what=what)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -104,11 +140,39 @@ def open_display(as_json: bool) -> Display:
 
 def describe_prepared(event: Prepared) -> list[str]:
     """What the text is made of, and what to be warned of."""
-    found = (
-        f"“{event.title}”: {event.tokens:,} tokens, {event.sentences:,} sentences; "
-        f"{event.tasks:,} questions to learn, {event.held_back:,} held back to test what was learned"
-    )
-    return [found, *(f"warning: {warning}" for warning in event.warnings)]
+    found = f"“{event.title}”: {event.tokens:,} tokens, {event.sentences:,} sentences; "
+    if event.streaming:
+        found += "questions are learned as they are being written"
+    else:
+        found += f"{event.tasks:,} questions to learn, {event.held_back:,} held back to test what was learned"
+    return [found, *describe_generation(event.generation), *(f"warning: {warning}" for warning in event.warnings)]
+
+
+def describe_generation(counts: Mapping[str, Any]) -> list[str]:
+    """What a language model that wrote the tasks was asked, and what came of it; nothing where rules wrote them."""
+    if not counts.get("requests"):
+        return []
+    lines = [
+        f"{counts['requests']:,} requests: {counts['answered']:,} answered, {counts['from_cache']:,} of these known "
+        f"from before; {counts['kept']:,} tasks kept"
+    ]
+    for word in ("failed", "rejected"):
+        reasons = counts.get(word) or {}
+        if reasons:
+            told = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
+            lines.append(f"{word}: {told}")
+    return lines
+
+
+def describe_writing(event: Writing) -> str:
+    """Tasks kept, what failed, and the remaining time."""
+    left = f", {format_seconds(event.eta_s)} left" if event.eta_s is not None else ""
+    return f"{event.kept:,} kept, {event.rejected:,} rejected, {event.failed:,} requests failed{left}"
+
+
+def describe_probed(event: Probed) -> str:
+    """Recall at one moment."""
+    return f"{event.what}: {format_recall(event.recalled, event.probed)} (after {format_seconds(event.seconds)})"
 
 
 def describe_planned(event: Planned) -> list[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+_BREAK = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -22,16 +25,27 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several documents that were joined: its text begins at character `start` of the whole."""
+
+    start: int
+    title: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Document:
     """A text with its title and origin.
 
-    `places` is sorted by `start`; it is empty where the format knows neither pages nor headings.
+    `places` is sorted by `start`; it is empty where the format knows neither pages nor headings. `parts` is sorted by
+    `start` and empty for a document that was not joined from several.
     """
 
     title: str
     text: str
     source: str
     places: tuple[Place, ...] = field(default=())
+    parts: tuple[Part, ...] = field(default=())
 
     @cached_property
     def sha256(self) -> str:
@@ -42,3 +56,45 @@ class Document:
         """The place of the character at `offset`, or None where the original had no pages or headings."""
         index = bisect.bisect_right([place.start for place in self.places], offset) - 1
         return self.places[index] if index >= 0 else None
+
+    def split(self) -> tuple[Document, ...]:
+        """The documents that this one was joined from, itself alone where it was not joined."""
+        if not self.parts:
+            return (self,)
+        ends = [part.start - len(_BREAK) for part in self.parts[1:]] + [len(self.text)]
+        return tuple(
+            Document(
+                part.title,
+                self.text[part.start : end],
+                part.source,
+                tuple(replace(place, start=place.start - part.start) for place in self._places(part.start, end)),
+            )
+            for part, end in zip(self.parts, ends, strict=True)
+        )
+
+    def _places(self, start: int, end: int) -> list[Place]:
+        return [place for place in self.places if start <= place.start < end]
+
+
+def join_documents(documents: Sequence[Document], title: str | None = None) -> Document:
+    """One document of several, a blank line between them; each stays known as a part, under its own title.
+
+    Where a document knows neither pages nor headings, its title is the heading of all of it. Raises ValueError for
+    none.
+    """
+    if not documents:
+        raise ValueError("expected at least one document")
+    if len(documents) == 1 and title is None:
+        return documents[0]
+    text, places, parts = "", list[Place](), list[Part]()
+    for whole in documents:
+        for document in whole.split():
+            start = len(text) + len(_BREAK) if parts else 0
+            text = f"{text}{_BREAK}{document.text}" if parts else document.text
+            parts.append(Part(start, document.title, document.source))
+            if not document.places or document.places[0].start > 0:
+                places.append(Place(start, heading=document.title))
+            places.extend(replace(place, start=start + place.start) for place in document.places)
+    return Document(
+        title or documents[0].title, text, "; ".join(part.source for part in parts), tuple(places), tuple(parts)
+    )

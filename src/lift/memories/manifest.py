@@ -47,12 +47,24 @@ class FileRecord(_Record):
     size_bytes: int
 
 
+class PartRecord(_Record):
+    """One of several documents that were joined: where its text starts, in characters of the whole."""
+
+    start: int
+    title: str
+    source: str
+
+
 class DocumentRecord(_Record):
-    """Which document the memory holds; `sha256` is of its text, `source` is where it was read from."""
+    """Which document the memory holds; `sha256` is of its text, `source` is where it was read from.
+
+    `parts` is empty for a memory of one document.
+    """
 
     title: str
     source: str
     sha256: str
+    parts: tuple[PartRecord, ...] = ()
 
 
 class BaseRecord(_Record):
@@ -96,6 +108,19 @@ class RecallSummary(_Record):
         return self.recalled / self.probed if self.probed else 0.0
 
 
+class RecallPoint(_Record):
+    """Recall at one moment of a memory's life.
+
+    `what`: "absorbed", "rehearsed", or which part was asked about before and after a text was added. `seconds`: of
+    work on the memory up to then.
+    """
+
+    what: str
+    seconds: float
+    probed: int
+    recalled: int
+
+
 class Manifest(_Record):
     """The content of memory.json. `files` maps each relative path ("adapter/...") of the memory to its record."""
 
@@ -111,6 +136,8 @@ class Manifest(_Record):
     sizes: Sizes
     cost: Cost
     recall: RecallSummary
+    recall_history: tuple[RecallPoint, ...] = ()
+    generation: dict[str, Any] = {}
     absorption_key: str
     created_at: datetime
     files: dict[str, FileRecord]
@@ -119,7 +146,8 @@ class Manifest(_Record):
     @classmethod
     def _exactly_the_known_files(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         # a manifest may come from elsewhere: a file that it leaves out is never checked, one outside is never ours
-        if set(files) != set(_FILES):
+        # a memory that is a fine-tuned model at an endpoint has no weights of its own
+        if set(files) | {ADAPTER_STATE_FILE} != set(_FILES):
             raise ValueError(f"expected the files {', '.join(_FILES)}, got {', '.join(files) or 'none'}")
         return files
 

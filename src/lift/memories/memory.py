@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lift.documents.document import Document, Place
+from lift.documents.document import Document, Part, Place
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.manifest import (
     ADAPTER_CONFIG_FILE,
@@ -37,6 +37,8 @@ from lift.memories.manifest import (
     DocumentRecord,
     FileRecord,
     Manifest,
+    PartRecord,
+    RecallPoint,
     RecallSummary,
     Sizes,
     installed_versions,
@@ -56,8 +58,9 @@ class MemoryDraft:
     """Everything that absorbing yields, before it is written.
 
     `recipe` is the whole recipe, `training` has one row a step, `recall` one row a probe. `adapter_state` is named as
-    the bare base model names its modules. `absorption_key` identifies document, base model, recipe and budget: the
-    same key means the same memory.
+    the bare base model names its modules, and empty for a model at an endpoint. `recall_history` is how recall went
+    over the memory's life, `generation` what its task generator asked, got and rejected. `absorption_key` identifies
+    document, base model, recipe and budget: the same key means the same memory.
     """
 
     name: str
@@ -74,6 +77,8 @@ class MemoryDraft:
     training: Sequence[Mapping[str, Any]]
     recall: Sequence[Mapping[str, Any]]
     recall_summary: RecallSummary
+    recall_history: Sequence[RecallPoint] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
     document_tokens: int
     sentences: int
     cost: Cost
@@ -88,7 +93,8 @@ class MemoryDraft:
 
     def _contents(self) -> Iterator[tuple[str, bytes]]:
         yield ADAPTER_CONFIG_FILE, (json.dumps(dict(self.adapter_config), indent=2) + "\n").encode("utf-8")
-        yield ADAPTER_STATE_FILE, _tensors_to_bytes(self.adapter_state)
+        if self.adapter_state:
+            yield ADAPTER_STATE_FILE, _tensors_to_bytes(self.adapter_state)
         yield DOCUMENT_FILE, self.document.text.encode("utf-8")
         yield PLACES_FILE, _to_lines(asdict(place) for place in self.document.places)
         yield TASKS_FILE, _to_lines(asdict(task) for task in self.tasks)
@@ -101,7 +107,13 @@ class MemoryDraft:
             name=self.name,
             title=title,
             document=DocumentRecord(
-                title=title, source=_encodable(self.document.source), sha256=files[DOCUMENT_FILE].sha256
+                title=title,
+                source=_encodable(self.document.source),
+                sha256=files[DOCUMENT_FILE].sha256,
+                parts=tuple(
+                    PartRecord(start=part.start, title=_encodable(part.title), source=_encodable(part.source))
+                    for part in self.document.parts
+                ),
             ),
             base=BaseRecord(id=self.base_id, fingerprint=self.base_fingerprint),
             recipe_name=self.recipe_name,
@@ -117,6 +129,8 @@ class MemoryDraft:
             ),
             cost=self.cost,
             recall=self.recall_summary,
+            recall_history=tuple(self.recall_history),
+            generation=dict(self.generation),
             absorption_key=self.absorption_key,
             created_at=datetime.now(UTC).replace(microsecond=0),
             files=files,
@@ -167,7 +181,8 @@ class Memory:
         """The document, with its title, source and places as they were read."""
         record = self.manifest.document
         places = tuple(Place(**row) for row in self._rows(PLACES_FILE))
-        return Document(record.title, self._read(DOCUMENT_FILE).decode("utf-8"), record.source, places)
+        parts = tuple(Part(part.start, part.title, part.source) for part in record.parts)
+        return Document(record.title, self._read(DOCUMENT_FILE).decode("utf-8"), record.source, places, parts)
 
     @cached_property
     def tasks(self) -> list[Task]:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,7 +49,7 @@ class GeneratorSettings(Settings):
     window_sentences: int = Field(16, ge=1, description="family A: consecutive sentences that a request shows")
     preceding_chars: int = Field(2048, ge=0, description="family B: characters shown before the sentence asked about")
     instruction: str = Field("", description="one more sentence of instruction, for example what to ask about")
-    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy; a retry is always sampled")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy; asking again for an unusable reply is always sampled")
     max_output_tokens: int = Field(1024, ge=16, description="longest reply")
     retries: int = Field(4, ge=0, le=20, description="more tries for a request that failed or could not be parsed")
     concurrency: int = Field(64, ge=1, le=1024, description="requests at once")
@@ -92,6 +92,24 @@ class ObjectiveSettings(Settings):
     )
 
 
+class AttentionSettings(Settings):
+    """Attention distillation: Gated Memory fitted to a reader's attention before the training (method 2.3)."""
+
+    epochs: int = Field(0, ge=0, description="epochs over the document's queries; 0 leaves it out")
+    learning_rate: float = Field(3e-3, gt=0, description="peak rate of AdamW, falling as a cosine")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decay")
+    batch_queries: int = Field(4096, ge=1, description="queries a step, of one layer")
+    window_tokens: int = Field(0, ge=0, description="longest piece that is read at once; 0: the model's window")
+
+
+class UpdateSettings(Settings):
+    """Later work on a memory: texts added to it (--into), forgotten sentences rehearsed (--until)."""
+
+    replay_share: float = Field(0.3, ge=0, le=1, description="share of the known tasks that is trained again")
+    round_epochs: int = Field(2, ge=1, description="epochs of a round of rehearsal, probed after each")
+    learning_rate_factor: float = Field(0.5, gt=0, description="peak rate of a rehearsal, as a share of training's")
+
+
 class TrainingSettings(Settings):
     """The schedule."""
 
@@ -110,6 +128,20 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, description="of tasks, adapter and order")
 
 
+class RemoteSettings(Settings):
+    """Fine-tuning through an API (method 4.1, the rows of GPT-3.5)."""
+
+    base_url: str = Field("", description="where the endpoint is; empty reads OPENAI_BASE_URL, else OpenAI's own")
+    epochs: int = Field(3, ge=1, le=50, description="epochs over the training file")
+    batch_size: Literal["all", "auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
+        "all", description="lines an update is made of: all (256 at most), a number, or auto for the endpoint's choice"
+    )
+    learning_rate_multiplier: float = Field(0.5, gt=0, description="scales the endpoint's own learning rate")
+    window_tokens: int = Field(16385, ge=256, description="M, longest prompt with its answer, in estimated tokens")
+    poll_s: float = Field(10.0, gt=0, description="seconds between two looks at a running job")
+    probes: int = Field(50, ge=0, description="held-back questions asked for the recall report; each is one request")
+
+
 class Recipe(Settings):
     """One way to absorb."""
 
@@ -122,7 +154,10 @@ class Recipe(Settings):
     context: ContextSettings = ContextSettings()
     adapter: AdapterSettings = AdapterSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    attention: AttentionSettings = AttentionSettings()
     training: TrainingSettings = TrainingSettings()
+    update: UpdateSettings = UpdateSettings()
+    remote: RemoteSettings = RemoteSettings()
 
     @model_validator(mode="after")
     def _something_to_train(self) -> Self:
@@ -134,13 +169,16 @@ class Recipe(Settings):
             raise ValueError("training.epochs and training.segment_epochs are both 0, so there is nothing to train")
         if self.tasks.weight and not self.objective.labels + self.objective.distillation:
             raise ValueError("objective.labels and objective.distillation are both 0, so tasks teach nothing")
+        if self.generator.kind == "self" and self.generator.stream:
+            raise ValueError("generator.stream needs another generator than self: the base model cannot write and learn")
         if self.generator.kind == "openai" and not self.generator.model:
             raise ValueError("generator.kind openai needs generator.model, the name of the model at the endpoint")
         return self
 
     def digest(self) -> str:
-        """Hash of every setting that can change a memory."""
-        values = self.model_dump(exclude={"name", "version", "description"})
+        """Hash of every setting that can change what is trained here."""
+        without: Any = dict.fromkeys(("name", "version", "description", "update", "remote"), True)
+        values = self.model_dump(mode="json", exclude={**without, "generator": {"concurrency"}})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -76,3 +76,28 @@ def hold_back(tasks: Sequence[Task], count: int) -> list[Task]:
         remaining.remove(probe)
         held.append(replace(probe, held_back=True))
     return [*remaining, *held]
+
+
+def spread(groups: Sequence[Sequence[Task]], total: int) -> list[list[Task]]:
+    """At most `total` trained tasks, spread evenly over the `groups`, the heaviest of each; held-back ones all stay.
+
+    What a group lacks of its share is made up for by others, again evenly.
+    """
+    trained = [
+        sorted((task for task in group if not task.held_back), key=lambda task: -task.weight) for group in groups
+    ]
+    shares = [0] * len(groups)
+    missing = min(total, sum(map(len, trained)))
+    while missing:
+        open_groups = [place for place, tasks in enumerate(trained) if shares[place] < len(tasks)]
+        before = missing
+        for turn in range(before):
+            place = open_groups[(2 * turn + 1) * len(open_groups) // (2 * before)]
+            if shares[place] < len(trained[place]):
+                shares[place] += 1
+                missing -= 1
+    chosen = [set(map(id, tasks[:share])) for tasks, share in zip(trained, shares, strict=True)]
+    return [
+        [task for task in group if task.held_back or id(task) in keep]
+        for group, keep in zip(groups, chosen, strict=True)
+    ]

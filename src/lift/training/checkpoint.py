@@ -20,10 +20,10 @@ _HISTORY = "training.jsonl"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands: `batch` batches of `epoch` are done, `step` in all, in `elapsed_s` of its budget."""
+    """Where a training stands: `update` updates of `epoch` are done, `step` in all, in `elapsed_s` of its budget."""
 
     epoch: int = 0
-    batch: int = 0
+    update: int = 0
     step: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0

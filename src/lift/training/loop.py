@@ -1,8 +1,7 @@
-"""The one training loop: next batch, loss, backward, clip, step."""
+"""The one training loop: next update, loss, backward, clip, step."""
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,12 +10,12 @@ from typing import Any
 
 import torch
 
-from lift.adapters.lora import LoraAdapter
-from lift.batches import Batch, pack, shuffled_batches
-from lift.losses import weighted_cross_entropy
+from lift.adapters.adapter import Adapter
+from lift.batches import pack
 from lift.recipes.recipe import TrainingSettings
 from lift.training.checkpoint import Position, load_checkpoint, save_checkpoint
-from lift.training.examples import Curriculum
+from lift.training.curriculum import Curriculum
+from lift.training.objective import Objective
 from lift.training.schedule import rate_factor
 
 
@@ -35,8 +34,8 @@ class Step:
 
 
 def train(
-    model: Any,
-    adapter: LoraAdapter,
+    adapter: Adapter,
+    objective: Objective,
     curriculum: Curriculum,
     settings: TrainingSettings,
     *,
@@ -46,12 +45,12 @@ def train(
     checkpoint_every_s: float = 60.0,
     history: list[Step] | None = None,
 ) -> Iterator[Step]:
-    """Train `adapter` on the frozen `model`, yielding each step as it is done.
+    """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
-    Ends after the curriculum's epochs or `budget_s` seconds, whichever comes first; the learning rate follows the
-    larger share of the two. With `checkpoint`, the state is saved there every `checkpoint_every_s`, on Ctrl-C and on
-    any other end before the last step; `resume` goes on from it. Without a budget the same seed gives the same steps,
-    interrupted or not. `history` gets every step, those before the interruption included.
+    Ends after the curriculum's epochs, `settings.max_tokens` or `budget_s` seconds, whichever comes first; the learning
+    rate follows the largest share of the three. With `checkpoint`, the state is saved there every `checkpoint_every_s`,
+    on Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a budget the same seed gives
+    the same steps, interrupted or not. `history` gets every step, those before the interruption included.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -67,44 +66,50 @@ def train(
         position, state, rows = saved
         adapter.load_state(state)
         history.extend(Step(**row) for row in rows)
+    resumed = position
     started = time.monotonic() - position.elapsed_s
     saved_at = time.monotonic()
     finished = False
     between_steps = True
     try:
-        for epoch in range(position.epoch, curriculum.epochs):
-            order = random.Random(f"{settings.seed}/{epoch}/order")
-            batches = shuffled_batches(curriculum.groups(epoch), settings.batch_tokens, order)
-            first = position.batch if epoch == position.epoch else 0
-            for index in range(first, len(batches)):
+        for epoch in range(resumed.epoch, curriculum.epochs):
+            for index, update in enumerate(curriculum.updates(epoch)):
+                if epoch == resumed.epoch and index < resumed.update:
+                    continue
                 begun = time.monotonic()
-                progress = (epoch + index / len(batches)) / curriculum.epochs
+                progress = (epoch + update.progress) / curriculum.epochs
+                if settings.max_tokens:
+                    progress = max(progress, position.tokens / settings.max_tokens)
                 if budget_s is not None:
                     progress = max(progress, (begun - started) / budget_s)
-                    if progress >= 1:
-                        finished = True
-                        return
+                if progress >= 1:
+                    finished = True
+                    return
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
-                batch = pack(batches[index])
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss = batch_loss(model, batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss, tokens, example_tokens = 0.0, 0, 0
+                for batch in map(pack, update.batches):
+                    part = objective.loss(batch) * (batch.total_weight / update.weight)
+                    part.backward()  # type: ignore[no-untyped-call]
+                    loss += part.item()
+                    tokens += batch.tokens
+                    example_tokens += batch.example_tokens
                 between_steps = False
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 now = time.monotonic()
                 between_steps = True
-                position = Position(epoch, index + 1, position.step + 1, position.tokens + batch.tokens, now - started)
+                position = Position(epoch, index + 1, position.step + 1, position.tokens + tokens, now - started)
                 history.append(
                     Step(
                         step=position.step,
                         epoch=epoch,
-                        loss=loss.item(),
+                        loss=loss,
                         learning_rate=rate,
-                        tokens=batch.tokens,
-                        example_tokens=batch.example_tokens,
+                        tokens=tokens,
+                        example_tokens=example_tokens,
                         seconds=now - begun,
                         progress=progress,
                     )
@@ -122,16 +127,3 @@ def train(
 
 def _rows(history: list[Step]) -> list[dict[str, Any]]:
     return [asdict(step) for step in history]
-
-
-def batch_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean loss of the batch's examples; logits are computed at the labelled positions alone."""
-    device = model.device
-    logits = model(
-        input_ids=batch.ids[None].to(device),  # [1, T]
-        position_ids=batch.positions[None].to(device),  # [1, T]
-        attention_mask=batch.attention_mask(model.dtype).to(device),  # [1, 1, T, T]
-        logits_to_keep=batch.predict_at.to(device),
-        use_cache=False,
-    ).logits[0]  # [M, vocabulary]
-    return weighted_cross_entropy(logits, batch.targets.to(device), batch.weights.to(device))

@@ -1,0 +1,125 @@
+"""What every kind of adapter can do, and which adapters are attached to a model.
+
+Several adapters may be attached to one resident base under different names. Each of them is applied to all rows of a
+batch, to some, or to none (`apply_to`); an adapter that is applied to none leaves the base's output bit for bit as it
+was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from lift.errors import AdapterError
+
+_ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed
+
+
+class Adapter(ABC):
+    """A small set of trained tensors, attached to the frozen `model` under `name` until `detach`.
+
+    `rows` says which rows of a batch it is applied to: None is all of them, () is none.
+    """
+
+    def __init__(self, model: Any, name: str) -> None:
+        if name in attached(model):
+            raise AdapterError(f"expected a new name, got {name!r}, which is attached already; detach that one first")
+        self.model = model
+        self.name = name
+        self.rows: tuple[int, ...] | None = ()
+
+    @abstractmethod
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained, this adapter's alone, in a stable order."""
+
+    @abstractmethod
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
+
+    @abstractmethod
+    def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
+
+    @abstractmethod
+    def _switch(self, rows: tuple[int, ...] | None) -> None:
+        """Change the model from applying the adapter to `self.rows` to applying it to `rows`."""
+
+    @abstractmethod
+    def _remove(self) -> None:
+        """Take out of the model whatever is left of an adapter that is applied to no row."""
+
+    def set_trainable(self, trainable: bool) -> None:
+        """Let gradients reach the adapter, or not."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(trainable)
+
+    def apply_to(self, rows: Sequence[int] | None) -> None:
+        """Apply the adapter to these rows of every batch from now on; None is all, () is none.
+
+        Raises AdapterError where the kind cannot share a batch.
+        """
+        wanted = None if rows is None else tuple(rows)
+        if wanted != self.rows:
+            self._switch(wanted)
+            self.rows = wanted
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The output of the model without this adapter inside the block: the base's own, bit for bit."""
+        before = self.rows
+        self.apply_to(())
+        try:
+            yield
+        finally:
+            self.apply_to(before)
+
+    def detach(self) -> None:
+        """Put the base model back as it was before the adapter was attached, bit for bit."""
+        self.apply_to(())
+        self._remove()
+        present = attached(self.model)
+        del present[self.name]
+        vars(self.model)[_ATTACHED] = present
+        if not present:
+            del vars(self.model)[_ATTACHED]
+
+    def _enrol(self) -> None:
+        """Freeze the base, switch the other adapters off, and apply this one to all rows."""
+        others = attached(self.model)
+        trained = {id(parameter) for other in others.values() for parameter in other.parameters()}
+        for parameter in self.model.parameters():
+            if id(parameter) not in trained:
+                parameter.requires_grad_(False)
+        for other in others.values():
+            other.apply_to(())
+        vars(self.model)[_ATTACHED] = {**others, self.name: self}
+        self.apply_to(None)
+
+
+def attached(model: Any) -> dict[str, Adapter]:
+    """The adapters attached to `model` by name, in the order in which they were attached."""
+    return dict(vars(model).get(_ATTACHED, {}))
+
+
+def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
+    """Raise AdapterError unless `state` has the keys and the shapes of `expected`, no more and no fewer."""
+    missing, surplus = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or surplus:
+        raise AdapterError(
+            f"the adapter does not fit the model: {len(missing)} tensors missing {missing[:2]}, "
+            f"{len(surplus)} too many {surplus[:2]}; use the base model that it was trained on"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != state[key].shape:
+            raise AdapterError(
+                f"{key}: expected shape {tuple(tensor.shape)}, got {tuple(state[key].shape)}; "
+                "use the base model that it was trained on"
+            )

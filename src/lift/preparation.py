@@ -1,0 +1,125 @@
+"""A document as it is absorbed: its sentences, its tasks by whichever generator, and the curriculum made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lift.documents.document import Document
+from lift.errors import DocumentError
+from lift.models.base_model import BaseModel
+from lift.recipes.recipe import Recipe
+from lift.sentences import Sentence, detect_language, split_sentences
+from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
+from lift.tasks.generator import open_generator
+from lift.tasks.task import Task
+from lift.training.curriculum import Curriculum, StreamedCurriculum
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a document before any task is written."""
+
+    document: Document
+    tokens: int
+    language: str
+    sentences: tuple[Sentence, ...]
+    warnings: tuple[str, ...]
+
+
+def outline(document: Document, base: BaseModel) -> Outline:
+    """Split the document; raises DocumentError where there is no sentence to learn."""
+    sentences = tuple(split_sentences(document.text))
+    if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
+        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
+    language = detect_language(document.text)
+    warnings = []
+    if language != "en":
+        warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
+    tokens = len(base.tokenizer(document.text, add_special_tokens=False)["input_ids"])
+    return Outline(document, tokens, language, sentences, tuple(warnings))
+
+
+class TaskWriter:
+    """The tasks of a document, or of its parts from character `start` on, each part under its own title.
+
+    No task is written where the recipe neither trains on tasks nor holds any back. `base` is what the generator `self`
+    asks; the others do without.
+    """
+
+    def __init__(self, made: Outline, base: BaseModel | None, recipe: Recipe, start: int = 0) -> None:
+        self._outline = made
+        self._base = base
+        self._recipe = recipe
+        self._start = start
+
+    @cached_property
+    def _generators(self) -> list[tuple[TaskGenerator, int]]:
+        """A generator for each part, and how many sentences come before that part."""
+        document = self._outline.document
+        starts = [part.start for part in document.parts] or [0]
+        titles = [part.title for part in document.parts] or [document.title]
+        ends = [*starts[1:], len(document.text) + 1]
+        found = []
+        for title, start, end in zip(titles, starts, ends, strict=True):
+            sentences = [each for each in self._outline.sentences if start <= each.start < end]
+            if start >= self._start and sentences:
+                opened = open_generator(title, sentences, self._recipe, self._base, self._outline.language)
+                found.append((opened, sentences[0].index))
+        return found
+
+    @property
+    def counts(self) -> GenerationCounts:
+        """What the generators of all parts have asked, got and rejected so far."""
+        total = GenerationCounts()
+        for generator, _ in self._generators:
+            total.add(generator.counts)
+        return total
+
+    def stream(self) -> Generator[Generated]:
+        """Pieces in the document's order as they are written, `position` counting over the whole document.
+
+        Raises GenerationError. Closing the iterator ends what is still outstanding.
+        """
+        tasks = self._recipe.tasks
+        if not tasks.weight and not tasks.held_back_per_sentence:
+            return
+        for generator, before in self._generators:
+            for piece in generator.stream():
+                yield Generated(before + piece.position, piece.tasks)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """An outline with all its tasks, and the curriculum made of them."""
+
+    outline: Outline
+    tasks: tuple[Task, ...]
+    curriculum: Curriculum
+    warnings: tuple[str, ...]
+
+
+def prepare(
+    made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *warnings: str, start: int = 0
+) -> Preparation:
+    """Put a curriculum together; `warnings` are added to those of the outline.
+
+    Segments are those of the parts from character `start` on.
+
+    Raises DocumentError where the recipe trains on tasks alone and there are none.
+    """
+    if not recipe.segments.weight and all(task.held_back for task in tasks):
+        raise DocumentError(
+            f"{made.document.source}: expected at least one task to train on, got none from the generator "
+            f"{recipe.generator.kind!r}; use another generator, or a recipe that trains on segments too"
+        )
+    curriculum = Curriculum(base.tokenizer, base.window_tokens, made.document, made.sentences, tasks, recipe, start)
+    return Preparation(made, tuple(tasks), curriculum, (*made.warnings, *warnings))
+
+
+def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:
+    """The curriculum of tasks that are still being written."""
+    return StreamedCurriculum(
+        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), recipe
+    )

@@ -1,0 +1,188 @@
+"""One adapter being trained on the resident base: its clock, its steps, the asking of probes, what is kept of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from threading import Event as StopFlag
+from typing import Any
+
+import torch
+
+from lift.adapters.adapter import Adapter
+from lift.adapters.attach import restore_adapter
+from lift.answering import Answerer
+from lift.documents.document import Document
+from lift.errors import InterruptedAbsorption
+from lift.events import Trained
+from lift.memories.manifest import Cost, RecallPoint, RecallSummary
+from lift.memories.memory import Memory, MemoryDraft
+from lift.models.base_model import BaseModel
+from lift.planning import peak_memory_bytes
+from lift.preparation import Outline
+from lift.recall import PROBE_BATCH, RecallReport, choose_probes, probe_recall
+from lift.recipes.recipe import Recipe, TrainingSettings
+from lift.sentences import Sentence
+from lift.tasks.task import Task
+from lift.training.curriculum import Curriculum
+from lift.training.loop import Step, train
+from lift.training.objective import Objective
+
+SAVING_S = 1.0
+_STORED_DTYPE = torch.bfloat16
+_PROBE_SHARE = 0.08
+_ETA_PRIOR = 0.05
+
+
+class Session:
+    """Work on one adapter, from `started` (time.monotonic) on and, where `budget_s` is given, within it."""
+
+    def __init__(
+        self, base: BaseModel, adapter: Adapter, recipe: Recipe, started: float, budget_s: float | None
+    ) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.recipe = recipe
+        self.started = started
+        self.budget_s = budget_s
+        self.steps: list[Step] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def remaining_s(self, reserved_s: float = 0.0) -> float | None:
+        """What is left of the budget but for `reserved_s`; None without a budget."""
+        return None if self.budget_s is None else self.budget_s - reserved_s - self.elapsed_s
+
+    def train(
+        self,
+        curriculum: Curriculum,
+        settings: TrainingSettings,
+        *,
+        expected_s: float,
+        seconds: float | None = None,
+        checkpoint: Path | None = None,
+        resume: bool = False,
+        stop: StopFlag | None = None,
+    ) -> Iterator[Trained]:
+        """Train for the curriculum's epochs or `seconds`; `expected_s` is the calibration's forecast.
+
+        When `stop` is set, the state is saved after the current step and InterruptedAbsorption is raised.
+        """
+        begun = time.monotonic()
+        steps: list[Step] = []
+        objective = Objective(self.base.model, self.adapter, self.recipe.objective)
+        training = train(
+            self.adapter,
+            objective,
+            curriculum,
+            settings,
+            budget_s=seconds,
+            checkpoint=checkpoint,
+            resume=resume,
+            history=steps,
+        )
+        try:
+            for step in training:
+                spent_s = time.monotonic() - begun
+                # the first steps say little about the speed: the calibration counts as one more measurement
+                full_s = (_ETA_PRIOR * expected_s + spent_s) / (_ETA_PRIOR + step.progress)
+                yield Trained(step, full_s * (1 - step.progress))
+                if stop is not None and stop.is_set():
+                    raise InterruptedAbsorption(
+                        f"stopped after step {step.step}; the same command with --resume goes on from there"
+                    )
+        finally:
+            training.close()  # type: ignore[attr-defined]
+            self.steps.extend(steps)
+
+    def round_to_stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Put the adapter as it will be stored in place of the trained one; returns (config, tensors).
+
+        What is probed is then what is stored, rounding included.
+        """
+        config, state = self.adapter.stored()
+        state = {tensor: value.to(_STORED_DTYPE) for tensor, value in state.items()}
+        self.adapter.detach()
+        self.adapter = restore_adapter(self.base.model, config, state)
+        return config, state
+
+    def probe(self, document: Document, sentences: Sequence[Sentence], probes: Sequence[Task]) -> RecallReport:
+        """Ask `probes` closed book."""
+        return probe_recall(Answerer(self.base, self.adapter, document, sentences), len(sentences), probes)
+
+    def affordable_probes(
+        self, document: Document, sentences: Sequence[Sentence], tasks: Sequence[Task]
+    ) -> tuple[list[Task], float]:
+        """The held-back tasks that a small share of the budget allows to ask, and the seconds that will take.
+
+        One batch is timed on the adapter as it is; untrained, its answers are the longest: an upper bound.
+        """
+        probes = choose_probes(tasks)
+        if not probes:
+            return [], 0.0
+        timed = probes[:PROBE_BATCH]
+        begun = time.monotonic()
+        self.probe(document, sentences, timed)
+        seconds_each = (time.monotonic() - begun) / len(timed)
+        if self.budget_s is not None:
+            probes = choose_probes(tasks, max(1, int(_PROBE_SHARE * self.budget_s / seconds_each)))
+        return probes, seconds_each * len(probes)
+
+    def point(self, what: str, report: RecallReport, before_s: float = 0.0) -> RecallPoint:
+        """Recall at this moment; `before_s` are the seconds that the memory had taken before this session."""
+        seconds = before_s + self.elapsed_s
+        return RecallPoint(what=what, seconds=seconds, probed=len(report.probed), recalled=len(report.recalled))
+
+    def draft(
+        self,
+        made: Outline,
+        *,
+        name: str,
+        key: str,
+        adapter: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]],
+        tasks: Sequence[Task],
+        report: RecallReport,
+        history: Sequence[RecallPoint],
+        generation: Mapping[str, Any],
+        predicted_s: float,
+        before: Memory | None = None,
+    ) -> MemoryDraft:
+        """Everything that is kept; `before` is the memory that this one continues, whose steps and costs count too."""
+        config, state = adapter
+        earlier = before.manifest.cost if before is not None else None
+        training = [*(before.training if before is not None else ()), *(asdict(step) for step in self.steps)]
+        return MemoryDraft(
+            name=name,
+            document=made.document,
+            base_id=self.base.id,
+            base_fingerprint=self.base.fingerprint,
+            recipe_name=self.recipe.name,
+            recipe=self.recipe.model_dump(mode="json"),
+            seeds={"training": self.recipe.training.seed},
+            absorption_key=key,
+            adapter_config={**config, "base_model_name_or_path": self.base.id},
+            adapter_state=state,
+            tasks=tasks,
+            training=training,
+            recall=report.rows(),
+            recall_summary=RecallSummary(
+                sentences=report.sentences, probed=len(report.probed), recalled=len(report.recalled)
+            ),
+            recall_history=history,
+            generation=generation,
+            document_tokens=made.tokens,
+            sentences=len(made.sentences),
+            cost=Cost(
+                seconds=self.elapsed_s + (earlier.seconds if earlier else 0.0),
+                predicted_s=predicted_s,
+                steps=len(training),
+                tokens=sum(step.tokens for step in self.steps) + (earlier.tokens if earlier else 0),
+                device=str(self.base.device),
+                peak_memory_bytes=peak_memory_bytes(),
+            ),
+        )

@@ -1,0 +1,124 @@
+"""Written tasks -> tasks that may be trained on: what is empty, unsupported or asked before is rejected and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from lift.tasks.parsing import ParsedReply, WrittenTask
+from lift.tasks.requests import TaskRequest
+from lift.tasks.selection import hold_back, normalised
+from lift.tasks.support import SupportingText, content_words
+from lift.tasks.task import Task
+
+LONGEST_QUESTION_CHARS = 500
+LONGEST_ANSWER_CHARS = 1_000
+SHORTEST_EVIDENCE_WORDS = 3
+# Small models ask what the passage is, which means nothing to somebody who does not see the prompt.
+_WORDS_OF_THE_PROMPT = frozenset({"passage", "excerpt", "paragraph", "text"})
+# Family A holds back one task in so many, and only where there are at least as many.
+WINDOWS_PER_PROBE = 10
+# Family B: a sentence whose tasks all have answers of their own gives up one of so many.
+TASKS_PER_PROBE = 4
+
+
+class ReplyChecker:
+    """Checks the replies of one run, in document order; `rejected` is counted into by reason."""
+
+    def __init__(self, origin: str, held_back: int, requests: int, rejected: Counter[str]) -> None:
+        self._origin = origin
+        self._held_back = held_back
+        self._probes_of_windows = held_back > 0 and requests >= WINDOWS_PER_PROBE
+        self._rejected = rejected
+        self._asked: set[str] = set()
+        self._kept_of_windows = 0
+
+    def tasks(self, request: TaskRequest, reply: ParsedReply) -> tuple[Task, ...]:
+        """The tasks of `reply` that pass, those that probe recall marked as held back and last."""
+        self._reject("malformed", reply.malformed)
+        self._reject("more than asked for", len(reply.tasks) - request.limit)
+        support = _support(request)
+        kept: list[Task] = []
+        for written in reply.tasks[: request.limit]:
+            asked = normalised(written.question)
+            reason = fault(request, written, support) or ("asked before" if asked in self._asked else None)
+            if reason:
+                self._reject(reason, 1)
+                continue
+            self._asked.add(asked)
+            kept.append(Task(written.question, written.answer, _evidence(request, written), self._origin))
+        return tuple(self._some_held_back(request, kept))
+
+    def _reject(self, reason: str, count: int) -> None:
+        if count > 0:
+            self._rejected[reason] += count
+
+    def _some_held_back(self, request: TaskRequest, kept: list[Task]) -> list[Task]:
+        if request.windowed:
+            self._kept_of_windows += len(kept)
+            is_probe = self._probes_of_windows and self._kept_of_windows % WINDOWS_PER_PROBE == 0
+            return [replace(task, held_back=is_probe) for task in kept]
+        marked = hold_back(kept, self._held_back)
+        if self._held_back and len(kept) >= TASKS_PER_PROBE and not any(task.held_back for task in marked):
+            return [*kept[:-1], replace(kept[-1], held_back=True)]
+        return marked
+
+
+def doubt(request: TaskRequest, reply: ParsedReply) -> str | None:
+    """Why a window is worth asking about again: its one task would be rejected (method 1.2). None for family B."""
+    if not request.windowed or not reply.tasks:
+        return None
+    return fault(request, reply.tasks[0], _support(request))
+
+
+def fault(request: TaskRequest, written: WrittenTask, support: SupportingText) -> str | None:
+    """The first reason to reject `written`, or None: everything but whether it was asked before."""
+    if not written.question or not written.answer:
+        return "empty"
+    if len(written.question) > LONGEST_QUESTION_CHARS or len(written.answer) > LONGEST_ANSWER_CHARS:
+        return "too long"
+    named = set(content_words(written.question))
+    if not named & support.tokens:
+        return "names nothing of the text"
+    if named & _WORDS_OF_THE_PROMPT - support.tokens:
+        return "asks about the prompt"
+    if request.windowed:
+        evidence = [" ".join(piece.split()) for piece in written.evidence if piece.strip()]
+        passage, whole = _passage(request), {" ".join(sentence.text.split()) for sentence in request.shown}
+        if not evidence or any(piece not in passage for piece in evidence):
+            return "evidence not in the text"
+        if any(len(piece.split()) < SHORTEST_EVIDENCE_WORDS and piece not in whole for piece in evidence):
+            return "evidence too short"
+    return None if support.holds(written.answer) else "unsupported"
+
+
+def _support(request: TaskRequest) -> SupportingText:
+    return SupportingText.of(f"{request.title}\n{_passage(request)}")
+
+
+def _passage(request: TaskRequest) -> str:
+    return " ".join(" ".join(sentence.text.split()) for sentence in request.shown)
+
+
+def _evidence(request: TaskRequest, written: WrittenTask) -> tuple[int, ...]:
+    """Indices of the evidence sentences, the one that contains the answer first."""
+    if not request.windowed:
+        return (request.shown[-1].index,)
+    found = sorted({place for piece in written.evidence for place in _places(request, " ".join(piece.split()))})
+    found.sort(key=lambda place: not SupportingText.of(request.shown[place].text).holds(written.answer))
+    return tuple(request.shown[place].index for place in found)
+
+
+def _places(request: TaskRequest, piece: str) -> Sequence[int]:
+    """Which of the sentences shown the first occurrence of `piece` in the passage touches."""
+    if not piece:
+        return []
+    first = _passage(request).index(piece)
+    places, start = [], 0
+    for place, sentence in enumerate(request.shown):
+        end = start + len(" ".join(sentence.text.split()))
+        if start < first + len(piece) and first < end:
+            places.append(place)
+        start = end + 1
+    return places

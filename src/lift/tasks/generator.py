@@ -1,0 +1,75 @@
+"""Which task generator a recipe asks for: `rules`, `self` or `openai`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lift.errors import UsageError
+from lift.recipes.recipe import Recipe
+from lift.sentences import Sentence
+from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
+from lift.tasks.language_model import LanguageModelGenerator, Writer
+from lift.tasks.requests import plan_requests
+from lift.tasks.rules.generate import generate_tasks
+from lift.tasks.selection import spread
+from lift.tasks.task import Task
+
+if TYPE_CHECKING:
+    from lift.models.base_model import BaseModel
+
+
+def open_generator(
+    title: str, sentences: Sequence[Sentence], recipe: Recipe, base: BaseModel | None, language: str
+) -> TaskGenerator:
+    """The generator of `recipe.generator.kind` for the sentences of one document; nothing is asked of anybody yet.
+
+    `language` is an ISO 639-1 code, for the rules. Raises GenerationError where an endpoint lacks its package or key,
+    a sentence does not fit the base model's window, or the cache of replies cannot be used.
+    """
+    if recipe.generator.kind == "rules":
+        return RulesGenerator(title, sentences, recipe, language)
+    writer: Writer
+    if recipe.generator.kind == "self":
+        if base is None:
+            raise UsageError("generator.kind self needs a local model to write tasks; use rules or openai")
+        from lift.tasks.self_writer import SelfWriter
+
+        writer = SelfWriter(base, recipe.generator)
+    else:
+        from lift.tasks.endpoint import EndpointWriter
+
+        writer = EndpointWriter(recipe.generator)
+    return LanguageModelGenerator(writer, plan_requests(title, sentences, recipe), recipe.tasks)
+
+
+class RulesGenerator:
+    """The TaskGenerator over the rules: no requests, a piece for every sentence."""
+
+    cached_requests = 0
+    complete = True
+
+    def __init__(self, title: str, sentences: Sequence[Sentence], recipe: Recipe, language: str) -> None:
+        self._title, self._sentences, self._recipe, self._language = title, sentences, recipe, language
+        self.counts = GenerationCounts()
+
+    def stream(self) -> Iterator[Generated]:
+        """See TaskGenerator. With tasks.per_document, as many trained tasks, spread evenly over the document."""
+        counts = self.counts = GenerationCounts()
+        tasks = generate_tasks(
+            self._title,
+            self._sentences,
+            per_sentence=self._recipe.tasks.per_sentence,
+            held_back_per_sentence=self._recipe.tasks.held_back_per_sentence,
+            seed=self._recipe.training.seed,
+            language=self._language,
+        )
+        by_sentence: dict[int, list[Task]] = {sentence.index: [] for sentence in self._sentences}
+        for task in tasks:
+            by_sentence[task.evidence[0]].append(task)
+        groups = list(by_sentence.values())
+        if self._recipe.tasks.per_document:
+            groups = spread(groups, self._recipe.tasks.per_document)
+        for place, group in enumerate(groups):
+            counts.kept += len(group)
+            yield Generated(place + 1, tuple(group))

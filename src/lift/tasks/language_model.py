@@ -1,0 +1,84 @@
+"""A task generator made of a language model: requests out, replies in, checked and handed on in document order.
+
+Who answers is a Writer: an endpoint (`endpoint.py`) or the base model itself (`self_writer.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Protocol
+
+from lift.errors import GenerationError
+from lift.recipes.recipe import TaskSettings
+from lift.tasks.cache import ReplyCache
+from lift.tasks.checks import ReplyChecker
+from lift.tasks.generation import Generated, GenerationCounts
+from lift.tasks.parsing import ParsedReply, Unusable
+from lift.tasks.requests import TaskRequest
+
+Outcome = ParsedReply | Unusable
+# A reply that could not be used is asked for again at no less than this: greedy would repeat it (method 7, fault 13).
+RETRY_TEMPERATURE = 0.7
+# A document may come in parts, and no reply about one of a sentence or two says little of the others.
+FEWEST_TO_JUDGE = 3
+
+
+class Writer(Protocol):
+    """Answers requests.
+
+    `origin` is what its tasks say they come from, `place` names it in messages, `advice` is what to do where it fails.
+    """
+
+    origin: str
+    place: str
+    advice: str
+
+    def key(self, request: TaskRequest) -> str:
+        """What the reply to `request` is cached under."""
+        ...
+
+    def outcomes(
+        self, requests: Sequence[TaskRequest], counts: GenerationCounts
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        """The number and outcome of every request, in any order, out of the cache where that has it.
+
+        Counts answered, from_cache, failed and retried. Closing it ends all work under way.
+        """
+        ...
+
+
+class LanguageModelGenerator:
+    """The TaskGenerator over a Writer."""
+
+    def __init__(self, writer: Writer, requests: Sequence[TaskRequest], settings: TaskSettings) -> None:
+        self._writer = writer
+        self._requests = tuple(requests)
+        self._held_back = settings.held_back_per_sentence
+        keys = [writer.key(request) for request in self._requests]
+        with ReplyCache() as cache:
+            self.cached_requests = cache.count(keys)
+            self.complete = cache.is_complete(keys)
+        self.counts = GenerationCounts(requests=len(self._requests))
+
+    def stream(self) -> Iterator[Generated]:
+        """See TaskGenerator."""
+        counts = self.counts = GenerationCounts(requests=len(self._requests))
+        checker = ReplyChecker(self._writer.origin, self._held_back, len(self._requests), counts.rejected)
+        early: dict[int, Outcome] = {}
+        following = 0
+        with closing(self._writer.outcomes(self._requests, counts)) as outcomes:
+            for number, outcome in outcomes:
+                early[number] = outcome
+                while following in early:
+                    request, arrived = self._requests[following], early.pop(following)
+                    tasks = checker.tasks(request, arrived) if isinstance(arrived, ParsedReply) else ()
+                    counts.kept += len(tasks)
+                    following += 1
+                    yield Generated(request.position, tasks)
+        if counts.requests >= FEWEST_TO_JUDGE and not counts.answered:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.failed.items()))
+            raise GenerationError(
+                f"expected tasks from {self._writer.place}, got no usable reply to any of {counts.requests} requests "
+                f"({reasons}); {self._writer.advice}"
+            )

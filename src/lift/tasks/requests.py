@@ -1,0 +1,142 @@
+"""What a language model is asked: one request a sentence (family B) or a window (family A), and its wording.
+
+Family A (method 1.2): windows of consecutive sentences at random places, one task with evidence from each. Family B
+(method 3.1): every sentence with as much as fits of what stands before it, several tasks about the sentence alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lift.recipes.recipe import Recipe
+from lift.sentences import Sentence
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """One request: `shown` sentences of the document, and at most `limit` tasks about them.
+
+    `windowed` marks family A: one task about any of `shown`, with evidence. Otherwise the tasks are about the last
+    sentence shown. `position` is the number of sentences done once it is answered. `hint` sets apart requests that
+    show the same window, so that one answer does not come back to all of them.
+    """
+
+    number: int
+    position: int
+    title: str
+    shown: tuple[Sentence, ...]
+    limit: int
+    windowed: bool
+    instruction: str
+    hint: str = ""
+
+    def shorter(self) -> TaskRequest | None:
+        """The same request with one sentence less to read, or None where only one is left."""
+        if len(self.shown) == 1:
+            return None
+        return replace(self, shown=self.shown[:-1] if self.windowed else self.shown[1:])
+
+
+def plan_requests(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> tuple[TaskRequest, ...]:
+    """The requests for a document, in document order; the same for the same seed.
+
+    Sentences without a letter or digit are not asked about.
+    """
+    if recipe.tasks.per_document:
+        return tuple(_windows(title, sentences, recipe))
+    return tuple(_sentences(title, sentences, recipe))
+
+
+def _sentences(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+    asked = [place for place, sentence in enumerate(sentences) if any(map(str.isalnum, sentence.text))]
+    requests = []
+    for number, place in enumerate(asked):
+        first, room = place, recipe.generator.preceding_chars
+        while first and (room := room - len(sentences[first - 1].text) - 1) >= 0:
+            first -= 1
+        position = asked[number + 1] if number + 1 < len(asked) else len(sentences)
+        shown = tuple(sentences[first : place + 1])
+        requests.append(
+            TaskRequest(
+                number, position, title, shown, recipe.tasks.per_sentence, False, recipe.generator.instruction.strip()
+            )
+        )
+    return requests
+
+
+def _windows(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+    if not any(character.isalnum() for sentence in sentences for character in sentence.text):
+        return []
+    total, length = recipe.tasks.per_document, min(recipe.generator.window_sentences, len(sentences))
+    generator = random.Random(recipe.training.seed)
+    starts = sorted(generator.randrange(len(sentences) - length + 1) for _ in range(total))
+    requests: list[TaskRequest] = []
+    for number, start in enumerate(starts):
+        shown = tuple(sentences[start : start + length])
+        repeat = number - starts.index(start)
+        hint = ""
+        if repeat:
+            focus = shown[random.Random(f"{recipe.training.seed} {start}").randrange(length) - repeat % length]
+            hint = (
+                f"This is request {repeat + 1} for the same passage. Ask about another detail than a reader would "
+                f"think of first, if you can one of this sentence: {focus.text}"
+            )
+        position = round((number + 1) * len(sentences) / total)
+        requests.append(
+            TaskRequest(number, position, title, shown, 1, True, recipe.generator.instruction.strip(), hint)
+        )
+    return requests
+
+
+_RULES = """- Ask only for what is written there, and copy names, numbers and dates exactly. Add nothing of your own.
+- Each question must make sense to somebody who has not seen the text: use full names instead of he, she, it or they, \
+and never mention the passage, the text or its parts.
+- Keep answers short and in the words of the text.
+- Write in the language of the text."""
+
+_ABOUT_SENTENCE = f"""You write questions by which a reader can learn a document by heart, part by part. You get its \
+title, a passage of it, and the last part of that passage. Write different questions that the last part answers, each \
+with its answer. The rest of the passage is there for you to understand the last part: do not ask about it.
+{_RULES}
+- Vary what is asked for and how it is asked. Write fewer questions, or none, where the last part says little."""
+
+_ABOUT_WINDOW = f"""You write questions by which a reader can learn a document by heart. You get its title and a \
+passage of it. Write exactly one question that the passage answers, the answer, and the evidence: the sentence or \
+sentences of the passage that prove the answer, copied word for word.
+{_RULES}"""
+
+_JSON_SENTENCE = """Reply with JSON and nothing else, in this form:
+{"tasks": [{"question": "...", "answer": "..."}, {"question": "...", "answer": "..."}]}"""
+_JSON_WINDOW = """Reply with JSON and nothing else, in this form:
+{"tasks": [{"question": "...", "answer": "...", "evidence": ["..."]}]}"""
+_LABELLED_SENTENCE = """Reply with two lines for each question and nothing else, in this form:
+Question: ...
+Answer: ..."""
+_LABELLED_WINDOW = """Reply with three lines and nothing else, in this form:
+Question: ...
+Answer: ...
+Evidence: ..."""
+
+
+def instructions(request: TaskRequest, *, labelled: bool = False) -> str:
+    """What is the same in all requests of a run (the system's message): the job, its rules and the reply's format."""
+    parts = [_ABOUT_WINDOW if request.windowed else _ABOUT_SENTENCE, request.instruction]
+    if labelled:
+        parts.append(_LABELLED_WINDOW if request.windowed else _LABELLED_SENTENCE)
+    else:
+        parts.append(_JSON_WINDOW if request.windowed else _JSON_SENTENCE)
+    return "\n".join(filter(None, parts))
+
+
+def material(request: TaskRequest) -> str:
+    """What a request shows (the user's message): title, passage, and for family B the last part and the limit."""
+    passage = " ".join(sentence.text for sentence in request.shown)
+    parts = [f"Title: {request.title}", f"Passage: {passage}"]
+    if request.windowed:
+        parts += [request.hint]
+    else:
+        questions = "1 question" if request.limit == 1 else f"{request.limit} different questions"
+        parts += [f"Last part: {request.shown[-1].text}", f"Write at most {questions} about the last part."]
+    return "\n\n".join(filter(None, parts))

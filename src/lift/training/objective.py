@@ -1,0 +1,122 @@
+"""What is minimised in a batch: hard labels, context distillation, the gates' regulariser; each with its weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lift.adapters.adapter import Adapter
+from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
+from lift.batches import Batch, pack
+from lift.losses import bucket_divergence, top_k_log_probabilities, weighted_cross_entropy
+from lift.prompts import IGNORED, Example
+from lift.recipes.recipe import ObjectiveSettings
+
+
+def labelled_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Logits [M, vocabulary] at the labelled positions of a packed batch, and nowhere else."""
+    device = model.device
+    logits: torch.Tensor = model(
+        input_ids=batch.ids[None].to(device),  # [1, T]
+        position_ids=batch.positions[None].to(device),  # [1, T]
+        attention_mask=batch.attention_mask(model.dtype).to(device),  # [1, 1, T, T]
+        logits_to_keep=batch.predict_at.to(device),
+        use_cache=False,
+    ).logits[0]  # [M, vocabulary]
+    return logits
+
+
+class Objective:
+    """The loss of a batch under one adapter on one base model."""
+
+    def __init__(self, model: Any, adapter: Adapter, settings: ObjectiveSettings) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._settings = settings
+        self._teacher = Teacher(model, adapter, settings) if settings.distillation else None
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Scalar, with graph: the mean over the batch's examples by weight."""
+        settings = self._settings
+        if settings.gate_penalty and isinstance(self._adapter, GatedMemoryAdapter):
+            with self._adapter.recording_gates():
+                logits = labelled_logits(self._model, batch)  # [M, vocabulary]
+                penalty = mean_gate(self._adapter.gates(), batch, settings.gate_penalty_on == "in-context")
+            extra = settings.gate_penalty * penalty
+        else:
+            logits = labelled_logits(self._model, batch)  # [M, vocabulary]
+            extra = logits.new_zeros((), dtype=torch.float32)
+        weights = batch.weights.to(logits.device)  # [M]
+        if self._teacher is None:
+            return settings.labels * weighted_cross_entropy(logits, batch.targets.to(logits.device), weights) + extra
+        log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
+        divergence = bucket_divergence(logits, log_probabilities, ids, settings.distillation_temperature)  # [M]
+        hard = torch.where(taught, settings.labels, 1.0)  # segments have no teacher and keep their labels
+        labels = weighted_cross_entropy(logits, batch.targets.to(logits.device), weights * hard)
+        return labels + settings.distillation * (divergence * weights * taught).sum() + extra
+
+
+class Teacher:
+    """The same base model, adapter switched off, with the evidence in its prompt (context distillation).
+
+    Its answers never change, so each is computed once and kept on the CPU: K log-probabilities and ids a token.
+    """
+
+    def __init__(self, model: Any, adapter: Adapter, settings: ObjectiveSettings) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._settings = settings
+        self._known: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(log-probabilities [M, K], ids [M, K], whether the position has a teacher [M]), on the model's device."""
+        readers = [_reader(example) for example in batch.members]
+        self._learn([reader for reader in readers if reader is not None and reader.ids not in self._known])
+        width = next((self._known[reader.ids][0].shape[-1] for reader in readers if reader is not None), 1)
+        rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for example, reader in zip(batch.members, readers, strict=True):
+            count = sum(label != IGNORED for label in example.labels)
+            if reader is None:
+                filler = torch.full((count, width), -float(width) - 1.0), torch.zeros(count, width, dtype=torch.long)
+                rows.append((*filler, torch.zeros(count, dtype=torch.bool)))
+            else:
+                rows.append((*self._known[reader.ids], torch.ones(count, dtype=torch.bool)))
+        device = self._model.device
+        log_probabilities, ids, taught = (torch.cat(column).to(device) for column in zip(*rows, strict=True))
+        return log_probabilities, ids, taught
+
+    def _learn(self, readers: list[Example]) -> None:
+        if not readers:
+            return
+        with torch.no_grad(), self._adapter.disabled():
+            logits = labelled_logits(self._model, pack(readers))  # [M', vocabulary]
+        settings = self._settings
+        values, ids = top_k_log_probabilities(logits, settings.distillation_top_k, settings.distillation_temperature)
+        first = 0
+        for reader in readers:
+            last = first + sum(label != IGNORED for label in reader.labels)
+            self._known[reader.ids] = (values[first:last].cpu(), ids[first:last].cpu())
+            first = last
+
+
+def mean_gate(gates: list[torch.Tensor], batch: Batch, only_reading: bool) -> torch.Tensor:
+    """Mean of g over layers, heads and answer tokens (method 2.3), or over those whose prompt holds the evidence.
+
+    gates: one [1, T, H] a layer. Scalar; 0 where no token qualifies.
+    """
+    counts = [sum(label != IGNORED for label in example.labels) for example in batch.members]
+    reads = torch.tensor([example.reads_evidence for example in batch.members]).repeat_interleave(torch.tensor(counts))
+    nodes = batch.predict_at[reads] if only_reading else batch.predict_at  # [N]
+    if len(nodes) == 0:
+        return gates[0].new_zeros(())
+    return torch.stack([gate[0, nodes.to(gate.device)].mean() for gate in gates]).mean()
+
+
+def _reader(example: Example) -> Example | None:
+    """The example as its teacher sees it: the prompt with the evidence, the same answer."""
+    if example.teacher_ids is None:
+        return None
+    answer = tuple(label for label in example.labels if label != IGNORED)
+    labels = (*[IGNORED] * len(example.teacher_ids), *answer)
+    return Example((*example.teacher_ids, *answer), labels, example.weight)

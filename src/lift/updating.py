@@ -1,0 +1,282 @@
+"""Later work on a memory: a text added to it, and its forgotten sentences rehearsed until enough is recalled.
+
+Both go on from the stored adapter and put the new memory in the place of the old one with a single rename: whatever
+happens before that leaves the old memory as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from threading import Event as StopFlag
+
+from lift.absorption import absorb_events, prepared, write_tasks
+from lift.adapters.attach import restore_adapter
+from lift.adapters.resident import release
+from lift.documents.document import Document, join_documents
+from lift.errors import InterruptedAbsorption, UsageError
+from lift.events import AbsorptionEvent, Finished, Planned, Probed, Probing
+from lift.memories.library import Library
+from lift.memories.manifest import RecallPoint
+from lift.memories.memory import Memory
+from lift.models.base_model import BaseModel
+from lift.planning import calibrate, thinned
+from lift.preparation import TaskWriter, outline, prepare
+from lift.recall import RecallReport
+from lift.recipes.recipe import Recipe
+from lift.session import SAVING_S, Session
+from lift.tasks.task import Task
+
+# Of a budget that ends in rehearsals, the share of the first absorption.
+_FIRST_PASS_SHARE = 0.6
+# Rounds of rehearsal without a better recall after which more of them are not worth their time.
+_PATIENCE_ROUNDS = 3
+
+
+def add_events(
+    document: Document,
+    memory: Memory,
+    base: BaseModel,
+    library: Library,
+    *,
+    budget_s: float | None = None,
+    stop: StopFlag | None = None,
+    started: float | None = None,
+) -> Iterator[AbsorptionEvent]:
+    """Add `document` to `memory` by the memory's own recipe; a share of its old tasks is trained again with the new.
+
+    Recall of what it knew is asked before and after, with the same probes (Probed events, and the memory's
+    recall_history). Adding a text that the memory holds already trains nothing. Raises what absorb_events raises, and
+    WrongBaseModelError.
+    """
+    started = time.monotonic() if started is None else started
+    memory.check_base(base.id, base.fingerprint)
+    recipe = _recipe_of(memory)
+    old = memory.manifest
+    key = _key(old.absorption_key, "into", document.sha256, document.title)
+    if any(part.sha256 == document.sha256 for part in memory.document.split()):
+        yield Finished(memory, None, time.monotonic() - started, 0.0, reused=True)
+        return
+    joined = join_documents([memory.document, document], title=old.title)
+    made = outline(joined, base)
+    start = joined.parts[len(memory.document.split())].start
+    session = _reopened(memory, base, recipe, started, budget_s)
+    try:
+        old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
+        yield Probing(len(old_probes))
+        before = session.probe(joined, made.sentences, old_probes)
+        history = [*old.recall_history, session.point("known before adding", before, old.cost.seconds)]
+        yield _probed(history[-1])
+        writer = TaskWriter(made, base, recipe, start)
+        with session.adapter.disabled():  # the generator may be the base model itself
+            fresh = yield from write_tasks(made, writer)
+        replayed = _sample(memory.tasks, recipe.update.replay_share, recipe.training.seed)
+        preparation = prepare(made, [*replayed, *fresh], base, recipe, start=start)
+        yield prepared(made, fresh, preparation.warnings, writer)
+        calibration = calibrate(base, session.adapter, preparation.curriculum, recipe)
+        new_probes, new_s = session.affordable_probes(joined, made.sentences, fresh)
+        probing_s = old_s + new_s + SAVING_S
+        training_s, thin = session.remaining_s(probing_s), preparation
+        if training_s is not None:
+            thin = thinned(preparation, base, recipe, calibration.epoch_s, training_s)
+            if thin is not preparation:
+                calibration = calibrate(base, session.adapter, thin.curriculum, recipe)
+                training_s = session.remaining_s(probing_s)
+        expected_s = calibration.total_s if training_s is None else min(calibration.total_s, training_s)
+        predicted_s = session.elapsed_s + expected_s + probing_s
+        epochs = thin.curriculum.epochs * expected_s / calibration.total_s
+        yield Planned(calibration.tokens_per_s, calibration.epoch_tokens, epochs, predicted_s, ())
+        yield from session.train(thin.curriculum, recipe.training, expected_s=expected_s, seconds=training_s, stop=stop)
+        yield Probing(len(old_probes) + len(new_probes))
+        adapter = session.round_to_stored()
+        after = session.probe(joined, made.sentences, old_probes)
+        new = session.probe(joined, made.sentences, new_probes)
+    finally:
+        session.adapter.detach()
+    for what, found in (("known after adding", after), ("added", new)):
+        history.append(session.point(what, found, old.cost.seconds))
+        yield _probed(history[-1])
+    report = RecallReport((*after.probes, *new.probes), len(made.sentences))
+    kept = {id(task) for task in thin.tasks}
+    draft = session.draft(
+        made,
+        name=memory.name,
+        key=key,
+        adapter=adapter,
+        tasks=[*memory.tasks, *(task for task in fresh if id(task) in kept)],
+        report=report,
+        history=history,
+        generation=writer.counts.as_dict(),
+        predicted_s=predicted_s,
+        before=memory,
+    )
+    changed = library.put(draft, replace=True)
+    yield Finished(changed, report, session.elapsed_s, predicted_s, reused=False)
+
+
+def rehearse_events(
+    memory: Memory,
+    base: BaseModel,
+    library: Library,
+    *,
+    until: float,
+    budget_s: float | None = None,
+    stop: StopFlag | None = None,
+    started: float | None = None,
+) -> Iterator[AbsorptionEvent]:
+    """Train on what the recall report says is forgotten until a share `until` of the probed sentences is recalled.
+
+    Each round trains the tasks of the forgotten sentences and a share of the others, then asks all probes again; the
+    probes themselves are never trained on, but they decide when to stop, so the recall reached is a little flattering.
+    Ends at the target, at the budget, or when three rounds in a row did not help; the best round is kept. Raises
+    UsageError for a share outside 0..1, InterruptedAbsorption after `stop` (what was reached is kept).
+    """
+    if not 0 < until <= 1:
+        raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
+    started = time.monotonic() if started is None else started
+    memory.check_base(base.id, base.fingerprint)
+    recipe, old = _recipe_of(memory), memory.manifest
+    made = outline(memory.document, base)
+    session = _reopened(memory, base, recipe, started, budget_s)
+    stopped = False
+    try:
+        probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
+        yield Probing(len(probes))
+        report = best = session.probe(memory.document, made.sentences, probes)
+        state = session.adapter.trained_state()
+        history = [*old.recall_history, session.point("before rehearsing", report, old.cost.seconds)]
+        yield _probed(history[-1])
+        rounds = waited = 0
+        while best.share < until and waited < _PATIENCE_ROUNDS and not stopped:
+            left_s = session.remaining_s(2 * probing_s + SAVING_S)
+            if left_s is not None and left_s <= 0:
+                break
+            rounds += 1
+            tasks = _to_rehearse(memory.tasks, report, recipe.update.replay_share, f"{recipe.training.seed}/{rounds}")
+            if not tasks:
+                break
+            shorter = _round_recipe(recipe, rounds)
+            preparation = prepare(made, tasks, base, shorter)
+            try:
+                yield from session.train(
+                    preparation.curriculum, shorter.training, expected_s=left_s or 0.0, seconds=left_s, stop=stop
+                )
+            except InterruptedAbsorption:
+                stopped = True
+            report = session.probe(memory.document, made.sentences, probes)
+            history.append(session.point("rehearsed", report, old.cost.seconds))
+            yield _probed(history[-1])
+            waited += 1
+            if len(report.recalled) > len(best.recalled):
+                best, state, waited = report, session.adapter.trained_state(), 0
+        session.adapter.load_state(state)
+        adapter = session.round_to_stored()
+        report = session.probe(memory.document, made.sentences, probes)
+    finally:
+        session.adapter.detach()
+    draft = session.draft(
+        made,
+        name=memory.name,
+        key=old.absorption_key,
+        adapter=adapter,
+        tasks=memory.tasks,
+        report=report,
+        history=history,
+        generation=old.generation,
+        predicted_s=session.elapsed_s,
+        before=memory,
+    )
+    changed = library.put(draft, replace=True)
+    if stopped:
+        raise InterruptedAbsorption("stopped; the best round is kept, and the same command goes on from it")
+    yield Finished(changed, report, session.elapsed_s, session.elapsed_s, reused=False)
+
+
+def absorb_until_events(
+    document: Document,
+    base: BaseModel,
+    recipe: Recipe,
+    library: Library,
+    *,
+    until: float,
+    name: str | None = None,
+    budget_s: float | None = None,
+    resume: bool = False,
+    stop: StopFlag | None = None,
+    started: float | None = None,
+) -> Iterator[AbsorptionEvent]:
+    """Absorb, then rehearse until a share `until` of the probed sentences is recalled; see both for what is raised.
+
+    A memory of the same text that is there already is rehearsed further. With a budget, the first pass gets 60 % of it.
+    """
+    started = time.monotonic() if started is None else started
+    first_s = budget_s * _FIRST_PASS_SHARE if budget_s is not None else None
+    finished: Finished | None = None
+    for event in absorb_events(
+        document, base, recipe, library, name=name, budget_s=first_s, resume=resume, stop=stop, started=started
+    ):
+        if isinstance(event, Finished):
+            finished = event
+        else:
+            yield event
+    assert finished is not None, "absorb_events ends with Finished or raises"
+    if finished.memory.manifest.recall.share >= until:
+        yield finished
+        return
+    yield from rehearse_events(
+        finished.memory, base, library, until=until, budget_s=budget_s, stop=stop, started=started
+    )
+
+
+def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, started: float, budget_s: float | None) -> Session:
+    """A session that goes on from the stored adapter, in full precision."""
+    release(base.model)
+    state = {key: value.float() for key, value in memory.load_adapter_state().items()}
+    return Session(base, restore_adapter(base.model, memory.adapter_config, state), recipe, started, budget_s)
+
+
+def _recipe_of(memory: Memory) -> Recipe:
+    return Recipe.parse(memory.manifest.recipe, f"the recipe of the memory {memory.name!r}")
+
+
+def _round_recipe(recipe: Recipe, number: int) -> Recipe:
+    """A short, gentler training of its own, on tasks alone."""
+    training, update = recipe.training, recipe.update
+    shorter = training.model_copy(
+        update={
+            "epochs": update.round_epochs,
+            "segment_epochs": 0,
+            "max_tokens": 0,
+            "learning_rate": training.learning_rate * update.learning_rate_factor,
+            "seed": training.seed + number,
+        }
+    )
+    return recipe.model_copy(
+        update={"training": shorter, "segments": recipe.segments.model_copy(update={"weight": 0.0})}
+    )
+
+
+def _to_rehearse(tasks: Sequence[Task], report: RecallReport, share: float, seed: str) -> list[Task]:
+    """All tasks of the forgotten sentences, and a sample of the others that is not larger than these."""
+    forgotten = set(report.forgotten)
+    trained = [task for task in tasks if not task.held_back]
+    wanted = [task for task in trained if task.evidence[0] in forgotten]
+    others = [task for task in trained if task.evidence[0] not in forgotten]
+    count = min(round(share * len(others)), len(wanted))
+    return [*wanted, *random.Random(seed).sample(others, count)]
+
+
+def _sample(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
+    trained = [task for task in tasks if not task.held_back]
+    return random.Random(seed).sample(trained, round(share * len(trained)))
+
+
+def _probed(point: RecallPoint) -> Probed:
+    return Probed(point.what, point.seconds, point.probed, point.recalled)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
