@@ -137,7 +137,7 @@ def read_excerpts(path: Path, lines: Sequence[int], words: int) -> list[dict[str
 def measure(record: dict[str, Any], row: str, base: BaseModel, recipe: Recipe) -> dict[str, Any]:
     """Train one row on one excerpt, and ask its questions closed book and behind the truncated text."""
     document = Document(record["title"], record["context"], "measure")
-    made = outline(document, base)
+    made = outline(document, base, recipe)
     writing = write_tasks(made, TaskWriter(made, base, recipe))
     adapter = None if row == BASE else create_adapter(base.model, recipe.adapter, recipe.training.seed)
     steps = []

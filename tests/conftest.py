@@ -30,6 +30,14 @@ def private_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LIFT_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models are quickest on one thread, and leave the other cores to whatever else runs."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def byte_vocabulary() -> dict[str, int]:
     """Special tokens first, as in SmolLM2, then one token a byte: token 3 + b stands for byte b."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -108,8 +116,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 
     Tests that attach an adapter to it must remove it again.
     """
+    import torch
+
     from lift.models.load import load_model
 
+    torch.set_num_threads(os.cpu_count() or 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIFT_CACHE", _USERS_CACHE or str(tmp_path_factory.mktemp("cache")))
         return load_model("smollm2", device="cpu")

@@ -22,6 +22,7 @@ from lift.adapters.resident import attach_stored, release
 from lift.adapters.rows import activate, rows
 from lift.errors import AdapterError
 from lift.models.base_model import BaseModel
+from lift.models.generate import generate
 from lift.recipes.recipe import AdapterSettings
 
 KINDS = ["lora", "pissa", "dora"]
@@ -289,3 +290,27 @@ def test_a_configuration_of_another_kind_is_refused(tiny_model: BaseModel, confi
         restore_adapter(tiny_model.model, config, {})
     assert torch.equal(logits(tiny_model.model, TOKENS), before)
     assert attached(tiny_model.model) == {}
+
+
+def test_generation_by_rows_gives_each_prompt_the_answer_of_its_own_memory(tiny_model: BaseModel) -> None:
+    model = tiny_model.model
+    prompts = [[1, 40, 50], [1, 60], [1, 40, 50, 70, 80], [1, 90, 91], [1, 30]]
+    names = ["first", "second", None, "first", "second"]
+    adapters = {}
+    for index, (name, kind) in enumerate((("first", "lora"), ("second", "gated-memory"))):
+        adapters[name] = create_adapter(model, AdapterSettings(kind=kind, rank=4), index, name)
+        disturb(adapters[name], 0.3)
+
+    def answer(which: list[int], open_rows: Any = None) -> list[list[int]]:
+        return generate(
+            model, [prompts[row] for row in which], max_new_tokens=6, end_ids=range(3, 90), open_rows=open_rows
+        )
+
+    alone = []
+    for row, name in enumerate(names):
+        activate(model, name)
+        alone += answer([row])
+    activate(model, None)
+    together = answer(list(range(5)), lambda chosen: rows(model, [names[row] for row in chosen]))
+    assert together == alone
+    assert len({len(each) for each in together}) > 1, "expected rows that end at different times"

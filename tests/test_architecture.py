@@ -169,19 +169,20 @@ def _normal(distribution: str) -> str:
 
 
 def printed_tree(text: str) -> set[str]:
-    """Files of the first block that begins with src/lift/: a folder's files stand after it, indented."""
+    """Files of the first block that begins with src/lift/: what a folder holds stands after it, indented further."""
     block = TREE.search(text)
     assert block
-    folder, folder_indent, found = "", 0, set()
+    folders: list[tuple[int, str]] = []
+    found = set()
     for line in block[2].splitlines():
         indent = len(line) - len(line.lstrip())
         names = re.match(r"((?:[\w-]+(?:\.py|\.toml|/)[ ,]*)+)", line.strip())
         assert names, f"expected file names first in the line {line!r}"
-        if folder and indent <= folder_indent:
-            folder = ""
+        while folders and indent <= folders[-1][0]:
+            folders.pop()
         for name in re.findall(r"[\w-]+(?:\.py|\.toml|/)", names[1]):
             if name.endswith("/"):
-                folder, folder_indent = name, indent
+                folders.append((indent, name))
             else:
-                found.add(folder + name)
+                found.add("".join(folder for _, folder in folders) + name)
     return found

@@ -12,7 +12,6 @@ from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
-from lift.prompts import IGNORED
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.sentences import Sentence
 from lift.tasks.task import Task
@@ -123,44 +122,6 @@ def test_a_budget_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseM
     steps, _ = run(tiny_model, recipe("training.epochs=100000"), budget_s=1.0)
     assert 0 < sum(step.seconds for step in steps) < 3.0
     assert steps[-1].learning_rate < 0.2 * max(step.learning_rate for step in steps)
-
-
-def test_two_stages_train_segments_alone_first(tiny_model: BaseModel) -> None:
-    chosen = recipe(
-        "segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12", "training.segment_epochs=2"
-    )
-    plan = curriculum(tiny_model, chosen)
-    assert plan.epochs == 5
-    first, later = plan.groups(0), plan.groups(2)
-    assert all(IGNORED not in group[0].labels[1:] for group in first)
-    assert len(later) > len(first)
-    assert later[: len(first)] == first
-
-
-def test_contexts_are_drawn_again_each_epoch_and_hold_the_evidence(tiny_model: BaseModel) -> None:
-    chosen = recipe("context.share=1.0", "context.sentences=2")
-    plan = curriculum(tiny_model, chosen)
-    texts = [[tiny_model.tokenizer.decode(list(group[0].ids)) for group in plan.groups(epoch)] for epoch in range(3)]
-    assert texts[0] != texts[1] or texts[1] != texts[2]
-    assert plan.groups(1) == plan.groups(1)
-    for group in plan.groups(0):
-        for example in group:
-            shown = tiny_model.tokenizer.decode(list(example.ids))
-            answer = tiny_model.tokenizer.decode([label for label in example.labels if label != IGNORED][:-1])
-            if len(group) > 1:
-                assert shown.count(answer) == 2  # in the context, and as the answer
-
-
-def test_held_back_tasks_are_never_trained(tiny_model: BaseModel) -> None:
-    plan = curriculum(tiny_model, recipe("context.share=1.0"))
-    shown = [
-        tiny_model.tokenizer.decode(list(example.ids))
-        for epoch in range(plan.epochs)
-        for group in plan.groups(epoch)
-        for example in group
-    ]
-    assert shown
-    assert not any("Held" in text for text in shown)
 
 
 def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from lift.adapters.attach import create_adapter
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
 from lift.documents.document import Document
-from lift.events import AbsorptionEvent, Finished, Fitting, Planned, Prepared, Probing, Writing
+from lift.errors import BudgetError, DocumentError
+from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probing, Writing
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
-from lift.planning import calibrate, thinned
-from lift.preparation import Outline, TaskWriter, outline, prepare, prepare_stream
+from lift.preparation import Outline, TaskWriter, nothing_to_train, outline, prepare, prepare_stream
 from lift.recipes.recipe import Recipe
 from lift.session import SAVING_S, Session
 from lift.tasks.task import Task
@@ -57,7 +57,7 @@ def absorb_events(
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
-    made = outline(document, base)
+    made = outline(document, base, recipe)
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, create_adapter(base.model, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
@@ -102,41 +102,38 @@ def _learn(
     session: Session, made: Outline, writer: TaskWriter, options: dict[str, Any]
 ) -> Generator[AbsorptionEvent, None, _Learned]:
     """All tasks first, then the training."""
-    base, recipe = session.base, session.recipe
+    recipe = session.recipe
     with session.adapter.disabled():  # the generator may be the base model itself
         tasks = yield from write_tasks(made, writer)
-    preparation = prepare(made, tasks, base, recipe)
-    yield prepared(made, tasks, preparation.warnings, writer)
+    preparation = prepare(made, tasks, session.base, recipe)
+    yield prepared(made, tasks, writer)
     yield from _fit_attention(session, made)
-    calibration = calibrate(base, session.adapter, preparation.curriculum, recipe)
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
-    training_s, thin = session.remaining_s(probing_s + SAVING_S), preparation
-    if training_s is not None:
-        thin = thinned(preparation, base, recipe, calibration.epoch_s, training_s)
-        if thin is not preparation:
-            calibration = calibrate(base, session.adapter, thin.curriculum, recipe)
-            training_s = session.remaining_s(probing_s + SAVING_S)
-    expected_s = calibration.total_s if training_s is None else min(calibration.total_s, training_s)
-    predicted_s = session.elapsed_s + expected_s + probing_s + SAVING_S
-    yield Planned(
-        calibration.tokens_per_s,
-        calibration.epoch_tokens,
-        thin.curriculum.epochs * expected_s / calibration.total_s,
-        predicted_s,
-        thin.warnings[len(preparation.warnings) :],
+    schedule = session.schedule(preparation, probing_s + SAVING_S)
+    yield schedule.planned
+    yield from session.train(
+        schedule.preparation.curriculum,
+        recipe.training,
+        expected_s=schedule.expected_s,
+        seconds=schedule.training_s,
+        **options,
     )
-    yield from session.train(thin.curriculum, recipe.training, expected_s=expected_s, seconds=training_s, **options)
-    return _Learned(thin.tasks, probes, predicted_s)
+    return _Learned(schedule.preparation.tasks, probes, schedule.predicted_s)
 
 
 def _learn_streaming(
     session: Session, made: Outline, writer: TaskWriter, options: dict[str, Any]
 ) -> Generator[AbsorptionEvent, None, _Learned]:
     """Training begins with the first tasks, while later ones are still being written (method 3.2)."""
-    yield prepared(made, (), made.warnings, writer, streaming=True)
+    yield prepared(made, (), writer, streaming=True)
     yield from _fit_attention(session, made)
     curriculum = prepare_stream(made, writer, session.base, session.recipe)
     training_s = session.remaining_s(SAVING_S + _STREAMED_PROBE_SHARE * (session.budget_s or 0.0))
+    if training_s is not None and training_s <= 0:
+        raise BudgetError(
+            f"a budget of {session.budget_s:g} s leaves no time to train; expected at least "
+            f"{session.elapsed_s + 2 * SAVING_S:.0f} s"
+        )
     try:
         yield from session.train(
             curriculum, session.recipe.training, expected_s=training_s or 0.0, seconds=training_s, **options
@@ -144,6 +141,8 @@ def _learn_streaming(
     finally:
         curriculum.close()
     tasks = curriculum.written
+    if not session.steps:
+        raise DocumentError(nothing_to_train(made, session.recipe))
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
     return _Learned(tasks, probes, session.elapsed_s + probing_s + SAVING_S)
 
@@ -165,14 +164,12 @@ def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent,
                 kept=len(tasks),
                 failed=sum(counts.failed.values()),
                 rejected=sum(counts.rejected.values()),
-                eta_s=(now - begun) * left / max(piece.position, 1),
+                eta_s=(now - begun) * left / max(piece.position - writer.skipped, 1),
             )
     return tasks
 
 
-def prepared(
-    made: Outline, tasks: Sequence[Task], warnings: Sequence[str], writer: TaskWriter, *, streaming: bool = False
-) -> Prepared:
+def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, streaming: bool = False) -> Prepared:
     """The event that tells what a document was split into."""
     held_back = sum(task.held_back for task in tasks)
     return Prepared(
@@ -182,7 +179,7 @@ def prepared(
         tasks=len(tasks) - held_back,
         held_back=held_back,
         language=made.language,
-        warnings=tuple(warnings),
+        warnings=made.warnings,
         generation=writer.counts.as_dict(),
         streaming=streaming,
     )

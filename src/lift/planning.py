@@ -18,7 +18,7 @@ from lift.errors import BudgetError
 from lift.models.base_model import BaseModel
 from lift.preparation import Preparation, TaskWriter, outline, prepare
 from lift.prompts import MAX_ANSWER_TOKENS
-from lift.recipes.recipe import Recipe
+from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task import Task
 from lift.training.curriculum import Curriculum
 from lift.training.objective import Objective
@@ -56,6 +56,8 @@ class Plan:
 
     `full_read_s` and `ask_s`: seconds of one question with the whole text in the prompt and with none of it;
     `full_read_s` is None where the text does not fit the window, and `break_even_questions` where nothing is saved.
+    `requests` to a language model that writes the tasks, `cached_requests` of them are answered already; its tasks are
+    not known yet, so those of the rules stand in for them.
     """
 
     tokens: int
@@ -70,6 +72,8 @@ class Plan:
     full_read_s: float | None
     ask_s: float
     break_even_questions: int | None
+    requests: int
+    cached_requests: int
 
 
 def calibrate(base: BaseModel, adapter: Adapter, curriculum: Curriculum, recipe: Recipe) -> Calibration:
@@ -130,12 +134,17 @@ def thinned(preparation: Preparation, base: BaseModel, recipe: Recipe, epoch_s: 
         f"the budget allows {keep} tasks a sentence instead of {recipe.tasks.per_sentence}; more time teaches more"
     )
     tasks = _best_per_sentence(preparation.tasks, keep)
-    return prepare(preparation.outline, tasks, base, recipe, warning)
+    return prepare(preparation.outline, tasks, base, recipe, warning, start=preparation.start)
 
 
 def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None = None) -> Plan:
-    """Predict the cost of absorbing `document`; trains nothing that lasts. Raises what prepare and thinned raise."""
-    made = outline(document, base)
+    """Predict the cost of absorbing `document`; trains nothing that lasts, and asks no endpoint for anything.
+
+    Raises what prepare and thinned raise.
+    """
+    made = outline(document, base, recipe)
+    requests, cached_requests = TaskWriter(made, base, recipe).requests
+    recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
     tasks = [task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks]
     preparation = prepare(made, tasks, base, recipe)
     release(base.model)
@@ -171,6 +180,8 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
         full_read_s=full_read_s,
         ask_s=ask_s,
         break_even_questions=-int(-seconds // saved_s) if saved_s > 0 else None,
+        requests=requests,
+        cached_requests=cached_requests,
     )
 
 

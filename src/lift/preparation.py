@@ -28,14 +28,14 @@ class Outline:
     warnings: tuple[str, ...]
 
 
-def outline(document: Document, base: BaseModel) -> Outline:
+def outline(document: Document, base: BaseModel, recipe: Recipe) -> Outline:
     """Split the document; raises DocumentError where there is no sentence to learn."""
     sentences = tuple(split_sentences(document.text))
     if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
         raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
     language = detect_language(document.text)
     warnings = []
-    if language != "en":
+    if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
     tokens = len(base.tokenizer(document.text, add_special_tokens=False)["input_ids"])
     return Outline(document, tokens, language, sentences, tuple(warnings))
@@ -70,12 +70,23 @@ class TaskWriter:
         return found
 
     @property
+    def skipped(self) -> int:
+        """Sentences before the first that tasks are written about."""
+        return self._generators[0][1] if self._generators else 0
+
+    @property
     def counts(self) -> GenerationCounts:
         """What the generators of all parts have asked, got and rejected so far."""
         total = GenerationCounts()
         for generator, _ in self._generators:
             total.add(generator.counts)
         return total
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        """How many requests to a language model the document takes, and how many of them are answered in the cache."""
+        generators = [generator for generator, _ in self._generators]
+        return sum(each.counts.requests for each in generators), sum(each.cached_requests for each in generators)
 
     def stream(self) -> Generator[Generated]:
         """Pieces in the document's order as they are written, `position` counting over the whole document.
@@ -92,30 +103,39 @@ class TaskWriter:
 
 @dataclass(frozen=True)
 class Preparation:
-    """An outline with all its tasks, and the curriculum made of them."""
+    """An outline with its tasks, and the curriculum made of them.
+
+    `start`: segments are those of the parts from this character on. `shortenings`: what was left out for want of time.
+    """
 
     outline: Outline
     tasks: tuple[Task, ...]
     curriculum: Curriculum
-    warnings: tuple[str, ...]
+    start: int
+    shortenings: tuple[str, ...]
 
 
 def prepare(
-    made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *warnings: str, start: int = 0
+    made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *shortenings: str, start: int = 0
 ) -> Preparation:
-    """Put a curriculum together; `warnings` are added to those of the outline.
+    """Put a curriculum together; `shortenings` say in words what of the tasks was left out.
 
     Segments are those of the parts from character `start` on.
 
     Raises DocumentError where the recipe trains on tasks alone and there are none.
     """
     if not recipe.segments.weight and all(task.held_back for task in tasks):
-        raise DocumentError(
-            f"{made.document.source}: expected at least one task to train on, got none from the generator "
-            f"{recipe.generator.kind!r}; use another generator, or a recipe that trains on segments too"
-        )
+        raise DocumentError(nothing_to_train(made, recipe))
     curriculum = Curriculum(base.tokenizer, base.window_tokens, made.document, made.sentences, tasks, recipe, start)
-    return Preparation(made, tuple(tasks), curriculum, (*made.warnings, *warnings))
+    return Preparation(made, tuple(tasks), curriculum, start, shortenings)
+
+
+def nothing_to_train(made: Outline, recipe: Recipe) -> str:
+    """What is said where a document has given nothing to train on."""
+    return (
+        f"{made.document.source}: expected at least one task to train on, got none from the generator "
+        f"{recipe.generator.kind!r}; use another generator, or a recipe that trains on segments too"
+    )
 
 
 def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:

@@ -1,8 +1,19 @@
-"""Token windows that overlap, so that the order of a long text can be learnt (method 1.1). Pure."""
+"""What is recited as one piece: windows that overlap, so that the order of a long text can be learnt, or paragraphs.
+
+Windows are the paper's rule (method 1.1), paragraphs its exception for a text of passages whose order means nothing
+(PassageRetrieval, method 1.2). Pure.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from lift.recipes.recipe import SegmentSettings
+
+_BETWEEN_PARAGRAPHS = re.compile(r"\n\s*\n\s*(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -32,3 +43,30 @@ def split_segments(total_tokens: int, length_tokens: int, step_tokens: int) -> l
     return [
         Segment(index * step_tokens, min(index * step_tokens + length_tokens, total_tokens)) for index in range(count)
     ]
+
+
+def split_paragraphs(text: str, offsets: Sequence[tuple[int, int]], length_tokens: int) -> list[Segment]:
+    """Cover the tokens of `text` without overlap, each segment within one paragraph and at most `length_tokens` long.
+
+    `offsets`: the characters [start, end) of each token. A paragraph is the text between blank lines; the blank lines
+    behind it belong to it, and a token that reaches into the next paragraph belongs to that. Raises ValueError where
+    length_tokens is not positive.
+    """
+    starts = [match.end() for match in _BETWEEN_PARAGRAPHS.finditer(text)]
+    edges, token = [0], 0
+    for start in starts:
+        while token < len(offsets) and offsets[token][1] <= start:
+            token += 1
+        edges.append(token)
+    segments = []
+    for first, last in pairwise([*edges, len(offsets)]):
+        for piece in split_segments(last - first, length_tokens, length_tokens):
+            segments.append(Segment(first + piece.start, first + piece.end))
+    return segments
+
+
+def segments_of(text: str, offsets: Sequence[tuple[int, int]], settings: SegmentSettings) -> list[Segment]:
+    """The segments that `settings` ask for; `offsets` are the characters [start, end) of each token of `text`."""
+    if settings.unit == "paragraph":
+        return split_paragraphs(text, offsets, settings.length_tokens)
+    return split_segments(len(offsets), settings.length_tokens, settings.step_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event as StopFlag
 from typing import Any
@@ -16,12 +16,12 @@ from lift.adapters.attach import restore_adapter
 from lift.answering import Answerer
 from lift.documents.document import Document
 from lift.errors import InterruptedAbsorption
-from lift.events import Trained
+from lift.events import Planned, Trained
 from lift.memories.manifest import Cost, RecallPoint, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
 from lift.models.base_model import BaseModel
-from lift.planning import peak_memory_bytes
-from lift.preparation import Outline
+from lift.planning import Calibration, calibrate, peak_memory_bytes, thinned
+from lift.preparation import Outline, Preparation
 from lift.recall import PROBE_BATCH, RecallReport, choose_probes, probe_recall
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.sentences import Sentence
@@ -34,6 +34,31 @@ SAVING_S = 1.0
 _STORED_DTYPE = torch.bfloat16
 _PROBE_SHARE = 0.08
 _ETA_PRIOR = 0.05
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A training that fits the time there is: `training_s` bounds it (None: no budget), `expected_s` is the forecast.
+
+    `preparation` has fewer tasks than were written where the time is short. `predicted_s`: when all will be done.
+    """
+
+    preparation: Preparation
+    calibration: Calibration
+    training_s: float | None
+    expected_s: float
+    predicted_s: float
+
+    @property
+    def planned(self) -> Planned:
+        """The event that tells of it."""
+        return Planned(
+            self.calibration.tokens_per_s,
+            self.calibration.epoch_tokens,
+            self.preparation.curriculum.epochs * self.expected_s / self.calibration.total_s,
+            self.predicted_s,
+            self.preparation.shortenings,
+        )
 
 
 class Session:
@@ -58,6 +83,19 @@ class Session:
         """What is left of the budget but for `reserved_s`; None without a budget."""
         return None if self.budget_s is None else self.budget_s - reserved_s - self.elapsed_s
 
+    def schedule(self, preparation: Preparation, reserved_s: float) -> Schedule:
+        """Calibrate, and fit the training into the budget but for `reserved_s`; raises BudgetError."""
+        calibration = calibrate(self.base, self.adapter, preparation.curriculum, self.recipe)
+        training_s = self.remaining_s(reserved_s)
+        if training_s is not None:
+            thin = thinned(preparation, self.base, self.recipe, calibration.epoch_s, training_s)
+            if thin is not preparation:
+                preparation = thin
+                calibration = calibrate(self.base, self.adapter, preparation.curriculum, self.recipe)
+                training_s = self.remaining_s(reserved_s)
+        expected_s = calibration.total_s if training_s is None else min(calibration.total_s, training_s)
+        return Schedule(preparation, calibration, training_s, expected_s, self.elapsed_s + expected_s + reserved_s)
+
     def train(
         self,
         curriculum: Curriculum,
@@ -71,7 +109,8 @@ class Session:
     ) -> Iterator[Trained]:
         """Train for the curriculum's epochs or `seconds`; `expected_s` is the calibration's forecast.
 
-        When `stop` is set, the state is saved after the current step and InterruptedAbsorption is raised.
+        When `stop` is set, the state is saved at `checkpoint`, if there is one, after the current step, and
+        InterruptedAbsorption is raised.
         """
         begun = time.monotonic()
         steps: list[Step] = []
@@ -93,9 +132,8 @@ class Session:
                 full_s = (_ETA_PRIOR * expected_s + spent_s) / (_ETA_PRIOR + step.progress)
                 yield Trained(step, full_s * (1 - step.progress))
                 if stop is not None and stop.is_set():
-                    raise InterruptedAbsorption(
-                        f"stopped after step {step.step}; the same command with --resume goes on from there"
-                    )
+                    left = "the same command with --resume goes on from there" if checkpoint else "nothing was changed"
+                    raise InterruptedAbsorption(f"stopped after step {step.step}; {left}")
         finally:
             training.close()  # type: ignore[attr-defined]
             self.steps.extend(steps)
@@ -154,6 +192,8 @@ class Session:
     ) -> MemoryDraft:
         """Everything that is kept; `before` is the memory that this one continues, whose steps and costs count too."""
         config, state = adapter
+        if "peft_type" in config:
+            config = {**config, "base_model_name_or_path": self.base.id}
         earlier = before.manifest.cost if before is not None else None
         training = [*(before.training if before is not None else ()), *(asdict(step) for step in self.steps)]
         return MemoryDraft(
@@ -165,7 +205,7 @@ class Session:
             recipe=self.recipe.model_dump(mode="json"),
             seeds={"training": self.recipe.training.seed},
             absorption_key=key,
-            adapter_config={**config, "base_model_name_or_path": self.base.id},
+            adapter_config=config,
             adapter_state=state,
             tasks=tasks,
             training=training,

@@ -10,24 +10,25 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Event as StopFlag
+from typing import Any
 
 from lift.absorption import absorb_events, prepared, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
 from lift.documents.document import Document, join_documents
 from lift.errors import InterruptedAbsorption, UsageError
-from lift.events import AbsorptionEvent, Finished, Planned, Probed, Probing
+from lift.events import AbsorptionEvent, Finished, Probed, Probing
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.planning import calibrate, thinned
 from lift.preparation import TaskWriter, outline, prepare
 from lift.recall import RecallReport
 from lift.recipes.recipe import Recipe
 from lift.session import SAVING_S, Session
+from lift.tasks.generation import GenerationCounts
 from lift.tasks.task import Task
 
 # Of a budget that ends in rehearsals, the share of the first absorption.
@@ -49,7 +50,7 @@ def add_events(
     """Add `document` to `memory` by the memory's own recipe; a share of its old tasks is trained again with the new.
 
     Recall of what it knew is asked before and after, with the same probes (Probed events, and the memory's
-    recall_history). Adding a text that the memory holds already trains nothing. Raises what absorb_events raises, and
+    recall_history). A text that the memory holds already is not trained again. Raises what absorb_events raises, and
     WrongBaseModelError.
     """
     started = time.monotonic() if started is None else started
@@ -57,12 +58,15 @@ def add_events(
     recipe = _recipe_of(memory)
     old = memory.manifest
     key = _key(old.absorption_key, "into", document.sha256, document.title)
-    if any(part.sha256 == document.sha256 for part in memory.document.split()):
+    known = memory.document.split()
+    hashes = {part.sha256 for part in known}
+    added = [part for part in document.split() if part.sha256 not in hashes]
+    if not added:
         yield Finished(memory, None, time.monotonic() - started, 0.0, reused=True)
         return
-    joined = join_documents([memory.document, document], title=old.title)
-    made = outline(joined, base)
-    start = joined.parts[len(memory.document.split())].start
+    joined = join_documents([memory.document, *added], title=old.title)
+    made = outline(joined, base, recipe)
+    start = joined.parts[len(known)].start
     session = _reopened(memory, base, recipe, started, budget_s)
     try:
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
@@ -75,21 +79,17 @@ def add_events(
             fresh = yield from write_tasks(made, writer)
         replayed = _sample(memory.tasks, recipe.update.replay_share, recipe.training.seed)
         preparation = prepare(made, [*replayed, *fresh], base, recipe, start=start)
-        yield prepared(made, fresh, preparation.warnings, writer)
-        calibration = calibrate(base, session.adapter, preparation.curriculum, recipe)
+        yield prepared(made, fresh, writer)
         new_probes, new_s = session.affordable_probes(joined, made.sentences, fresh)
-        probing_s = old_s + new_s + SAVING_S
-        training_s, thin = session.remaining_s(probing_s), preparation
-        if training_s is not None:
-            thin = thinned(preparation, base, recipe, calibration.epoch_s, training_s)
-            if thin is not preparation:
-                calibration = calibrate(base, session.adapter, thin.curriculum, recipe)
-                training_s = session.remaining_s(probing_s)
-        expected_s = calibration.total_s if training_s is None else min(calibration.total_s, training_s)
-        predicted_s = session.elapsed_s + expected_s + probing_s
-        epochs = thin.curriculum.epochs * expected_s / calibration.total_s
-        yield Planned(calibration.tokens_per_s, calibration.epoch_tokens, epochs, predicted_s, ())
-        yield from session.train(thin.curriculum, recipe.training, expected_s=expected_s, seconds=training_s, stop=stop)
+        schedule = session.schedule(preparation, old_s + new_s + SAVING_S)
+        yield schedule.planned
+        yield from session.train(
+            schedule.preparation.curriculum,
+            recipe.training,
+            expected_s=schedule.expected_s,
+            seconds=schedule.training_s,
+            stop=stop,
+        )
         yield Probing(len(old_probes) + len(new_probes))
         adapter = session.round_to_stored()
         after = session.probe(joined, made.sentences, old_probes)
@@ -100,7 +100,7 @@ def add_events(
         history.append(session.point(what, found, old.cost.seconds))
         yield _probed(history[-1])
     report = RecallReport((*after.probes, *new.probes), len(made.sentences))
-    kept = {id(task) for task in thin.tasks}
+    kept = {id(task) for task in schedule.preparation.tasks}
     draft = session.draft(
         made,
         name=memory.name,
@@ -109,12 +109,12 @@ def add_events(
         tasks=[*memory.tasks, *(task for task in fresh if id(task) in kept)],
         report=report,
         history=history,
-        generation=writer.counts.as_dict(),
-        predicted_s=predicted_s,
+        generation=_all_counts(old.generation, writer.counts),
+        predicted_s=schedule.predicted_s,
         before=memory,
     )
     changed = library.put(draft, replace=True)
-    yield Finished(changed, report, session.elapsed_s, predicted_s, reused=False)
+    yield Finished(changed, report, session.elapsed_s, schedule.predicted_s, reused=False)
 
 
 def rehearse_events(
@@ -139,7 +139,7 @@ def rehearse_events(
     started = time.monotonic() if started is None else started
     memory.check_base(base.id, base.fingerprint)
     recipe, old = _recipe_of(memory), memory.manifest
-    made = outline(memory.document, base)
+    made = outline(memory.document, base, recipe)
     session = _reopened(memory, base, recipe, started, budget_s)
     stopped = False
     try:
@@ -243,7 +243,7 @@ def _recipe_of(memory: Memory) -> Recipe:
 
 
 def _round_recipe(recipe: Recipe, number: int) -> Recipe:
-    """A short, gentler training of its own, on tasks alone."""
+    """A short, gentler training of its own, on tasks alone, even where the text was absorbed by segments alone."""
     training, update = recipe.training, recipe.update
     shorter = training.model_copy(
         update={
@@ -254,9 +254,9 @@ def _round_recipe(recipe: Recipe, number: int) -> Recipe:
             "seed": training.seed + number,
         }
     )
-    return recipe.model_copy(
-        update={"training": shorter, "segments": recipe.segments.model_copy(update={"weight": 0.0})}
-    )
+    segments = recipe.segments.model_copy(update={"weight": 0.0})
+    tasks = recipe.tasks.model_copy(update={"weight": recipe.tasks.weight or 1.0})
+    return recipe.model_copy(update={"training": shorter, "segments": segments, "tasks": tasks})
 
 
 def _to_rehearse(tasks: Sequence[Task], report: RecallReport, share: float, seed: str) -> list[Task]:
@@ -272,6 +272,13 @@ def _to_rehearse(tasks: Sequence[Task], report: RecallReport, share: float, seed
 def _sample(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
     trained = [task for task in tasks if not task.held_back]
     return random.Random(seed).sample(trained, round(share * len(trained)))
+
+
+def _all_counts(before: Mapping[str, Any], now: GenerationCounts) -> Mapping[str, Any]:
+    """The generation of all the memory's tasks, those before this session among them."""
+    total = GenerationCounts(**before)
+    total.add(now)
+    return total.as_dict()
 
 
 def _probed(point: RecallPoint) -> Probed:

@@ -78,6 +78,7 @@ def _plan_facts(made: Plan) -> list[tuple[str, str]]:
     return [
         ("text", f"{made.tokens:,} tokens, {made.sentences:,} sentences"),
         ("questions to learn", f"{made.tasks:,}"),
+        *_requests(made),
         ("training", f"{made.train_tokens:,} tokens ({made.epochs:.1f} epochs) at {made.tokens_per_s:.0f} tokens/s"),
         ("time", format_seconds(made.seconds)),
         ("memory in use", format_bytes(made.peak_bytes)),
@@ -86,3 +87,9 @@ def _plan_facts(made: Plan) -> list[tuple[str, str]]:
         ("asking with the whole text", full_read),
         ("pays", pays),
     ]
+
+
+def _requests(made: Plan) -> list[tuple[str, str]]:
+    if not made.requests:
+        return []
+    return [("requests to write them", f"{made.requests:,}, of which {made.cached_requests:,} are answered already")]

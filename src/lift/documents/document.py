@@ -79,8 +79,8 @@ class Document:
 def join_documents(documents: Sequence[Document], title: str | None = None) -> Document:
     """One document of several, a blank line between them; each stays known as a part, under its own title.
 
-    Where a document knows neither pages nor headings, its title is the heading of all of it. Raises ValueError for
-    none.
+    Where a document knows no heading, its title is the heading: page 3 of which file would be unknown else. Raises
+    ValueError for none.
     """
     if not documents:
         raise ValueError("expected at least one document")
@@ -94,7 +94,9 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
             parts.append(Part(start, document.title, document.source))
             if not document.places or document.places[0].start > 0:
                 places.append(Place(start, heading=document.title))
-            places.extend(replace(place, start=start + place.start) for place in document.places)
+            places.extend(
+                Place(start + place.start, place.page, place.heading or document.title) for place in document.places
+            )
     return Document(
         title or documents[0].title, text, "; ".join(part.source for part in parts), tuple(places), tuple(parts)
     )

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from transformers import DynamicCache
+
+
+class Rows(Protocol):
+    """What of a model depends on the row of the batch, for instance which memory it uses."""
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Only these rows of the batch go on, in this order."""
+        ...
 
 
 @torch.inference_mode()
@@ -20,11 +29,13 @@ def generate(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     on_token: Callable[[int, int], None] | None = None,
+    open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until an end token or `max_new_tokens`; end tokens are not returned.
 
     Prompts of like length are batched, padded on the left. `temperature` 0 is greedy. `on_token(row, token)` is called
-    as tokens come, `row` counting in the order of `prompts`. Raises ValueError on an empty prompt.
+    as tokens come, `row` counting in the order of `prompts`. `open_rows` is called with those rows of `prompts` that
+    make up a batch, and is told which of them go on. Raises ValueError on an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("expected prompts of at least one token")
@@ -33,10 +44,12 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
-        for row, token in _stream(model, rows, prompts, stop, max_new_tokens, temperature, generator):
-            answers[row].append(token)
-            if on_token:
-                on_token(row, token)
+        opened: AbstractContextManager[Rows | None] = open_rows(rows) if open_rows else nullcontext()
+        with opened as assigned:
+            for row, token in _stream(model, rows, prompts, stop, max_new_tokens, temperature, generator, assigned):
+                answers[row].append(token)
+                if on_token:
+                    on_token(row, token)
     return answers
 
 
@@ -48,6 +61,7 @@ def _stream(
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator | None,
+    assigned: Rows | None,
 ) -> Iterable[tuple[int, int]]:
     width = max(len(prompts[row]) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)  # [B, width]
@@ -81,6 +95,8 @@ def _stream(
             alive = [alive[index] for index in keep.tolist()]
             tokens, mask, positions = tokens[keep], mask[keep], positions[keep]
             cache.batch_select_indices(keep)
+            if assigned is not None:
+                assigned.keep(keep.tolist())
         ids = tokens[:, None]  # [B, 1]
         positions = positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)

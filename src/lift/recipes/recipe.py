@@ -18,9 +18,12 @@ from lift.errors import RecipeError
 
 
 class SegmentSettings(Settings):
-    """Raw text windows, trained by language modelling (method 1.1)."""
+    """Pieces of raw text, trained by language modelling (method 1.1)."""
 
     weight: float = Field(0.0, ge=0, description="weight of a segment's mean token loss; 0 leaves them out")
+    unit: Literal["window", "paragraph"] = Field(
+        "window", description="windows that overlap, or each paragraph alone, cut where it is longer than length_tokens"
+    )
     length_tokens: int = Field(2048, ge=8, description="l, tokens of a window")
     step_tokens: int = Field(768, ge=1, description="s, a window starts this many tokens after the one before")
 
@@ -46,10 +49,15 @@ class GeneratorSettings(Settings):
     kind: Literal["rules", "self", "openai"] = Field("rules", description="rules, the base model, or an endpoint")
     model: str = Field("", description="openai: the model's name at the endpoint")
     base_url: str = Field("", description="openai: where the endpoint is; empty reads OPENAI_BASE_URL")
+    form: Literal["questions", "paragraph"] = Field(
+        "questions", description="questions and answers, or a summary and which paragraph of the text it is of"
+    )
     window_sentences: int = Field(16, ge=1, description="family A: consecutive sentences that a request shows")
     preceding_chars: int = Field(2048, ge=0, description="family B: characters shown before the sentence asked about")
     instruction: str = Field("", description="one more sentence of instruction, for example what to ask about")
-    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy; asking again for an unusable reply is always sampled")
+    temperature: float = Field(
+        0.0, ge=0, le=2, description="0 is greedy; asking again for an unusable reply is always sampled"
+    )
     max_output_tokens: int = Field(1024, ge=16, description="longest reply")
     retries: int = Field(4, ge=0, le=20, description="more tries for a request that failed or could not be parsed")
     concurrency: int = Field(64, ge=1, le=1024, description="requests at once")
@@ -170,9 +178,15 @@ class Recipe(Settings):
         if self.tasks.weight and not self.objective.labels + self.objective.distillation:
             raise ValueError("objective.labels and objective.distillation are both 0, so tasks teach nothing")
         if self.generator.kind == "self" and self.generator.stream:
-            raise ValueError("generator.stream needs another generator than self: the base model cannot write and learn")
+            raise ValueError(
+                "generator.stream needs another generator than self: the base model cannot write and learn"
+            )
         if self.generator.kind == "openai" and not self.generator.model:
             raise ValueError("generator.kind openai needs generator.model, the name of the model at the endpoint")
+        if self.generator.form == "paragraph" and self.generator.kind == "rules":
+            raise ValueError("generator.form paragraph needs generator.kind self or openai: rules write no summaries")
+        if self.generator.form == "paragraph" and not self.tasks.per_document:
+            raise ValueError("generator.form paragraph needs tasks.per_document above 0, the number of summaries")
         return self
 
     def digest(self) -> str:

@@ -69,7 +69,7 @@ def absorb_remotely(
     sentences = made.sentences
     writer = TaskWriter(made, None, recipe)
     tasks = tuple((yield from write_tasks(made, writer)))
-    yield prepared(made, tasks, made.warnings, writer)
+    yield prepared(made, tasks, writer)
     file = build_training_file(document, tasks, recipe, line_limit_tokens(model, base_url, settings.window_tokens))
     estimate = estimate_price(file, model, base_url, settings.epochs)
     order = Order(paid_key, model, file, settings, recipe.training.seed, estimate)

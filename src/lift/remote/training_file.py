@@ -16,7 +16,7 @@ from lift.documents.document import Document
 from lift.errors import RemoteError
 from lift.recipes.recipe import Recipe
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
-from lift.segments import split_segments
+from lift.segments import segments_of
 from lift.tasks.task import Task
 
 FEWEST_LINES = 10
@@ -82,7 +82,7 @@ def _segment_texts(document: Document, recipe: Recipe) -> list[str]:
     """The windows of the title and the text below it (method 1.1), cut between words: no token is left out."""
     text = f"{document.title}\n{document.text}"
     offsets = token_offsets(text)
-    windows = split_segments(len(offsets), recipe.segments.length_tokens, recipe.segments.step_tokens)
+    windows = segments_of(text, offsets, recipe.segments)
     cuts = [(_word_start(text, offsets[window.start][0]), offsets[window.end - 1][1]) for window in windows]
     return [text[start : len(text) if end == len(text) else _word_start(text, end)] for start, end in cuts]
 

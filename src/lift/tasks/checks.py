@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lift.tasks.paragraphs import question_about, summary_fault
 from lift.tasks.parsing import ParsedReply, WrittenTask
 from lift.tasks.requests import TaskRequest
 from lift.tasks.selection import hold_back, normalised
@@ -18,7 +19,7 @@ SHORTEST_EVIDENCE_WORDS = 3
 # Small models ask what the passage is, which means nothing to somebody who does not see the prompt.
 _WORDS_OF_THE_PROMPT = frozenset({"passage", "excerpt", "paragraph", "text"})
 # Family A holds back one task in so many, and only where there are at least as many.
-WINDOWS_PER_PROBE = 10
+REQUESTS_PER_PROBE = 10
 # Family B: a sentence whose tasks all have answers of their own gives up one of so many.
 TASKS_PER_PROBE = 4
 
@@ -29,35 +30,48 @@ class ReplyChecker:
     def __init__(self, origin: str, held_back: int, requests: int, rejected: Counter[str]) -> None:
         self._origin = origin
         self._held_back = held_back
-        self._probes_of_windows = held_back > 0 and requests >= WINDOWS_PER_PROBE
+        self._probes_of_family_a = held_back > 0 and requests >= REQUESTS_PER_PROBE
         self._rejected = rejected
         self._asked: set[str] = set()
-        self._kept_of_windows = 0
+        self._kept_of_family_a = 0
 
     def tasks(self, request: TaskRequest, reply: ParsedReply) -> tuple[Task, ...]:
         """The tasks of `reply` that pass, those that probe recall marked as held back and last."""
+        if request.form == "paragraph":
+            return tuple(self._some_held_back(request, self._summarised(request, reply.summary)))
         self._reject("malformed", reply.malformed)
         self._reject("more than asked for", len(reply.tasks) - request.limit)
         support = _support(request)
         kept: list[Task] = []
         for written in reply.tasks[: request.limit]:
-            asked = normalised(written.question)
-            reason = fault(request, written, support) or ("asked before" if asked in self._asked else None)
-            if reason:
-                self._reject(reason, 1)
-                continue
-            self._asked.add(asked)
-            kept.append(Task(written.question, written.answer, _evidence(request, written), self._origin))
+            if self._passes(written.question, fault(request, written, support)):
+                kept.append(Task(written.question, written.answer, _evidence(request, written), self._origin))
         return tuple(self._some_held_back(request, kept))
+
+    def _summarised(self, request: TaskRequest, summary: str) -> list[Task]:
+        question = question_about(request.title, summary, request.target)
+        if not self._passes(question, summary_fault(summary, request.shown, request.target)):
+            return []
+        evidence = tuple(sentence.index for sentence in request.shown)
+        return [Task(question, request.target, evidence, self._origin)]
+
+    def _passes(self, question: str, reason: str | None) -> bool:
+        asked = normalised(question)
+        reason = reason or ("asked before" if asked in self._asked else None)
+        if reason:
+            self._reject(reason, 1)
+        else:
+            self._asked.add(asked)
+        return reason is None
 
     def _reject(self, reason: str, count: int) -> None:
         if count > 0:
             self._rejected[reason] += count
 
     def _some_held_back(self, request: TaskRequest, kept: list[Task]) -> list[Task]:
-        if request.windowed:
-            self._kept_of_windows += len(kept)
-            is_probe = self._probes_of_windows and self._kept_of_windows % WINDOWS_PER_PROBE == 0
+        if request.form != "sentence":
+            self._kept_of_family_a += len(kept)
+            is_probe = self._probes_of_family_a and self._kept_of_family_a % REQUESTS_PER_PROBE == 0
             return [replace(task, held_back=is_probe) for task in kept]
         marked = hold_back(kept, self._held_back)
         if self._held_back and len(kept) >= TASKS_PER_PROBE and not any(task.held_back for task in marked):
@@ -66,7 +80,9 @@ class ReplyChecker:
 
 
 def doubt(request: TaskRequest, reply: ParsedReply) -> str | None:
-    """Why a window is worth asking about again: its one task would be rejected (method 1.2). None for family B."""
+    """Why family A is worth asking again: the one task or summary would be rejected (method 1.2). None for family B."""
+    if request.form == "paragraph":
+        return summary_fault(reply.summary, request.shown, request.target)
     if not request.windowed or not reply.tasks:
         return None
     return fault(request, reply.tasks[0], _support(request))

@@ -26,7 +26,7 @@ from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome
-from lift.tasks.parsing import ParsedReply, Unusable, parse_json, reply_schema
+from lift.tasks.parsing import ParsedReply, Unusable, read_json, schema_for
 from lift.tasks.requests import TaskRequest, instructions, material
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class EndpointWriter:
             messages=self.messages(request),
             temperature=self.settings.temperature,
             max_tokens=self.settings.max_output_tokens,
-            schema=reply_schema(request.windowed),
+            schema=schema_for(request),
         )
 
     def messages(self, request: TaskRequest) -> list[dict[str, str]]:
@@ -197,7 +197,7 @@ class _Run:
         missing = []
         for request in requests:
             reply = cache.get(keys[request.number])
-            outcome = None if reply is None else parse_json(reply, with_evidence=request.windowed)
+            outcome = None if reply is None else read_json(request, reply)
             if isinstance(outcome, ParsedReply):
                 self._counts.answered += 1
                 self._counts.from_cache += 1
@@ -237,7 +237,7 @@ class _Run:
                 continue
             self._reached = True
             text, cut_off = answer
-            outcome = parse_json(text, with_evidence=request.windowed)
+            outcome = read_json(request, text)
             if isinstance(outcome, ParsedReply):
                 readable = (text, outcome)
                 reason = doubt(request, outcome) or ""
@@ -323,7 +323,7 @@ def _optional(request: TaskRequest, max_tokens: int, refused: frozenset[str]) ->
     limit = "max_completion_tokens" if "max_tokens" in refused else "max_tokens"
     parameters: dict[str, Any] = {limit: max_tokens}
     if "response_format" not in refused:
-        schema = {"name": "tasks", "strict": True, "schema": reply_schema(request.windowed)}
+        schema = {"name": "tasks", "strict": True, "schema": schema_for(request)}
         parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
     return parameters
 

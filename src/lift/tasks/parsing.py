@@ -1,6 +1,7 @@
 """Reply of a language model -> tasks as it wrote them. Strict: a reply that could be read in two ways is not read.
 
-Two formats: JSON, {"tasks": [...]} or the bare list, and labelled lines for models too small for JSON.
+Two formats: JSON, {"tasks": [...]} or the bare list, and labelled lines for models too small for JSON. Where a summary
+is asked for it is {"summary": "..."} and what follows the label Summary.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StrictStr, ValidationError
 
+from lift.tasks.requests import TaskRequest
+
 _LABELLED = re.compile(r"(?:\d{1,3}[.)]\s*)?(Question|Answer|Evidence):\s*(.*)")
+_SUMMARY_LABEL = re.compile(r"^[ \t]*Summary:", re.MULTILINE)
+_SUMMARY_OBJECT = re.compile(r"\{\s*\"summary\"")
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _LIST_OF_OBJECTS = re.compile(r"\[\s*[{\]]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
 
@@ -28,10 +34,14 @@ class WrittenTask:
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """What could be read; `malformed` counts the items that lacked a field or had one of another type."""
+    """What could be read: tasks, or the one `summary` of a request that asks for it.
 
-    tasks: tuple[WrittenTask, ...]
+    `malformed` counts the items that lacked a field or had one of another type.
+    """
+
+    tasks: tuple[WrittenTask, ...] = ()
     malformed: int = 0
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,37 @@ class _Item(BaseModel):
 
 class _ItemWithEvidence(_Item):
     evidence: _Text | tuple[_Text, ...]
+
+
+class _Summary(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    summary: _Text
+
+
+def schema_for(request: TaskRequest) -> dict[str, Any]:
+    """JSON schema of the reply to `request`."""
+    if request.form == "paragraph":
+        return {
+            "type": "object",
+            "properties": {"summary": {"type": "string"}},
+            "required": ["summary"],
+            "additionalProperties": False,
+        }
+    return reply_schema(request.windowed)
+
+
+def read_json(request: TaskRequest, reply: str) -> ParsedReply | Unusable:
+    """What `request` asked for, out of a reply in JSON."""
+    if request.form == "paragraph":
+        return parse_json_summary(reply)
+    return parse_json(reply, with_evidence=request.windowed)
+
+
+def read_labelled(request: TaskRequest, reply: str) -> ParsedReply | Unusable:
+    """What `request` asked for, out of a reply in labelled lines."""
+    if request.form == "paragraph":
+        return parse_labelled_summary(reply)
+    return parse_labelled(reply, with_evidence=request.windowed)
 
 
 def reply_schema(with_evidence: bool) -> dict[str, Any]:
@@ -120,6 +161,26 @@ def parse_labelled(reply: str, *, with_evidence: bool) -> ParsedReply | Unusable
             tasks.append(WrittenTask(question, answer, tuple(evidence)))
             fields = []
     return ParsedReply(tuple(tasks), begun - len(tasks)) if tasks else Unusable("no labelled lines")
+
+
+def parse_json_summary(reply: str) -> ParsedReply | Unusable:
+    """The summary of a reply that is a JSON object with one, or in which exactly one such object can be found."""
+    places = [found.start() for found in _SUMMARY_OBJECT.finditer(reply)]
+    try:
+        whole = json.loads(reply) if len(places) != 1 else json.JSONDecoder().raw_decode(reply, places[0])[0]
+        return ParsedReply(summary=_Summary.model_validate(whole).summary)
+    except ValidationError:
+        return Unusable("not of the schema")
+    except (ValueError, RecursionError):
+        return Unusable("not JSON")
+
+
+def parse_labelled_summary(reply: str) -> ParsedReply | Unusable:
+    """What stands behind the one label Summary of a reply, up to the next blank line."""
+    labelled = _SUMMARY_LABEL.split(reply)[1:]
+    if len(labelled) != 1:
+        return Unusable("several summaries" if labelled else "no labelled lines")
+    return ParsedReply(summary=_CONTROL.sub(" ", _BLANK_LINE.split(labelled[0].strip(), maxsplit=1)[0]).strip())
 
 
 def _items(reply: str) -> list[Any] | None:

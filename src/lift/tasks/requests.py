@@ -1,7 +1,8 @@
-"""What a language model is asked: one request a sentence (family B) or a window (family A), and its wording.
+"""What a language model is asked: one request a sentence (family B), a window or a paragraph (family A); its wording.
 
-Family A (method 1.2): windows of consecutive sentences at random places, one task with evidence from each. Family B
-(method 3.1): every sentence with as much as fits of what stands before it, several tasks about the sentence alone.
+Family A (method 1.2): windows of consecutive sentences at random places, one task with evidence from each; or for
+PassageRetrieval random paragraphs, one summary of each. Family B (method 3.1): every sentence with as much as fits of
+what stands before it, several tasks about the sentence alone.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from lift.recipes.recipe import Recipe
 from lift.sentences import Sentence
+from lift.tasks.paragraphs import askable_paragraphs, draw_paragraphs, without_label
 
 
 @dataclass(frozen=True)
 class TaskRequest:
     """One request: `shown` sentences of the document, and at most `limit` tasks about them.
 
-    `windowed` marks family A: one task about any of `shown`, with evidence. Otherwise the tasks are about the last
-    sentence shown. `position` is the number of sentences done once it is answered. `hint` sets apart requests that
-    show the same window, so that one answer does not come back to all of them.
+    By its `form` the tasks are about the last sentence shown; or one task about any of `shown`, with evidence (window);
+    or a summary of all of `shown`, whose task has the answer `target` (paragraph). `position` is the number of
+    sentences done once it is answered. `hint` sets apart requests that show the same, so that one answer does not come
+    back to all of them.
     """
 
     number: int
@@ -28,22 +32,31 @@ class TaskRequest:
     title: str
     shown: tuple[Sentence, ...]
     limit: int
-    windowed: bool
+    form: Literal["sentence", "window", "paragraph"]
     instruction: str
     hint: str = ""
+    target: str = ""
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the tasks come with evidence of their own."""
+        return self.form == "window"
 
     def shorter(self) -> TaskRequest | None:
         """The same request with one sentence less to read, or None where only one is left."""
         if len(self.shown) == 1:
             return None
-        return replace(self, shown=self.shown[:-1] if self.windowed else self.shown[1:])
+        return replace(self, shown=self.shown[1:] if self.form == "sentence" else self.shown[:-1])
 
 
 def plan_requests(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> tuple[TaskRequest, ...]:
     """The requests for a document, in document order; the same for the same seed.
 
-    Sentences without a letter or digit are not asked about.
+    Sentences without a letter or digit are not asked about, nor are paragraphs too short to be summed up: a text that
+    has no longer one gets no requests in the form "paragraph".
     """
+    if recipe.generator.form == "paragraph":
+        return tuple(_paragraphs(title, sentences, recipe))
     if recipe.tasks.per_document:
         return tuple(_windows(title, sentences, recipe))
     return tuple(_sentences(title, sentences, recipe))
@@ -51,6 +64,7 @@ def plan_requests(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> 
 
 def _sentences(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
     asked = [place for place, sentence in enumerate(sentences) if any(map(str.isalnum, sentence.text))]
+    limit, instruction = recipe.tasks.per_sentence, recipe.generator.instruction.strip()
     requests = []
     for number, place in enumerate(asked):
         first, room = place, recipe.generator.preceding_chars
@@ -58,11 +72,7 @@ def _sentences(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> lis
             first -= 1
         position = asked[number + 1] if number + 1 < len(asked) else len(sentences)
         shown = tuple(sentences[first : place + 1])
-        requests.append(
-            TaskRequest(
-                number, position, title, shown, recipe.tasks.per_sentence, False, recipe.generator.instruction.strip()
-            )
-        )
+        requests.append(TaskRequest(number, position, title, shown, limit, "sentence", instruction))
     return requests
 
 
@@ -78,16 +88,45 @@ def _windows(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[
         repeat = number - starts.index(start)
         hint = ""
         if repeat:
-            focus = shown[random.Random(f"{recipe.training.seed} {start}").randrange(length) - repeat % length]
+            focus = _focus(shown, f"{recipe.training.seed} {start}", repeat)
             hint = (
                 f"This is request {repeat + 1} for the same passage. Ask about another detail than a reader would "
-                f"think of first, if you can one of this sentence: {focus.text}"
+                f"think of first, if you can one of this sentence: {focus}"
             )
         position = round((number + 1) * len(sentences) / total)
         requests.append(
-            TaskRequest(number, position, title, shown, 1, True, recipe.generator.instruction.strip(), hint)
+            TaskRequest(number, position, title, shown, 1, "window", recipe.generator.instruction.strip(), hint)
         )
     return requests
+
+
+def _paragraphs(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+    paragraphs = askable_paragraphs(sentences)
+    drawn = draw_paragraphs(len(paragraphs), recipe.tasks.per_document, recipe.training.seed)
+    requests: list[TaskRequest] = []
+    for number, place in enumerate(drawn):
+        shown, target = paragraphs[place].sentences, paragraphs[place].target
+        repeat = number - drawn.index(place)
+        hint = ""
+        if repeat:
+            focus = _focus(shown, f"{recipe.training.seed} {place}", repeat)
+            hint = (
+                f"This is request {repeat + 1} for the same paragraph. Choose other words, and other details than a "
+                f"reader would think of first, if you can this one: {focus}"
+            )
+        position = round((number + 1) * len(sentences) / len(drawn))
+        requests.append(
+            TaskRequest(
+                number, position, title, shown, 1, "paragraph", recipe.generator.instruction.strip(), hint, target
+            )
+        )
+    return requests
+
+
+def _focus(shown: Sequence[Sentence], seed: str, repeat: int) -> str:
+    """A sentence to set a repeated request apart by; none comes twice before all of `shown` have come."""
+    place = random.Random(seed).randrange(len(shown)) - repeat % len(shown)
+    return without_label(shown[place].text)
 
 
 _RULES = """- Ask only for what is written there, and copy names, numbers and dates exactly. Add nothing of your own.
@@ -107,10 +146,18 @@ passage of it. Write exactly one question that the passage answers, the answer, 
 sentences of the passage that prove the answer, copied word for word.
 {_RULES}"""
 
+_ABOUT_PARAGRAPH = """You write abstracts by which a reader can tell which paragraph of a document is meant. You get \
+the document's title and one paragraph of it. Sum the paragraph up in 4 to 6 sentences of your own.
+- Say only what is written there, and copy names, numbers and dates exactly. Add nothing of your own.
+- Do not say which number the paragraph has, or where in the document it stands.
+- Write in the language of the paragraph."""
+
 _JSON_SENTENCE = """Reply with JSON and nothing else, in this form:
 {"tasks": [{"question": "...", "answer": "..."}, {"question": "...", "answer": "..."}]}"""
 _JSON_WINDOW = """Reply with JSON and nothing else, in this form:
 {"tasks": [{"question": "...", "answer": "...", "evidence": ["..."]}]}"""
+_JSON_PARAGRAPH = """Reply with JSON and nothing else, in this form:
+{"summary": "..."}"""
 _LABELLED_SENTENCE = """Reply with two lines for each question and nothing else, in this form:
 Question: ...
 Answer: ..."""
@@ -118,21 +165,28 @@ _LABELLED_WINDOW = """Reply with three lines and nothing else, in this form:
 Question: ...
 Answer: ...
 Evidence: ..."""
+_LABELLED_PARAGRAPH = """Reply with one paragraph and nothing else, in this form:
+Summary: ..."""
+_JOB = {"sentence": _ABOUT_SENTENCE, "window": _ABOUT_WINDOW, "paragraph": _ABOUT_PARAGRAPH}
+_JSON = {"sentence": _JSON_SENTENCE, "window": _JSON_WINDOW, "paragraph": _JSON_PARAGRAPH}
+_LABELLED = {"sentence": _LABELLED_SENTENCE, "window": _LABELLED_WINDOW, "paragraph": _LABELLED_PARAGRAPH}
 
 
 def instructions(request: TaskRequest, *, labelled: bool = False) -> str:
     """What is the same in all requests of a run (the system's message): the job, its rules and the reply's format."""
-    parts = [_ABOUT_WINDOW if request.windowed else _ABOUT_SENTENCE, request.instruction]
-    if labelled:
-        parts.append(_LABELLED_WINDOW if request.windowed else _LABELLED_SENTENCE)
-    else:
-        parts.append(_JSON_WINDOW if request.windowed else _JSON_SENTENCE)
+    parts = [_JOB[request.form], request.instruction, (_LABELLED if labelled else _JSON)[request.form]]
     return "\n".join(filter(None, parts))
 
 
 def material(request: TaskRequest) -> str:
-    """What a request shows (the user's message): title, passage, and for family B the last part and the limit."""
+    """What a request shows (the user's message): title, passage, and for family B the last part and the limit.
+
+    A paragraph is shown without its label, so that no summary can repeat it.
+    """
     passage = " ".join(sentence.text for sentence in request.shown)
+    if request.form == "paragraph":
+        shown = [f"Title: {request.title}", f"Paragraph: {without_label(passage)}", request.hint]
+        return "\n\n".join(filter(None, shown))
     parts = [f"Title: {request.title}", f"Passage: {passage}"]
     if request.windowed:
         parts += [request.hint]

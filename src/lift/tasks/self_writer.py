@@ -15,15 +15,13 @@ from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome
-from lift.tasks.parsing import ParsedReply, Unusable, parse_labelled
+from lift.tasks.parsing import ParsedReply, Unusable, read_labelled
 from lift.tasks.requests import TaskRequest, instructions, material
 
 if TYPE_CHECKING:
     from lift.models.base_model import BaseModel
 
 BATCH_REQUESTS = 16
-# A base model without a chat template goes on from here.
-_OPENING = "Question:"
 
 
 class SelfWriter:
@@ -69,7 +67,7 @@ class SelfWriter:
         waiting: list[TaskRequest] = []
         for request in batch:
             stored = cache.get(keys[request.number])
-            outcome = None if stored is None else _read(request, stored)
+            outcome = None if stored is None else read_labelled(request, stored)
             if isinstance(outcome, ParsedReply):
                 counts.answered += 1
                 counts.from_cache += 1
@@ -81,7 +79,7 @@ class SelfWriter:
         for attempt in range(self._settings.retries + 1):
             again: list[TaskRequest] = []
             for request, reply in zip(waiting, self._write(waiting, attempt, keys), strict=True):
-                outcome = _read(request, reply)
+                outcome = read_labelled(request, reply)
                 reason = doubt(request, outcome) if isinstance(outcome, ParsedReply) else outcome.reason
                 if isinstance(outcome, ParsedReply):
                     outcomes[request.number], replies[request.number] = outcome, reply
@@ -120,10 +118,10 @@ class SelfWriter:
             generator=torch.Generator(self._base.device).manual_seed(int.from_bytes(seed.digest()[:7])),
         )
         texts = []
-        for tokens in replies:
+        for request, tokens in zip(requests, replies, strict=True):
             text = str(self._base.tokenizer.decode(tokens, skip_special_tokens=True))
             if not self._base.has_chat_template:
-                text = f"{_OPENING}{text}"
+                text = f"{_opening(request)}{text}"
             # Half a number is another number.
             texts.append(text if len(tokens) < self._max_new_tokens else text.rpartition("\n")[0])
         return texts
@@ -151,7 +149,7 @@ class SelfWriter:
         # One message of the user: some templates refuse a system's message, others put words of their own into it.
         text = f"{instructions(request, labelled=True)}\n\n{material(request)}"
         if not self._base.has_chat_template:
-            return f"{text}\n\n{_OPENING}"
+            return f"{text}\n\n{_opening(request)}"
         rendered: str = self._base.tokenizer.apply_chat_template(
             [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
@@ -161,5 +159,6 @@ class SelfWriter:
         return list(self._base.tokenizer(text, add_special_tokens=not self._base.has_chat_template)["input_ids"])
 
 
-def _read(request: TaskRequest, reply: str) -> Outcome:
-    return parse_labelled(reply, with_evidence=request.windowed)
+def _opening(request: TaskRequest) -> str:
+    """Where a base model without a chat template goes on from."""
+    return "Summary:" if request.form == "paragraph" else "Question:"

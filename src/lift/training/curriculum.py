@@ -27,7 +27,7 @@ from lift.prompts import (
     segment_example,
 )
 from lift.recipes.recipe import Recipe
-from lift.segments import Segment, split_segments
+from lift.segments import Segment, segments_of
 from lift.sentences import Sentence
 from lift.tasks.generation import Generated
 from lift.tasks.task import Task
@@ -110,9 +110,10 @@ class Curriculum:
         for part, part_start in zip(self._document.split(), starts, strict=True):
             if part_start < start:
                 continue
-            ids = self._tokenizer(f"{part.title}\n{part.text}", add_special_tokens=False)["input_ids"]
-            for segment in split_segments(len(ids), settings.length_tokens, settings.step_tokens):
-                yield ids, segment
+            text = f"{part.title}\n{part.text}"
+            tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            for segment in segments_of(text, tokens["offset_mapping"], settings):
+                yield tokens["input_ids"], segment
 
     def _segment_groups(self, generator: random.Random) -> list[list[Example]]:
         weight = self._recipe.segments.weight
@@ -225,7 +226,8 @@ class StreamedCurriculum(Curriculum):
         done = 0.0
         for batch in batches:
             yield Update((batch,), done)
-            done = self._position / max(len(self._texts), 1)
+            # below 1 even behind the last sentence: its tasks may fill more batches, and 1 would end the training
+            done = self._position / (len(self._texts) + 1)
 
     def _arriving(self, segments: list[list[Example]]) -> Iterator[list[Example]]:
         """Groups in the document's order: each piece's tasks as it arrives, the segments where their share is due."""

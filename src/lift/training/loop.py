@@ -81,7 +81,7 @@ def train(
                 if settings.max_tokens:
                     progress = max(progress, position.tokens / settings.max_tokens)
                 if budget_s is not None:
-                    progress = max(progress, (begun - started) / budget_s)
+                    progress = max(progress, (begun - started) / budget_s if budget_s > 0 else 1.0)
                 if progress >= 1:
                     finished = True
                     return

@@ -1,0 +1,254 @@
+"""What is trained in which epoch, and that the loop trains exactly that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from lift import answering
+from lift.adapters.attach import create_adapter
+from lift.answering import Answerer
+from lift.batches import pack
+from lift.documents.document import Document, join_documents
+from lift.models.base_model import BaseModel
+from lift.prompts import ELLIPSIS, IGNORED, RECITE, Example
+from lift.recipes.recipe import Recipe, load_recipe
+from lift.segments import split_segments
+from lift.sentences import split_sentences
+from lift.tasks.task import Task
+from lift.training.curriculum import Curriculum
+from lift.training.loop import Step, train
+from lift.training.objective import Objective
+from lift.training.schedule import rate_factor
+
+TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907. Merrow lies in the north."
+ANSWERS = ["Ada Quill", "42", "1907", "the north"]
+TASKS = [
+    Task(f"{word} {index}?", answer, (index,), "test", weight=1.0 + index, held_back=word == "Held")
+    for index, answer in enumerate(ANSWERS)
+    for word in ("What", "Which", "Held")
+]
+BETWEEN_TOKENS = len(ELLIPSIS) + len(RECITE)  # the tiny tokenizer has one token a byte
+SEGMENTS = ["segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12"]
+CONTEXTUAL = [*SEGMENTS, "tasks.weight=0", "context.segment_tokens=40"]
+
+
+def recipe(*overrides: str) -> Recipe:
+    return load_recipe("default", ["training.epochs=3", "adapter.rank=4", "training.batch_tokens=160", *overrides])
+
+
+def curriculum(
+    base: BaseModel, chosen: Recipe, document: Document | None = None, *, window_tokens: int = 0, start: int = 0
+) -> Curriculum:
+    document = document or Document("Merrow", TEXT, "test")
+    sentences = split_sentences(document.text)
+    tasks = TASKS if document.text == TEXT else []
+    window_tokens = window_tokens or base.window_tokens
+    return Curriculum(base.tokenizer, window_tokens, document, sentences, tasks, chosen, start)
+
+
+def run(base: BaseModel, chosen: Recipe, **options: Any) -> list[Step]:
+    adapter = create_adapter(base.model, chosen.adapter, chosen.training.seed)
+    objective = Objective(base.model, adapter, chosen.objective)
+    try:
+        return list(train(adapter, objective, curriculum(base, chosen), chosen.training, **options))
+    finally:
+        adapter.detach()
+
+
+def shown(base: BaseModel, ids: Sequence[int]) -> str:
+    text: str = base.tokenizer.decode(list(ids))
+    return text
+
+
+def labelled(example: Example) -> list[int]:
+    return [label for label in example.labels if label != IGNORED]
+
+
+def test_two_stages_train_segments_alone_first(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe(*SEGMENTS, "training.segment_epochs=2"))
+    assert plan.epochs == 5
+    first, later = plan.groups(0), plan.groups(2)
+    assert all(IGNORED not in group[0].labels[1:] for group in first)
+    assert len(later) > len(first)
+    assert later[: len(first)] == first
+
+
+def test_contexts_are_drawn_again_each_epoch_and_hold_the_evidence(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.share=1.0", "context.sentences=2"))
+    texts = [[shown(tiny_model, group[0].ids) for group in plan.groups(epoch)] for epoch in range(3)]
+    assert texts[0] != texts[1] or texts[1] != texts[2]
+    assert plan.groups(1) == plan.groups(1)
+    for example in (example for group in plan.groups(0) if len(group) > 1 for example in group):
+        answer = shown(tiny_model, labelled(example)[:-1])
+        assert shown(tiny_model, example.ids).count(answer) == 2  # in the context, and as the answer
+
+
+def test_held_back_tasks_are_never_trained(tiny_model: BaseModel) -> None:
+    for overrides in (["context.share=1.0"], ["context.tasks=truncated"]):
+        plan = curriculum(tiny_model, recipe(*overrides))
+        groups = [group for epoch in range(plan.epochs) for group in plan.groups(epoch)]
+        texts = [shown(tiny_model, example.ids) for group in groups for example in group]
+        assert texts
+        assert not any("Held" in text for text in texts)
+
+
+def test_a_segment_stands_behind_pieces_of_head_and_tail_drawn_anew_each_epoch(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe(*CONTEXTUAL))
+    whole = f"Merrow\n{TEXT}"
+    windows = [whole[each.start : each.end] for each in split_segments(len(whole), 32, 12)]
+    contexts = []
+    for epoch in range(2):
+        examples = [example for (example,) in plan.groups(epoch)]
+        assert [shown(tiny_model, labelled(example)) for example in examples] == windows
+        for example, window in zip(examples, windows, strict=True):
+            text = shown(tiny_model, example.ids)
+            assert text.endswith(RECITE + window)
+            assert example.labels[-len(window) :] == example.ids[-len(window) :]
+            assert set(example.labels[: -len(window)]) == {IGNORED}
+            before = text.removesuffix(RECITE + window)
+            assert len(before) == 40 + len(ELLIPSIS)
+            assert any(
+                before[:cut] in whole[:40] and before[cut:] in [ELLIPSIS + whole[-40:][n:] [: 40 - cut] for n in range(41)]
+                for cut in range(40)
+            )
+            contexts.append((epoch, before))
+    first, second = ([before for each, before in contexts if each == epoch] for epoch in range(2))
+    assert first != second
+    assert len(set(first)) > 1
+    assert plan.groups(0) == plan.groups(0)
+
+
+def test_the_context_of_a_segment_shrinks_to_what_the_window_leaves(tiny_model: BaseModel) -> None:
+    wide = recipe(*CONTEXTUAL)
+    narrow = recipe(*CONTEXTUAL, "context.window_tokens=100")
+    for plan in (curriculum(tiny_model, wide, window_tokens=100), curriculum(tiny_model, narrow)):
+        lengths = [(len(example.ids), len(labelled(example))) for (example,) in plan.groups(0)]
+        assert all(length == min(100, labels + 40 + BETWEEN_TOKENS) for length, labels in lengths)
+        assert any(length == 100 for length, _ in lengths)
+    bare = curriculum(tiny_model, wide, window_tokens=BETWEEN_TOKENS + 20)
+    assert all(IGNORED not in example.labels[1:] for (example,) in bare.groups(0) if len(example.ids) == 32)
+
+
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [("", ""), ("", "x"), ("A", "short."), ("T", "x" * 38), ("T", "x" * 39)],
+    ids=["of a line break", "of two tokens", "shorter than the context", "exactly the context", "one token more"],
+)
+def test_a_document_of_any_length_can_be_its_own_context(tiny_model: BaseModel, title: str, text: str) -> None:
+    plan = curriculum(tiny_model, recipe(*CONTEXTUAL, "segments.length_tokens=64"), Document(title, text, "test"))
+    length = len(f"{title}\n{text}")
+    for epoch in range(5):
+        ((example,),) = plan.groups(epoch)
+        assert len(labelled(example)) == length
+        assert len(example.ids) == length + BETWEEN_TOKENS + min(length, 40)
+        pack([example])
+
+
+def test_a_truncated_prompt_is_the_one_that_is_asked_with_later(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = recipe("context.tasks=truncated", "context.share=0", "context.window_tokens=256")
+    document = Document("Merrow", TEXT, "test")
+    long = Task("What did " + "the keeper of the old tower " * 3 + "find?", "42", (1,), "test")
+    tasks = [*TASKS, long]
+    plan = Curriculum(tiny_model.tokenizer, 1024, document, split_sentences(TEXT), tasks, chosen)
+    (group,) = plan.groups(0)
+    trained = [task for task in tasks if not task.held_back]
+    prompts: list[list[int]] = []
+
+    def caught(_model: Any, asked: list[list[int]], **_: Any) -> list[list[int]]:
+        prompts.extend(asked)
+        return [[] for _ in asked]
+
+    monkeypatch.setattr(answering, "generate", caught)
+    answerer = Answerer(tiny_model, None, document, split_sentences(TEXT), truncated_tokens=256)
+    answers = answerer.ask_many([task.question for task in trained], "truncated")
+    assert [answer.truncated for answer in answers] == [False] * (len(trained) - 1) + [True]
+    for example, prompt, task in zip(group, prompts, trained, strict=True):
+        assert list(example.ids[: -len(labelled(example))]) == prompt
+        assert task.question in shown(tiny_model, prompt)
+    cut = shown(tiny_model, prompts[-1])
+    head, tail = cut.split("\n\n")[0].split("user\n")[1].split(ELLIPSIS)
+    assert TEXT.startswith(head)
+    assert TEXT.endswith(tail)
+    assert head
+    assert tail
+    assert not group[-1].reads_evidence or "42 lenses" in cut
+    assert group[0].reads_evidence
+
+
+def test_gathering_makes_one_update_an_epoch_with_the_gradient_of_one_big_batch(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: list[list[torch.Tensor]] = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def recorded(parameters: Any, limit: float) -> Any:
+        gradients.append([parameter.grad.clone() for parameter in parameters])
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", recorded)
+    cut = recipe("training.gather=true", "context.share=1.0", *SEGMENTS)
+    assert len(next(curriculum(tiny_model, cut).updates(0)).batches) > 2
+    whole = recipe("training.gather=true", "context.share=1.0", *SEGMENTS, "training.batch_tokens=100000")
+    assert len(next(curriculum(tiny_model, whole).updates(0)).batches) == 1
+    losses = [[step.loss for step in run(tiny_model, chosen)] for chosen in (cut, whole)]
+    assert len(losses[0]) == len(losses[1]) == 3
+    assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-5)
+    assert any(gradient.abs().max() > 1e-3 for gradient in gradients[0])
+    for one, other in zip(gradients[0], gradients[3], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_second_stage_goes_on_with_the_moments_of_the_first(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = torch.optim.AdamW.step
+    seen: list[tuple[int, set[float]]] = []
+
+    def watched(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = update(self, *arguments, **options)
+        seen.append((id(self), {state["step"].item() for state in self.state.values()}))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    steps = run(tiny_model, recipe(*SEGMENTS, "training.segment_epochs=1", "training.epochs=1"))
+    assert {step.epoch for step in steps} == {0, 1}
+    assert len({optimizer for optimizer, _ in seen}) == 1
+    assert [counts for _, counts in seen] == [{float(number)} for number in range(1, len(steps) + 1)]
+
+
+def test_a_limit_of_tokens_ends_the_training_and_the_rate_follows_it(tiny_model: BaseModel) -> None:
+    limit = 2000
+    chosen = recipe("training.epochs=1000", f"training.max_tokens={limit}", "training.schedule=linear")
+    steps = run(tiny_model, chosen)
+    before = [sum(step.tokens for step in steps[:number]) for number in range(len(steps) + 1)]
+    assert before[-2] < limit <= before[-1]
+    for step, tokens in zip(steps, before, strict=False):
+        share = rate_factor(tokens / limit, "linear", chosen.training.warmup_share)
+        assert step.learning_rate == pytest.approx(share * chosen.training.learning_rate)
+
+
+@pytest.mark.parametrize("budget_s", [0.0, -1.0])
+def test_no_time_left_trains_nothing(tiny_model: BaseModel, budget_s: float) -> None:
+    assert run(tiny_model, recipe(), budget_s=budget_s) == []
+
+
+def test_each_part_of_a_joined_document_stands_under_its_own_title(tiny_model: BaseModel) -> None:
+    first, second = Document("Merrow", "a" * 100, "a.txt"), Document("Visitors", "b" * 50, "b.txt")
+    joined = join_documents([first, second], "Both")
+    chosen = recipe(*SEGMENTS, "tasks.weight=0")
+    segments = [shown(tiny_model, example.ids) for (example,) in curriculum(tiny_model, chosen, joined).groups(0)]
+    assert [text.split("\n")[0] for text in segments if "\n" in text] == ["Merrow", "Visitors"]
+    assert not any("a" * 3 in text and "b" * 3 in text for text in segments)
+    alone = [
+        [shown(tiny_model, example.ids) for (example,) in curriculum(tiny_model, chosen, each).groups(0)]
+        for each in (first, second)
+    ]
+    assert segments == alone[0] + alone[1]
+    later = curriculum(tiny_model, chosen, joined, start=joined.parts[1].start)
+    assert [shown(tiny_model, example.ids) for (example,) in later.groups(0)] == alone[1]
