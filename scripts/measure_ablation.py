@@ -59,7 +59,7 @@ ROWS: dict[str, list[str]] = {
     "A, 0 tasks": ["tasks.weight=0"],
     "A, 30 tasks": ["tasks.per_document=30"],
     "A with LoRA": ["adapter.kind=lora", LOW_RANK],
-    "A with PiSSA": ["adapter.kind=pissa", "training.learning_rate=5e-4"],
+    "A with PiSSA": ["adapter.kind=pissa", "training.learning_rate=2e-4"],
     "A with DoRA": ["adapter.kind=dora", LOW_RANK],
     "B: 10 tasks a sentence, LoRA, hard labels": FAMILY_B,
     "B, context distillation": [*FAMILY_B, "objective.labels=0", "objective.distillation=1"],

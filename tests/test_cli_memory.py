@@ -137,7 +137,7 @@ def test_an_interrupted_absorption_says_how_to_go_on_and_goes_on(
         patch.setattr(Lines, "step", lambda self, event: signal.raise_signal(number))
         assert place.absorb("--name", "museum") == 1
     printed = capsys.readouterr()
-    assert "stopping after this step, saving" in printed.err
+    assert "stopping as soon as" in printed.err
     assert "--resume" in printed.err.splitlines()[-1]
     assert signal.getsignal(number) == before
     assert place.absorb("--name", "museum", "--resume") == 0

@@ -13,6 +13,7 @@ from lift.adapters.attach import create_adapter
 from lift.answering import Answerer
 from lift.batches import pack
 from lift.documents.document import Document, join_documents
+from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.prompts import ELLIPSIS, IGNORED, RECITE, Example
 from lift.recipes.recipe import Recipe, load_recipe
@@ -112,7 +113,8 @@ def test_a_segment_stands_behind_pieces_of_head_and_tail_drawn_anew_each_epoch(t
             before = text.removesuffix(RECITE + window)
             assert len(before) == 40 + len(ELLIPSIS)
             assert any(
-                before[:cut] in whole[:40] and before[cut:] in [ELLIPSIS + whole[-40:][n:] [: 40 - cut] for n in range(41)]
+                before[:cut] in whole[:40]
+                and before[cut:] in [ELLIPSIS + whole[-40:][n:][: 40 - cut] for n in range(41)]
                 for cut in range(40)
             )
             contexts.append((epoch, before))
@@ -179,6 +181,12 @@ def test_a_truncated_prompt_is_the_one_that_is_asked_with_later(
     assert tail
     assert not group[-1].reads_evidence or "42 lenses" in cut
     assert group[0].reads_evidence
+
+
+def test_a_window_too_small_for_a_question_is_refused(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.tasks=truncated", "context.window_tokens=72"))
+    with pytest.raises(UsageError, match=r"72 tokens for 'What 0\?'; raise context\.window_tokens"):
+        plan.groups(0)
 
 
 def test_gathering_makes_one_update_an_epoch_with_the_gradient_of_one_big_batch(

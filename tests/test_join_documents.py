@@ -13,7 +13,10 @@ from lift.sentences import split_sentences
 
 PAGES = Document("Minutes", "First page.\nSecond page.", "minutes.pdf", (Place(0, page=1), Place(12, page=2)))
 HEADINGS = Document(
-    "Rules", "No smoking.\n\n# Dogs\n\nDogs are allowed.", "rules.md", (Place(0, heading="Rules"), Place(13, None, "Dogs"))
+    "Rules",
+    "No smoking.\n\n# Dogs\n\nDogs are allowed.",
+    "rules.md",
+    (Place(0, heading="Rules"), Place(13, None, "Dogs")),
 )
 PLAIN = Document("Letter", "Dear Ada, the lens is here.", "letter.txt")
 TEXTS = st.lists(
@@ -39,7 +42,9 @@ def test_what_is_joined_can_be_split_again() -> None:
 
 def test_every_place_says_which_text_it_is_in() -> None:
     joined = join_documents([PAGES, HEADINGS, PLAIN])
-    shown = [str(joined.place_at(joined.text.index(word))) for word in ("First", "Second", "smoking", "Dogs are", "Ada")]
+    shown = [
+        str(joined.place_at(joined.text.index(word))) for word in ("First", "Second", "smoking", "Dogs are", "Ada")
+    ]
     assert shown == ["page 1, “Minutes”", "page 2, “Minutes”", "“Rules”", "“Dogs”", "“Letter”"]
     starts = [place.start for place in joined.places]
     assert starts == sorted(set(starts))

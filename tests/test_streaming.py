@@ -130,6 +130,8 @@ def test_a_single_streamed_epoch_is_trained_to_its_last_batch(tiny_model: BaseMo
     updates = list(streamed(tiny_model, chosen, at_once()).updates(0))
     steps, _ = run(tiny_model, streamed(tiny_model, chosen, at_once()), chosen)
     assert len(steps) == len(updates) > 4
+    assert updates[0].progress == 0
+    assert updates[-1].progress > 0.5
     assert sum(len(example.ids) for update in updates for batch in update.batches for example in batch) == sum(
         step.example_tokens for step in steps
     )

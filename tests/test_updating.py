@@ -29,11 +29,13 @@ from lift.updating import absorb_until_events, add_events, rehearse_events
 OLD = Document(
     "Port Merrow",
     "Ada Quill founded the lighthouse museum of Port Merrow in 1911. The museum owns 42 lenses.\n\n"
-    "A storm destroyed the old tower in 1907. The keeper Olaf Berg rebuilt the tower in 1909 with a loan.",
+    "A storm destroyed the old tower in 1907.",
     "merrow.txt",
 )
-NEW = Document("Visitors", "The museum is closed on Mondays. Bram Holt has sold the tickets since 1950.", "visitors.txt")
-QUICK = ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=8"]
+NEW = Document(
+    "Visitors", "The museum is closed on Mondays. Bram Holt has sold the tickets since 1950.", "visitors.txt"
+)
+QUICK = ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=12"]
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_recall_of_the_old_is_asked_before_and_after_with_the_same_probes(
     assert seconds == sorted(seconds)
     assert finished.report is not None
     assert len(finished.report.probes) == len(asked[-2]) + len(asked[-1])
-    assert library["merrow"].manifest.recall.sentences == 6
+    assert library["merrow"].manifest.recall.sentences == 5
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -322,7 +324,7 @@ def test_rehearsing_stops_at_the_target(
     assert history[1:] == [("before rehearsing", 0), ("rehearsed", 1), ("rehearsed", 2)]
     assert changed.manifest.absorption_key == memory.manifest.absorption_key
     assert changed.tasks == memory.tasks
-    assert len(changed.training) > len(memory.training)
+    assert len(changed.training) == changed.manifest.cost.steps > memory.manifest.cost.steps
     assert trained
     assert not {task.question for task in memory.tasks if task.held_back} & set(trained)
     seen = {task.evidence[0] for task in memory.tasks if not task.held_back and task.question in trained}
@@ -384,14 +386,12 @@ def test_stopping_a_rehearsal_keeps_the_best_round(
                 stop.set()
     changed = library["merrow"]
     assert changed.manifest.recall.recalled == 1
-    assert len(changed.training) == len(memory.training) + 1
+    assert changed.manifest.cost.steps == memory.manifest.cost.steps + 1
     assert is_untouched(tiny_model)
 
 
 @pytest.mark.parametrize("until", [0.0, -0.1, 1.5])
-def test_an_impossible_target_is_refused(
-    tiny_model: BaseModel, library: Library, memory: Memory, until: float
-) -> None:
+def test_an_impossible_target_is_refused(tiny_model: BaseModel, library: Library, memory: Memory, until: float) -> None:
     with pytest.raises(UsageError, match=f"{100 * until:g} %"):
         rehearsed(tiny_model, library, until)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from lift.absorption import absorb_events
 from lift.answering import Answer, Answerer, open_memory
-from lift.documents.document import Document
+from lift.documents.document import Document, join_documents
 from lift.documents.read import read_document
-from lift.events import Finished
+from lift.events import AbsorptionEvent, Finished
 from lift.memories.library import Library as StoredLibrary
 from lift.memories.manifest import Manifest
 from lift.memories.memory import Memory as StoredMemory
@@ -23,6 +23,9 @@ from lift.memories.memory import Problem
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import Recipe, load_recipe
+from lift.remote.answering import RemoteAnswerer, open_remote_memory
+from lift.remote.remote_model import is_remote
+from lift.updating import absorb_until_events, add_events
 
 
 @cache
@@ -61,7 +64,18 @@ class Memory:
         """Answer in batches, in the order of the questions; raises as ask does."""
         return self._answerer().ask_many(questions, context)
 
-    def _answerer(self) -> Answerer:
+    def add(self, source: str | Path | Document, *, title: str | None = None, **options: Any) -> Memory:
+        """Add a file (or a Document) to what this memory knows, and return the changed memory, which replaces this one.
+
+        `options` are those of updating.add_events, which is the iterator form. Raises every child of LiftError.
+        """
+        base = self._base or resident_model(self.manifest.base.id)
+        library = StoredLibrary(self.stored.directory.parent)
+        return _finished(add_events(_document(source, title), self.stored, base, library, **options), base)
+
+    def _answerer(self) -> Answerer | RemoteAnswerer:
+        if is_remote(self.stored):
+            return open_remote_memory(self.stored)
         return open_memory(self.stored, self._base or resident_model(self.manifest.base.id))
 
     def __repr__(self) -> str:
@@ -103,21 +117,36 @@ class Library:
 
 
 def absorb(
-    source: str | Path | Document,
+    source: str | Path | Document | Sequence[str | Path | Document],
     model: BaseModel | None = None,
     recipe: str | Recipe = "default",
     *,
     title: str | None = None,
     library: Library | None = None,
     overrides: Sequence[str] = (),
+    until: float | None = None,
     **options: Any,
 ) -> Memory:
-    """Absorb a file (or a Document) and return its memory; `options` are those of absorption.absorb_events.
+    """Absorb a file (or a Document), or several as one, and return the memory.
 
-    absorb_events itself is the iterator form, for whoever wants the progress. Raises every child of LiftError.
+    With `until` (0 to 1), what is forgotten is rehearsed until that share of the probed sentences is recalled.
+    `options` are those of absorption.absorb_events, which is the iterator form, for whoever wants the progress (with
+    `until`: updating.absorb_until_events). Raises every child of LiftError.
     """
-    document = source if isinstance(source, Document) else read_document(source, title=title)
+    if isinstance(source, str | Path | Document):
+        document = _document(source, title)
+    else:
+        document = join_documents([_document(each, None) for each in source], title)
     base = model or resident_model("smollm2")
-    events = absorb_events(document, base, load_recipe(recipe, overrides), (library or Library()).stored, **options)
-    finished = [event for event in events if isinstance(event, Finished)]
-    return Memory(finished[-1].memory, base)
+    settings, stored = load_recipe(recipe, overrides), (library or Library()).stored
+    if until is None:
+        return _finished(absorb_events(document, base, settings, stored, **options), base)
+    return _finished(absorb_until_events(document, base, settings, stored, until=until, **options), base)
+
+
+def _document(source: str | Path | Document, title: str | None) -> Document:
+    return source if isinstance(source, Document) else read_document(source, title=title)
+
+
+def _finished(events: Iterator[AbsorptionEvent], base: BaseModel) -> Memory:
+    return [Memory(event.memory, base) for event in events if isinstance(event, Finished)][-1]

@@ -132,13 +132,18 @@ def rehearse_events(
     Each round trains the tasks of the forgotten sentences and a share of the others, then asks all probes again; the
     probes themselves are never trained on, but they decide when to stop, so the recall reached is a little flattering.
     Ends at the target, at the budget, or when three rounds in a row did not help; the best round is kept. Raises
-    UsageError for a share outside 0..1, InterruptedAbsorption after `stop` (what was reached is kept).
+    UsageError for a share outside 0..1 or a memory without held-back tasks, InterruptedAbsorption after `stop` (what was reached is kept).
     """
     if not 0 < until <= 1:
         raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
     started = time.monotonic() if started is None else started
     memory.check_base(base.id, base.fingerprint)
     recipe, old = _recipe_of(memory), memory.manifest
+    if all(not task.held_back for task in memory.tasks):
+        raise UsageError(
+            f"expected held-back questions to know what {memory.name!r} has forgotten, got none; absorb the text again "
+            "with tasks.held_back_per_sentence above 0"
+        )
     made = outline(memory.document, base, recipe)
     session = _reopened(memory, base, recipe, started, budget_s)
     stopped = False

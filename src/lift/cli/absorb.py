@@ -94,7 +94,7 @@ def absorb(
     """Train a memory of a text and put it into the library.
 
     Ends with the recall report: how many of the text's sentences the memory can be shown to know. Ctrl-C saves the
-    state, and --resume goes on from it.
+    state, and --resume goes on from it; with --into, the memory stays as it was.
     """
     budget_s = parse_duration(budget) if budget is not None else None
     share = parse_share(until) if until is not None else None
@@ -152,6 +152,10 @@ def _add(
     document: Document, into: str, memories: Library, options: dict[str, Any], as_json: bool
 ) -> Iterator[AbsorptionEvent]:
     memory = memories[into]
+    from lift.remote.remote_model import is_remote
+
+    if is_remote(memory):
+        raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
     from lift.models.load import load_model
     from lift.updating import add_events
 
@@ -243,7 +247,7 @@ def _stopped_by_signals(stop: threading.Event, display: progress.Display) -> Ite
         if not training.is_set() or stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        display.say("stopping as soon as the state is saved...")
+        display.say("stopping as soon as it is safe to; Ctrl-C again stops at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield training
@@ -286,7 +290,7 @@ def _report(finished: Finished, as_json: bool) -> None:
         )
         return
     if finished.reused:
-        took = "absorbed before with the same text, model, recipe and budget; nothing was trained"
+        took = "nothing was trained: this was absorbed before in the same way"
     else:
         took = format_seconds(finished.seconds)
         if finished.predicted_s:
