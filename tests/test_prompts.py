@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lift.errors import UsageError
 from lift.prompts import (
     ELLIPSIS,
     IGNORED,
@@ -91,5 +92,5 @@ def test_a_text_that_fits_is_left_whole(tiny_tokenizer: Any) -> None:
 
 
 def test_a_question_longer_than_the_window_is_refused(tiny_tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="question alone"):
+    with pytest.raises(UsageError, match="expected a question that fits"):
         fit_context(tiny_tokenizer, "Who? " * 50, "A text.", 40)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from lift.errors import UsageError
+
 IGNORED = -100
 ELLIPSIS = "..."
 RECITE = "\n\nRecite the next passage of the text above.\n\n"
@@ -117,7 +119,7 @@ def fit_context(tokenizer: Any, question: str, text: str, limit_tokens: int, ste
     """The most of `text`, head and tail, that keeps the whole prompt within `limit_tokens`; and whether it was cut.
 
     What is kept is a multiple of `step_tokens`, so that questions of like length see the same text, whose prefix is
-    then computed once. Only the document is ever cut, never the question or the template. Raises ValueError where not
+    then computed once. Only the document is ever cut, never the question or the template. Raises UsageError where not
     even an empty document leaves room.
     """
     if len(prompt_ids(tokenizer, question, text)) <= limit_tokens:
@@ -131,7 +133,10 @@ def fit_context(tokenizer: Any, question: str, text: str, limit_tokens: int, ste
         if excess <= 0:
             return cut, True
         keep_tokens -= excess  # tokens may join differently at the cut
-    raise ValueError(f"the question alone is longer than the {limit_tokens} tokens that the prompt may have")
+    raise UsageError(
+        f"expected a question that fits the {limit_tokens} tokens that the prompt may have, got {question[:60]!r}; "
+        "shorten it, or raise context.window_tokens"
+    )
 
 
 def end_of_answer_id(tokenizer: Any) -> int:

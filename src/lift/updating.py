@@ -132,7 +132,8 @@ def rehearse_events(
     Each round trains the tasks of the forgotten sentences and a share of the others, then asks all probes again; the
     probes themselves are never trained on, but they decide when to stop, so the recall reached is a little flattering.
     Ends at the target, at the budget, or when three rounds in a row did not help; the best round is kept. Raises
-    UsageError for a share outside 0..1 or a memory without held-back tasks, InterruptedAbsorption after `stop` (what was reached is kept).
+    UsageError for a share outside 0..1 or a memory without held-back tasks, and InterruptedAbsorption after `stop`
+    (what was reached is kept).
     """
     if not 0 < until <= 1:
         raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")

@@ -16,7 +16,6 @@ from typing import Any
 from lift.batches import shuffled_batches, split_batches
 from lift.contexts import deal_sentences, draw_ends, evidence_text, room_for_context
 from lift.documents.document import Document
-from lift.errors import UsageError
 from lift.prompts import (
     CUT_STEP_TOKENS,
     MAX_ANSWER_TOKENS,
@@ -141,13 +140,7 @@ class Curriculum:
 
     def _truncated(self, task: Task) -> Example:
         limit = self._window_tokens - MAX_ANSWER_TOKENS
-        try:
-            text, _ = fit_context(self._tokenizer, task.question, self._document.text, limit, CUT_STEP_TOKENS)
-        except ValueError:
-            raise UsageError(
-                f"expected a window that holds each question and {MAX_ANSWER_TOKENS} tokens of its answer, got "
-                f"{self._window_tokens} tokens for {task.question!r}; raise context.window_tokens"
-            ) from None
+        text, _ = fit_context(self._tokenizer, task.question, self._document.text, limit, CUT_STEP_TOKENS)
         return self._example(task, text)
 
     def _contextualised(self, generator: random.Random) -> list[list[Example]]:
