@@ -185,7 +185,7 @@ def test_a_truncated_prompt_is_the_one_that_is_asked_with_later(
 
 def test_a_window_too_small_for_a_question_is_refused(tiny_model: BaseModel) -> None:
     plan = curriculum(tiny_model, recipe("context.tasks=truncated", "context.window_tokens=72"))
-    with pytest.raises(UsageError, match="raise context.window_tokens"):
+    with pytest.raises(UsageError, match=r"raise context\.window_tokens"):
         plan.groups(0)
 
 

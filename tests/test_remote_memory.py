@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 from scripted_vendor import KEY, MODEL, Fault, ScriptedVendor, problem
 
 from lift.documents.document import Document, Place
-from lift.errors import LibraryError, RemoteError, UsageError, WrongBaseModelError
+from lift.errors import InterruptedAbsorption, LibraryError, RemoteError, UsageError, WrongBaseModelError
 from lift.events import Finished, Prepared, Probing
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.recipes.recipe import Recipe, RemoteSettings
-from lift.remote.absorbing import absorb_remotely
+from lift.remote.absorbing import absorb_remotely, cancel_remotely
 from lift.remote.answering import RemoteAnswerer, open_remote_memory
 from lift.remote.endpoint import Patience
 from lift.remote.jobs import JobEvent
@@ -66,6 +67,12 @@ def absorb(vendor: ScriptedVendor, library: Library, document: Document = DOCUME
     settings = RemoteSettings(base_url=vendor.url, poll_s=0.002, probes=4, **options.pop("settings", {}))
     asked: dict[str, Any] = {"confirm": lambda _: True, "patience": FAST, **options}
     return list(absorb_remotely(document, MODEL, RECIPE.model_copy(update={"remote": settings}), library, **asked))
+
+
+def cancel(vendor: ScriptedVendor, library: Library) -> str:
+    settings = RemoteSettings(base_url=vendor.url, poll_s=0.002, probes=4)
+    recipe = RECIPE.model_copy(update={"remote": settings})
+    return cancel_remotely(DOCUMENT, MODEL, recipe, library, patience=FAST)
 
 
 def opened(vendor: ScriptedVendor, memory: Memory) -> RemoteAnswerer:
@@ -244,3 +251,19 @@ def test_names_of_remote_models() -> None:
     with pytest.raises(UsageError, match="openai:NAME"):
         remote_name("openai: ")
     assert base_fingerprint("a", "https://x/v1") != base_fingerprint("a", "https://y/v1")
+
+
+def test_a_job_that_was_left_running_can_be_cancelled_and_a_new_one_started(
+    vendor: ScriptedVendor, library: Library
+) -> None:
+    with pytest.raises(UsageError, match="nothing to cancel"):
+        cancel(vendor, library)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedAbsorption, match="goes on at"):
+        absorb(vendor, library, stop=stop)
+    assert "ftjob-1 is cancelled" in cancel(vendor, library)
+    assert vendor.jobs["ftjob-1"]["status"] == "cancelled"
+    memory = absorb(vendor, library)[-1].memory
+    assert len(vendor.jobs) == 2
+    assert read_remote_model(memory).job_id == "ftjob-2"

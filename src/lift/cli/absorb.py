@@ -87,6 +87,9 @@ def absorb(
         str | None,
         typer.Option("--base-url", metavar="URL", help="openai:NAME: the endpoint, if it is not OpenAI's own."),
     ] = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="openai:NAME: cancel the job that the same command has started.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="openai:NAME: accept the price without being asked.")] = False,
     library: LibraryOption = None,
     as_json: JsonOption = False,
@@ -107,6 +110,8 @@ def absorb(
     if remote:
         _refuse_beside(context, "--model openai:NAME", "budget", "until", "resume")
         recipe = "openai-finetune" if recipe == "default" else recipe
+    elif cancel:
+        raise UsageError("expected --cancel with --model openai:NAME, got it alone; Ctrl-C stops a training here")
     where = [f"remote.base_url={base_url}"] if base_url is not None else []
     settings = load_recipe(recipe, [*(overrides or ()), *where])
     memories = Library(library)
@@ -117,6 +122,9 @@ def absorb(
     stop = threading.Event()
     options: dict[str, Any] = {"budget_s": budget_s, "stop": stop, "started": context.obj}
     events: Iterator[AbsorptionEvent | FineTuningEvent]
+    if cancel:
+        _cancel_remotely(read_documents(files, title), model, settings, memories, as_json)
+        return
     if remote:
         options = {"name": name, "stop": stop, "started": context.obj, "confirm": _confirm(yes, as_json)}
         events = _absorb_remotely(read_documents(files, title), model, settings, memories, options)
@@ -170,6 +178,17 @@ def _absorb_remotely(
     from lift.remote.remote_model import remote_name
 
     return absorb_remotely(document, remote_name(model) or "", settings, memories, **options)
+
+
+def _cancel_remotely(document: Document, model: str, settings: Recipe, memories: Library, as_json: bool) -> None:
+    from lift.remote.absorbing import cancel_remotely
+    from lift.remote.remote_model import remote_name
+
+    said = cancel_remotely(document, remote_name(model) or "", settings, memories)
+    if as_json:
+        write_json({"cancelled": said})
+    else:
+        stdout().print(said, markup=False)
 
 
 def _confirm(yes: bool, as_json: bool) -> Callable[[Estimate], bool]:

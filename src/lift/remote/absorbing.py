@@ -11,7 +11,7 @@ from typing import Any
 
 from lift.absorption import prepared, write_tasks
 from lift.documents.document import Document
-from lift.errors import DocumentError
+from lift.errors import DocumentError, UsageError
 from lift.events import AbsorptionEvent, Finished, Probing
 from lift.memories.library import Library
 from lift.memories.manifest import Cost, RecallSummary
@@ -21,8 +21,8 @@ from lift.recall import choose_probes, probe_recall
 from lift.recipes.recipe import Recipe, RemoteSettings
 from lift.remote.answering import RemoteAnswerer
 from lift.remote.endpoint import Endpoint, Patience, resolve_base_url
-from lift.remote.jobs import JobEvent
-from lift.remote.openai_finetuning import FineTuningEvent, Order, Tuned, fine_tune
+from lift.remote.jobs import CANCELLED, JobEvent
+from lift.remote.openai_finetuning import FineTuningEvent, Order, Tuned, cancel_fine_tuning, fine_tune
 from lift.remote.price import Estimate, estimate_price, line_limit_tokens
 from lift.remote.remote_model import RemoteModel, base_fingerprint, base_id
 from lift.remote.token_estimate import estimate_tokens
@@ -121,6 +121,26 @@ def absorb_remotely(
     memory = library.put(draft)
     library.clear_checkpoint(paid_key)
     yield Finished(memory, report, time.monotonic() - started, 0.0, reused=False)
+
+
+def cancel_remotely(
+    document: Document, model: str, recipe: Recipe, library: Library, *, patience: Patience | None = None
+) -> str:
+    """Cancel the fine-tuning that `absorb_remotely` with the same arguments has begun; says in a sentence what became.
+
+    Raises UsageError where no such job is known, RemoteError where the endpoint refuses.
+    """
+    base_url = resolve_base_url(recipe.remote.base_url)
+    key = fine_tuning_key(document, model, base_url, recipe, recipe.remote)
+    with Endpoint(base_url, patience) as endpoint:
+        job = cancel_fine_tuning(endpoint, key, library.checkpoint_path(key))
+    if job is None:
+        raise UsageError(
+            f"expected a job at {base_url} for this text, model and recipe, found none; there is nothing to cancel"
+        )
+    if job.status == CANCELLED:
+        return f"the job {job.id} is cancelled; what it had trained by then may be billed"
+    return f"the job {job.id} had ended before ({job.status})"
 
 
 def _outline(document: Document) -> Outline:

@@ -134,6 +134,21 @@ def fine_tune(
         yield Tuned(job.id, job.model, job.trained_tokens, endpoint.retries)
 
 
+def cancel_fine_tuning(endpoint: Endpoint, key: str, directory: Path) -> Job | None:
+    """Cancel the job of an earlier `fine_tune` with that key and directory; None where there is none.
+
+    A job that has ended is left as it is. Raises RemoteError where the endpoint refuses.
+    """
+    with _alone(directory):
+        job = _known_job(endpoint, load_state(directory, key))
+        if job is None or job.status in ENDED:
+            return job
+        job = cancel_job(endpoint, job.id)
+        if job.status != SUCCEEDED:
+            save_state(directory, JobState(key))
+        return job
+
+
 def _known_job(endpoint: Endpoint, state: JobState) -> Job | None:
     """The job of an earlier run, by its id, else by what it carries."""
     if state.job_id is not None:
