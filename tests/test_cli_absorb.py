@@ -14,8 +14,9 @@ from conftest import tiny_llama
 from scripted_endpoint import Reply, ScriptedEndpoint
 from scripted_vendor import KEY, MODEL, ScriptedVendor
 
-from lift.cli import progress, run
+from lift.cli import run
 from lift.cli.options import parse_share
+from lift.cli.output import describe_generation
 from lift.cli.progress import Bar, Lines
 from lift.errors import UsageError
 from lift.events import Fitting, Writing
@@ -324,7 +325,7 @@ def test_writing_and_fitting_are_shown(capsys: pytest.CaptureFixture[str]) -> No
         assert (task.completed, task.fields["what"]) == (0.5, "fitting attention")
     finally:
         bar.close()
-    assert progress.describe_generation({"requests": 0}) == []
+    assert describe_generation({"requests": 0}) == []
 
 
 def test_recipes_show_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def start_watching(model: Any, attentions: Sequence[torch.nn.Module]) -> None:
     """
     count, before = _replaced.get(model, (0, {}))
     if not count:
-        before = _implementations(model.config)
+        before = implementations(model.config)
         model.set_attn_implementation(_NAME)
         used = {getattr(attention, "config", model.config)._attn_implementation for attention in attentions}
         if used != {_NAME}:
@@ -154,14 +154,14 @@ def _blocks(query: torch.Tensor, mask: torch.Tensor | None) -> list[tuple[torch.
     return list(zip(queries, torch.split(mask, _QUERY_BLOCK, dim=-2), strict=True))
 
 
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The boolean mask that sdpa gets, always written out, since the attention above knows no causality of its own."""
+def explicit_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """The boolean mask that sdpa gets, always written out: for attentions that know no causality of their own."""
     kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
     mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
     return mask
 
 
-def _implementations(config: Any) -> dict[str, str]:
+def implementations(config: Any) -> dict[str, str]:
     """What set_attn_implementation takes to put everything back: of the model, and of each model inside it."""
     inner = {key: getattr(config, key) for key in config.sub_configs}
     return {"": config._attn_implementation} | {
@@ -170,4 +170,4 @@ def _implementations(config: Any) -> dict[str, str]:
 
 
 AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, _mask)
+AttentionMaskInterface.register(_NAME, explicit_mask)

@@ -10,6 +10,7 @@ import typer
 from lift.cli.options import JsonOption, LibraryOption
 from lift.cli.output import (
     build_table,
+    describe_generation,
     format_bytes,
     format_recall,
     format_seconds,
@@ -22,7 +23,7 @@ from lift.cli.output import (
 
 if TYPE_CHECKING:
     from lift.memories.library import Summary
-    from lift.memories.manifest import Manifest
+    from lift.memories.manifest import Manifest, RecallPoint
 
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A memory's name, as lift list shows it.")]
 _LIST_EPILOG = """\b
@@ -189,7 +190,9 @@ def _manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("source", manifest.document.source),
         ("text", text),
         ("text sha256", manifest.document.sha256),
+        *((f"  part {number}", part.title) for number, part in enumerate(manifest.document.parts, 1)),
         ("recalled", format_recall(recall.recalled, recall.probed)),
+        *((f"  after {format_seconds(each.seconds)}", _recalled(each)) for each in manifest.recall_history),
         ("base model", f"{manifest.base.id} (weights {manifest.base.fingerprint[:12]})"),
         ("recipe", manifest.recipe_name),
     ]
@@ -198,6 +201,7 @@ def _manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
             facts.append((f"  {section}", ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())))
     facts += [
         ("questions", f"{sizes.tasks:,}"),
+        *(("  written", line) for line in describe_generation(manifest.generation)),
         ("cost", f"{format_seconds(cost.seconds)}, {cost.steps:,} steps, {cost.tokens:,} tokens on {cost.device}"),
         ("peak memory", format_bytes(cost.peak_memory_bytes) if cost.peak_memory_bytes else "not measured"),
         ("adapter", f"{sizes.adapter_parameters:,} parameters"),
@@ -206,3 +210,7 @@ def _manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{package} {version}" for package, version in manifest.versions.items())),
     ]
     return facts
+
+
+def _recalled(point: RecallPoint) -> str:
+    return f"{format_share(point.recalled, point.probed)} {point.what}"

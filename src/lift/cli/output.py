@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -97,6 +97,22 @@ def format_share(part: int, whole: int) -> str:
 def format_recall(recalled: int, probed: int) -> str:
     """3, 4 -> "3 of 4 (75 %) of the sentences asked about"."""
     return format_share(recalled, probed) + (" of the sentences asked about" if probed else "")
+
+
+def describe_generation(counts: Mapping[str, Any]) -> list[str]:
+    """What a language model that wrote the tasks was asked, and what came of it; nothing where rules wrote them."""
+    if not counts.get("requests"):
+        return []
+    lines = [
+        f"{counts['requests']:,} requests: {counts['answered']:,} answered, {counts['from_cache']:,} of these known "
+        f"from before; {counts['kept']:,} tasks kept"
+    ]
+    for word in ("failed", "rejected"):
+        reasons = counts.get(word) or {}
+        if reasons:
+            told = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
+            lines.append(f"{word}: {told}")
+    return lines
 
 
 def answer_record(question: str, answer: Answer, question_id: Any = None) -> dict[str, Any]:

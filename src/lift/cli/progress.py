@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from lift.cli.output import format_recall, format_seconds, remark, stderr
+from lift.cli.output import describe_generation, format_recall, format_seconds, remark, stderr
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -146,22 +145,6 @@ def describe_prepared(event: Prepared) -> list[str]:
     else:
         found += f"{event.tasks:,} questions to learn, {event.held_back:,} held back to test what was learned"
     return [found, *describe_generation(event.generation), *(f"warning: {warning}" for warning in event.warnings)]
-
-
-def describe_generation(counts: Mapping[str, Any]) -> list[str]:
-    """What a language model that wrote the tasks was asked, and what came of it; nothing where rules wrote them."""
-    if not counts.get("requests"):
-        return []
-    lines = [
-        f"{counts['requests']:,} requests: {counts['answered']:,} answered, {counts['from_cache']:,} of these known "
-        f"from before; {counts['kept']:,} tasks kept"
-    ]
-    for word in ("failed", "rejected"):
-        reasons = counts.get(word) or {}
-        if reasons:
-            told = ", ".join(f"{number:,} {reason}" for reason, number in sorted(reasons.items()))
-            lines.append(f"{word}: {told}")
-    return lines
 
 
 def describe_writing(event: Writing) -> str:

@@ -21,12 +21,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from lift.adapters.adapter import attached
 from lift.adapters.attention_sites import AttentionSite, attention_sites
 from lift.adapters.gated_memory import attention_gate, merge_attention, mix
-from lift.adapters.log_sum_exp import attention_with_log_sum
+from lift.adapters.log_sum_exp import attention_with_log_sum, explicit_mask, implementations
 from lift.errors import AdapterError
 
 _NAME = "lift_attention_reading"
@@ -162,8 +161,7 @@ _under_way: WeakKeyDictionary[torch.nn.Module, _Reader] = WeakKeyDictionary()
 def _reading(model: Any, sites: Sequence[AttentionSite], reader: _Reader) -> Iterator[_Reader]:
     """Inside the block `model` computes attention by `_attention`, which tells `reader`."""
     config = model.config
-    inner = {key: part for key in config.sub_configs if (part := getattr(config, key)) is not None}
-    before = {"": config._attn_implementation} | {key: part._attn_implementation for key, part in inner.items()}
+    before = implementations(config)
     handles = []
     model.set_attn_implementation(_NAME)
     try:
@@ -235,12 +233,5 @@ def _attention(
     return full.to(query.dtype).expand(rows, tokens, heads, -1), None
 
 
-def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """The boolean mask that sdpa gets, always written out, so that it can be cut into outside and inside."""
-    kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
-    mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
-    return mask
-
-
 AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, _mask)
+AttentionMaskInterface.register(_NAME, explicit_mask)
