@@ -148,15 +148,14 @@ def _learn_streaming(
 
 
 def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent, None, list[Task]]:
-    """The tasks of a generator, with Writing every second that it takes."""
+    """The tasks of a generator, with Writing every second that a language model takes (rules write all at once)."""
     tasks: list[Task] = []
     begun = said = time.monotonic()
     for piece in writer.stream():
         tasks.extend(piece.tasks)
-        now = time.monotonic()
-        if now - said >= _SAY_EVERY_S:
+        now, counts = time.monotonic(), writer.counts
+        if counts.requests and now - said >= _SAY_EVERY_S:
             said = now
-            counts = writer.counts
             left = len(made.sentences) - piece.position
             yield Writing(
                 sentences_done=piece.position,

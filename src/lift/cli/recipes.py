@@ -35,7 +35,8 @@ def list_recipes(context: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         write_json([{"name": each.name, "version": each.version, "description": each.description} for each in found])
         return
-    stdout().print(build_table(["recipe", "description"], [(each.name, each.description) for each in found]))
+    rows = [(each.name, each.description.split(". ")[0].rstrip(".") + ".") for each in found]
+    stdout().print(build_table(["recipe", "description"], rows))
 
 
 def show(
