@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lift.absorption import Finished, Planned, Prepared, Probing, Trained, absorb_events
+from lift.absorption import absorb_events
 from lift.answering import Answer, Answerer, open_memory
 from lift.cli.output import format_recall, format_seconds, remark
 from lift.cli.progress import describe_planned, describe_prepared, open_display
 from lift.documents.document import Document
 from lift.documents.read import read_document
 from lift.errors import LiftError
+from lift.events import Finished, Planned, Prepared, Probing, Trained
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel

@@ -13,8 +13,12 @@ from tiny_models import ARCHITECTURES, tiny
 from lift.adapters.adapter import Adapter, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.rows import rows
+from lift.batches import pack
+from lift.models.base_model import BaseModel
 from lift.models.generate import generate
-from lift.recipes.recipe import AdapterSettings
+from lift.prompts import question_example
+from lift.recipes.recipe import AdapterSettings, ObjectiveSettings
+from lift.training.objective import Objective
 
 VARIANTS = {
     "lora": AdapterSettings(kind="lora", rank=4, alpha=8),
@@ -171,3 +175,33 @@ def test_rows_of_one_batch_use_their_own_adapters(model: Any) -> None:
     for adapter in attached(model).values():
         adapter.detach()
     assert torch.equal(logits(model), untouched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", ["query", "exact"])
+def test_the_default_model_starts_unchanged_learns_a_fact_and_forgets_it_when_switched_off(
+    smollm2: BaseModel, gate: str
+) -> None:
+    model, tokenizer = smollm2.model, smollm2.tokenizer
+    batch = pack([question_example(tokenizer, "Who keeps the lighthouse of Port Merrow?", "Ada Quill")])
+    tokens = batch.ids[None]  # [1, T]
+    before = logits(model, tokens)
+    adapter = create_adapter(model, AdapterSettings(kind="gated-memory", gate=gate), seed=0)
+    try:
+        torch.testing.assert_close(logits(model, tokens), before, atol=1e-3, rtol=1e-4)
+        objective = Objective(model, adapter, ObjectiveSettings())
+        adapter.set_trainable(True)
+        optimizer = torch.optim.Adam(adapter.parameters(), lr=4e-3)
+        losses = []
+        for _ in range(12):
+            loss = objective.loss(batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert losses[-1] < 0.3 * losses[0]
+        with adapter.disabled():
+            assert torch.equal(logits(model, tokens), before)
+    finally:
+        adapter.detach()
+    assert torch.equal(logits(model, tokens), before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import sys
 import tomllib
@@ -153,6 +154,13 @@ def test_every_package_that_is_imported_is_declared() -> None:
     missing = {name for name in imported if not declared & {_normal(each) for each in distributions.get(name, [name])}}
     # optional: what needs them says so itself
     assert missing <= {"bitsandbytes", "openai"}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_finds_what_it_imports(script: Path) -> None:
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec and spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def imported_names(node: ast.AST) -> list[str]:

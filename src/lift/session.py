@@ -62,22 +62,39 @@ class Schedule:
 
 
 class Session:
-    """Work on one adapter, from `started` (time.monotonic) on and, where `budget_s` is given, within it."""
+    """Work on one adapter, from `started` (time.monotonic) on and, where `budget_s` is given, within it.
+
+    `before` is the memory that the work goes on from; what the budget paid for before now is then part of its cost.
+    """
 
     def __init__(
-        self, base: BaseModel, adapter: Adapter, recipe: Recipe, started: float, budget_s: float | None
+        self,
+        base: BaseModel,
+        adapter: Adapter,
+        recipe: Recipe,
+        started: float,
+        budget_s: float | None,
+        before: Memory | None = None,
     ) -> None:
         self.base = base
         self.adapter = adapter
         self.recipe = recipe
         self.started = started
         self.budget_s = budget_s
+        self.before = before
+        self._opened = started if before is None else time.monotonic()
         self.steps: list[Step] = []
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.started
+
+    @property
+    def cost_s(self) -> float:
+        """Seconds of work on the memory, those before this session included."""
+        earlier_s = self.before.manifest.cost.seconds if self.before is not None else 0.0
+        return earlier_s + time.monotonic() - self._opened
 
     def remaining_s(self, reserved_s: float = 0.0) -> float | None:
         """What is left of the budget but for `reserved_s`; None without a budget."""
@@ -171,10 +188,9 @@ class Session:
             probes = choose_probes(tasks, max(1, int(_PROBE_SHARE * self.budget_s / seconds_each)))
         return probes, seconds_each * len(probes)
 
-    def point(self, what: str, report: RecallReport, before_s: float = 0.0) -> RecallPoint:
-        """Recall at this moment; `before_s` are the seconds that the memory had taken before this session."""
-        seconds = before_s + self.elapsed_s
-        return RecallPoint(what=what, seconds=seconds, probed=len(report.probed), recalled=len(report.recalled))
+    def point(self, what: str, report: RecallReport) -> RecallPoint:
+        """Recall at this moment."""
+        return RecallPoint(what=what, seconds=self.cost_s, probed=len(report.probed), recalled=len(report.recalled))
 
     def draft(
         self,
@@ -188,13 +204,13 @@ class Session:
         history: Sequence[RecallPoint],
         generation: Mapping[str, Any],
         predicted_s: float,
-        before: Memory | None = None,
     ) -> MemoryDraft:
-        """Everything that is kept; `before` is the memory that this one continues, whose steps and costs count too."""
+        """Everything that is kept; the steps and costs of the memory before count too."""
         config, state = adapter
         if "peft_type" in config:
             config = {**config, "base_model_name_or_path": self.base.id}
-        earlier = before.manifest.cost if before is not None else None
+        before = self.before
+        earlier_tokens = before.manifest.cost.tokens if before is not None else 0
         training = [*(before.training if before is not None else ()), *(asdict(step) for step in self.steps)]
         return MemoryDraft(
             name=name,
@@ -218,10 +234,10 @@ class Session:
             document_tokens=made.tokens,
             sentences=len(made.sentences),
             cost=Cost(
-                seconds=self.elapsed_s + (earlier.seconds if earlier else 0.0),
+                seconds=self.cost_s,
                 predicted_s=predicted_s,
                 steps=len(training),
-                tokens=sum(step.tokens for step in self.steps) + (earlier.tokens if earlier else 0),
+                tokens=sum(step.tokens for step in self.steps) + earlier_tokens,
                 device=str(self.base.device),
                 peak_memory_bytes=peak_memory_bytes(),
             ),

@@ -26,7 +26,7 @@ from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.preparation import TaskWriter, outline, prepare
 from lift.recall import RecallReport
-from lift.recipes.recipe import Recipe
+from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.session import SAVING_S, Session
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.task import Task
@@ -72,7 +72,7 @@ def add_events(
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
         yield Probing(len(old_probes))
         before = session.probe(joined, made.sentences, old_probes)
-        history = [*old.recall_history, session.point("known before adding", before, old.cost.seconds)]
+        history = [*old.recall_history, session.point("known before adding", before)]
         yield _probed(history[-1])
         writer = TaskWriter(made, base, recipe, start)
         with session.adapter.disabled():  # the generator may be the base model itself
@@ -85,7 +85,7 @@ def add_events(
         yield schedule.planned
         yield from session.train(
             schedule.preparation.curriculum,
-            recipe.training,
+            _gentler(recipe),
             expected_s=schedule.expected_s,
             seconds=schedule.training_s,
             stop=stop,
@@ -97,7 +97,7 @@ def add_events(
     finally:
         session.adapter.detach()
     for what, found in (("known after adding", after), ("added", new)):
-        history.append(session.point(what, found, old.cost.seconds))
+        history.append(session.point(what, found))
         yield _probed(history[-1])
     report = RecallReport((*after.probes, *new.probes), len(made.sentences))
     kept = {id(task) for task in schedule.preparation.tasks}
@@ -111,7 +111,6 @@ def add_events(
         history=history,
         generation=_all_counts(old.generation, writer.counts),
         predicted_s=schedule.predicted_s,
-        before=memory,
     )
     changed = library.put(draft, replace=True)
     yield Finished(changed, report, session.elapsed_s, schedule.predicted_s, reused=False)
@@ -153,7 +152,7 @@ def rehearse_events(
         yield Probing(len(probes))
         report = best = session.probe(memory.document, made.sentences, probes)
         state = session.adapter.trained_state()
-        history = [*old.recall_history, session.point("before rehearsing", report, old.cost.seconds)]
+        history = [*old.recall_history, session.point("before rehearsing", report)]
         yield _probed(history[-1])
         rounds = waited = 0
         while best.share < until and waited < _PATIENCE_ROUNDS and not stopped:
@@ -173,7 +172,7 @@ def rehearse_events(
             except InterruptedAbsorption:
                 stopped = True
             report = session.probe(memory.document, made.sentences, probes)
-            history.append(session.point("rehearsed", report, old.cost.seconds))
+            history.append(session.point("rehearsed", report))
             yield _probed(history[-1])
             waited += 1
             if len(report.recalled) > len(best.recalled):
@@ -193,7 +192,6 @@ def rehearse_events(
         history=history,
         generation=old.generation,
         predicted_s=session.elapsed_s,
-        before=memory,
     )
     changed = library.put(draft, replace=True)
     if stopped:
@@ -241,22 +239,28 @@ def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, started: float, b
     """A session that goes on from the stored adapter, in full precision."""
     release(base.model)
     state = {key: value.float() for key, value in memory.load_adapter_state().items()}
-    return Session(base, restore_adapter(base.model, memory.adapter_config, state), recipe, started, budget_s)
+    adapter = restore_adapter(base.model, memory.adapter_config, state)
+    return Session(base, adapter, recipe, started, budget_s, before=memory)
 
 
 def _recipe_of(memory: Memory) -> Recipe:
     return Recipe.parse(memory.manifest.recipe, f"the recipe of the memory {memory.name!r}")
 
 
+def _gentler(recipe: Recipe) -> TrainingSettings:
+    """The recipe's training at a lower rate: an adapter that knows something has it to lose."""
+    rate = recipe.training.learning_rate * recipe.update.learning_rate_factor
+    return recipe.training.model_copy(update={"learning_rate": rate})
+
+
 def _round_recipe(recipe: Recipe, number: int) -> Recipe:
     """A short, gentler training of its own, on tasks alone, even where the text was absorbed by segments alone."""
-    training, update = recipe.training, recipe.update
+    training = _gentler(recipe)
     shorter = training.model_copy(
         update={
-            "epochs": update.round_epochs,
+            "epochs": recipe.update.round_epochs,
             "segment_epochs": 0,
             "max_tokens": 0,
-            "learning_rate": training.learning_rate * update.learning_rate_factor,
             "seed": training.seed + number,
         }
     )

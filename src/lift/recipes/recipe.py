@@ -113,9 +113,9 @@ class AttentionSettings(Settings):
 class UpdateSettings(Settings):
     """Later work on a memory: texts added to it (--into), forgotten sentences rehearsed (--until)."""
 
-    replay_share: float = Field(0.3, ge=0, le=1, description="share of the known tasks that is trained again")
+    replay_share: float = Field(1.0, ge=0, le=1, description="share of the known tasks that is trained again")
     round_epochs: int = Field(2, ge=1, description="epochs of a round of rehearsal, probed after each")
-    learning_rate_factor: float = Field(0.5, gt=0, description="peak rate of a rehearsal, as a share of training's")
+    learning_rate_factor: float = Field(0.5, gt=0, description="peak rate of such work, as a share of training's")
 
 
 class TrainingSettings(Settings):
