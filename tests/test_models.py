@@ -186,7 +186,7 @@ def test_uncached_hub_id_is_refused_offline(name: str) -> None:
 
 
 def test_remote_model_is_refused() -> None:
-    assert "fine-tune remotely" in refusal("openai:gpt-4o-mini")
+    assert "behind an API" in refusal("openai:gpt-4o-mini")
 
 
 def test_directory_without_configuration_is_refused(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def load_model(
     """
     if name.startswith("openai:"):
         raise ModelError(
-            f"expected a model to load, got {name!r}, which is behind an endpoint and can only be absorbed with as a "
-            "whole; give a directory, a GGUF file or a hub id"
+            f"expected a model to load, got {name!r}, which is fine-tuned and asked behind an API and has no weights "
+            "here; give a directory, a GGUF file or a hub id"
         )
     target = _choose_device(device)
     chosen_dtype = _choose_dtype(dtype, target)
