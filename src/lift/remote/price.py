@@ -1,7 +1,7 @@
 """What a fine-tuning will cost, estimated before anything leaves the machine. Pure.
 
-Prices and limits are as published for OpenAI's own endpoint (platform documentation, pricing and supervised
-fine-tuning, 2025) and stand here alone; other endpoints have others, so there the price is unknown.
+Prices and limits are those of OpenAI's own endpoint as far as they are known from its lists of 2025; they were not
+checked against the list of today, and the estimate says so. Other endpoints have others, so there the price is unknown.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Estimate:
         return self.tokens * self.epochs
 
     def __str__(self) -> str:
-        price = "price unknown" if self.price_usd is None else f"about ${self.price_usd:.2f}"
+        price = "price unknown" if self.price_usd is None else f"about ${self.price_usd:.2f} by the list of 2025"
         return (
             f"{self.lines:,} lines ({self.file_bytes:,} bytes, about {self.tokens:,} tokens) to {self.model} at "
             f"{self.base_url}, {self.epochs} epochs: {price}"
