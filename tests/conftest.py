@@ -10,6 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from lift.errors import ModelError
@@ -20,6 +21,10 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# CI tries the same examples every time: what it says is about the change. New ones are found at the desk.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 _USERS_CACHE = os.environ.get("LIFT_CACHE")
 
 

@@ -146,7 +146,9 @@ def check(tasks: list[Task], sentences: list[Sentence], per_sentence: int, held_
             assert task.answer in " ".join(by_index[task.evidence[0]].text.split())
     assert [task.evidence[0] for task in tasks] == sorted(task.evidence[0] for task in tasks)
     covered = {task.evidence[0] for task in tasks}
-    assert {by_index[index].text for index in covered} == {sentence.text for sentence in sentences}
+    assert all(any(map(str.isalnum, by_index[index].text)) for index in covered)
+    words = {normalised(sentence.text) for sentence in sentences} - {""}
+    assert {normalised(by_index[index].text) for index in covered} - {""} == words
     questions = Counter(normalised(task.question) for task in tasks)
     assert not [question for question, count in questions.items() if count > 1]
     trained = Counter(task.evidence[0] for task in tasks if not task.held_back)

@@ -30,9 +30,9 @@ def generate_tasks(
     """Tasks about each of the `sentences`, in document order, the same for the same `seed`.
 
     At most `per_sentence` tasks of a sentence are to be trained on; up to `held_back_per_sentence` more probe facts
-    that those teach. Every sentence has at least one task, if only
-    a recitation, but for one that repeats an earlier one word by word. Languages other than English get
-    recitations and sentences with blanks, without a parser.
+    that those teach. Every sentence has at least one task, if only a recitation, but for one without a letter or digit,
+    and one that repeats an earlier one word by word. Languages other than English get recitations and sentences with
+    blanks, without a parser.
     """
     generator = random.Random(seed)
     candidates = _candidates(title, sentences) if language == "en" else _blanks(sentences, per_sentence, generator)
@@ -42,6 +42,8 @@ def generate_tasks(
     tasks: list[Task] = []
     asked: set[str] = set()
     for position, sentence in enumerate(sentences):
+        if not any(map(str.isalnum, sentence.text)):
+            continue
         recited = [*recitation_tasks(title, sentences, position), *continuation_tasks(title, sentence)]
         recited = [task for task in recited if normalised(task.question) not in asked][:2]
         room = max(per_sentence - min(len(recited), 1 if per_sentence < 6 else 2), 0)
