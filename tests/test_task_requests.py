@@ -322,10 +322,11 @@ def test_rules_spread_as_many_tasks_as_asked_for_over_the_document(total: int, t
     available = [task for task in everything if not task.held_back]
     assert sum(map(len, trained)) == min(total, len(available))
     assert [task for tasks in pieces for task in tasks if task.held_back] == [t for t in everything if t.held_back]
-    if total <= len(TEXT):
+    askable = [any(map(str.isalnum, sentence)) for sentence in TEXT]
+    if total <= sum(askable):
         assert max(map(len, trained)) == 1
     if total == 12:
-        assert all(trained)
+        assert [bool(tasks) for tasks in trained] == askable
 
 
 def test_counts_add_up_over_generators() -> None:
