@@ -17,6 +17,7 @@ from lift.documents.document import Document
 from lift.errors import BudgetError, DocumentError
 from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probing, Writing
 from lift.memories.library import Library
+from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.preparation import Outline, TaskWriter, nothing_to_train, outline, prepare, prepare_stream
 from lift.recipes.recipe import Recipe
@@ -51,9 +52,7 @@ def absorb_events(
     started = time.monotonic() if started is None else started
     key = absorption_key(document, base, recipe, budget_s)
     name = library.check_free(name, key) if name else None
-    if (known := library.find(key, name)) is not None:
-        if name is not None and name != known.name:
-            known = library.copy(known.name, name)
+    if (known := absorbed_before(library, key, name)) is not None:
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
@@ -87,6 +86,14 @@ def absorb_events(
     memory = library.put(draft)
     library.clear_checkpoint(key)
     yield Finished(memory, report, session.elapsed_s, learned.predicted_s, reused=False)
+
+
+def absorbed_before(library: Library, key: str, name: str | None) -> Memory | None:
+    """The memory that came of the absorption `key`, under `name` where one is asked for (copied then), or None."""
+    known = library.find(key, name)
+    if known is not None and name is not None and name != known.name:
+        return library.copy(known.name, name)
+    return known
 
 
 @dataclass(frozen=True)

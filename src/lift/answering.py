@@ -106,10 +106,7 @@ class Answerer:
         answer is given alone; where they do not, the sentence that fits the question best is quoted behind it.
         Raises UsageError for an unknown context, an empty question, or a text that does not fit the window.
         """
-        if context not in CONTEXTS:
-            raise UsageError(f"expected a context of {', '.join(CONTEXTS)}, got {context!r}")
-        if any(not question.strip() for question in questions):
-            raise UsageError("expected a question, got an empty one")
+        check_questions(questions, context)
         if context == "auto":
             return self._ask_auto(questions, max_new_tokens, batch_size, on_text)
         started = time.perf_counter()
@@ -200,6 +197,14 @@ class Answerer:
             on_token=_text_stream(tokenizer, on_text) if on_text else None,
         )
         return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
+
+
+def check_questions(questions: Sequence[str], context: str) -> None:
+    """Raise UsageError for an unknown context or an empty question, whoever is to answer."""
+    if context not in CONTEXTS:
+        raise UsageError(f"expected a context of {', '.join(CONTEXTS)}, got {context!r}")
+    if any(not question.strip() for question in questions):
+        raise UsageError("expected a question, got an empty one")
 
 
 def supported_answer(

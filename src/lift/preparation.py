@@ -30,15 +30,21 @@ class Outline:
 
 def outline(document: Document, base: BaseModel, recipe: Recipe) -> Outline:
     """Split the document; raises DocumentError where there is no sentence to learn."""
-    sentences = tuple(split_sentences(document.text))
-    if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
-        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
+    sentences = learnable_sentences(document)
     language = detect_language(document.text)
     warnings = []
     if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
     tokens = len(base.tokenizer(document.text, add_special_tokens=False)["input_ids"])
     return Outline(document, tokens, language, sentences, tuple(warnings))
+
+
+def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
+    """The document's sentences; raises DocumentError where there is none to learn."""
+    sentences = tuple(split_sentences(document.text))
+    if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
+        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
+    return sentences
 
 
 class TaskWriter:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorption import prepared, write_tasks
+from lift.absorption import absorbed_before, prepared, write_tasks
 from lift.documents.document import Document
-from lift.errors import DocumentError, UsageError
+from lift.errors import UsageError
 from lift.events import AbsorptionEvent, Finished, Probing
 from lift.memories.library import Library
 from lift.memories.manifest import Cost, RecallSummary
 from lift.memories.memory import MemoryDraft
-from lift.preparation import Outline, TaskWriter
+from lift.preparation import Outline, TaskWriter, learnable_sentences
 from lift.recall import choose_probes, probe_recall
 from lift.recipes.recipe import Recipe, RemoteSettings
 from lift.remote.answering import RemoteAnswerer
@@ -27,7 +27,7 @@ from lift.remote.price import Estimate, estimate_price, line_limit_tokens
 from lift.remote.remote_model import RemoteModel, base_fingerprint, base_id
 from lift.remote.token_estimate import estimate_tokens
 from lift.remote.training_file import build_training_file
-from lift.sentences import detect_language, split_sentences
+from lift.sentences import detect_language
 
 RemoteEvent = FineTuningEvent | AbsorptionEvent
 
@@ -59,9 +59,7 @@ def absorb_remotely(
     paid_key = fine_tuning_key(document, model, base_url, recipe, settings)
     key = _digest([paid_key, settings.window_tokens, settings.probes])
     name = library.check_free(name, key) if name else None
-    if (known := library.find(key, name)) is not None:
-        if name is not None and name != known.name:
-            known = library.copy(known.name, name)
+    if (known := absorbed_before(library, key, name)) is not None:
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
@@ -145,9 +143,7 @@ def cancel_remotely(
 
 def _outline(document: Document) -> Outline:
     """The document before its tasks are written; its tokens are estimated."""
-    sentences = tuple(split_sentences(document.text))
-    if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
-        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
+    sentences = learnable_sentences(document)
     return Outline(document, estimate_tokens(document.text), detect_language(document.text), sentences, ())
 
 

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lift.answering import (
-    CONTEXTS,
     EVIDENCE_SENTENCES,
     Answer,
+    check_questions,
     supported_answer,
 )
 from lift.documents.document import Document
@@ -81,10 +81,7 @@ class RemoteAnswerer:
         Raises UsageError for an unknown context, an empty question, or a text that does not fit the window, and
         RemoteError where the endpoint refuses or cannot be reached.
         """
-        if context not in CONTEXTS:
-            raise UsageError(f"expected a context of {', '.join(CONTEXTS)}, got {context!r}")
-        if any(not question.strip() for question in questions):
-            raise UsageError("expected a question, got an empty one")
+        check_questions(questions, context)
         used = "truncated" if context == "auto" else context
         with ThreadPoolExecutor(max_workers=max(1, min(batch_size, len(questions)))) as workers:
             answers = list(workers.map(lambda question: self._answer(question, used, max_new_tokens), questions))
