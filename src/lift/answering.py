@@ -15,7 +15,15 @@ from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
-from lift.prompts import CUT_STEP_TOKENS, MAX_ANSWER_TOKENS, end_of_answer_id, fit_context, prompt_ids
+from lift.prompts import (
+    CUT_STEP_TOKENS,
+    MAX_ANSWER_TOKENS,
+    PLAIN_FORM,
+    PromptForm,
+    end_of_answer_id,
+    fit_context,
+    prompt_ids,
+)
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence, split_sentences
@@ -52,7 +60,7 @@ class Answer:
     seconds: float
 
 
-def open_memory(memory: Memory, base: BaseModel) -> Answerer:
+def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM) -> Answerer:
     """Attach a memory to the resident base model, in place of whatever was attached, and answer from it.
 
     Raises WrongBaseModelError on other weights than those it was trained on, LibraryError where its files are damaged.
@@ -64,13 +72,14 @@ def open_memory(memory: Memory, base: BaseModel) -> Answerer:
     adapter = attach_stored(base.model, key, lambda: (memory.adapter_config, memory.load_adapter_state()))
     window_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0)
     sentences = split_sentences(memory.document.text)
-    return Answerer(base, adapter, memory.document, sentences, truncated_tokens=window_tokens)
+    return Answerer(base, adapter, memory.document, sentences, truncated_tokens=window_tokens, form=form)
 
 
 class Answerer:
     """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
 
     `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
+    `form`: the words around every question.
     """
 
     def __init__(
@@ -80,11 +89,13 @@ class Answerer:
         document: Document,
         sentences: Sequence[Sentence],
         truncated_tokens: int = 0,
+        form: PromptForm = PLAIN_FORM,
     ) -> None:
         self.base = base
         self.adapter = adapter
         self.document = document
         self._truncated_tokens = truncated_tokens
+        self._form = form
         self.index = SentenceIndex(sentences)
 
     def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
@@ -113,7 +124,7 @@ class Answerer:
         prompts, cuts = [], []
         for question in questions:
             text, cut = self._context_text(question, context, max_new_tokens)
-            prompts.append(prompt_ids(self.base.tokenizer, question, text))
+            prompts.append(prompt_ids(self.base.tokenizer, question, text, self._form))
             cuts.append(cut)
         texts = self._generate(prompts, max_new_tokens, batch_size, on_text)
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
@@ -169,10 +180,11 @@ class Answerer:
             return None, False
         if context == "evidence":
             found = self.index.evidence(question, EVIDENCE_SENTENCES)
-            return fit_context(tokenizer, question, " ".join(sentence.text for sentence in found), window_tokens)
+            shown = " ".join(sentence.text for sentence in found)
+            return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
         if context == "truncated" and self._truncated_tokens:
             window_tokens = min(window_tokens, self._truncated_tokens - max_new_tokens)
-        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens, CUT_STEP_TOKENS)
+        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens, CUT_STEP_TOKENS, self._form)
         if cut and context == "full":
             raise UsageError(
                 f"the whole text does not fit the model's window of {self.base.window_tokens} tokens; "

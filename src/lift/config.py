@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -64,8 +64,12 @@ def _describe(problem: Any, root: type[BaseModel]) -> str:
 def _keys_beside(location: list[str], root: type[BaseModel]) -> list[str]:
     model: type[BaseModel] = root
     for part in location[:-1]:
+        if part.isdigit():  # the place in a list, whose items were found with the list
+            continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inside = [annotation, *get_args(annotation)]
+        sections = [each for each in inside if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not sections:
             return []
-        model = annotation
+        model = sections[0]
     return list(model.model_fields)

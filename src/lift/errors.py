@@ -21,6 +21,10 @@ class DocumentError(LiftError):
     """A file could not be read as a document."""
 
 
+class DataError(LiftError):
+    """A data file of an evaluation is not what it should be."""
+
+
 class ModelError(LiftError):
     """A base model could not be found, converted or loaded."""
 

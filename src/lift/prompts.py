@@ -6,6 +6,7 @@ tokenised apart and joined, so the mask is the answer and its end token by const
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ ELLIPSIS = "..."
 RECITE = "\n\nRecite the next passage of the text above.\n\n"
 CUT_STEP_TOKENS = 32
 MAX_ANSWER_TOKENS = 48
+_SLOT = re.compile(r"\{question\}|\{context\}")
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,39 @@ class Example:
     teacher_ids: tuple[int, ...] | None = None
 
 
-def user_text(question: str, context: str | None = None) -> str:
+@dataclass(frozen=True)
+class PromptForm:
+    """The words around a question. `reading` has {context} and {question}, `closed_book` {question} alone.
+
+    `chat`: whether the model's chat template is used, where it has one. `answer_prefix` begins the answer, behind the
+    header of the assistant's turn.
+    """
+
+    reading: str = "{context}\n\n{question}"
+    closed_book: str = "{question}"
+    chat: bool = True
+    answer_prefix: str = ""
+
+
+PLAIN_FORM = PromptForm()
+
+
+def user_text(question: str, context: str | None = None, form: PromptForm = PLAIN_FORM) -> str:
     """What the user's turn says: the question, or the part of the document it may use and then the question."""
-    return question if context is None else f"{context}\n\n{question}"
+    parts = {"{question}": question, "{context}": context or ""}
+    template = form.closed_book if context is None else form.reading
+    # one pass, so that braces within a document or question stay as they are
+    return _SLOT.sub(lambda slot: parts[slot[0]], template)
 
 
-def prompt_ids(tokenizer: Any, question: str, context: str | None = None) -> list[int]:
+def prompt_ids(tokenizer: Any, question: str, context: str | None = None, form: PromptForm = PLAIN_FORM) -> list[int]:
     """Tokens of the prompt up to where the answer begins, special tokens included once."""
-    text = user_text(question, context)
-    if tokenizer.chat_template:
-        rendered = _render_chat(tokenizer, text)
+    text = user_text(question, context, form)
+    if tokenizer.chat_template and form.chat:
+        rendered = _render_chat(tokenizer, text) + form.answer_prefix
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(f"{text}\nAnswer:")["input_ids"])
+    bare = text if form is not PLAIN_FORM else f"{text}\nAnswer:"
+    return list(tokenizer(bare + form.answer_prefix)["input_ids"])
 
 
 def answer_ids(tokenizer: Any, answer: str) -> list[int]:
@@ -115,21 +138,28 @@ def truncate_middle(text: str, offsets: Sequence[tuple[int, int]], keep_tokens: 
     return f"{head}{ELLIPSIS}{tail}"
 
 
-def fit_context(tokenizer: Any, question: str, text: str, limit_tokens: int, step_tokens: int = 1) -> tuple[str, bool]:
+def fit_context(
+    tokenizer: Any,
+    question: str,
+    text: str,
+    limit_tokens: int,
+    step_tokens: int = 1,
+    form: PromptForm = PLAIN_FORM,
+) -> tuple[str, bool]:
     """The most of `text`, head and tail, that keeps the whole prompt within `limit_tokens`; and whether it was cut.
 
     What is kept is a multiple of `step_tokens`, so that questions of like length see the same text, whose prefix is
     then computed once. Only the document is ever cut, never the question or the template. Raises UsageError where not
     even an empty document leaves room.
     """
-    if len(prompt_ids(tokenizer, question, text)) <= limit_tokens:
+    if len(prompt_ids(tokenizer, question, text, form)) <= limit_tokens:
         return text, False
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS))
+    keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS, form))
     while keep_tokens >= 0:
         keep_tokens -= keep_tokens % step_tokens
         cut = truncate_middle(text, offsets, keep_tokens)
-        excess = len(prompt_ids(tokenizer, question, cut)) - limit_tokens
+        excess = len(prompt_ids(tokenizer, question, cut, form)) - limit_tokens
         if excess <= 0:
             return cut, True
         keep_tokens -= excess  # tokens may join differently at the cut

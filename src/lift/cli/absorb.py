@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,6 +34,7 @@ from lift.cli.output import (
     stdout,
     write_json,
 )
+from lift.cli.stopping import stopped_by_signals
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
     display = progress.open_display(as_json)
     finished: Finished | None = None
     try:
-        with _stopped_by_signals(stop, display) as training:
+        with stopped_by_signals(stop, display.say) as training:
             for event in events:
                 match event:
                     case Writing():
@@ -255,28 +254,6 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
         display.close()
     assert finished is not None, "the events end with Finished or raise"
     return finished
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event, display: progress.Display) -> Iterator[threading.Event]:
-    """While the yielded event is set, the first Ctrl-C (or SIGTERM) sets `stop`; any other one interrupts at once."""
-    training = threading.Event()
-
-    def on_signal(_number: int, _frame: Any) -> None:
-        if not training.is_set() or stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        display.say("stopping as soon as it is safe to; Ctrl-C again stops at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield training
-        return
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield training
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say_all(display: progress.Display, lines: list[str]) -> None:

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from transformers import DynamicCache
+
+from lift.models.shared_prefix import Sharing, can_share, order_alike, plan_sharing, read_shared
 
 
 class Rows(Protocol):
@@ -33,47 +34,53 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt until an end token or `max_new_tokens`; end tokens are not returned.
 
-    Prompts of like length are batched, padded on the left. `temperature` 0 is greedy. `on_token(row, token)` is called
-    as tokens come, `row` counting in the order of `prompts`. `open_rows` is called with those rows of `prompts` that
-    make up a batch, and is told which of them go on. Raises ValueError on an empty prompt.
+    Prompts that begin alike, or of like length, are batched, padded on the left; what they begin with in common is read
+    once. `temperature` 0 is greedy. `on_token(row, token)` is called as tokens come, `row` counting in the order of
+    `prompts`. `open_rows` is called with those rows of `prompts` that make up a batch, and is told which of them go on;
+    every row is then read for itself. Raises ValueError on an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("expected prompts of at least one token")
     stop = torch.tensor(sorted(set(end_ids)), device=model.device)
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    # rows of different memories differ in what they make of the same tokens
+    share = open_rows is None and can_share(model)
+    order = order_alike(prompts) if share else sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
         opened: AbstractContextManager[Rows | None] = open_rows(rows) if open_rows else nullcontext()
+        batch = [prompts[row] for row in rows]
         with opened as assigned:
-            for row, token in _stream(model, rows, prompts, stop, max_new_tokens, temperature, generator, assigned):
-                answers[row].append(token)
+            for index, token in _stream(model, batch, share, stop, max_new_tokens, temperature, generator, assigned):
+                answers[rows[index]].append(token)
                 if on_token:
-                    on_token(row, token)
+                    on_token(rows[index], token)
     return answers
 
 
 def _stream(
     model: Any,
-    rows: list[int],
     prompts: Sequence[Sequence[int]],
+    share: bool,
     stop: torch.Tensor,
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator | None,
     assigned: Rows | None,
 ) -> Iterable[tuple[int, int]]:
-    width = max(len(prompts[row]) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)  # [B, width]
-    mask = torch.zeros(len(rows), width, dtype=torch.long)  # [B, width]
-    for index, row in enumerate(rows):
-        ids[index, width - len(prompts[row]) :] = torch.tensor(prompts[row])
-        mask[index, width - len(prompts[row]) :] = 1
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)  # [B, width]
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)  # [B, width]
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # [B, width]
     padded = not bool(mask.all())
-    cache = DynamicCache(config=model.config)
-    alive = list(rows)
+    sharing = plan_sharing(prompts) if share else Sharing(width)
+    cache = read_shared(model, prompts, sharing)
+    ids, positions = ids[:, -sharing.own :], positions[:, -sharing.own :]  # [B, own]
+    alive = list(range(len(prompts)))
     for _ in range(max_new_tokens):
         logits = model(
             input_ids=ids,

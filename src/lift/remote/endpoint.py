@@ -213,6 +213,6 @@ def _open_client(url: str, api_key: str, timeout_s: float) -> OpenAI:
         from openai import OpenAI
     except ImportError:
         raise RemoteError(
-            "fine-tuning through an API needs the package openai, which is not installed; run: pip install openai"
+            "a model behind an API needs the package openai, which is not installed; run: make setup EXTRAS=openai"
         ) from None
     return OpenAI(api_key=api_key, base_url=url, timeout=timeout_s, max_retries=0)

@@ -1,0 +1,58 @@
+"""One method on one document: what is to be done, and the hash of everything that its answers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lift.documents.document import Document
+from lift.evaluation.memory_store import other_document
+from lift.evaluation.methods.method import Method
+from lift.evaluation.plan import RunPlan
+from lift.evaluation.records import Record
+from lift.evaluation.suite_reading import SuiteRecords
+from lift.recipes.recipe import Recipe, load_recipe
+
+# Raised whenever the same key would stand for other answers or scores than before.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """`recipe`: of the memory, None without one; `other`: the document whose memory the control asks."""
+
+    suite: SuiteRecords
+    record: Record
+    method: Method
+    recipe: Recipe | None
+    other: Document | None
+    key: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What its cost is filed under: suite, document, method."""
+        return (self.suite.plan.title, self.record.id, self.method.name)
+
+
+def make_jobs(
+    suites: Sequence[SuiteRecords], plan: RunPlan, methods: Mapping[str, Method], fingerprint: str
+) -> Iterator[Job]:
+    """All jobs in the order they are done in; `fingerprint` is the model's. Raises RecipeError."""
+    chosen = load_recipe(plan.recipe, plan.overrides)
+    # the overrides are of the run's recipe; a baseline stays what it is
+    recipes = {method.recipe: load_recipe(method.recipe) if method.recipe else chosen for method in methods.values()}
+    for suite in suites:
+        for record in suite.records:
+            for name in suite.plan.methods or plan.methods:
+                method = methods[name]
+                recipe = recipes[method.recipe] if method.memory != "none" else None
+                other = other_document(suite.records, record) if method.memory == "other" else None
+                parts: list[Any] = [VERSION, record.digest, name, fingerprint, plan.retrieved_sentences]
+                if recipe is not None:
+                    other_hash = other.sha256 if other is not None else None
+                    parts += [recipe.digest(), suite.plan.budget_s, other_hash]
+                key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+                yield Job(suite, record, method, recipe, other, key)

@@ -1,0 +1,61 @@
+"""The memories of an evaluation: absorbed once for each document, recipe and budget, and found again afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from importlib import resources
+from pathlib import Path
+from threading import Event as StopFlag
+
+from lift.absorption import absorb_events
+from lift.documents.document import Document
+from lift.evaluation.events import Absorbing
+from lift.evaluation.records import Record
+from lift.events import AbsorptionEvent, Finished
+from lift.memories.library import Library
+from lift.memories.memory import Memory
+from lift.models.base_model import BaseModel
+from lift.recipes.recipe import Recipe
+
+
+class MemoryStore:
+    """Memories on `base` in a library of their own at `root`."""
+
+    def __init__(self, root: Path, base: BaseModel, stop: StopFlag | None = None) -> None:
+        self._library = Library(root)
+        self._base = base
+        self._stop = stop
+
+    def memory(
+        self, document: Document, recipe: Recipe, budget_s: float | None, suite: str
+    ) -> Generator[Absorbing, None, Memory]:
+        """The memory of `document`, absorbed now where it is not known yet; raises what absorb_events raises."""
+        found: Memory | None = None
+        for event in self._absorb(document, recipe, budget_s):
+            if isinstance(event, Finished):
+                found = event.memory
+                if event.reused:
+                    break
+            yield Absorbing(suite, document.title, recipe.name, event)
+        assert found is not None  # absorb_events ends with Finished, or raises
+        return found
+
+    def _absorb(self, document: Document, recipe: Recipe, budget_s: float | None) -> Iterator[AbsorptionEvent]:
+        return absorb_events(
+            document, self._base, recipe, self._library, budget_s=budget_s, resume=True, stop=self._stop
+        )
+
+
+def other_document(records: tuple[Record, ...], record: Record) -> Document:
+    """Whose memory the wrong-document control asks: the next document under another title, around the end.
+
+    Where there is no other, an article that comes along with the harness.
+    """
+    place = records.index(record)
+    for other in (*records[place + 1 :], *records[:place]):
+        if other.document.title != record.document.title:
+            return other.document
+    lines = (resources.files("lift.evaluation.unrelated") / "articles.jsonl").read_text("utf-8").splitlines()
+    articles = [Document(each["title"], each["context"], "XQuAD") for each in map(json.loads, lines)]
+    return next(article for article in articles if article.title != record.document.title)

@@ -1,0 +1,124 @@
+"""What a method is: which part of the document a question is asked with, and on which memory."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from lift.documents.document import Document
+from lift.errors import UsageError
+from lift.evaluation.embeddings import EmbeddingIndex
+from lift.evaluation.reader import Reader
+from lift.evaluation.records import Question, Record
+from lift.retrieval import SentenceIndex
+from lift.sentences import split_sentences
+
+MemoryUse = Literal["none", "own", "other"]
+
+
+class Lookup:
+    """The sentences of a document and what finds them, each index built when it is first used."""
+
+    def __init__(self, document: Document) -> None:
+        self.sentences = split_sentences(document.text)
+
+    @cached_property
+    def words(self) -> SentenceIndex:
+        """BM25."""
+        return SentenceIndex(self.sentences)
+
+    @cached_property
+    def meanings(self) -> EmbeddingIndex:
+        """Embeddings; raises UsageError where their model is not installed."""
+        return EmbeddingIndex([sentence.text for sentence in self.sentences])
+
+    def in_order(self, indices: Sequence[int]) -> str:
+        """These sentences as one text, in the order of the document."""
+        return " ".join(self.sentences[index].text for index in sorted(indices))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a method may look at when it chooses a context; `retrieved`: how many sentences retrieval brings."""
+
+    record: Record
+    reader: Reader
+    lookup: Lookup
+    retrieved: int
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The part of the document that goes into a prompt (None: none). `refused`: why the question cannot be asked."""
+
+    text: str | None
+    cut: bool = False
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of answering. `context` is the word for the part of the document that `choose` puts into the prompt.
+
+    `memory`: none, the document's own, or that of another document. `recipe`: how the memory is absorbed, empty for
+    the run's. With `routed` the product's own choice of context answers, and `choose` only says what it reads.
+    """
+
+    name: str
+    summary: str
+    context: str
+    choose: Callable[[Question, Asked], Passage]
+    memory: MemoryUse = "none"
+    recipe: str = ""
+    routed: bool = False
+
+
+def find_methods(names: Sequence[str]) -> list[Method]:
+    """The methods of these names; "NAME@RECIPE" is one with a memory of that recipe. Raises UsageError."""
+    known = {method.name: method for method in all_methods()}
+    found: dict[str, Method] = {}
+    for name in names:
+        bare, _, recipe = name.partition("@")
+        if bare not in known:
+            nearest = difflib.get_close_matches(bare, known, n=1, cutoff=0.0)[0]
+            raise UsageError(f"expected methods of {', '.join(known)}, got {bare!r}; the nearest is {nearest!r}")
+        method = known[bare]
+        if recipe and method.memory == "none":
+            raise UsageError(f"the method {bare} uses no memory, so {name!r} cannot have a recipe")
+        found[name] = replace(method, name=name, recipe=recipe) if recipe else method
+    if not found:
+        raise UsageError("expected at least one method, got none")
+    return list(found.values())
+
+
+def all_methods() -> list[Method]:
+    """Every method, in the order that tables list them in."""
+    from lift.evaluation.methods import (
+        bm25,
+        closed_book,
+        embeddings,
+        finetune_raw,
+        full,
+        hybrid,
+        lift,
+        oracle,
+        truncated,
+        wrong_document,
+    )
+
+    reading = (closed_book, truncated, full, bm25, embeddings, hybrid, oracle, finetune_raw)
+    return [*(module.METHOD for module in reading), *lift.METHODS, wrong_document.METHOD]
+
+
+def no_context(_question: Question, _asked: Asked) -> Passage:
+    """Closed book."""
+    return Passage(None)
+
+
+def fitted(text: str, question: Question, asked: Asked) -> Passage:
+    """`text`, cut in its middle where the window is too small for it."""
+    asking = asked.record.asking
+    return Passage(*asked.reader.fit(question.text, text, asking.form, asking.max_new_tokens))

@@ -1,0 +1,14 @@
+"""The ceiling of reading: the passages that prove the answer, as the benchmark gives them."""
+
+from lift.evaluation.methods.method import Asked, Method, Passage, fitted
+from lift.evaluation.records import Question
+
+
+def choose(question: Question, asked: Asked) -> Passage:
+    """The question's own evidence."""
+    if not question.evidence:
+        return Passage(None, refused="the data gives no evidence for this question")
+    return fitted("\n".join(question.evidence), question, asked)
+
+
+METHOD = Method("oracle", "the base model with the evidence that the data gives", "gold", choose)
