@@ -13,7 +13,7 @@ import pytest
 from lift.errors import BudgetError, DataError, InterruptedAbsorption, UsageError
 from lift.evaluation import memory_store, reader
 from lift.evaluation.events import Absorbing, Answered, SuiteRead
-from lift.evaluation.methods.method import all_methods
+from lift.evaluation.methods.registry import all_methods
 from lift.evaluation.plan import RunPlan, load_plan
 from lift.evaluation.run import Evaluation
 from lift.evaluation.run_files import load_run

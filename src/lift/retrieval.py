@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
@@ -15,6 +16,8 @@ from bm25s.stopwords import STOPWORDS_EN
 
 from lift.sentences import Sentence
 
+# bm25s sets its own logger to tell of every index, and other packages print what loggers tell
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 _WORD = re.compile(r"\w+")
 _QUESTION_WORDS = "what which who whom whose when where why how did does do was were is are has have had many much"
 _STOPWORDS = frozenset(STOPWORDS_EN) | frozenset(_QUESTION_WORDS.split(" "))

@@ -12,7 +12,8 @@ from typing import Any
 from lift.errors import DataError
 from lift.evaluation.costs import break_even_questions
 from lift.evaluation.memory_store import MemoryStore
-from lift.evaluation.methods.method import Asked, Lookup, find_methods
+from lift.evaluation.methods.method import Asked, Lookup
+from lift.evaluation.methods.registry import find_methods
 from lift.evaluation.plan import RunPlan
 from lift.evaluation.reader import AnswerCache, ModelReader, token_offsets
 from lift.evaluation.run_files import RunData

@@ -25,7 +25,8 @@ from lift.evaluation.jobs import Job, make_jobs
 from lift.evaluation.judge import Judge, measure_agreement
 from lift.evaluation.lines import cost_line, result_line
 from lift.evaluation.memory_store import MemoryStore
-from lift.evaluation.methods.method import Asked, Lookup, Passage, find_methods
+from lift.evaluation.methods.method import Asked, Lookup, Passage
+from lift.evaluation.methods.registry import find_methods
 from lift.evaluation.metrics import check_metrics
 from lift.evaluation.plan import RunPlan, located
 from lift.evaluation.reader import AnswerCache, ModelReader, Reader, Reply

@@ -10,7 +10,8 @@ from lift.evaluation import excerpts
 from lift.evaluation.data_files import BadData, Fault
 from lift.evaluation.plan import SuitePlan
 from lift.evaluation.records import Record
-from lift.evaluation.suites.suite import Reading, Suite, find_suite
+from lift.evaluation.suites.registry import find_suite
+from lift.evaluation.suites.suite import Reading, Suite
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -67,23 +67,3 @@ class Suite:
         if self.data and (settings.data is None or not settings.data.exists()):
             found = "none" if settings.data is None else f"{str(settings.data)!r}, which is not there"
             raise UsageError(f"expected --data for the suite {self.name}, got {found}; {self.data}")
-
-
-def find_suite(name: str) -> Suite:
-    """The suite of that name; raises UsageError naming the nearest."""
-    suites: dict[str, Any] = {suite.name: suite for suite in all_suites()}
-    if name in suites:
-        found: Suite = suites[name]
-        return found
-    import difflib
-
-    nearest = difflib.get_close_matches(name, suites, n=1, cutoff=0.0)[0]
-    raise UsageError(f"expected a suite of {', '.join(suites)}, got {name!r}; the nearest is {nearest!r}")
-
-
-def all_suites() -> list[Suite]:
-    """Every suite, in the order that they are listed in."""
-    from lift.evaluation.suites import longbench, longbench2, loogle, narrativeqa, niah, qa, qmsum, ruler, squad
-
-    modules = (qa, squad, loogle, qmsum, narrativeqa, longbench, longbench2, niah, ruler)
-    return [module.SUITE for module in modules]
