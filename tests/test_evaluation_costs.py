@@ -20,7 +20,7 @@ from lift.evaluation.break_even import MEMORY_METHOD, Asking, Candidate, check_b
 from lift.evaluation.costs import answering_costs, break_even_questions, kv_cache_bytes
 from lift.evaluation.harms import measure_ability, perplexity, unrelated_questions, unrelated_text
 from lift.evaluation.plan import RunPlan
-from lift.evaluation.reader import AnswerCache, ModelReader, Reply
+from lift.evaluation.reader import ModelReader, Reply
 from lift.evaluation.records import Question, Record
 from lift.evaluation.run_files import RunData
 from lift.models.base_model import BaseModel
@@ -91,7 +91,8 @@ def test_what_is_unrelated_leaves_out_the_document_itself(tiny_model: BaseModel)
     assert len(unrelated_questions()) == 18
     assert all(each.answers[0] in each.paragraph for each in unrelated_questions())
     record = Record("a", Document(min(titles), "A text.", "test"), (Question("q", "Who?", ("A",)),))
-    assert measure_ability(ModelReader(tiny_model, AnswerCache(None)), record).questions == 9
+    reader = ModelReader(tiny_model)
+    assert measure_ability(reader, reader, record).questions == 9
 
 
 def test_an_adapter_that_changes_the_model_shows(tiny_model: BaseModel) -> None:

@@ -9,9 +9,10 @@ import pytest
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.evaluation import embeddings
+from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.methods.method import Asked, Lookup, Passage
 from lift.evaluation.methods.registry import all_methods, find_methods
-from lift.evaluation.reader import AnswerCache, ModelReader, clipped
+from lift.evaluation.reader import ModelReader, clipped
 from lift.evaluation.records import Asking, Question, Record
 from lift.models.base_model import BaseModel
 from lift.prompts import PromptForm, prompt_ids, user_text
@@ -26,7 +27,7 @@ TICKETS = Question("q", "Who sells the tickets?", ("Bram Holt",), evidence=("Bra
 def asked(base: BaseModel, text: str = TEXT, retrieved: int = 1, asking: Asking | None = None) -> Asked:
     document = Document("Merrow", text, "test")
     record = Record("merrow", document, (TICKETS,), asking or Asking())
-    return Asked(record, ModelReader(base, AnswerCache(None)), Lookup(document), retrieved)
+    return Asked(record, ModelReader(base), Lookup(document), retrieved)
 
 
 def choose(name: str, question: Question, about: Asked) -> Passage:
@@ -130,11 +131,18 @@ def test_long_prompts_are_clipped_for_reading_and_say_by_how_much() -> None:
 
 def test_a_cache_answers_what_it_was_told_after_a_crash(tiny_model: BaseModel, tmp_path: Any) -> None:
     path = tmp_path / "answers.jsonl"
-    first = ModelReader(tiny_model, AnswerCache(path)).read(["Who?"], ["A text."], PromptForm(), 4)
+
+    def ask(max_new_tokens: int, one_by_one: bool = False) -> list[Any]:
+        reader = CachedReader(ModelReader(tiny_model), AnswerCache(path))
+        return reader.read(["Who?", "When?"], ["A text.", None], PromptForm(), max_new_tokens, one_by_one)
+
+    first = ask(4)
     with path.open("a") as stream:
         stream.write('{"key": "ab')
-    again = ModelReader(tiny_model, AnswerCache(path)).read(["Who?"], ["A text."], PromptForm(), 4)
-    assert again == first
-    longer = ModelReader(tiny_model, AnswerCache(path)).read(["Who?"], ["A text."], PromptForm(), 5)
-    assert len(path.read_text("utf-8").splitlines()) == 2
-    assert longer[0].prompt == first[0].prompt
+    assert ask(4) == first
+    assert len(path.read_text("utf-8").split("\n")) == 3
+    longer, alone = ask(5), ask(4, one_by_one=True)
+    assert [reply.prompt for reply in longer] == [reply.prompt for reply in first]
+    assert [reply.text for reply in alone] == [reply.text for reply in first]
+    assert [reply.alone for reply in first + alone] == [False, False, True, True]
+    assert ask(4, one_by_one=True) == alone

@@ -15,7 +15,7 @@ from lift.evaluation.memory_store import MemoryStore
 from lift.evaluation.methods.method import Asked, Lookup
 from lift.evaluation.methods.registry import find_methods
 from lift.evaluation.plan import RunPlan
-from lift.evaluation.reader import AnswerCache, ModelReader, token_offsets
+from lift.evaluation.reader import ModelReader, token_offsets
 from lift.evaluation.run_files import RunData
 from lift.evaluation.suite_reading import read_suite
 from lift.models.base_model import BaseModel
@@ -99,7 +99,7 @@ def check_break_even(
         times: dict[str, list[float]] = {}
         for name, stored in readers.items():
             method = find_methods([name])[0]
-            reader = ModelReader(base, AnswerCache(None), stored)
+            reader = ModelReader(base, stored)
             times[name] = []
             begun = time.monotonic()
             for number in range(total):

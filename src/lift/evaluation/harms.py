@@ -11,7 +11,7 @@ from statistics import fmean
 
 import torch
 
-from lift.evaluation.reader import ModelReader
+from lift.evaluation.reader import ModelReader, Reader
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
 from lift.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM
@@ -45,8 +45,8 @@ class UnrelatedQuestion:
     answers: tuple[str, ...]
 
 
-def measure_ability(reader: ModelReader, record: Record) -> Ability:
-    """Ability of the model with its memory, or without, on what is unrelated to `record`."""
+def measure_ability(model: ModelReader, reader: Reader, record: Record) -> Ability:
+    """Ability of `model` with its memory, or without, on what is unrelated to `record`; `reader` asks it questions."""
     questions = [each for each in unrelated_questions() if each.title != record.document.title]
     replies = reader.read(
         [each.question for each in questions],
@@ -54,9 +54,9 @@ def measure_ability(reader: ModelReader, record: Record) -> Ability:
         PLAIN_FORM,
         MAX_ANSWER_TOKENS,
     )
-    reader.attach()
+    model.attach()
     return Ability(
-        perplexity(reader.base, unrelated_text()),
+        perplexity(model.base, unrelated_text()),
         len(questions),
         fmean(contained(reply.text, each.answers) for reply, each in zip(replies, questions, strict=True)),
         fmean(f1(reply.text, each.answers) for reply, each in zip(replies, questions, strict=True)),

@@ -6,18 +6,14 @@ methods is the part of the document in the prompt, and the memory.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from lift.adapters.resident import release
 from lift.answering import Answerer, open_memory
 from lift.errors import UsageError
-from lift.evaluation.run_files import append_row, read_rows
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
@@ -83,37 +79,16 @@ class Reader(Protocol):
         ...
 
 
-class AnswerCache:
-    """Answers by everything that determines them, one line each; whatever was answered once is not asked again.
+class ModelReader:
+    """The resident base model, with `memory` or without one; it switches to what it needs each time it reads.
 
-    Without a `path` nothing is kept, and everything is asked each time.
+    Its fingerprint names the weights, their type here, and the memory.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._known = {row["key"]: row["reply"] for row in read_rows(path)} if path is not None else {}
-
-    def get(self, key: str, prompt: str) -> Reply | None:
-        """The answer of that key, or None."""
-        found = self._known.get(key)
-        return Reply(**found, prompt=prompt) if found is not None else None
-
-    def put(self, key: str, reply: Reply) -> None:
-        """Keep an answer, on the disk when this returns; errors are not kept."""
-        if reply.error is None and self._path is not None:
-            values = {name: value for name, value in asdict(reply).items() if name != "prompt"}
-            self._known[key] = values
-            append_row(self._path, {"key": key, "reply": values})
-
-
-class ModelReader:
-    """The resident base model, with `memory` or without one; it switches to what it needs each time it reads."""
-
-    def __init__(self, base: BaseModel, cache: AnswerCache, memory: Memory | None = None, batch_size: int = 16) -> None:
+    def __init__(self, base: BaseModel, memory: Memory | None = None, batch_size: int = 16) -> None:
         self.base = base
         self.memory = memory
         self.notes: tuple[str, ...] = ()
-        self._cache = cache
         self._batch_size = batch_size
         stored = memory.manifest.files[ADAPTER_STATE_FILE].sha256 if memory is not None else ""
         self.id = base.id
@@ -145,14 +120,15 @@ class ModelReader:
         max_new_tokens: int,
         one_by_one: bool = False,
     ) -> list[Reply]:
-        """Answer greedily; a prompt that was answered before is answered from the cache."""
+        """Answer greedily, in batches or each question alone."""
         self.attach()
-
-        def ask(rows: Sequence[int]) -> list[Reply]:
-            pairs = [(questions[row], contexts[row]) for row in rows]
-            return self._generate([prompt_ids(self.base.tokenizer, *pair, form) for pair in pairs], max_new_tokens)
-
-        return self._cached("read", ask, questions, contexts, form, max_new_tokens, one_by_one)
+        pairs = list(zip(questions, contexts, strict=True))
+        prompts = [prompt_ids(self.base.tokenizer, *pair, form) for pair in pairs]
+        batches = [[prompt] for prompt in prompts] if one_by_one else [prompts] if prompts else []
+        replies = [reply for batch in batches for reply in self._generate(batch, max_new_tokens)]
+        return [
+            replace(reply, prompt=clipped(user_text(*pair, form))) for reply, pair in zip(replies, pairs, strict=True)
+        ]
 
     def route(
         self,
@@ -169,47 +145,24 @@ class ModelReader:
         answerer = self.attach(form)
         if answerer is None:
             raise UsageError("expected a memory to choose a context for, got the base model alone")
+        batches = [[question] for question in questions] if one_by_one else [list(questions)]
+        answers = [
+            answer
+            for batch in batches
+            for answer in answerer.ask_many(batch, "auto", max_new_tokens=max_new_tokens, batch_size=self._batch_size)
+        ]
         tokenizer = self.base.tokenizer
-
-        def ask(rows: Sequence[int]) -> list[Reply]:
-            asked = [questions[row] for row in rows]
-            answers = answerer.ask_many(asked, "auto", max_new_tokens=max_new_tokens, batch_size=self._batch_size)
-            return [
-                Reply(
-                    text=answer.text,
-                    prompt="",
-                    prompt_tokens=answer.prompt_tokens,
-                    answer_tokens=len(tokenizer(answer.text, add_special_tokens=False)["input_ids"]),
-                    seconds=answer.seconds,
-                    alone=len(rows) == 1,
-                )
-                for answer in answers
-            ]
-
-        return self._cached("auto", ask, questions, contexts, form, max_new_tokens, one_by_one)
-
-    def _cached(
-        self,
-        how: str,
-        ask: Callable[[Sequence[int]], list[Reply]],
-        questions: Sequence[str],
-        contexts: Sequence[str | None],
-        form: PromptForm,
-        max_new_tokens: int,
-        one_by_one: bool,
-    ) -> list[Reply]:
-        pairs = list(zip(questions, contexts, strict=True))
-        shown = [clipped(user_text(*pair, form)) for pair in pairs]
-        keys = [self._key(how, prompt_ids(self.base.tokenizer, *pair, form), max_new_tokens) for pair in pairs]
-        replies = [self._cache.get(key, text) for key, text in zip(keys, shown, strict=True)]
-        missing = [row for row, reply in enumerate(replies) if reply is None or (one_by_one and not reply.alone)]
-        size = 1 if one_by_one else self._batch_size
-        for first in range(0, len(missing), size):
-            rows = missing[first : first + size]
-            for row, reply in zip(rows, ask(rows), strict=True):
-                replies[row] = replace(reply, prompt=shown[row])
-                self._cache.put(keys[row], reply)
-        return [reply for reply in replies if reply is not None]
+        return [
+            Reply(
+                text=answer.text,
+                prompt=clipped(user_text(question, context, form)),
+                prompt_tokens=answer.prompt_tokens,
+                answer_tokens=len(tokenizer(answer.text, add_special_tokens=False)["input_ids"]),
+                seconds=answer.seconds,
+                alone=one_by_one or len(questions) == 1,
+            )
+            for question, context, answer in zip(questions, contexts, answers, strict=True)
+        ]
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
         tokenizer = self.base.tokenizer
@@ -237,10 +190,6 @@ class ModelReader:
             )
             for prompt, ids in zip(prompts, generated, strict=True)
         ]
-
-    def _key(self, how: str, prompt: list[int], max_new_tokens: int) -> str:
-        parts: list[Any] = [how, self.fingerprint, str(self.base.dtype), prompt, max_new_tokens]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def token_offsets(base: BaseModel, text: str) -> list[tuple[int, int]]:

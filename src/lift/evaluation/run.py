@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
+from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.describe import describe_run, describe_suite
 from lift.evaluation.events import Absorbing, Answered, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
@@ -29,7 +30,7 @@ from lift.evaluation.methods.method import Asked, Lookup, Passage
 from lift.evaluation.methods.registry import find_methods
 from lift.evaluation.metrics import check_metrics
 from lift.evaluation.plan import RunPlan, located
-from lift.evaluation.reader import AnswerCache, ModelReader, Reader, Reply
+from lift.evaluation.reader import ModelReader, Reader, Reply
 from lift.evaluation.run_files import (
     COSTS_FILE,
     HARMS_FILE,
@@ -151,11 +152,11 @@ class Evaluation:
         if self.base is not None:
             self._store = MemoryStore(self.out / "cache" / "memories", self.base, self._stop)
 
-    def _reader(self, memory: Memory | None) -> Reader:
+    def _reader(self, memory: Memory | None) -> CachedReader:
         if self._remote is not None:
-            return self._remote
+            return CachedReader(self._remote, self._cache)
         assert self.base is not None  # one of both is given
-        return ModelReader(self.base, self._cache, memory)
+        return CachedReader(ModelReader(self.base, memory), self._cache)
 
     def _do_all(self, jobs: Sequence[Job]) -> Iterator[EvaluationEvent]:
         begun, fresh = time.monotonic(), 0
@@ -217,12 +218,12 @@ class Evaluation:
         append_row(self.out / COSTS_FILE, cost)
         return rows
 
-    def _answers(self, job: Job, reader: Reader, lookup: Lookup) -> tuple[list[Passage], list[Reply]]:
+    def _answers(self, job: Job, reader: CachedReader, lookup: Lookup) -> tuple[list[Passage], list[Reply]]:
         """The first questions alone, so that their time is what a person waits; the others in batches."""
         questions, asking = job.record.questions, job.record.asking
         asked = Asked(job.record, reader, lookup, self.plan.retrieved_sentences)
         passages = [job.method.choose(question, asked) for question in questions]
-        read = reader.route if job.method.routed and isinstance(reader, ModelReader) else reader.read
+        read = reader.route if job.method.routed else reader.read
         replies = [Reply("", "", 0, 0, 0.0, error=passage.refused or None) for passage in passages]
         possible = [row for row, passage in enumerate(passages) if not passage.refused]
         timed = self.plan.timed_questions
@@ -241,8 +242,8 @@ class Evaluation:
             return
         title = job.record.document.title
         if title not in self._abilities:
-            self._abilities[title] = measure_ability(ModelReader(self.base, self._cache), job.record)
-        after = measure_ability(ModelReader(self.base, self._cache, memory), job.record)
+            self._abilities[title] = measure_ability(ModelReader(self.base), self._reader(None), job.record)
+        after = measure_ability(ModelReader(self.base, memory), self._reader(memory), job.record)
         row = {
             "suite": job.suite.plan.title,
             "document": job.record.id,

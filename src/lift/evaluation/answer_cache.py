@@ -1,0 +1,106 @@
+"""Answers that were given before: found by everything that determines them, so that none is paid for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lift.errors import UsageError
+from lift.evaluation.reader import ModelReader, Reader, Reply
+from lift.evaluation.run_files import append_row, read_rows
+from lift.prompts import PromptForm
+
+_CHUNK = 16
+
+
+class AnswerCache:
+    """Replies by key in the file `path`, one line each. Raises DataError where it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = {row["key"]: Reply(**row["reply"]) for row in read_rows(path)}
+
+    def get(self, key: str) -> Reply | None:
+        """The reply of that key, or None."""
+        return self._known.get(key)
+
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep a reply, on the disk when this returns; errors are not kept."""
+        if reply.error is None:
+            self._known[key] = reply
+            append_row(self._path, {"key": key, "reply": asdict(reply)})
+
+
+class CachedReader:
+    """A reader that asks `reader` only what `cache` does not know, and keeps each chunk of replies as it comes."""
+
+    def __init__(self, reader: Reader, cache: AnswerCache) -> None:
+        self.id = reader.id
+        self.fingerprint = reader.fingerprint
+        self.window_tokens = reader.window_tokens
+        self._reader = reader
+        self._cache = cache
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the reader."""
+        return self._reader.notes
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """As the reader's."""
+        return self._reader.offsets(text)
+
+    def fit(self, question: str, text: str, form: PromptForm, max_new_tokens: int) -> tuple[str, bool]:
+        """As the reader's."""
+        return self._reader.fit(question, text, form, max_new_tokens)
+
+    def read(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str | None],
+        form: PromptForm,
+        max_new_tokens: int,
+        one_by_one: bool = False,
+    ) -> list[Reply]:
+        """As the reader's. With `one_by_one` a reply is known only if it was asked alone, for the time."""
+        return self._known_or_asked(self._reader.read, "read", questions, contexts, form, max_new_tokens, one_by_one)
+
+    def route(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str | None],
+        form: PromptForm,
+        max_new_tokens: int,
+        one_by_one: bool = False,
+    ) -> list[Reply]:
+        """As a ModelReader's; raises UsageError for any other."""
+        if not isinstance(self._reader, ModelReader):
+            raise UsageError(f"expected a memory to choose a context for, got {self.id}")
+        return self._known_or_asked(self._reader.route, "route", questions, contexts, form, max_new_tokens, one_by_one)
+
+    def _known_or_asked(
+        self,
+        ask: Callable[[Sequence[str], Sequence[str | None], PromptForm, int, bool], list[Reply]],
+        how: str,
+        questions: Sequence[str],
+        contexts: Sequence[str | None],
+        form: PromptForm,
+        max_new_tokens: int,
+        one_by_one: bool,
+    ) -> list[Reply]:
+        shared = [how, self.fingerprint, asdict(form), max_new_tokens]
+        pairs = list(zip(questions, contexts, strict=True))
+        keys = [hashlib.sha256(json.dumps([*shared, *pair]).encode()).hexdigest() for pair in pairs]
+        replies = {row: reply for row, key in enumerate(keys) if (reply := self._cache.get(key)) is not None}
+        missing = [row for row in range(len(keys)) if row not in replies or (one_by_one and not replies[row].alone)]
+        size = 1 if one_by_one else _CHUNK
+        for first in range(0, len(missing), size):
+            rows = missing[first : first + size]
+            asked = [questions[row] for row in rows], [contexts[row] for row in rows]
+            for row, reply in zip(rows, ask(*asked, form, max_new_tokens, one_by_one), strict=True):
+                replies[row] = reply
+                self._cache.put(keys[row], reply)
+        return [replies[row] for row in range(len(keys))]
