@@ -187,7 +187,10 @@ def test_every_row_can_be_made_again_from_its_lines(run: RunData, content: Conte
                     if selection.file == "results.jsonl"
                 ]
                 means = [_mean_main(rows) for rows in picked if rows]
-                if found.name == "comparisons":
+                if found.name == "comparisons-f1":
+                    by_f1 = [sum(each["scores"]["f1"] for each in rows) / len(rows) for rows in picked]
+                    assert row.numbers["difference"] == pytest.approx(by_f1[0] - by_f1[1])
+                elif found.name == "comparisons":
                     assert row.numbers["difference"] == pytest.approx(means[0] - means[1])
                     assert {each["method"] for each in picked[0]} == {row.cells[0]}
                 elif means:

@@ -9,6 +9,7 @@ from typing import Any
 from lift.evaluation.report.costs import break_even_table, costs_table, harms_table, measured_table
 from lift.evaluation.report.quality import (
     cells_table,
+    compared_metrics,
     comparison_table,
     errors_table,
     kinds_table,
@@ -116,7 +117,7 @@ def _suite_section(
     costs, harms = where(numbered(run.costs), suite=name), where(numbered(run.harms), suite=name)
     tables = (
         quality_table(name, rows, costs, tuple(run.description.get("methods") or ())) if rows else None,
-        comparison_table(name, rows),
+        *(comparison_table(name, rows, metric) for metric in compared_metrics(rows)),
         cells_table(name, rows),
         kinds_table(name, rows),
         costs_table(name, costs),

@@ -30,6 +30,7 @@ from lift.evaluation.run_files import RESULTS_FILE
 from lift.evaluation.significance import Interval, PairedDifference, bootstrap, holm, paired_difference
 
 MAIN = "main"
+F1 = "f1"
 TRUNCATED, FULL, RETRIEVAL = "truncated", "full", "bm25"
 CONTROL = "wrong-document"
 
@@ -138,7 +139,16 @@ def cells_table(suite: str, rows: Sequence[Numbered]) -> Table | None:
     return Table("cells", "By length and depth", note, columns, tuple(made))
 
 
-def comparison_table(suite: str, rows: Sequence[Numbered]) -> Table | None:
+def compared_metrics(rows: Sequence[Numbered]) -> list[str]:
+    """What methods are compared by: the main metric, and F1 where it is another one that all answers have.
+
+    One alone misleads: a long answer contains more, and a short one has the better F1.
+    """
+    by_f1 = bool(rows) and distinct(rows, "main") != [F1] and all(F1 in row["scores"] for _, row in rows)
+    return [MAIN, F1] if by_f1 else [MAIN]
+
+
+def comparison_table(suite: str, rows: Sequence[Numbered], metric: str = MAIN) -> Table | None:
     """Every method against the references, on the questions that both were asked; None where there is no pair.
 
     References: truncated; full, on the questions for which it read the whole text; and for methods with a memory
@@ -149,8 +159,8 @@ def comparison_table(suite: str, rows: Sequence[Numbered]) -> Table | None:
         ours, theirs = _matched(rows, method, reference)
         if ours:
             difference = paired_difference(
-                [main_score(row) for _, row in ours],
-                [main_score(row) for _, row in theirs],
+                [_score(row, metric) for _, row in ours],
+                [_score(row, metric) for _, row in theirs],
                 [str(row["document"]) for _, row in ours],
             )
             pairs.append((method, reference, ours, theirs, difference))
@@ -158,17 +168,20 @@ def comparison_table(suite: str, rows: Sequence[Numbered]) -> Table | None:
         return None
     adjusted = holm({f"{method}\n{reference}": pair.p_value for method, reference, _, _, pair in pairs})
     made = tuple(
-        _comparison_row(suite, ours, theirs, pair, adjusted[f"{method}\n{reference}"])
+        _comparison_row(suite, metric, ours, theirs, pair, adjusted[f"{method}\n{reference}"])
         for method, reference, ours, theirs, pair in pairs
     )
+    mains = distinct(rows, "main")
+    what = metric_title(metric if metric != MAIN else mains[0]) if metric != MAIN or len(mains) == 1 else "Main score"
     columns = ("Method", "Against", "Method, %", "Against, %", "Difference, points", "p", "p adjusted", "Better")
     note = (
-        "Main score, on the same questions. Difference: method less reference, with its interval; one that leaves out "
+        f"{what[:1].upper()}{what[1:]}, on the same questions. Difference: method less reference, with its interval; one that leaves out "
         "0 shows a difference. p: the chance of a difference at least as large if both were equally good; adjusted "
         "(Holm) for all the comparisons of this table. Better: questions on which the method scored better / worse / "
         "the same. Against full: only questions for which the whole text fitted."
     )
-    return Table("comparisons", "Compared", note, (*columns, "Questions"), made)
+    name = "comparisons" if metric == MAIN else f"comparisons-{metric}"
+    return Table(name, f"Compared by {what}", note, (*columns, "Questions"), made)
 
 
 def errors_table(rows: Sequence[Numbered]) -> Table | None:
@@ -184,6 +197,10 @@ def errors_table(rows: Sequence[Numbered]) -> Table | None:
         made.append(Row((suite, method, str(len(own)), reason), (selection,), {"errors": len(own)}))
     note = "Questions without an answer. Each counts as wrong, with all scores 0, in the tables of its suite."
     return Table("errors", "Errors", note, ("Suite", "Method", "Questions", "Reason"), tuple(made))
+
+
+def _score(row: Mapping[str, Any], metric: str) -> float:
+    return main_score(row) if metric == MAIN else float(row["scores"][metric])
 
 
 def _metrics(rows: Sequence[Numbered]) -> list[str]:
@@ -252,10 +269,15 @@ def _matched(rows: Sequence[Numbered], method: str, reference: str) -> tuple[lis
 
 
 def _comparison_row(
-    suite: str, ours: Sequence[Numbered], theirs: Sequence[Numbered], pair: PairedDifference, adjusted: float
+    suite: str,
+    metric: str,
+    ours: Sequence[Numbered],
+    theirs: Sequence[Numbered],
+    pair: PairedDifference,
+    adjusted: float,
 ) -> Row:
     method, reference = str(ours[0][1]["method"]), str(theirs[0][1]["method"])
-    scores = [mean([main_score(row) for _, row in side]) for side in (ours, theirs)]
+    scores = [mean([_score(row, metric) for _, row in side]) for side in (ours, theirs)]
     cells = (
         method,
         f"{reference} (control)" if is_control(reference) else reference,
