@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scripted_endpoint import ScriptedEndpoint
 
 from lift.cli import run
 from lift.cli.evaluate import SUITES, parse_tokens
@@ -139,6 +141,38 @@ def test_numbers_of_tokens(text: str, tokens: int) -> None:
 def test_no_numbers_of_tokens(text: str) -> None:
     with pytest.raises(UsageError):
         parse_tokens(text, "--lengths")
+
+
+def test_a_model_at_an_endpoint_is_evaluated_and_judged(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: dict[str, Any]) -> str:
+        said = request["messages"][0]["content"]
+        if "VERDICT" in said:
+            return "VERDICT: RIGHT" if "Bram Holt" in said else "VERDICT: WRONG"
+        return "It is Bram Holt." if "sells the tickets. " in said else "I cannot know."
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-scripted")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    out = tmp_path / "out"
+    with ScriptedEndpoint(answer) as endpoint:
+        monkeypatch.setenv("OPENAI_BASE_URL", endpoint.base_url)
+        arguments = ["qa", "--data", data, "--out", out, "--model", "openai:m", "--judge", "j"]
+        assert evaluate(*arguments, "--methods", "closed-book,full,bm25", "--json") == 0
+        asked = len(endpoint.requests)
+        assert evaluate(*arguments, "--methods", "closed-book,full,bm25", "--json") == 0
+        assert len(endpoint.requests) == asked
+        assert evaluate(*arguments, "--methods", "lift:none") == 2
+    assert "has no memories here" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
+    assert [(line["method"], line["scores"]["contained"]) for line in lines] == [
+        ("closed-book", 0.0),
+        ("full", 1.0),
+        ("bm25", 1.0),
+    ]
+    assert [line["judge"] for line in lines] == ["right"] * 3  # every prompt of the judge holds the reference
+    judged = json.loads((out / "run.json").read_text("utf-8"))["judge"]
+    assert (judged["model"], judged["agreement"]["n"], judged["errors"]) == ("j", 40, 0)
 
 
 def test_a_judge_without_a_key_is_refused_before_anything_is_done(
