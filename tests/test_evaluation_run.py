@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -177,6 +180,38 @@ def test_killed_anywhere_it_goes_on_to_the_same_results(
     list(Evaluation(plan(data), tmp_path / "parts", tiny_model).run())
     assert comparable(results(tmp_path / "parts")) == comparable(results(tmp_path / "whole"))
     assert sum(generated) == whole
+
+
+@pytest.mark.slow
+def test_sigkill_loses_nothing_and_nothing_is_paid_twice(tiny_directory: Path, data: Path, tmp_path: Path) -> None:
+    def started(out: str) -> subprocess.Popen[bytes]:
+        settings = [part for override in QUICK for part in ("--set", override)]
+        command = [sys.executable, "-c", "from lift.cli import main; main()", "evaluate", "qa", "--data", str(data)]
+        command += ["--out", str(tmp_path / out), "--model", str(tiny_directory), "--methods", ",".join(METHODS)]
+        return subprocess.Popen([*command, *settings, "--json"], stdout=subprocess.DEVNULL)
+
+    assert started("whole").wait(120) == 0
+    for wanted_lines in (1, 9, 18):
+        running = started("parts")
+        while running.poll() is None and lines_in(tmp_path / "parts" / "results.jsonl") < wanted_lines:
+            time.sleep(0.002)
+        running.kill()
+        running.wait(10)
+    known = [
+        json.loads(line)["key"] for line in (tmp_path / "parts/cache/answers.jsonl").read_bytes().splitlines()[:-1]
+    ]
+    assert started("parts").wait(120) == 0
+    assert comparable(results(tmp_path / "parts")) == comparable(results(tmp_path / "whole"))
+    assert len(load_run(tmp_path / "parts").costs) == len(load_run(tmp_path / "whole").costs) == 2 * len(METHODS)
+    keys = [
+        json.loads(line)["key"] for line in (tmp_path / "parts/cache/answers.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert len(keys) == len(set(keys))
+    assert keys[: len(known)] == known
+
+
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def test_other_settings_are_not_answered_from_before(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
