@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
+from conftest import tiny_llama
 
 from lift.errors import BudgetError, DataError, InterruptedAbsorption, UsageError
 from lift.evaluation import memory_store, reader
@@ -87,9 +90,8 @@ def data(tmp_path: Path) -> Path:
     return write(tmp_path / "questions.jsonl", MERROW, HOLT)
 
 
-@pytest.fixture
-def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of prompts of each call that generated answers of a method."""
+def count_prompts(patch: pytest.MonkeyPatch) -> list[int]:
+    """The number of prompts of each call, from now on, that generates answers of a method."""
     calls: list[int] = []
     generate = reader.generate
 
@@ -97,8 +99,32 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(prompts))
         return generate(model, prompts, **options)
 
-    monkeypatch.setattr(reader, "generate", watched)
+    patch.setattr(reader, "generate", watched)
     return calls
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return count_prompts(monkeypatch)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An evaluation that nothing interrupted: its directory, not to be written to, and how many prompts it read."""
+
+    out: Path
+    prompts: int
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    base = BaseModel(model=tiny_llama(), tokenizer=tiny_tokenizer, id="tiny", fingerprint="0" * 64)
+    directory = tmp_path_factory.mktemp("whole")
+    data = write(directory / "questions.jsonl", MERROW, HOLT)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = count_prompts(patch)
+        list(Evaluation(plan(data), directory / "out", base).run())
+    return Whole(directory / "out", sum(calls))
 
 
 def results(out: Path) -> list[dict[str, Any]]:
@@ -110,7 +136,10 @@ def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-def test_every_question_has_a_line_by_every_method(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
+def test_every_question_has_a_line_by_every_method(
+    tiny_model: BaseModel, data: Path, tmp_path: Path, whole: Whole
+) -> None:
+    shutil.copytree(whole.out, tmp_path / "out")
     events = list(Evaluation(plan(data), tmp_path / "out", tiny_model).run())
     rows = results(tmp_path / "out")
     assert [(row["document"], row["question_id"], row["method"]) for row in rows] == [
@@ -149,25 +178,22 @@ def test_a_lone_document_has_a_control_too(tiny_model: BaseModel, tmp_path: Path
 
 
 def test_run_again_nothing_is_done_and_the_files_stay(
-    tiny_model: BaseModel, data: Path, tmp_path: Path, generated: list[int]
+    tiny_model: BaseModel, data: Path, tmp_path: Path, generated: list[int], whole: Whole
 ) -> None:
     out = tmp_path / "out"
-    list(Evaluation(plan(data), out, tiny_model).run())
-    before, calls = (out / "results.jsonl").read_bytes(), len(generated)
+    shutil.copytree(whole.out, out)
+    before = (out / "results.jsonl").read_bytes()
     events = list(Evaluation(plan(data), out, tiny_model).run())
     assert all(event.reused for event in events if isinstance(event, Answered))
     assert not [event for event in events if isinstance(event, Absorbing)]
-    assert len(generated) == calls
+    assert not generated
     assert (out / "results.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 12])
-def test_killed_anywhere_it_goes_on_to_the_same_results(
-    tiny_model: BaseModel, data: Path, tmp_path: Path, generated: list[int], stop_after: int
+def test_stopped_anywhere_it_goes_on_to_the_same_results(
+    tiny_model: BaseModel, data: Path, tmp_path: Path, generated: list[int], whole: Whole, stop_after: int
 ) -> None:
-    list(Evaluation(plan(data), tmp_path / "whole", tiny_model).run())
-    whole = sum(generated)
-    generated.clear()
     running = Evaluation(plan(data), tmp_path / "parts", tiny_model).run()
     answered = 0
     for event in running:
@@ -178,8 +204,8 @@ def test_killed_anywhere_it_goes_on_to_the_same_results(
     with (tmp_path / "parts" / "results.jsonl").open("a") as stream:
         stream.write('{"suite": "qa", "docum')  # what a crash leaves
     list(Evaluation(plan(data), tmp_path / "parts", tiny_model).run())
-    assert comparable(results(tmp_path / "parts")) == comparable(results(tmp_path / "whole"))
-    assert sum(generated) == whole
+    assert comparable(results(tmp_path / "parts")) == comparable(results(whole.out))
+    assert sum(generated) == whole.prompts
 
 
 @pytest.mark.slow
@@ -266,7 +292,10 @@ def test_a_failed_absorption_is_an_error_counts_as_wrong_and_is_tried_again(
     assert not [row for row in results(out) if row["error"]]
 
 
-def test_means_are_over_all_questions_of_one_method_alone(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
+def test_means_are_over_all_questions_of_one_method_alone(
+    tiny_model: BaseModel, data: Path, tmp_path: Path, whole: Whole
+) -> None:
+    shutil.copytree(whole.out, tmp_path / "out")
     evaluation = Evaluation(plan(data), tmp_path / "out", tiny_model)
     list(evaluation.run())
     for mean in evaluation.summary()["means"]:
@@ -284,11 +313,8 @@ def test_decoding_is_greedy_whatever_the_model_wants(tiny_model: BaseModel, data
     assert [row["answer"] for row in results(tmp_path / "a")] == [row["answer"] for row in results(tmp_path / "b")]
 
 
-def test_every_method_asks_the_same_question_in_the_same_words(
-    tiny_model: BaseModel, data: Path, tmp_path: Path
-) -> None:
-    list(Evaluation(plan(data), tmp_path / "out", tiny_model).run())
-    for row in results(tmp_path / "out"):
+def test_every_method_asks_the_same_question_in_the_same_words(whole: Whole) -> None:
+    for row in results(whole.out):
         assert row["prompt"].endswith(row["question"])
         assert (row["prompt"] == row["question"]) == (row["context"] == "none")
 

@@ -131,3 +131,10 @@ def test_long_enumeration_is_cut_at_semicolons() -> None:
 )
 def test_language(text: str, language: str) -> None:
     assert detect_language(text) == language
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\t", "\u2028"])
+def test_any_white_space_may_stand_before_an_initial(space: str) -> None:
+    text = f"The book is by{space}J{space}. R. Smith. It was{space}X{space}. printed in Bern."
+    pieces = [text[sentence.start : sentence.end] for sentence in split_sentences(text)]
+    assert " ".join(pieces).split() == text.split()

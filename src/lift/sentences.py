@@ -30,6 +30,7 @@ _NAME_ABBREVIATION = re.compile(
 _BRACKETING = re.compile(r"[\"“”„«»()\[\]]|(?<!\w)['‘’]|['’](?!\w)")
 _OPENED = re.compile(r"(?<=\s)[\"'“‘„«(\[]+\s*\Z")
 _MAX_OPENING_CHARS = 8
+_WHITE_SPACE = re.compile(r"\s")
 _CITATION = re.compile(r"\[\d{1,3}\]")
 _SHORT_ENCLOSED = re.compile(
     r"(?<![\w.,!?;:…])\"(?=\S)[^\"\n]{0,199}(?<=\S)\"(?!\w)|“[^“”\n]{1,200}”|«[^«»\n]{1,200}»|\([^()\n]{1,200}\)|\[[^\[\]\n]{1,200}\]"
@@ -120,7 +121,8 @@ def _boundaries(text: str, language: str) -> list[int]:
     from sentencex import get_sentence_boundaries
 
     bare = _CITATION.sub(lambda found: " " * len(found.group()), text)
-    bare = _BRACKETING.sub(" ", bare).replace("\n", " ")
+    # one space for each white space: sentencex breaks down over others that stand before an initial
+    bare = _WHITE_SPACE.sub(" ", _BRACKETING.sub(" ", bare))
     enclosed = [found.span() for found in _SHORT_ENCLOSED.finditer(text)]
     ends = set()
     for boundary in get_sentence_boundaries(language, bare):

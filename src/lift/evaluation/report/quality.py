@@ -175,10 +175,10 @@ def comparison_table(suite: str, rows: Sequence[Numbered], metric: str = MAIN) -
     what = metric_title(metric if metric != MAIN else mains[0]) if metric != MAIN or len(mains) == 1 else "Main score"
     columns = ("Method", "Against", "Method, %", "Against, %", "Difference, points", "p", "p adjusted", "Better")
     note = (
-        f"{what[:1].upper()}{what[1:]}, on the same questions. Difference: method less reference, with its interval; one that leaves out "
-        "0 shows a difference. p: the chance of a difference at least as large if both were equally good; adjusted "
-        "(Holm) for all the comparisons of this table. Better: questions on which the method scored better / worse / "
-        "the same. Against full: only questions for which the whole text fitted."
+        f"{what[:1].upper()}{what[1:]}, on the same questions. Difference: method less reference, with its interval; "
+        "one that leaves out 0 shows a difference. p: the chance of a difference at least as large if both were "
+        "equally good; adjusted (Holm) for all the comparisons of this table. Better: questions on which the method "
+        "scored better / worse / the same. Against full: only questions for which the whole text fitted."
     )
     name = "comparisons" if metric == MAIN else f"comparisons-{metric}"
     return Table(name, f"Compared by {what}", note, (*columns, "Questions"), made)
