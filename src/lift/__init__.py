@@ -10,6 +10,7 @@
     recall        how much of the document a memory can be shown to know
     planning      what absorbing would cost
     absorption    document + base model + recipe -> memory, all of the above in one run
+    evaluation    memories beside reading, retrieval and doing nothing
 
 The names below are imported on first use, so that `import lift` costs next to nothing.
 """
