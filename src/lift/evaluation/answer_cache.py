@@ -45,7 +45,7 @@ class CachedReader:
         self._cache = cache
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> Sequence[str]:
         """Those of the reader."""
         return self._reader.notes
 

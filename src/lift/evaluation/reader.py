@@ -49,15 +49,16 @@ class Reply:
 
 
 class Reader(Protocol):
-    """Who answers. `id` and `fingerprint` name the model (and the memory); prompts have at most `window_tokens`.
-
-    `notes`: what has to be known about its answers, for the report.
-    """
+    """Who answers. `id` and `fingerprint` name the model (and the memory); prompts have at most `window_tokens`."""
 
     id: str
     fingerprint: str
     window_tokens: int
-    notes: tuple[str, ...]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What has to be known about its answers."""
+        ...
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each token of `text`."""
