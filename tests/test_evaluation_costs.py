@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from lift.adapters.attach import create_adapter
 from lift.documents.document import Document
 from lift.errors import DataError
-from lift.evaluation.break_even import MEMORY_METHOD, Asking, Candidate, check_break_even, find_candidate
+from lift.evaluation.break_even import (
+    MEMORY_METHOD,
+    TIMED_QUESTIONS,
+    Asking,
+    Candidate,
+    check_break_even,
+    find_candidate,
+)
 from lift.evaluation.costs import answering_costs, break_even_questions, kv_cache_bytes
 from lift.evaluation.harms import measure_ability, perplexity, unrelated_questions, unrelated_text
 from lift.evaluation.plan import RunPlan
@@ -111,12 +118,14 @@ def cost(document: str, method: str, ask_s: float | None, absorb_s: float = 0.0)
     return {"suite": "qa", "document": document, "method": method, "ask_s": ask_s, "absorb_s": absorb_s}
 
 
-def test_the_document_that_pays_first_is_chosen(tmp_path: Path) -> None:
+def test_a_document_in_the_middle_is_chosen(tmp_path: Path) -> None:
     costs = [
         cost("slow", "full", 2.0),
         cost("slow", MEMORY_METHOD, 1.0, 100.0),
         cost("quick", "full", 5.0),
         cost("quick", MEMORY_METHOD, 1.0, 100.0),
+        cost("quickest", "full", 11.0),
+        cost("quickest", MEMORY_METHOD, 1.0, 100.0),
         cost("never", "full", 0.5),
         cost("never", MEMORY_METHOD, 1.0, 100.0),
         cost("untimed", "full", None),
@@ -141,14 +150,21 @@ def test_both_ways_are_run_for_as_many_questions_as_should_pay(tiny_model: BaseM
         {"suite": [{"name": "qa", "data": data}], "overrides": ["training.epochs=1", "adapter.rank=2"]}, "test"
     )
     candidate = Candidate("qa", "holt", absorb_s=1.0, other_s=0.3, memory_s=0.1, questions=5)
-    *events, result = check_break_even(candidate, plan, tiny_model, "full")
-    asked = [(event.way, event.done) for event in events if isinstance(event, Asking)]
-    assert asked == [("absorbing", 0), *((way, n) for way in (MEMORY_METHOD, "full") for n in range(1, 7))]
+    *events, result = check_break_even(candidate, plan, tiny_model, "full", 20)
+    told = [event for event in events if isinstance(event, Asking)]
     assert isinstance(result, dict)
-    assert result["predicted_questions"] == 5
+    assert result["run_said_questions"] == 5
+    total = result["measured"][-1]["questions"]
+    expected = result["predicted_questions"] or 5
+    assert total == min(expected * 5 // 4 + 1, 20)
+    for way in (MEMORY_METHOD, "full"):
+        assert [event.done for event in told if event.way == way] == list(range(TIMED_QUESTIONS + 1, total + 1))
     measured = result["measured"]
-    assert {1, 5, 6} <= {row["questions"] for row in measured}
+    assert {1, min(expected, total), total} <= {row["questions"] for row in measured}
     assert all(row["seconds_b"] > result["absorb_s"] for row in measured)
     assert [row["seconds_a"] for row in measured] == sorted(row["seconds_a"] for row in measured)
     paid = [row["questions"] for row in measured if row["seconds_b"] <= row["seconds_a"]]
-    assert (result["measured_questions"] is None) == (not paid)
+    if result["measured_questions"] is None:
+        assert not paid
+    else:
+        assert min(paid) >= result["measured_questions"]

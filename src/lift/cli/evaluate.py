@@ -224,6 +224,9 @@ def break_even(
     document: Annotated[
         str | None, typer.Option("--document", metavar="ID", help="Which one.", show_default="the one that pays first")
     ] = None,
+    most_questions: Annotated[
+        int, typer.Option("--most-questions", metavar="N", help="Stop after so many questions in each way.")
+    ] = 500,
     model: ModelOption = "smollm2",
     as_json: JsonOption = False,
 ) -> None:
@@ -238,12 +241,16 @@ def break_even(
     base = load_model(model, on_progress=None if as_json else remark)
     display = progress.open_display(as_json)
     result: dict[str, Any] = {}
-    display.say(f"{candidate.document}: {candidate.questions} questions should pay; absorbing it anew")
-    for event in check_break_even(candidate, load_plan(directory / PLAN_FILE), base, rival):
+    display.say(f"{candidate.document}: the run says it pays after {candidate.questions} questions; absorbing it anew")
+    plan = load_plan(directory / PLAN_FILE)
+    for event in check_break_even(candidate, plan, base, rival, most_questions):
         if not isinstance(event, Asking):
             result = event
+        elif event.way == "absorbing":
+            display.say(f"absorbing, {format_seconds(event.seconds)} left")
         elif event.done in (0, event.total) or event.done % 20 == 0:
-            display.say(f"{event.way}: {event.done} of {event.total} questions, {format_seconds(event.seconds)}")
+            asked = f" {event.done} of {event.total} questions," if event.total else ""
+            display.say(f"{event.way}:{asked} {format_seconds(event.seconds)}")
     display.close()
     write_value(directory / BREAK_EVEN_FILE, result)
     write_report(load_run(directory))
@@ -252,7 +259,9 @@ def break_even(
         return
     measured = result["measured_questions"]
     found = f"after {measured} questions" if measured else f"not within {result['measured'][-1]['questions']} questions"
-    stdout().print(f"predicted: after {result['predicted_questions']} questions; measured: {found}", markup=False)
+    predicted = result["predicted_questions"]
+    expected = f"after {predicted} questions" if predicted else "never"
+    stdout().print(f"predicted: {expected}; measured: {found}", markup=False)
 
 
 def parse_tokens(text: str, option: str) -> int:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lift.errors import DataError
 from lift.evaluation.costs import break_even_questions
+from lift.evaluation.events import Absorbing
 from lift.evaluation.memory_store import MemoryStore
-from lift.evaluation.methods.method import Asked, Lookup
+from lift.evaluation.methods.method import Asked, Lookup, Method
 from lift.evaluation.methods.registry import find_methods
 from lift.evaluation.plan import RunPlan
 from lift.evaluation.reader import ModelReader, token_offsets
+from lift.evaluation.records import Record
 from lift.evaluation.run_files import RunData
 from lift.evaluation.suite_reading import read_suite
+from lift.events import Trained
+from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import load_recipe
 
 MEMORY_METHOD = "lift:none"
+TIMED_QUESTIONS = 3
+MOST_QUESTIONS = 500
 _POINTS = 12
 
 
@@ -39,7 +47,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Asking:
-    """How far the check is: `way` has asked `done` of `total` questions in `seconds`."""
+    """How far the check is: `way` has asked `done` of `total` questions in `seconds`.
+
+    While it is "absorbing", `seconds` are those left; once "absorbed", those it took.
+    """
 
     way: str
     done: int
@@ -48,9 +59,10 @@ class Asking:
 
 
 def find_candidate(run: RunData, other: str, document: str | None = None) -> Candidate:
-    """The document that should pay after the fewest questions against the method `other`, or the one of that id.
+    """The document in the middle of those that pay against the method `other`, by questions, or the one of that id.
 
-    Raises DataError where none does, or its costs were not measured.
+    Not the one that pays first: that is the one whose times were measured with the most luck. Raises DataError where
+    none does, or its costs were not measured.
     """
     costs = {(row["suite"], row["document"], row["method"]): row for row in run.costs}
     found = []
@@ -66,63 +78,59 @@ def find_candidate(run: RunData, other: str, document: str | None = None) -> Can
             f"expected a document whose memory pays against {other!r}, found none in {run.directory}; "
             f"evaluate {MEMORY_METHOD} and {other} on it first, with questions timed alone"
         )
-    return min(found, key=lambda each: each.questions)
+    return sorted(found, key=lambda each: each.questions)[len(found) // 2]
 
 
 def check_break_even(
-    candidate: Candidate, plan: RunPlan, base: BaseModel, other: str
+    candidate: Candidate, plan: RunPlan, base: BaseModel, other: str, most_questions: int = MOST_QUESTIONS
 ) -> Iterator[Asking | dict[str, Any]]:
-    """Run both ways for the predicted number of questions and a quarter more; the last item is break_even.json.
+    """Run both ways for as many questions as should pay, and a quarter more; the last item is break_even.json.
 
     `plan` is that of the run. The memory is absorbed anew, in a directory that is removed; every question is asked
-    alone and nothing is taken from a cache. The questions of the document are asked round and round.
+    alone and nothing is taken from a cache. The questions of the document are asked round and round. What should pay is
+    reckoned from the first TIMED_QUESTIONS of both ways, since the machine may be busier or idler than in the run, and
+    stands beside what the run said; at most `most_questions` are asked in each way.
     """
     suite = next(suite for suite in plan.suite if suite.title == candidate.suite)
     read = read_suite(suite, lambda text: token_offsets(base, text), skip_bad=True)
     record = next(record for record in read.records if record.id == candidate.document)
     recipe = load_recipe(plan.recipe, plan.overrides)
-    total = candidate.questions + max(1, candidate.questions // 4)
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.monotonic()
-        store = MemoryStore(Path(scratch) / "memories", base)
-        making = store.memory(record.document, recipe, suite.budget_s, suite.title)
-        while True:
-            try:
-                next(making)
-            except StopIteration as finished:
-                memory = finished.value
-                break
+        making = MemoryStore(Path(scratch) / "memories", base).memory(
+            record.document, recipe, suite.budget_s, suite.title
+        )
+        memory = yield from _told(making)
         absorb_s = time.monotonic() - begun
-        yield Asking("absorbing", 0, total, absorb_s)
-        lookup = Lookup(record.document)
-        readers = {MEMORY_METHOD: memory, other: None}
-        times: dict[str, list[float]] = {}
-        for name, stored in readers.items():
-            method = find_methods([name])[0]
-            reader = ModelReader(base, stored)
-            times[name] = []
-            begun = time.monotonic()
-            for number in range(total):
-                question = record.questions[number % len(record.questions)]
-                passage = method.choose(question, Asked(record, reader, lookup, plan.retrieved_sentences))
-                asking = record.asking
-                reader.read([question.text], [passage.text], asking.form, asking.max_new_tokens, one_by_one=True)
-                times[name].append(time.monotonic() - begun)
-                yield Asking(name, number + 1, total, times[name][-1])
+        yield Asking("absorbed", 0, 0, absorb_s)
+        asked = {
+            name: _Way(find_methods([name])[0], ModelReader(base, stored), record, plan.retrieved_sentences)
+            for name, stored in ((MEMORY_METHOD, memory), (other, None))
+        }
+        for way in asked.values():
+            for _ in range(TIMED_QUESTIONS):
+                way.ask()
+        predicted = break_even_questions(absorb_s, *(median(asked[name].each_s) for name in (other, MEMORY_METHOD)))
+        total = min((predicted or candidate.questions) * 5 // 4 + 1, max(most_questions, TIMED_QUESTIONS))
+        for name, way in asked.items():
+            while len(way.each_s) < total:
+                way.ask()
+                yield Asking(name, len(way.each_s), total, sum(way.each_s))
+    times = {name: list(accumulate(way.each_s)) for name, way in asked.items()}
     crossing = next(
         (n for n in range(1, total + 1) if absorb_s + times[MEMORY_METHOD][n - 1] <= times[other][n - 1]), None
     )
-    counted = sorted({1, candidate.questions, total, *range(1, total + 1, max(1, total // _POINTS))})
+    counted = sorted({1, min(predicted or total, total), total, *range(1, total + 1, max(1, total // _POINTS))})
     yield {
         "suite": candidate.suite,
         "document": candidate.document,
         "method_a": other,
         "method_b": MEMORY_METHOD,
         "absorb_s": absorb_s,
-        "predicted_absorb_s": candidate.absorb_s,
-        "ask_s_a": candidate.other_s,
-        "ask_s_b": candidate.memory_s,
-        "predicted_questions": candidate.questions,
+        "ask_s_a": median(asked[other].each_s),
+        "ask_s_b": median(asked[MEMORY_METHOD].each_s),
+        "predicted_questions": predicted,
+        "run_said_questions": candidate.questions,
         "measured_questions": crossing,
         "measured": [
             {
@@ -133,3 +141,36 @@ def check_break_even(
             for n in counted
         ],
     }
+
+
+class _Way:
+    """One way of answering, question after question, and the seconds that each took."""
+
+    def __init__(self, method: Method, reader: ModelReader, record: Record, retrieved: int) -> None:
+        self.each_s: list[float] = []
+        self._method = method
+        self._record = record
+        self._asked = Asked(record, reader, Lookup(record.document), retrieved)
+
+    def ask(self) -> None:
+        """Ask the next question of the document alone."""
+        question = self._record.questions[len(self.each_s) % len(self._record.questions)]
+        asking = self._record.asking
+        begun = time.monotonic()
+        passage = self._method.choose(question, self._asked)
+        self._asked.reader.read([question.text], [passage.text], asking.form, asking.max_new_tokens, one_by_one=True)
+        self.each_s.append(time.monotonic() - begun)
+
+
+def _told(making: Generator[Absorbing, None, Memory]) -> Generator[Asking, None, Memory]:
+    """The memory that is being made, telling of every tenth of its training."""
+    told = 0.0
+    try:
+        while True:
+            event = next(making).event
+            if isinstance(event, Trained) and event.step.progress >= told:
+                told += 0.1
+                yield Asking("absorbing", 0, 0, event.eta_s)
+    except StopIteration as finished:
+        memory: Memory = finished.value
+        return memory
