@@ -156,7 +156,7 @@ def test_both_ways_are_run_for_as_many_questions_as_should_pay(tiny_model: BaseM
     assert result["run_said_questions"] == 5
     total = result["measured"][-1]["questions"]
     expected = result["predicted_questions"] or 5
-    assert total == min(expected * 5 // 4 + 1, 20)
+    assert total == min(expected * 3 // 2 + 1, 20)
     for way in (MEMORY_METHOD, "full"):
         assert [event.done for event in told if event.way == way] == list(range(TIMED_QUESTIONS + 1, total + 1))
     measured = result["measured"]

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from lift.errors import DataError
@@ -28,7 +28,7 @@ from lift.models.base_model import BaseModel
 from lift.recipes.recipe import load_recipe
 
 MEMORY_METHOD = "lift:none"
-TIMED_QUESTIONS = 3
+TIMED_QUESTIONS = 6
 MOST_QUESTIONS = 500
 _POINTS = 12
 
@@ -84,7 +84,7 @@ def find_candidate(run: RunData, other: str, document: str | None = None) -> Can
 def check_break_even(
     candidate: Candidate, plan: RunPlan, base: BaseModel, other: str, most_questions: int = MOST_QUESTIONS
 ) -> Iterator[Asking | dict[str, Any]]:
-    """Run both ways for as many questions as should pay, and a quarter more; the last item is break_even.json.
+    """Run both ways for as many questions as should pay, and half as many more; the last item is break_even.json.
 
     `plan` is that of the run. The memory is absorbed anew, in a directory that is removed; every question is asked
     alone and nothing is taken from a cache. The questions of the document are asked round and round. What should pay is
@@ -107,13 +107,14 @@ def check_break_even(
             name: _Way(find_methods([name])[0], ModelReader(base, stored), record, plan.retrieved_sentences)
             for name, stored in ((MEMORY_METHOD, memory), (other, None))
         }
-        for way in asked.values():
-            for _ in range(TIMED_QUESTIONS):
+        for _ in range(TIMED_QUESTIONS):
+            for way in asked.values():
                 way.ask()
-        predicted = break_even_questions(absorb_s, *(median(asked[name].each_s) for name in (other, MEMORY_METHOD)))
-        total = min((predicted or candidate.questions) * 5 // 4 + 1, max(most_questions, TIMED_QUESTIONS))
-        for name, way in asked.items():
-            while len(way.each_s) < total:
+        predicted = break_even_questions(absorb_s, *(fmean(asked[name].each_s) for name in (other, MEMORY_METHOD)))
+        total = min((predicted or candidate.questions) * 3 // 2 + 1, max(most_questions, TIMED_QUESTIONS))
+        while len(asked[other].each_s) < total:
+            # in turn, so that a machine that grows busier slows both
+            for name, way in asked.items():
                 way.ask()
                 yield Asking(name, len(way.each_s), total, sum(way.each_s))
     times = {name: list(accumulate(way.each_s)) for name, way in asked.items()}
@@ -127,8 +128,8 @@ def check_break_even(
         "method_a": other,
         "method_b": MEMORY_METHOD,
         "absorb_s": absorb_s,
-        "ask_s_a": median(asked[other].each_s),
-        "ask_s_b": median(asked[MEMORY_METHOD].each_s),
+        "ask_s_a": fmean(asked[other].each_s),
+        "ask_s_b": fmean(asked[MEMORY_METHOD].each_s),
         "predicted_questions": predicted,
         "run_said_questions": candidate.questions,
         "measured_questions": crossing,
