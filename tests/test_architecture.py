@@ -33,6 +33,7 @@ STAGES = [
     "retrieval",
     "memories",
     "answering",
+    "many_memories",
     "recall",
     "events",
     "preparation",

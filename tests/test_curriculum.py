@@ -171,7 +171,7 @@ def test_a_truncated_prompt_is_the_one_that_is_asked_with_later(
     answers = answerer.ask_many([task.question for task in trained], "truncated")
     assert [answer.truncated for answer in answers] == [False] * (len(trained) - 1) + [True]
     for example, prompt, task in zip(group, prompts, trained, strict=True):
-        assert list(example.ids[: -len(labelled(example))]) == prompt
+        assert list(example.ids[: -len(labelled(example))]) == list(prompt)
         assert task.question in shown(tiny_model, prompt)
     cut = shown(tiny_model, prompts[-1])
     head, tail = cut.split("\n\n")[0].split("user\n")[1].split(ELLIPSIS)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from lift.adapters.adapter import Adapter
-from lift.adapters.resident import attach_stored
+from lift.adapters.resident import Load, attach_stored
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.models.generate import generate
+from lift.models.generate import Rows, generate
 from lift.prompts import (
     CUT_STEP_TOKENS,
     MAX_ANSWER_TOKENS,
@@ -60,16 +61,36 @@ class Answer:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A question as the model reads it: `ids`, tokens, with the text that `context` says; `truncated`: it was cut."""
+
+    question: str
+    context: str
+    ids: tuple[int, ...]
+    truncated: bool
+
+
 def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM) -> Answerer:
     """Attach a memory to the resident base model, in place of whatever was attached, and answer from it.
 
     Raises WrongBaseModelError on other weights than those it was trained on, LibraryError where its files are damaged.
     """
+    key, load = stored_adapter(memory, base)
+    return read_document(memory, base, form, attach_stored(base.model, key, load))
+
+
+def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
+    """The name under which a memory's adapter is attached to `base`, and what loads it; raises as open_memory."""
     memory.check_base(base.id, base.fingerprint)
     if ADAPTER_STATE_FILE not in memory.manifest.files:
         raise UsageError(f"the memory {memory.name!r} is a model at an endpoint; ask it there, with `lift ask`")
     key = memory.manifest.files[ADAPTER_STATE_FILE].sha256
-    adapter = attach_stored(base.model, key, lambda: (memory.adapter_config, memory.load_adapter_state()))
+    return key, lambda: (memory.adapter_config, memory.load_adapter_state())
+
+
+def read_document(memory: Memory, base: BaseModel, form: PromptForm, adapter: Adapter | None) -> Answerer:
+    """Answers from a memory's document, on whatever is attached to `base`; `adapter` is what the caller attached."""
     window_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0)
     sentences = split_sentences(memory.document.text)
     return Answerer(base, adapter, memory.document, sentences, truncated_tokens=window_tokens, form=form)
@@ -121,26 +142,35 @@ class Answerer:
         if context == "auto":
             return self._ask_auto(questions, max_new_tokens, batch_size, on_text)
         started = time.perf_counter()
-        prompts, cuts = [], []
-        for question in questions:
-            text, cut = self._context_text(question, context, max_new_tokens)
-            prompts.append(prompt_ids(self.base.tokenizer, question, text, self._form))
-            cuts.append(cut)
-        texts = self._generate(prompts, max_new_tokens, batch_size, on_text)
+        prompts = [self.prompt(question, context, max_new_tokens) for question in questions]
+        texts = generate_texts(
+            self.base, [prompt.ids for prompt in prompts], max_new_tokens, batch_size, on_text=on_text
+        )
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
-        return [
-            supported_answer(
-                self.index,
-                self.document,
-                question,
-                text,
-                context=context,
-                truncated=cut,
-                prompt_tokens=len(prompt),
-                seconds=seconds,
-            )
-            for question, text, cut, prompt in zip(questions, texts, cuts, prompts, strict=True)
-        ]
+        return [self.answer(prompt, text, seconds) for prompt, text in zip(prompts, texts, strict=True)]
+
+    def prompt(self, question: str, context: str, max_new_tokens: int) -> Prompt:
+        """What the model reads to answer; `context` is none but "auto". Raises UsageError as ask_many."""
+        text, cut = self._context_text(question, context, max_new_tokens)
+        return Prompt(question, context, tuple(prompt_ids(self.base.tokenizer, question, text, self._form)), cut)
+
+    def answer(self, prompt: Prompt, text: str, seconds: float) -> Answer:
+        """What the model said behind `prompt`, with the sentence that supports it."""
+        return supported_answer(
+            self.index,
+            self.document,
+            prompt.question,
+            text,
+            context=prompt.context,
+            truncated=prompt.truncated,
+            prompt_tokens=len(prompt.ids),
+            seconds=seconds,
+        )
+
+    def weigh(self, question: str, read: Answer, recalled: Answer) -> Answer:
+        """The answer of "auto": what was read, and the sentence that fits best where the memory says otherwise."""
+        answer = replace(read, seconds=read.seconds + recalled.seconds)
+        return answer if f1(read.text, [recalled.text]) > AGREEMENT_F1 else self._quoting(question, answer)
 
     def _ask_auto(
         self,
@@ -156,11 +186,9 @@ class Answerer:
             return read
         answers = []
         for question, reading, memory in zip(questions, read, recalled, strict=True):
-            answer = replace(reading, seconds=reading.seconds + memory.seconds)
-            if f1(reading.text, [memory.text]) <= AGREEMENT_F1:
-                answer = self._quoting(question, answer)
-                if on_text:
-                    on_text(answer.text.removeprefix(reading.text))
+            answer = self.weigh(question, reading, memory)
+            if on_text and answer.text != reading.text:
+                on_text(answer.text.removeprefix(reading.text))
             answers.append(answer)
         return answers
 
@@ -192,23 +220,28 @@ class Answerer:
             )
         return text, cut
 
-    def _generate(
-        self,
-        prompts: list[list[int]],
-        max_new_tokens: int,
-        batch_size: int,
-        on_text: Callable[[str], None] | None,
-    ) -> list[str]:
-        tokenizer = self.base.tokenizer
-        generated = generate(
-            self.base.model,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            end_ids={end_of_answer_id(tokenizer), *self.base.end_token_ids},
-            batch_size=batch_size,
-            on_token=_text_stream(tokenizer, on_text) if on_text else None,
-        )
-        return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
+
+def generate_texts(
+    base: BaseModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    *,
+    on_text: Callable[[str], None] | None = None,
+    open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
+) -> list[str]:
+    """What the model answers to each prompt, until it ends its answer; `open_rows` as for generate."""
+    tokenizer = base.tokenizer
+    generated = generate(
+        base.model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        end_ids={end_of_answer_id(tokenizer), *base.end_token_ids},
+        batch_size=batch_size,
+        on_token=_text_stream(tokenizer, on_text) if on_text else None,
+        open_rows=open_rows,
+    )
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 
 
 def check_questions(questions: Sequence[str], context: str) -> None:

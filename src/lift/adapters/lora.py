@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from lift.adapters.adapter import Adapter, check_state
+from lift.adapters.lora_rows import LowRank, apply_to_rows
 from lift.errors import AdapterError
 from lift.recipes.recipe import AdapterSettings
 
@@ -33,6 +34,8 @@ class LoraAdapter(Adapter):
         self.config = config
         # PEFT gives dots and some words in a name a meaning of its own; hexadecimal digits have none
         self._peft_name = "lift" + name.encode().hex()
+        self._layers: list[Any] = []
+        self._parameters: list[torch.nn.Parameter] = []
         self._row_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._row_indices = torch.empty(0, dtype=torch.long)  # [rows that the adapter is applied to]
         self._start: dict[str, torch.Tensor] = {}
@@ -92,7 +95,13 @@ class LoraAdapter(Adapter):
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, this adapter's alone, in a stable order."""
-        return [weight for path, weight in self.model.named_parameters() if self._peft_name in path.split(".")]
+        return list(self._parameters)
+
+    def set_trainable(self, trainable: bool) -> None:
+        """Let gradients reach the adapter, or not."""
+        # a trained adapter updates its rows itself, a frozen one together with others
+        with self.disabled():
+            super().set_trainable(trainable)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
@@ -101,7 +110,9 @@ class LoraAdapter(Adapter):
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
         check_state(self._peft_state(), state)
-        set_peft_model_state_dict(self.model, state, adapter_name=self._peft_name)
+        # what was read of the tensors for rows of a batch is read anew
+        with self.disabled():
+            set_peft_model_state_dict(self.model, state, adapter_name=self._peft_name)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
@@ -121,17 +132,32 @@ class LoraAdapter(Adapter):
                 "store and restore it first"
             )
         if (rows is None) != (self.rows is None):
-            for layer in self._layers():
+            for layer in self._layers:
                 others = [active for active in layer.active_adapters if active != self._peft_name]
                 _set_active(layer, [*others, self._peft_name] if rows is None else others)
             if self._swapped_out:
                 self._swap_base()
-        if rows:
-            self._row_indices = torch.tensor(rows, device=self.model.device)
-        if bool(rows) != bool(self._row_hooks):
+        shared, own = (rows or (), ()) if self._is_plain() else ((), rows or ())
+        apply_to_rows(self.model, self._peft_name, shared, self._updates() if shared else {})
+        if own:
+            self._row_indices = torch.tensor(own, device=self.model.device)
+        if bool(own) != bool(self._row_hooks):
             for handle in self._row_hooks:
                 handle.remove()
-            self._row_hooks = [layer.register_forward_hook(self._add_to_rows) for layer in self._layers() if rows]
+            self._row_hooks = [layer.register_forward_hook(self._add_to_rows) for layer in self._layers if own]
+
+    def _is_plain(self) -> bool:
+        """Whether the update of every matrix is the product of two, and no gradient is wanted of them."""
+        name = self._peft_name
+        products = all(name not in layer.lora_variant and layer.lora_B[name].bias is None for layer in self._layers)
+        return products and not any(weight.requires_grad for weight in self._parameters)
+
+    def _updates(self) -> dict[Any, LowRank]:
+        name = self._peft_name
+        return {
+            layer: LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+            for layer in self._layers
+        }
 
     def _add_to_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         """The output of a layer with this adapter's update on its rows; PEFT adds none there. [B, T, out]
@@ -175,12 +201,14 @@ class LoraAdapter(Adapter):
         cast_adapter_dtype(self.model, self._peft_name)
         for path, layer in _peft_layers(self.model):
             _set_active(layer, active.get(path, []))
+        # found once: with many adapters attached a walk through the model takes long
+        self._layers = [layer for _, layer in _peft_layers(self.model) if self._peft_name in layer.lora_A]
+        self._parameters = [
+            weight for path, weight in self.model.named_parameters() if self._peft_name in path.split(".")
+        ]
         self.set_trainable(False)
         for weight, flag in flags:
             weight.requires_grad_(flag)
-
-    def _layers(self) -> list[Any]:
-        return [layer for _, layer in _peft_layers(self.model) if self._peft_name in layer.lora_A]
 
     def _peft_state(self) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = get_peft_model_state_dict(self.model, adapter_name=self._peft_name)

@@ -1,0 +1,247 @@
+"""Plain LoRA of many memories in one batch: two products a matrix for all of them, whatever their number.
+
+Row i of a batch uses memory m(i). With the factors A_m [r, in] and B_m [out, r] and the scaling s_m of each memory,
+
+    y_i = W x_i + s_m(i) B_m(i) A_m(i) x_i
+
+The factors of the K memories of a batch lie stacked, A [K, r, in] and s B [K, out, r], lower ranks filled up with
+zeros, and two batched products give the updates of all rows. It is the idea of Punica (arXiv 2310.18547, whose kernels
+are called SGMV and BGMV) and S-LoRA (2311.03285). With one token a row the time is that of reading A and B, so the
+rows of one memory are laid side by side: its factors are read once, and never gathered by row. Where that would need
+much padding, each memory has two products of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
+# padding tokens that cost as much as two products of a memory's own; measured: 4 to 9 with SmolLM2's matrices on one
+# core, at rank 16
+_PRODUCT_TOKENS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The update s B A of one matrix: `down`, A [r, in]; `up`, B [out, r]; `scaling`, s."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scaling: float
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where N rows of a batch go that use K memories, at most C rows one memory.
+
+    `counts`: rows of each memory. `rows`: [N] rows of the batch, memory by memory. `laid`: [K C] rows of the batch,
+    those of a memory side by side and filled up to C with a row that is computed in vain. `real`: [N] which of [K C]
+    are not.
+    """
+
+    counts: tuple[int, ...]
+    rows: torch.Tensor
+    laid: torch.Tensor
+    real: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> Places:
+        """The places of each memory's rows; every memory has at least one, and no row has two memories."""
+        most = max(map(len, rows))
+        laid = [row for each in rows for row in (*each, *[each[0]] * (most - len(each)))]
+        real = [most * slot + place for slot, each in enumerate(rows) for place in range(len(each))]
+        return cls(
+            counts=tuple(map(len, rows)),
+            rows=torch.tensor([row for each in rows for row in each], device=device),
+            laid=torch.tensor(laid, device=device),
+            real=torch.tensor(real, device=device),
+        )
+
+
+def low_rank_products(inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """(B_k A_k) x for each memory k and each of its inputs: [K, M, in], [K, r, in], [K, out, r] -> [K, M, out].
+
+    The order and the layout of the factors are those that are quickest for M = 1 on a CPU.
+    """
+    hidden = torch.bmm(down, inputs.transpose(1, 2))  # [K, r, M]
+    return torch.bmm(hidden.transpose(1, 2), up.transpose(1, 2))  # [K, M, out]
+
+
+def add_updates(
+    output: torch.Tensor, inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor, places: Places
+) -> torch.Tensor:
+    """y_i of every row: `output`, W x [B, ..., out]; `inputs`, x [B, ..., in]; `down`, A; `up`, s B. [B, ..., out]
+
+    Rows that use no memory keep their output, bit for bit. `output` itself is not changed.
+    """
+    inputs = inputs.to(down.dtype)
+    each = inputs.shape[1:-1]  # the dimensions of one row's tokens
+    slots, rows = len(places.counts), len(places.rows)
+    if (len(places.laid) - rows) * math.prod(each) <= _PRODUCT_TOKENS * slots:
+        laid = inputs.index_select(0, places.laid)  # [K C, ..., in]
+        updates = low_rank_products(laid.reshape(slots, -1, inputs.shape[-1]), down, up)  # [K, C ..., out]
+        updates = updates.reshape(len(places.laid), *each, -1)
+        if rows < len(places.laid):
+            updates = updates.index_select(0, places.real)  # [N, ..., out]
+    else:
+        own = inputs.index_select(0, places.rows).split_with_sizes(places.counts)  # K of [rows of one, ..., in]
+        parts = [
+            low_rank_products(part.reshape(1, -1, part.shape[-1]), down[slot : slot + 1], up[slot : slot + 1])
+            for slot, part in enumerate(own)
+        ]
+        updates = torch.cat(parts, dim=1).reshape(rows, *each, -1)  # [N, ..., out]
+    updated = (output.index_select(0, places.rows) + updates).to(output.dtype)  # [N, ..., out]
+    return output.index_copy(0, places.rows, updated)
+
+
+def apply_to_rows(model: Any, name: str, rows: Sequence[int], updates: Mapping[Any, LowRank]) -> None:
+    """Apply the updates, by the module of `model` whose output each of them is added to, to these rows from now on.
+
+    `name` tells who asks; () ends it. The tensors are read when they are first used, and not again before that ends;
+    gradients do not reach them. When nobody has rows any more, nothing is left on the model.
+    """
+    group = _group(model)
+    group.assign(name, tuple(rows), updates)
+    _leave_if_idle(model, group)
+
+
+@contextlib.contextmanager
+def keeping_room(model: Any) -> Iterator[None]:
+    """Inside the block the room of stacks that are not used any more is kept for the next ones.
+
+    For many batches, each with memories of its own: fresh room of 600 megabytes costs the time of one or two steps.
+    """
+    group = _group(model)
+    group.keepers += 1
+    try:
+        yield
+    finally:
+        group.keepers -= 1
+        _leave_if_idle(model, group)
+
+
+def _group(model: Any) -> _Group:
+    group: _Group = vars(model).setdefault(_IN_USE, _Group())
+    return group
+
+
+def _leave_if_idle(model: Any, group: _Group) -> None:
+    if not group.members and not group.keepers:
+        group.close()
+        del vars(model)[_IN_USE]
+
+
+@dataclass(eq=False)
+class _Member:
+    """One memory that has rows; a new one each time that it gets some after it had none."""
+
+    rows: tuple[int, ...]
+    updates: Mapping[Any, LowRank]
+
+
+class _Group:
+    """The memories that have rows, and the hooks that add their updates.
+
+    Its tensors are made out of inference mode: those may be used, and changed, in it and out of it.
+    """
+
+    def __init__(self) -> None:
+        self.members: dict[str, _Member] = {}
+        self.keepers = 0
+        self._stacks: dict[Any, _Stack] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._places: dict[tuple[Any, ...], Places] = {}
+        self._version = 0
+
+    def assign(self, name: str, rows: tuple[int, ...], updates: Mapping[Any, LowRank]) -> None:
+        if not rows:
+            self.members.pop(name, None)
+        elif name in self.members:
+            self.members[name].rows = rows
+        else:
+            self.members[name] = _Member(rows, updates)
+            for module in updates:
+                if module not in self._stacks:
+                    self._stacks[module] = _Stack()
+                    self._hooks.append(module.register_forward_hook(self._add))
+        self._places.clear()
+        self._version += 1
+
+    def close(self) -> None:
+        for handle in self._hooks:
+            handle.remove()
+        self._stacks.clear()
+
+    def _add(self, module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        stack = self._stacks[module]
+        if stack.version != self._version:
+            stack.hold(module, [member for member in self.members.values() if module in member.updates])
+            stack.places = self._places_of(stack.members, output.device)
+            stack.version = self._version
+        if stack.places is None:
+            return output
+        return add_updates(output, args[0], stack.down, stack.up, stack.places)
+
+    @torch.inference_mode(False)
+    def _places_of(self, members: Sequence[_Member], device: torch.device) -> Places | None:
+        """The same for all matrices that the same memories update."""
+        key = (device, *members)
+        if members and key not in self._places:
+            self._places[key] = Places.of([member.rows for member in members], device)
+        return self._places.get(key)
+
+
+class _Stack:
+    """The factors of one matrix, `down`, A [K, r, in], and `up`, s B [K, out, r], in the order of `members`.
+
+    They are parts of a room that may have been made for more memories, or a higher rank.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.members: list[_Member] = []
+        self.places: Places | None = None
+        self.down = self.up = self._down = self._up = torch.empty(0, 0, 0)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def hold(self, module: Any, wanted: Sequence[_Member]) -> None:
+        """Hold the factors of these memories: copies those that are new, and keeps the others where they are.
+
+        Where a memory is not wanted any more, a new one or the last one is laid over it.
+        """
+        staying = set(wanted).intersection(self.members)
+        new = [member for member in wanted if member not in staying]
+        rank = max((len(member.updates[module].down) for member in wanted), default=0)
+        if new and (len(wanted) > len(self._down) or rank > self._down.shape[1]):
+            update, self.members, new = wanted[0].updates[module], [], list(wanted)
+            self._down = update.down.new_empty(len(wanted), rank, update.down.shape[1])
+            self._up = update.up.new_empty(len(wanted), len(update.up), rank)
+        unused = [slot for slot, member in enumerate(self.members) if member not in staying]
+        for slot in reversed(unused):
+            if new:
+                self._lay(slot, new.pop(), module)
+                continue
+            last = len(self.members) - 1
+            if slot < last:
+                self._down[slot], self._up[slot] = self._down[last], self._up[last]
+                self.members[slot] = self.members[last]
+            self.members.pop()
+        for member in new:
+            self._lay(len(self.members), member, module)
+        self.down, self.up = self._down[: len(wanted), :rank], self._up[: len(wanted), :, :rank]
+
+    def _lay(self, slot: int, member: _Member, module: Any) -> None:
+        update = member.updates[module]
+        rank = len(update.down)
+        self._down[slot, :rank] = update.down
+        self._down[slot, rank:] = 0
+        torch.mul(update.up, update.scaling, out=self._up[slot, :, :rank])
+        self._up[slot, :, rank:] = 0
+        self.members[slot : slot + 1] = [member]
