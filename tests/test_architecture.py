@@ -43,6 +43,7 @@ STAGES = [
     "updating",
     "remote",
     "evaluation",
+    "bench",
 ]
 DOORS = ["api", "cli"]
 TREES = ["README.md", "docs/architecture.md"]

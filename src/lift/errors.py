@@ -59,3 +59,7 @@ class GenerationError(LiftError):
 
 class RemoteError(LiftError):
     """A remote fine-tuning service refused, failed, or answered what could not be understood."""
+
+
+class BenchError(LiftError):
+    """A part of a benchmark, run in a process of its own, failed or was ended."""

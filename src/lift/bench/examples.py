@@ -1,0 +1,63 @@
+"""The examples that all sides of a comparison train on: those of one epoch of the curriculum, the same every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from lift.models.base_model import BaseModel
+from lift.preparation import Outline
+from lift.prompts import IGNORED, Example
+from lift.recipes.recipe import Recipe
+from lift.tasks.task import Task
+from lift.training.curriculum import Curriculum, Update
+
+
+class FixedCurriculum(Curriculum):
+    """A curriculum that deals its contexts once: every epoch has the same examples, shuffled and batched anew.
+
+    `labelled` counts the tokens that carry loss, over all updates that were taken so far.
+    """
+
+    labelled = 0
+
+    def groups(self, epoch: int) -> list[list[Example]]:
+        """The groups of the first epoch over tasks, whatever the epoch."""
+        return super().groups(self._recipe.training.segment_epochs)
+
+    def updates(self, epoch: int) -> Iterator[Update]:
+        """As Curriculum.updates, counted."""
+        for update in super().updates(epoch):
+            self.labelled += sum(labelled_tokens(example) for batch in update.batches for example in batch)
+            yield update
+
+    def examples(self) -> list[Example]:
+        """All examples of an epoch, in the curriculum's own order."""
+        return [example for group in self.groups(0) for example in group]
+
+
+def fixed_curriculum(made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe) -> FixedCurriculum:
+    """The curriculum that both sides draw from."""
+    return FixedCurriculum(base.tokenizer, base.window_tokens, made.document, made.sentences, tasks, recipe)
+
+
+def labelled_tokens(example: Example) -> int:
+    """Tokens that carry loss."""
+    return sum(label != IGNORED for label in example.labels)
+
+
+def as_rows(examples: Sequence[Example]) -> list[dict[str, list[int]]]:
+    """What transformers.Trainer takes: the same ids and labels, IGNORED where there is no loss."""
+    return [{"input_ids": list(example.ids), "labels": list(example.labels)} for example in examples]
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of a training: `computed` positions with padding and after sharing, `real` ones of the examples,
+    `labelled` ones that carry loss, and `head`, positions whose logits were computed.
+    """
+
+    computed: int
+    real: int
+    labelled: int
+    head: int

@@ -1,0 +1,33 @@
+"""The side of Lift: its adapter, curriculum, objective and training loop, as an absorption uses them."""
+
+from __future__ import annotations
+
+from lift.adapters.attach import create_adapter
+from lift.bench.examples import FixedCurriculum, TokenCounts
+from lift.bench.race import Race
+from lift.models.base_model import BaseModel
+from lift.recipes.recipe import Recipe
+from lift.training.loop import Step, train
+from lift.training.objective import Objective
+
+
+def train_with_lift(base: BaseModel, curriculum: FixedCurriculum, recipe: Recipe, race: Race) -> TokenCounts:
+    """Train until the race is over or the recipe's epochs are; the adapter is taken off again."""
+    adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
+    steps: list[Step] = []
+    try:
+        objective = Objective(base.model, adapter, recipe.objective)
+        race.start()
+        for step in train(adapter, objective, curriculum, recipe.training):
+            steps.append(step)
+            if race.step_done():
+                break
+        race.finish()
+    finally:
+        adapter.detach()
+    return TokenCounts(
+        computed=sum(step.tokens for step in steps),
+        real=sum(step.example_tokens for step in steps),
+        labelled=curriculum.labelled,
+        head=curriculum.labelled,
+    )

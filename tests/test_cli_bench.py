@@ -1,0 +1,125 @@
+"""`lift bench` as it is typed; every training in this process, since a process of its own is tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lift.bench import absorb, growth
+from lift.bench.side import SideRun
+from lift.bench.worker import perform
+from lift.cli import run
+
+TEXT = "Bram Holt sells the tickets. The shop opens at nine. Mira Lund repairs the clocks in the tower."
+QUICK = ["--set", "training.epochs=1", "--set", "adapter.rank=2", "--set", "tasks.per_sentence=3"]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (absorb.bench_absorb, growth.bench_growth):
+        monkeypatch.setitem(module.__kwdefaults__, "run", perform)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "holt.txt"
+    path.write_text(TEXT, "utf-8")
+    return path
+
+
+def bench(*arguments: object) -> int:
+    return run(["bench", *map(str, arguments)])
+
+
+def bench_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert bench(*arguments, "--json") == 0
+    captured = capsys.readouterr()
+    assert captured.err
+    result = json.loads(captured.out)
+    assert {"machine", "rows", "speedup"} <= result.keys()
+    assert result["machine"]["cores"] > 0
+    return result
+
+
+def test_absorbing_beside_trainer(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", tiny_directory, "--rates", "1e-3", "--batches", "8", "--seeds", "1", "--limit-s", "0.001"]
+    result = bench_json(capsys, "absorb", text, *options, "--probes", "1", *QUICK)
+    assert [row["side"] for row in result["rows"]] == ["lift", "trainer", "trainer-best"]
+    assert result["speedup"].keys() == {"trainer", "trainer-best"}
+    assert result["text"]["probes"] == 1
+    assert all(row["peak_bytes"] > 0 for row in result["rows"])
+
+
+def test_asking_beside_reading(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["ask", text, "--model", tiny_directory, "--lengths", "200", "--repeats", "1", *QUICK]
+    result = bench_json(capsys, *arguments)
+    assert [row["context"] for row in result["rows"]] == ["none", "full", "truncated", "evidence"]
+    assert bench(*arguments) == 0
+    shown = capsys.readouterr().out
+    assert "to a memory (untrained)" in shown
+    assert all(way in shown for way in ("closed book", "full text", "truncated", "evidence"))
+    assert "32 at once" in shown
+
+
+def test_asking_a_memory_of_the_library(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["absorb", str(text), "--name", "holt", "--model", str(tiny_directory), *QUICK]) == 0
+    capsys.readouterr()
+    result = bench_json(capsys, "ask", text, "--memory", "holt", "--lengths", "200", "--repeats", "1")
+    assert result["memory"] == "given"
+    assert bench("ask", text, "--memory", "nobody") == 1
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_growing(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["growth", text, "--model", tiny_directory, "--lengths", "60,120", "--tokens-per-sentence", "2", *QUICK]
+    result = bench_json(capsys, *arguments)
+    assert [row["length"] for row in result["rows"]] == [60, 120]
+    assert result["speedup"] is None
+    assert bench(*arguments) == 0
+    assert "grows as tokens to the power of" in capsys.readouterr().out
+
+
+def test_a_table_says_what_was_not_reached(
+    text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scripted(job: Mapping[str, Any]) -> dict[str, Any]:
+        reached = 12.0 if job["options"] is None else None
+        trained = reached or job["limit_s"]
+        return SideRun(reached, trained, [(trained, 0.25)], 100.0, 90.0, 25.0, 1e9, 1e6, 0.4, 0.5, 10**9).as_dict()
+
+    monkeypatch.setitem(absorb.bench_absorb.__kwdefaults__, "run", scripted)
+    monkeypatch.setenv("COLUMNS", "160")
+    arguments = ["--model", tiny_directory, "--rates", "1e-3", "--batches", "8", "--seeds", "1", "--limit-s", "60"]
+    assert bench("absorb", text, *arguments, "--recall", "0.6", *QUICK) == 0
+    captured = capsys.readouterr()
+    shown = " ".join(captured.out.split())
+    assert "not in 60 0 of 1" in shown
+    assert "at least 5.0x" in shown
+    assert "padded, batch 16, rate 0.001; 25 tokens with loss a second" in shown
+    assert "trainer, padded, batch 16, rate 0.001, seed 0: recall 25% after 60 s, not 60%" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absorb", "--recall", "0"], "--recall"),
+        (["absorb", "--recall", "1.5"], "--recall"),
+        (["absorb", "--rates", "fast"], "--rates"),
+        (["absorb", "--rates", "0"], "--rates"),
+        (["absorb", "--batches", "1.5"], "--batches with whole numbers"),
+        (["absorb", "--limit-s", "0"], "--limit-s"),
+        (["absorb", "--seeds", "0"], "--seeds"),
+        (["ask", "--lengths", "some"], "--lengths"),
+        (["growth", "--lengths", ","], "--lengths"),
+        (["growth", "--recipe", "nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_use_is_named(arguments: list[str], message: str, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench(arguments[0], text, *arguments[1:]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
