@@ -10,7 +10,8 @@ import pytest
 from scripted_endpoint import ScriptedEndpoint
 
 from lift.cli import run
-from lift.cli.evaluate import SUITES, parse_tokens
+from lift.cli.evaluate import SUITES
+from lift.cli.options import parse_tokens
 from lift.errors import UsageError
 from lift.evaluation.methods.registry import all_methods
 from lift.evaluation.suites.registry import all_suites

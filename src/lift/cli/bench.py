@@ -7,8 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from lift.cli.evaluate import parse_tokens
-from lift.cli.options import JsonOption, LibraryOption, ModelOption, RecipeOption, SetOption, read_documents
+from lift.cli.options import (
+    JsonOption,
+    LibraryOption,
+    ModelOption,
+    RecipeOption,
+    SetOption,
+    parse_tokens,
+    read_documents,
+)
 from lift.cli.output import build_table, format_bytes, format_seconds, print_facts, remark, stdout, write_json
 from lift.errors import UsageError
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lift.cli import progress
-from lift.cli.options import JsonOption, ModelOption, SetOption, parse_duration
+from lift.cli.options import JsonOption, ModelOption, SetOption, parse_duration, parse_tokens
 from lift.cli.output import build_table, format_seconds, remark, stdout, write_json
 from lift.cli.stopping import stopped_by_signals
-from lift.errors import UsageError
 
 if TYPE_CHECKING:
     from lift.evaluation.events import EvaluationEvent
@@ -264,14 +263,6 @@ def break_even(
     stdout().print(f"predicted: {expected}; measured: {found}", markup=False)
 
 
-def parse_tokens(text: str, option: str) -> int:
-    """4096 of "4k" or "4096"; raises UsageError for anything else."""
-    number, unit = (text[:-1], 1024) if text[-1:] in "kK" else (text, 1)
-    if not number.strip().isdigit() or int(number) == 0:
-        raise UsageError(f"expected {option} with numbers of tokens such as 1024 or 4k, got {text!r}")
-    return int(number) * unit
-
-
 def _parts(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] if text else None
 
@@ -321,7 +312,7 @@ def _follow(evaluation: Evaluation, stop: threading.Event, as_json: bool) -> Non
 
 def _show(event: EvaluationEvent, display: progress.Display) -> None:
     from lift.evaluation.events import Answered, SuiteRead
-    from lift.events import Trained
+    from lift.events import Prepared, Trained
 
     match event:
         case SuiteRead():
@@ -337,7 +328,9 @@ def _show(event: EvaluationEvent, display: progress.Display) -> None:
                 f"{100 * event.score:.1f} of {event.questions} questions{errors}{known}"
             )
         case _:
-            if isinstance(event.event, Trained):
+            if isinstance(event.event, Prepared):
+                display.say(f"{event.suite}, {event.document[:40]}: absorbing it, recipe {event.recipe}")
+            elif isinstance(event.event, Trained):
                 display.step(event.event)
 
 

@@ -110,6 +110,14 @@ def parse_share(text: str) -> float:
     return share
 
 
+def parse_tokens(text: str, option: str) -> int:
+    """4096 of "4k" or "4096"; raises UsageError for anything else."""
+    number, unit = (text[:-1], 1024) if text[-1:] in "kK" else (text, 1)
+    if not number.strip().isdigit() or int(number) == 0:
+        raise UsageError(f"expected {option} with numbers of tokens such as 1024 or 4k, got {text!r}")
+    return int(number) * unit
+
+
 def read_documents(files: Sequence[str], title: str | None) -> Document:
     """One document of all `files`; a single one may have its title from the caller, several share it as the whole's."""
     from lift.documents.document import join_documents

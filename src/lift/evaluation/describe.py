@@ -50,6 +50,8 @@ def describe_run(
     named = {suite["name"] for suite in suites}
     earlier = [suite for suite in before.get("suites", []) if suite["name"] not in named]
     recipes = {plan.recipe: load_recipe(plan.recipe, plan.overrides).model_dump(mode="json")}
+    for recipe in {method.recipe for method in methods.values() if method.recipe}:
+        recipes[recipe] = load_recipe(recipe).model_dump(mode="json")
     return {
         "command": command,
         "model": model,
