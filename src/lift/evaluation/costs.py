@@ -28,11 +28,6 @@ def break_even_questions(absorb_s: float, other_ask_s: float, memory_ask_s: floa
     return math.ceil(absorb_s / saved_s) if saved_s > 0 else None
 
 
-def break_even_tokens(absorb_s: float, other_s_per_token: float, memory_s_per_token: float) -> int | None:
-    """The least number of tokens of answers that pay for the absorption by quicker decoding; None for never."""
-    return break_even_questions(absorb_s, other_s_per_token, memory_s_per_token)
-
-
 def answering_costs(replies: Sequence[Reply]) -> dict[str, Any]:
     """Median seconds of a question asked alone and of each of its further tokens, mean tokens of prompt and answer.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -87,11 +88,16 @@ def unrelated_text() -> str:
     return (resources.files("lift.evaluation.unrelated") / _TEXT_FILE).read_text("utf-8")
 
 
+def unrelated_articles() -> list[dict[str, Any]]:
+    """The articles that reading is measured on, in the format of the suite qa."""
+    lines = (resources.files("lift.evaluation.unrelated") / _ARTICLES_FILE).read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def unrelated_questions() -> Sequence[UnrelatedQuestion]:
     """The questions that reading is measured on."""
-    lines = (resources.files("lift.evaluation.unrelated") / _ARTICLES_FILE).read_text("utf-8").splitlines()
     return [
-        UnrelatedQuestion(record["title"], each["question"], each["evidence"][0], tuple(each["answers"]))
-        for record in map(json.loads, lines)
-        for each in record["questions"]
+        UnrelatedQuestion(article["title"], each["question"], each["evidence"][0], tuple(each["answers"]))
+        for article in unrelated_articles()
+        for each in article["questions"]
     ]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Generator, Iterator
-from importlib import resources
 from pathlib import Path
 from threading import Event as StopFlag
 
 from lift.absorption import absorb_events
 from lift.documents.document import Document
 from lift.evaluation.events import Absorbing
+from lift.evaluation.harms import unrelated_articles
 from lift.evaluation.records import Record
 from lift.events import AbsorptionEvent, Finished
 from lift.memories.library import Library
@@ -56,6 +55,5 @@ def other_document(records: tuple[Record, ...], record: Record) -> Document:
     for other in (*records[place + 1 :], *records[:place]):
         if other.document.title != record.document.title:
             return other.document
-    lines = (resources.files("lift.evaluation.unrelated") / "articles.jsonl").read_text("utf-8").splitlines()
-    articles = [Document(each["title"], each["context"], "XQuAD") for each in map(json.loads, lines)]
+    articles = [Document(each["title"], each["context"], "XQuAD") for each in unrelated_articles()]
     return next(article for article in articles if article.title != record.document.title)

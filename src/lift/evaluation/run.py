@@ -75,7 +75,7 @@ class Evaluation:
         self.out = out
         self.base = base
         self.command = command
-        self.methods = {name: find_methods([name])[0] for name in dict.fromkeys(names)}
+        self.methods = {method.name: method for method in find_methods(names)}
         self.suites: list[SuiteRecords] = []
         self._remote = remote
         self._judge = judge

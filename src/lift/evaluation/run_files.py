@@ -71,12 +71,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Put `rows` in the place of `path`, whole or not at all."""
-    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_value(path: Path, value: Mapping[str, Any]) -> None:
     """Put one JSON object in the place of `path`, whole or not at all."""
-    _replace(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -104,7 +104,8 @@ def read_value(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Put `text` in the place of `path`, whole or not at all."""
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from lift.evaluation.report.content import build_content
 from lift.evaluation.report.html import html_report
 from lift.evaluation.report.markdown import markdown_report
 from lift.evaluation.report.suite_figures import suite_figures
-from lift.evaluation.run_files import RunData
+from lift.evaluation.run_files import RunData, write_text
 
 MARKDOWN_FILE = "report.md"
 HTML_FILE = "report.html"
@@ -21,13 +20,8 @@ def write_report(run: RunData) -> tuple[Path, Path]:
     Raises UsageError where the figures need a package that is missing; report.md is there by then.
     """
     content = build_content(run)
-    markdown = _replace(run.directory / MARKDOWN_FILE, markdown_report(content))
+    markdown, page = run.directory / MARKDOWN_FILE, run.directory / HTML_FILE
+    write_text(markdown, markdown_report(content))
     figures = {section.anchor: suite_figures(run, section) for section in content.suites}
-    return markdown, _replace(run.directory / HTML_FILE, html_report(content, figures, run.results))
-
-
-def _replace(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
-    return path
+    write_text(page, html_report(content, figures, run.results))
+    return markdown, page
