@@ -128,7 +128,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
     torch.set_num_threads(os.cpu_count() or 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIFT_CACHE", _USERS_CACHE or str(tmp_path_factory.mktemp("cache")))
-        return load_model("smollm2", device="cpu")
+        return load_model("smollm2", device="cpu", dtype="float32")
 
 
 def logits(model: Any, tokens: list[int]) -> Any:

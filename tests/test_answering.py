@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lift.adapters.lora import LoraAdapter
-from lift.answering import Answer, Answerer
+from lift.answering import Answer, Answerer, kept_prefixes
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
@@ -137,6 +137,35 @@ def test_streamed_text_is_the_answer(tiny_model: BaseModel) -> None:
     pieces: list[str] = []
     answer = answerer(tiny_model).ask(QUESTIONS[0], "none", on_text=pieces.append)
     assert "".join(pieces).strip().startswith(answer.text.rstrip("\ufffd"))
+
+
+@pytest.mark.parametrize("keeps_text", [True, False])
+def test_the_next_question_reads_the_text_again_only_where_it_is_not_kept(
+    tiny_model: BaseModel, keeps_text: bool
+) -> None:
+    kept_prefixes(tiny_model.model).clear()
+    asked = Answerer(tiny_model, None, document(), sentences(), keeps_text=keeps_text)
+    fresh = answerer(tiny_model)
+    widths: list[int] = []
+    handle = tiny_model.model.register_forward_hook(
+        lambda _model, _args, options, _output: widths.append(options["input_ids"].shape[1]), with_kwargs=True
+    )
+    answers = [asked.ask(question, "full") for question in QUESTIONS[:2]]
+    handle.remove()
+    read = [width for width in widths if width > 1]
+    assert read[0] == answers[0].prompt_tokens
+    assert (read[1] < answers[1].prompt_tokens - len(document().text) / 2) == keeps_text
+    assert [answer.text for answer in answers] == [fresh.ask(question, "full").text for question in QUESTIONS[:2]]
+
+
+def test_what_is_read_is_shown_before_the_memory_is_asked(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = saying(monkeypatch, tiny_model, "1907")
+    adapter = LoraAdapter.create(tiny_model.model, AdapterSettings(rank=2), seed=0)
+    Answerer(tiny_model, adapter, document(), sentences()).ask("When did the tower burn?")
+    adapter.detach()
+    assert [TEXTS[2] in tiny_model.tokenizer.decode(prompt) for prompt in prompts] == [True, False]
 
 
 def test_generation_equals_one_forward_pass_a_token_without_a_cache(tiny_model: BaseModel) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,14 +22,16 @@ from hypothesis import strategies as st
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.batches import pack
-from lift.bench import ask
+from lift.bench import ask, in_flight
 from lift.bench.absorb import BEST, LIFT, TRAINER, AbsorbBench, Grid, bench_absorb, prepare_absorb
 from lift.bench.arithmetic import Matrices, Spread, first_reaching, log_log_slope, speedup, training_flops
 from lift.bench.ask import AskPlan, bench_ask
 from lift.bench.examples import as_rows, fixed_curriculum, labelled_tokens
-from lift.bench.growth import bench_growth
+from lift.bench.growth import WatchedCurriculum, bench_growth
+from lift.bench.in_flight import bench_in_flight
+from lift.bench.library_growth import bench_library
 from lift.bench.machine import PeakMemory, matmul_flops_per_s, matrices_of
-from lift.bench.processes import in_own_process
+from lift.bench.processes import in_own_process, kept_in
 from lift.bench.race import Goal, Race
 from lift.bench.side import SideRun, run_side
 from lift.bench.texts import text_of_length
@@ -368,7 +371,7 @@ class Script:
 
 BENCH = AbsorbBench(
     job={"kind": "absorb", "model": "m", "recipe": {}, "document": {}, "tasks": [], "probes": 3},
-    facts={"examples": 3},
+    facts={"examples": 3, "title": "a text"},
     machine={"device": "cpu"},
     goal=Goal(0.5, 5.0, 100.0),
 )
@@ -377,7 +380,7 @@ GRID = Grid(rates=(2e-4, 1e-3, 5e-4), batches=(16, 8), seeds=3, trial_s=2.0)
 
 def test_the_other_side_is_tuned_and_its_best_is_compared() -> None:
     script, said = Script(), list[str]()
-    result = bench_absorb(BENCH, GRID, say=said.append, run=script)
+    result = bench_absorb([BENCH], GRID, say=said.append, run=script)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     rows = {row["side"]: row for row in result["rows"]}
     assert list(rows) == [LIFT, TRAINER, BEST]
@@ -385,8 +388,10 @@ def test_the_other_side_is_tuned_and_its_best_is_compared() -> None:
     assert rows[BEST]["options"] == {"layout": "packed", "batch": 16, "rate": 1e-3}
     assert [row["reached"] for row in result["rows"]] == [3, 3, 3]
     assert rows[LIFT]["reached_s"] == {"median": 11.0, "least": 10.0, "most": 12.0}
-    assert result["speedup"][TRAINER]["seconds"] == {"times": 20 / 11, "at_least": False}
-    assert result["speedup"][BEST]["seconds"] == {"times": 10 / 11, "at_least": False}
+    (text,) = result["texts"]
+    assert text["speedup"][TRAINER]["seconds"] == {"times": 20 / 11, "at_least": False}
+    assert text["speedup"][BEST]["seconds"] == {"times": 10 / 11, "at_least": False}
+    assert result["speedup"][TRAINER]["seconds"]["times"] == 20 / 11
     assert result["speedup"][BEST]["real_tokens_per_s"] == 100 / 80
     assert result["speedup"][BEST]["peak_bytes"] == 3
     # the grid on the first seed alone, and every side on every seed
@@ -397,17 +402,40 @@ def test_the_other_side_is_tuned_and_its_best_is_compared() -> None:
     assert len(said) == len(script.jobs)
 
 
+def test_trainer_is_tuned_on_the_first_text_alone() -> None:
+    script = Script()
+    result = bench_absorb([BENCH, BENCH, BENCH], GRID, say=lambda _: None, run=script)
+    assert len(result["texts"]) == 3
+    assert len(result["rows"]) == 9
+    layouts, tuning, seeds = 2, 3 + 6, 3 * 3 * 3
+    assert len(script.jobs) == layouts + tuning + seeds - 2  # the best of each tuning is its first seed
+    assert result["speedup"][BEST]["seconds"]["least"] == 10 / 11
+
+
+def test_a_benchmark_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    script = Script()
+    first = bench_absorb([BENCH], GRID, say=lambda _: None, run=kept_in(tmp_path / "kept", script))
+    done = len(script.jobs)
+    again = bench_absorb([BENCH], GRID, say=lambda _: None, run=kept_in(tmp_path / "kept", script))
+    assert again == first
+    assert len(script.jobs) == done
+    next((tmp_path / "kept").iterdir()).unlink()
+    bench_absorb([BENCH], GRID, say=lambda _: None, run=kept_in(tmp_path / "kept", script))
+    assert len(script.jobs) == done + 1
+
+
 def test_tuning_stops_a_candidate_at_the_best_time_so_far_and_seeds_get_the_whole_limit() -> None:
     script = Script()
-    bench_absorb(BENCH, GRID, say=lambda _: None, run=script)
+    bench_absorb([BENCH], GRID, say=lambda _: None, run=script)
     padded = [job for job in script.jobs if job["options"] and job["options"]["layout"] == "padded"]
     # 2e-4 would need 100 s, which is the limit; 1e-3 needs 20 s, and 5e-4 is stopped there
     assert [job["limit_s"] for job in padded] == [100.0, 100.0, 20.0, 100.0, 100.0]
 
 
 def test_a_side_that_never_gets_there_gives_a_lower_bound() -> None:
-    result = bench_absorb(BENCH, GRID, say=lambda _: None, run=Script(slow=True))
-    assert result["speedup"][TRAINER]["seconds"] == {"times": 100 / 11, "at_least": True}
+    result = bench_absorb([BENCH], GRID, say=lambda _: None, run=Script(slow=True))
+    ratio = 100 / 11
+    assert result["speedup"][TRAINER]["seconds"] == {"times": ratio, "least": ratio, "most": ratio, "at_least": True}
     row = result["rows"][1]
     assert (row["reached"], row["reached_s"], row["trained_s"]["most"]) == (0, None, 100.0)
 
@@ -493,14 +521,36 @@ def test_asking_beside_reading(tiny_model: BaseModel) -> None:
     assert (rows[2000, "none"]["bytes"], rows[2000, "full"]["bytes"]) == (size, 64 * 2000)
     assert result["speedup"]["bytes"]["2000"] == 64 * 2000 / size
     assert result["speedup"]["first_token"]["full"].keys() == {"300"}
+    # the last prompt that was read whole, in float32: twice the bytes a token
+    assert rows[300, "kept"]["bytes"] == 2 * 64 * rows[300, "full"]["prompt_tokens"]
+    assert (rows[2000, "kept"]["fits"], rows[2000, "kept"]["bytes"]) == (False, None)
     assert result["speedup"]["first_token"]["evidence"].keys() == {"300", "2000"}
     assert [each["questions"] for each in result["in_flight"]] == [1, 2]
+    for each in result["in_flight"]:
+        assert math.isclose(each["one_tokens_per_s"], 3 * each["questions_per_s"])
+        assert math.isclose(each["ratio"], each["many_tokens_per_s"] / each["one_tokens_per_s"])  # measured once
+        assert each["ratio_least"] == each["ratio"] == each["ratio_most"]
+        assert each["attach_s"] > 0
     assert result["memory"] == "untrained"
     # the model is as it was
     after = tiny_model.model.state_dict()
     assert not attached(tiny_model.model)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_text_that_is_kept_is_not_read_again(tiny_model: BaseModel) -> None:
+    widths: list[int] = []
+    handle = tiny_model.model.register_forward_hook(
+        lambda _model, _args, options, _output: widths.append(options["input_ids"].shape[1]), with_kwargs=True
+    )
+    plan = AskPlan(lengths=(400,), answer_tokens=2, in_flight=(1,), repeats=2)
+    result = bench_ask(tiny_model, TEXT, plan, memory=None, adapter=recipe().adapter, say=lambda _: None)
+    handle.remove()
+    rows = {row["context"]: row for row in result["rows"]}
+    # read whole: twice for "full", and truncated, which fits (warming up, then twice); never for "kept"
+    assert sum(width > 400 for width in widths) == 2 + 3
+    assert rows["kept"]["prompt_tokens"] > 400
 
 
 def test_only_what_is_asked_closed_book_has_the_memory(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,7 +565,36 @@ def test_only_what_is_asked_closed_book_has_the_memory(tiny_model: BaseModel, mo
     bench_ask(tiny_model, TEXT, plan, memory=None, adapter=recipe().adapter, say=lambda _: None)
     assert {memory for count, length, memory in asked if count == 1 and length < 100} == {True}
     assert {memory for count, length, memory in asked if count == 1 and length > 100} == {False}
-    assert [memory for count, _, memory in asked if count == 4] == [True]
+    assert {count for count, _, _ in asked} == {1}
+
+
+def test_questions_at_once_go_to_one_memory_and_to_as_many_in_turn(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe("adapter.targets=mlp").adapter
+    adapter = create_adapter(tiny_model.model, settings, 0)
+    config, state = adapter.stored()
+    adapter.detach()
+    loads, used = itertools.count(), []
+
+    def load() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        next(loads)
+        return config, state
+
+    def watching(model: Any, prompts: list[list[int]], *, open_rows: Any = None, **options: Any) -> Any:
+        alone = [name for name, each in attached(model).items() if each.rows is None]
+        with open_rows(range(len(prompts))) if open_rows else nullcontext():
+            sharing = [name for name, each in attached(model).items() if each.rows]
+        used.append((len(prompts), options["batch_size"], len(alone), len(set(sharing) - set(alone))))
+        return generate(model, prompts, open_rows=open_rows, **options)
+
+    monkeypatch.setattr(in_flight, "generate", watching)
+    questions = [f"What is {number}?" for number in range(4)]
+    found = bench_in_flight(tiny_model, load, questions, (1, 3), answer_tokens=2, repeats=2, say=lambda _: None)
+    assert [each["questions"] for each in found] == [1, 3]
+    assert used == [(1, 1, 1, 0), (1, 1, 0, 1)] * 2 + [(3, 3, 1, 0), (3, 3, 0, 3)] * 2
+    assert next(loads) == 1 + 3
+    assert attached(tiny_model.model) == {}
 
 
 def test_growth_cuts_the_text_and_fits_the_slopes(tiny_model: BaseModel) -> None:
@@ -532,8 +611,31 @@ def test_growth_cuts_the_text_and_fits_the_slopes(tiny_model: BaseModel) -> None
     assert [row["length"] for row in result["rows"]] == [50, 400]
     assert math.isclose(result["slope"]["prepare_s"], 1.0)
     assert math.isclose(result["slope"]["train_s"], 2.0)
-    assert math.isclose(result["slope"]["peak_bytes"], 0.0, abs_tol=1e-9)
+    assert math.isclose(result["slope"]["held_bytes"], 0.0, abs_tol=1e-9)
+    assert result["peak_growth"] == 1.0
     assert {"machine", "rows", "speedup"} <= result.keys()
+
+
+def test_a_curriculum_knows_how_many_epochs_were_trained(tiny_model: BaseModel) -> None:
+    settings = recipe("training.batch_tokens=64", "training.epochs=3")
+    made = outline(DOCUMENT, tiny_model, settings)
+    tasks = tasks_of(tiny_model, settings)
+    curriculum = WatchedCurriculum(tiny_model.tokenizer, 999, DOCUMENT, made.sentences, tasks, settings)
+    examples = sum(len(group) for group in curriculum.groups(1))
+    seen = 0
+    for update in curriculum.updates(1):
+        assert math.isclose(curriculum.reached, 1 + seen / examples)
+        seen += sum(map(len, update.batches))
+    assert curriculum.reached == 2
+
+
+def test_a_library_of_each_size_is_measured_and_left_to_nobody(tiny_model: BaseModel) -> None:
+    rows = bench_library(tiny_model, recipe(), [4, 1], lambda _: None, repeats=2)
+    assert [row["memories"] for row in rows] == [1, 4]
+    assert all(value > 0 for row in rows for value in row.values())
+    # the files of a copy are those of the first memory, but for its name and key
+    assert 3.5 < rows[1]["directory_bytes"] / rows[0]["directory_bytes"] < 4.5
+    assert not attached(tiny_model.model)
 
 
 def test_growing_trains_the_same_for_each_sentence(tiny_model: BaseModel, tiny_directory: Path) -> None:
@@ -544,8 +646,11 @@ def test_growing_trains_the_same_for_each_sentence(tiny_model: BaseModel, tiny_d
         "recipe": settings.model_dump(mode="json"),
         "document": {"title": "Holt", "text": TEXT},
         "tokens_per_sentence": 100,
+        "train_s": 2.0,
     }
     absorbed = perform(job)
+    assert 0 < absorbed["timed_epochs"] <= 3
+    assert absorbed["timed_peak_bytes"] > 0
     assert absorbed["sentences"] == 3
     assert absorbed["tokens"] == len(TEXT)
     # the step that reaches the number is the last; a step here has at most an example of 200 tokens

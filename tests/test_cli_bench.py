@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lift.bench import absorb, growth
+from lift.bench import absorb, growth, llama_peer
 from lift.bench.side import SideRun
 from lift.bench.worker import perform
 from lift.cli import run
@@ -50,19 +50,35 @@ def test_absorbing_beside_trainer(text: Path, tiny_directory: Path, capsys: pyte
     result = bench_json(capsys, "absorb", text, *options, "--probes", "1", *QUICK)
     assert [row["side"] for row in result["rows"]] == ["lift", "trainer", "trainer-best"]
     assert result["speedup"].keys() == {"trainer", "trainer-best"}
-    assert result["text"]["probes"] == 1
+    assert result["texts"][0]["facts"]["probes"] == 1
     assert all(row["peak_bytes"] > 0 for row in result["rows"])
 
 
 def test_asking_beside_reading(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["ask", text, "--model", tiny_directory, "--lengths", "200", "--repeats", "1", *QUICK]
     result = bench_json(capsys, *arguments)
-    assert [row["context"] for row in result["rows"]] == ["none", "full", "truncated", "evidence"]
+    assert [row["context"] for row in result["rows"]] == ["none", "full", "kept", "truncated", "evidence"]
     assert bench(*arguments) == 0
     shown = capsys.readouterr().out
     assert "to a memory (untrained)" in shown
-    assert all(way in shown for way in ("closed book", "full text", "truncated", "evidence"))
+    assert all(way in shown for way in ("closed book", "full text", "kept text", "truncated"))
+    assert "held while the text is kept" in shown
     assert "32 at once" in shown
+    assert "to as many memories" in " ".join(shown.split())
+
+
+def test_asking_beside_llama(
+    text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"first_token_s": 0.25, "rest_s": 2.3, "said": [0] * 24}
+    monkeypatch.setattr(llama_peer, "_ask_llama", lambda *_: {"version": "0", "answers": [answer]})
+    gguf = text.with_name("model.gguf")
+    gguf.write_bytes(b"GGUF")
+    model = ["--model", tiny_directory, "--lengths", "200", "--repeats", "1"]
+    assert bench("ask", text, *model, *QUICK, "--gguf", gguf, "--llama-python", "python") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "llama.cpp 10.0 (10.0-10.0)" in shown
+    assert "model.gguf" in shown
 
 
 def test_asking_a_memory_of_the_library(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,13 +90,34 @@ def test_asking_a_memory_of_the_library(text: Path, tiny_directory: Path, capsys
     assert "nobody" in capsys.readouterr().err
 
 
-def test_growing(text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_growing(text: Path, tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["growth", text, "--model", tiny_directory, "--lengths", "60,120", "--tokens-per-sentence", "2", *QUICK]
-    result = bench_json(capsys, *arguments)
+    timed = ["--train-s", "2", "--memories", "1,3", "--plots", tmp_path / "plots"]
+    result = bench_json(capsys, *arguments, *timed)
     assert [row["length"] for row in result["rows"]] == [60, 120]
+    assert all(0 < row["timed_epochs"] <= 1 and row["timed_peak_bytes"] > 0 for row in result["rows"])
     assert result["speedup"] is None
-    assert bench(*arguments) == 0
-    assert "grows as tokens to the power of" in capsys.readouterr().out
+    assert [row["memories"] for row in result["library"]] == [1, 3]
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        "growth-seconds.svg",
+        "growth-memory.svg",
+        "library.svg",
+    }
+    assert bench(*arguments, *timed[:4]) == 0
+    shown = capsys.readouterr().out
+    assert "grows as tokens to the power of" in shown
+    assert "3 memories" in shown
+    assert "epochs in" in shown
+
+
+def test_growing_without_a_timed_training_and_libraries(
+    text: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["growth", text, "--model", tiny_directory, "--lengths", "60", "--tokens-per-sentence", "2", *QUICK]
+    result = bench_json(capsys, *arguments, "--train-s", "0", "--memories", "none")
+    assert result["library"] == []
+    assert result["rows"][0]["timed_epochs"] is None
+    assert result["peak_growth"] == 1
 
 
 def test_a_table_says_what_was_not_reached(
@@ -115,6 +152,7 @@ def test_a_table_says_what_was_not_reached(
         (["absorb", "--seeds", "0"], "--seeds"),
         (["ask", "--lengths", "some"], "--lengths"),
         (["growth", "--lengths", ","], "--lengths"),
+        (["growth", "--memories", "1,many"], "--memories"),
         (["growth", "--recipe", "nonsense"], "nonsense"),
     ],
 )

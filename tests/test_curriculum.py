@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from lift import answering
+from lift import answering, planning
 from lift.adapters.attach import create_adapter
 from lift.answering import Answerer
 from lift.batches import pack
 from lift.documents.document import Document, join_documents
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
-from lift.prompts import ELLIPSIS, IGNORED, RECITE, Example
+from lift.prompts import ELLIPSIS, IGNORED, RECITE, Example, question_example
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.segments import split_segments
 from lift.sentences import split_sentences
 from lift.tasks.task import Task
+from lift.training import curriculum as curricula
 from lift.training.curriculum import Curriculum
 from lift.training.loop import Step, train
 from lift.training.objective import Objective
@@ -260,3 +262,52 @@ def test_each_part_of_a_joined_document_stands_under_its_own_title(tiny_model: B
     assert segments == alone[0] + alone[1]
     later = curriculum(tiny_model, chosen, joined, start=joined.parts[1].start)
     assert [shown(tiny_model, example.ids) for (example,) in later.groups(0)] == alone[1]
+
+
+@pytest.mark.parametrize("overrides", [("context.share=0.5",), (*SEGMENTS, "context.segment_tokens=40")])
+def test_what_is_not_drawn_anew_comes_again_in_every_epoch(tiny_model: BaseModel, overrides: Sequence[str]) -> None:
+    plan = curriculum(tiny_model, recipe(*overrides))
+    epochs = [[example for group in plan.groups(epoch) for example in group] for epoch in (0, 1, 2)]
+    kept = [{example for example in epoch if not example.drawn_anew} for epoch in epochs]
+    anew = [{example for example in epoch if example.drawn_anew} for epoch in epochs]
+    assert kept[0] == kept[1] == kept[2] != set()
+    assert anew[0] != anew[1] != anew[2]
+
+
+def test_tokens_of_an_epoch_are_made_when_their_batch_is_due(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def counted(tokenizer: Any, question: str, *rest: Any, **options: Any) -> Example:
+        made.append(question)
+        return question_example(tokenizer, question, *rest, **options)
+
+    monkeypatch.setattr(curricula, "question_example", counted)
+    plan = curriculum(tiny_model, recipe("context.share=1.0", "context.sentences=2"))
+    assert not made
+    given_out = 0
+    for update in plan.updates(0):
+        assert math.isclose(update.progress, given_out / 16)  # 8 tasks, each of them again behind a context
+        given_out += sum(map(len, update.batches))
+        assert given_out <= len(made) <= given_out + 5  # a context of 4, to see whether it fits, and one more
+    assert given_out == len(made) == 16
+
+
+@pytest.mark.parametrize("sampled", [4, 1000])
+def test_the_tokens_of_a_long_epoch_are_estimated_from_its_first_batches(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch, sampled: int
+) -> None:
+    monkeypatch.setattr(planning, "SAMPLED_BATCHES", sampled)
+    monkeypatch.setattr(planning, "CALIBRATION_TOKENS", 1)
+    chosen = recipe("training.epochs=5", "context.share=0")
+    tasks = [Task(f"What is {number:03d}?", "42", (1,), "test") for number in range(200)]
+    plan = Curriculum(
+        tiny_model.tokenizer, 1024, Document("Merrow", TEXT, "test"), split_sentences(TEXT), tasks, chosen
+    )
+    exact = sum(pack(batch).tokens for update in plan.updates(0) for batch in update.batches)
+    adapter = create_adapter(tiny_model.model, chosen.adapter, 0)
+    found = planning.calibrate(tiny_model, adapter, plan, chosen)
+    adapter.detach()
+    assert found.epoch_tokens == (exact if sampled == 1000 else pytest.approx(exact, rel=0.1))
+    assert found.total_tokens == 5 * found.epoch_tokens

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lift.adapters.attach import create_adapter
+from lift.answering import kept_prefixes
 from lift.documents.document import Document
 from lift.errors import DataError
 from lift.evaluation.break_even import (
@@ -139,7 +140,10 @@ def test_a_document_in_the_middle_is_chosen(tmp_path: Path) -> None:
             find_candidate(run, "full", nothing)
 
 
-def test_both_ways_are_run_for_as_many_questions_as_should_pay(tiny_model: BaseModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps_text", [False, True])
+def test_both_ways_are_run_for_as_many_questions_as_should_pay(
+    tiny_model: BaseModel, tmp_path: Path, keeps_text: bool
+) -> None:
     data = tmp_path / "questions.jsonl"
     questions = [{"id": str(n), "question": f"Who sells ticket {n}?", "answers": ["Bram Holt"]} for n in range(2)]
     text = "Bram Holt sells the tickets. The shop opens at nine."
@@ -150,10 +154,12 @@ def test_both_ways_are_run_for_as_many_questions_as_should_pay(tiny_model: BaseM
         {"suite": [{"name": "qa", "data": data}], "overrides": ["training.epochs=1", "adapter.rank=2"]}, "test"
     )
     candidate = Candidate("qa", "holt", absorb_s=1.0, other_s=0.3, memory_s=0.1, questions=5)
-    *events, result = check_break_even(candidate, plan, tiny_model, "full", 20)
+    *events, result = check_break_even(candidate, plan, tiny_model, "full", 20, keeps_text=keeps_text)
     told = [event for event in events if isinstance(event, Asking)]
     assert isinstance(result, dict)
     assert result["run_said_questions"] == 5
+    assert result["text_kept"] == keeps_text
+    assert (kept_prefixes(tiny_model.model).bytes > 0) == keeps_text
     total = result["measured"][-1]["questions"]
     expected = result["predicted_questions"] or 5
     assert total == min(expected * 3 // 2 + 1, 20)

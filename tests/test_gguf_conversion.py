@@ -88,7 +88,7 @@ def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_gguf_gives_the_logits_of_the_model_it_was_written_from(tiny_gguf: Path) -> None:
-    base = load_model(str(tiny_gguf))
+    base = load_model(str(tiny_gguf), dtype="float32")
     assert base.id == str(tiny_gguf)
     torch.testing.assert_close(logits(base.model, [1, 50, 60, 70]), logits(tiny_llama().eval(), [1, 50, 60, 70]))
     assert base.window_tokens == 1024
@@ -170,8 +170,7 @@ def test_unwritable_cache_is_refused(tiny_gguf: Path, tmp_path: Path, monkeypatc
 
 def test_big_models_are_stored_in_half_the_space(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lift.models.gguf_conversion.FLOAT32_UP_TO_PARAMETERS", 0)
-    base = load_model(str(tiny_gguf))
-    assert base.dtype == torch.float32
+    base = load_model(str(tiny_gguf), dtype="float32")
     for weight, original in zip(base.model.parameters(), tiny_llama().parameters(), strict=True):
         assert torch.equal(weight, original.bfloat16().float())
 

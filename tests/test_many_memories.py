@@ -11,6 +11,7 @@ from conftest import logits
 from memory_drafts import make_draft
 from test_answering import saying
 
+import lift
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import attach_stored, hold_stored, release
@@ -96,6 +97,17 @@ def test_the_answers_are_those_of_each_memory_alone(
     release(tiny_model.model)
     assert attached(tiny_model.model) == {}
     assert torch.equal(logits(tiny_model.model, TOKENS), before)
+
+
+def test_memories_are_asked_together_from_python(tiny_model: BaseModel, memories: list[Memory], tmp_path: Path) -> None:
+    library = lift.Library(tmp_path / "library", tiny_model)
+    questions = [(library[memory.name], question) for memory, question in asked(memories)]
+    expected = without_time([memory.ask(question) for memory, question in questions])
+    assert without_time(lift.ask_many(questions)) == expected
+    closed_book = without_time([memory.ask(question, "none") for memory, question in questions])
+    assert without_time(lift.ask_many(questions, "none", batch_size=5, resident=2)) == closed_book
+    assert lift.ask_many([]) == []
+    release(tiny_model.model)
 
 
 def test_a_batch_mixes_memories_and_each_memory_is_loaded_once(

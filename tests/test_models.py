@@ -65,7 +65,7 @@ def test_tiny_tokenizer_gives_text_back(tiny_tokenizer: Any, text: str) -> None:
 
 
 def test_directory_loads_with_the_saved_weights(tiny_directory: Path) -> None:
-    base = load_model(str(tiny_directory))
+    base = load_model(str(tiny_directory), dtype="float32")
     assert base.id == str(tiny_directory)
     assert torch.equal(logits(base.model, [5, 6, 7]), logits(tiny_llama().eval(), [5, 6, 7]))
     assert not any(weight.requires_grad for weight in base.model.parameters())
@@ -91,8 +91,19 @@ def test_changing_loaded_weights_leaves_the_file_alone(tiny_directory: Path) -> 
     assert (tiny_directory / "model.safetensors").read_bytes() == before
 
 
-def test_bfloat16_on_request(tiny_directory: Path) -> None:
-    assert load_model(str(tiny_directory), dtype="bfloat16").dtype == torch.bfloat16
+@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+def test_the_type_on_request(tiny_directory: Path, name: str) -> None:
+    assert load_model(str(tiny_directory), dtype=name).dtype == getattr(torch, name)
+
+
+@pytest.mark.parametrize(("units", "amx"), [(True, False), (False, True), (False, False)])
+def test_without_a_request_a_processor_gets_the_type_that_it_multiplies_fastest(
+    tiny_directory: Path, monkeypatch: pytest.MonkeyPatch, units: bool, amx: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    wanted = torch.bfloat16 if units or amx else torch.float32
+    assert load_model(str(tiny_directory), device="cpu").dtype == wanted
 
 
 def test_missing_pad_token_becomes_the_end_token(tiny_directory: Path) -> None:

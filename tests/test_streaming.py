@@ -116,7 +116,7 @@ def test_when_the_tasks_come_changes_nothing(tiny_model: BaseModel, overrides: t
         progress = [update.progress for update in updates]
         assert progress == sorted(progress)
         assert 0 <= progress[0] <= progress[-1] < 1
-    assert slow.written == tuple(task for piece in PIECES for task in piece.tasks)
+    assert list(slow.written) == [task for piece in PIECES for task in piece.tasks]
 
 
 def test_a_training_on_slow_tasks_ends_as_one_on_tasks_that_are_there(tiny_model: BaseModel) -> None:

@@ -23,7 +23,7 @@ from lift.models.base_model import BaseModel
 from lift.recall import Probe, RecallReport
 from lift.recipes.recipe import load_recipe
 from lift.sentences import split_sentences
-from lift.training.curriculum import Curriculum
+from lift.training.curriculum import Curriculum, Recited
 from lift.updating import absorb_until_events, add_events, rehearse_events
 
 OLD = Document(
@@ -57,13 +57,13 @@ def memory(tiny_model: BaseModel, library: Library) -> Memory:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every question that a curriculum was made of."""
     seen: list[str] = []
-    groups = Curriculum.groups
+    plan = Curriculum.plan
 
     def watched(self: Curriculum, epoch: int) -> Any:
-        seen.extend(task.question for task in self._tasks)
-        return groups(self, epoch)
+        seen.extend(self._tasks[number].question for number in self._trained)
+        return plan(self, epoch)
 
-    monkeypatch.setattr(Curriculum, "groups", watched)
+    monkeypatch.setattr(Curriculum, "plan", watched)
     return seen
 
 
@@ -148,15 +148,15 @@ def test_segments_of_the_old_text_are_not_trained_again(
 ) -> None:
     memory = absorb(tiny_model, library, "segments.weight=1", "segments.length_tokens=64", "segments.step_tokens=32")
     seen: list[Any] = []
-    groups = Curriculum._segment_groups
+    recital = Curriculum._recital
 
-    def watched(self: Curriculum, generator: Any) -> Any:
-        seen.extend(found := groups(self, generator))
+    def watched(self: Curriculum, group: Recited) -> Any:
+        seen.append(found := recital(self, group))
         return found
 
-    monkeypatch.setattr(Curriculum, "_segment_groups", watched)
+    monkeypatch.setattr(Curriculum, "_recital", watched)
     list(add_events(NEW, memory, tiny_model, library))
-    texts = {tiny_model.tokenizer.decode(list(example.ids)) for (example,) in seen}
+    texts = {tiny_model.tokenizer.decode(list(example.ids)) for example in seen}
     assert len(texts) > 1
     assert all(text in f"Visitors\n{NEW.text}" for text in texts)
 

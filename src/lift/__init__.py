@@ -21,20 +21,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lift.api import Library, Memory, absorb
+    from lift.api import Library, Memory, absorb, ask_many
     from lift.documents.read import read_document
     from lift.errors import LiftError
     from lift.models.load import load_model
     from lift.recipes.recipe import load_recipe
 
 __version__ = "0.1.0"
-__all__ = ["Library", "LiftError", "Memory", "absorb", "load_model", "load_recipe", "read_document"]
+__all__ = ["Library", "LiftError", "Memory", "absorb", "ask_many", "load_model", "load_recipe", "read_document"]
 
 _HOMES = {
     "Library": "lift.api",
     "LiftError": "lift.errors",
     "Memory": "lift.api",
     "absorb": "lift.api",
+    "ask_many": "lift.api",
     "load_model": "lift.models.load",
     "load_recipe": "lift.recipes.recipe",
     "read_document": "lift.documents.read",

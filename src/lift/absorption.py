@@ -15,15 +15,19 @@ from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
 from lift.documents.document import Document
 from lift.errors import BudgetError, DocumentError
-from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probing, Writing
+from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
 from lift.memories.library import Library
+from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.preparation import Outline, TaskWriter, nothing_to_train, outline, prepare, prepare_stream
+from lift.recall import PROBE_BATCH, choose_probes
 from lift.recipes.recipe import Recipe
 from lift.session import SAVING_S, Session
 from lift.tasks.task import Task
+from lift.tasks.task_file import TaskFile
 from lift.training.attention_distillation import distill_attention
+from lift.training.curriculum import Curriculum
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
@@ -118,13 +122,18 @@ def _learn(
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
     schedule = session.schedule(preparation, probing_s + SAVING_S)
     yield schedule.planned
+    curriculum = schedule.preparation.curriculum
+    goal = RecallGoal(session, made, probes, curriculum) if recipe.training.until_recall and probes else None
     yield from session.train(
-        schedule.preparation.curriculum,
+        curriculum,
         recipe.training,
         expected_s=schedule.expected_s,
         seconds=schedule.training_s,
+        enough=goal.reached if goal else None,
         **options,
     )
+    if goal and goal.point:
+        yield Probed(**goal.point.model_dump())
     return _Learned(schedule.preparation.tasks, probes, schedule.predicted_s)
 
 
@@ -154,9 +163,39 @@ def _learn_streaming(
     return _Learned(tasks, probes, session.elapsed_s + probing_s + SAVING_S)
 
 
-def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent, None, list[Task]]:
+class RecallGoal:
+    """Whether a training has the recall that its recipe asks for; `point` is where it had, None before.
+
+    The held-back questions are asked when that share of the tasks was right in training, since they are harder, and
+    after each time in vain only after twice as many epochs as before.
+    """
+
+    def __init__(self, session: Session, made: Outline, probes: Sequence[Task], curriculum: Curriculum) -> None:
+        self.point: RecallPoint | None = None
+        self._session = session
+        self._made = made
+        self._probes = choose_probes(probes, PROBE_BATCH)
+        self._curriculum = curriculum
+        self._epochs = 0
+        self._due = 1
+
+    def reached(self) -> bool:
+        """To be asked after each epoch."""
+        share = self._session.recipe.training.until_recall
+        self._epochs += 1
+        if self._epochs < self._due or self._curriculum.spacing.known_share < share:
+            return False
+        report = self._session.probe(self._made.document, self._made.sentences, self._probes)
+        if report.share >= share:
+            self.point = self._session.point("reached in training", report)
+            return True
+        self._due = 2 * self._epochs
+        return False
+
+
+def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent, None, TaskFile]:
     """The tasks of a generator, with Writing every second that a language model takes (rules write all at once)."""
-    tasks: list[Task] = []
+    tasks = TaskFile()
     begun = said = time.monotonic()
     for piece in writer.stream():
         tasks.extend(piece.tasks)

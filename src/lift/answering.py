@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
-from lift.adapters.adapter import Adapter
+import torch
+
+from lift.adapters.adapter import Adapter, applied_state
 from lift.adapters.resident import Load, attach_stored
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
@@ -16,6 +19,7 @@ from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import Rows, generate
+from lift.models.prefix_cache import PrefixCache
 from lift.prompts import (
     CUT_STEP_TOKENS,
     MAX_ANSWER_TOKENS,
@@ -34,6 +38,8 @@ CONTEXTS: tuple[str, ...] = get_args(Context)
 EVIDENCE_SENTENCES = 3
 SUPPORTED_COVERAGE = 0.6
 AGREEMENT_F1 = 0.5
+
+_kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,21 @@ class Prompt:
     truncated: bool
 
 
-def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM) -> Answerer:
+def kept_prefixes(model: torch.nn.Module) -> PrefixCache:
+    """What was read on a resident model and is kept for later questions, one cache for all that it answers."""
+    if model not in _kept:
+        _kept[model] = PrefixCache(applied_state)
+    return _kept[model]
+
+
+def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, *, keeps_text: bool = True) -> Answerer:
     """Attach a memory to the resident base model, in place of whatever was attached, and answer from it.
 
-    Raises WrongBaseModelError on other weights than those it was trained on, LibraryError where its files are damaged.
+    `keeps_text` as for Answerer. Raises WrongBaseModelError on other weights than those it was trained on, LibraryError
+    where its files are damaged.
     """
     key, load = stored_adapter(memory, base)
-    return read_document(memory, base, form, attach_stored(base.model, key, load))
+    return read_document(memory, base, form, attach_stored(base.model, key, load), keeps_text=keeps_text)
 
 
 def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
@@ -89,18 +103,21 @@ def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
     return key, lambda: (memory.adapter_config, memory.load_adapter_state())
 
 
-def read_document(memory: Memory, base: BaseModel, form: PromptForm, adapter: Adapter | None) -> Answerer:
+def read_document(
+    memory: Memory, base: BaseModel, form: PromptForm, adapter: Adapter | None, *, keeps_text: bool = False
+) -> Answerer:
     """Answers from a memory's document, on whatever is attached to `base`; `adapter` is what the caller attached."""
     window_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0)
     sentences = split_sentences(memory.document.text)
-    return Answerer(base, adapter, memory.document, sentences, truncated_tokens=window_tokens, form=form)
+    return Answerer(base, adapter, memory.document, sentences, window_tokens, form, keeps_text=keeps_text)
 
 
 class Answerer:
     """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
 
     `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
-    `form`: the words around every question.
+    `form`: the words around every question. `keeps_text`: the keys and values of what is read are kept for the next
+    question, in kept_prefixes; not where times are measured, or the model is trained by others than an Adapter.
     """
 
     def __init__(
@@ -111,12 +128,15 @@ class Answerer:
         sentences: Sequence[Sentence],
         truncated_tokens: int = 0,
         form: PromptForm = PLAIN_FORM,
+        *,
+        keeps_text: bool = False,
     ) -> None:
         self.base = base
         self.adapter = adapter
         self.document = document
         self._truncated_tokens = truncated_tokens
         self._form = form
+        self._prefixes = kept_prefixes(base.model) if keeps_text else None
         self.index = SentenceIndex(sentences)
 
     def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
@@ -144,7 +164,12 @@ class Answerer:
         started = time.perf_counter()
         prompts = [self.prompt(question, context, max_new_tokens) for question in questions]
         texts = generate_texts(
-            self.base, [prompt.ids for prompt in prompts], max_new_tokens, batch_size, on_text=on_text
+            self.base,
+            [prompt.ids for prompt in prompts],
+            max_new_tokens,
+            batch_size,
+            on_text=on_text,
+            prefixes=self._prefixes,
         )
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
         return [self.answer(prompt, text, seconds) for prompt, text in zip(prompts, texts, strict=True)]
@@ -180,10 +205,11 @@ class Answerer:
         on_text: Callable[[str], None] | None,
     ) -> list[Answer]:
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        recalled = self.ask_many(questions, "none", **options) if self.adapter is not None else None
+        # read first: that is what is shown while it comes
         read = self.ask_many(questions, "evidence", on_text=on_text, **options)
-        if recalled is None:
+        if self.adapter is None:
             return read
+        recalled = self.ask_many(questions, "none", **options)
         answers = []
         for question, reading, memory in zip(questions, read, recalled, strict=True):
             answer = self.weigh(question, reading, memory)
@@ -229,8 +255,9 @@ def generate_texts(
     *,
     on_text: Callable[[str], None] | None = None,
     open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> list[str]:
-    """What the model answers to each prompt, until it ends its answer; `open_rows` as for generate."""
+    """What the model answers to each prompt, until it ends its answer; `open_rows` and `prefixes` as for generate."""
     tokenizer = base.tokenizer
     generated = generate(
         base.model,
@@ -240,6 +267,7 @@ def generate_texts(
         batch_size=batch_size,
         on_token=_text_stream(tokenizer, on_text) if on_text else None,
         open_rows=open_rows,
+        prefixes=prefixes,
     )
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
 

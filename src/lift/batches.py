@@ -8,7 +8,7 @@ attention, the only place where tokens meet, sees for each of them exactly its o
 
 from __future__ import annotations
 
-import random
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +45,29 @@ class Batch:
     def tokens(self) -> int:
         """Tokens computed, after sharing."""
         return len(self.parents)
+
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """What a model of that type is called with: ids and positions [1, T], mask [1, 1, T, T]."""
+        return {
+            "input_ids": self.ids[None].to(device),
+            "position_ids": self.positions[None].to(device),
+            "attention_mask": self.attention_mask(dtype).to(device),
+        }
+
+    def part(self, nodes: Sequence[int]) -> Batch:
+        """These nodes alone, in ascending order and with all their ancestors among them; nothing is predicted there."""
+        place = {node: index for index, node in enumerate(nodes)} | {-1: -1}
+        chosen = torch.tensor(nodes)
+        return Batch(
+            ids=self.ids[chosen],
+            positions=self.positions[chosen],
+            parents=tuple(place[self.parents[node]] for node in nodes),
+            predict_at=self.predict_at[:0],
+            targets=self.targets[:0],
+            weights=self.weights[:0],
+            members=(),
+            total_weight=0.0,
+        )
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Additive mask [1, 1, T, T]: 0 where a node attends (its ancestors and itself), the dtype's minimum else."""
@@ -123,18 +146,21 @@ def pack(examples: Sequence[Example]) -> Batch:
     )
 
 
-def split_batches(groups: Iterable[Sequence[Example]], batch_tokens: int) -> Iterator[list[Example]]:
-    """Fill batches of at most `batch_tokens` trie nodes with whole groups where they fit.
+def split_batches(groups: Iterable[Iterable[Example]], batch_tokens: int) -> Iterator[list[Example]]:
+    """Fill batches of at most `batch_tokens` trie nodes with whole groups where they fit, in the order given.
 
     A group is a run of examples worth keeping together since they share a long prefix (one context). A group larger
-    than a batch is cut; a single example longer than a batch makes a batch of its own.
+    than a batch is cut; a single example longer than a batch makes a batch of its own. Of groups and examples, no more
+    are drawn than the batch at hand needs.
     """
     trie, batch = _Trie(), list[Example]()
     for group in groups:
-        if batch and len(trie.ids) + _size(group) > batch_tokens and len(group) > 1:
+        rest = iter(group)
+        drawn, tokens = _beginning(rest, batch_tokens - len(trie.ids))
+        if batch and len(drawn) > 1 and len(trie.ids) + tokens > batch_tokens:
             yield batch
             trie, batch = _Trie(), []
-        for example in group:
+        for example in itertools.chain(drawn, rest):
             if batch and len(trie.ids) + trie.new_tokens(example.ids[:-1]) > batch_tokens:
                 yield batch
                 trie, batch = _Trie(), []
@@ -144,19 +170,12 @@ def split_batches(groups: Iterable[Sequence[Example]], batch_tokens: int) -> Ite
         yield batch
 
 
-def _size(group: Sequence[Example]) -> int:
-    trie = _Trie()
-    for example in group:
+def _beginning(examples: Iterator[Example], room_tokens: int) -> tuple[list[Example], int]:
+    """The first examples of a group, and their trie nodes: all, or two and as many as show that there is no room."""
+    trie, drawn = _Trie(), list[Example]()
+    for example in examples:
         trie.add(example.ids[:-1])
-    return len(trie.ids)
-
-
-def shuffled_batches(
-    groups: Sequence[Sequence[Example]], batch_tokens: int, generator: random.Random
-) -> list[list[Example]]:
-    """One epoch: groups in random order, cut into batches, and the batches in random order again."""
-    order = list(groups)
-    generator.shuffle(order)
-    batches = list(split_batches(order, batch_tokens))
-    generator.shuffle(batches)
-    return batches
+        drawn.append(example)
+        if len(trie.ids) > room_tokens and len(drawn) > 1:
+            break
+    return drawn, len(trie.ids)

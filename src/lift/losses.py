@@ -6,13 +6,12 @@ import torch
 from torch.nn import functional as F
 
 
-def weighted_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """sum_m weights_m * -log softmax(logits_m)[targets_m], in float32 (method 1.1, 1.2).
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log softmax(logits_m)[targets_m], in float32 (method 1.1, 1.2).
 
-    logits: [M, vocabulary], only at labelled positions; targets, weights: [M]. Scalar.
+    logits: [M, vocabulary], only at labelled positions; targets: [M]. [M]
     """
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")  # [M]
-    return (losses * weights).sum()
+    return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def top_k_log_probabilities(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

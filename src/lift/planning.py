@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
 from lift.answering import Answerer
-from lift.batches import pack
+from lift.batches import Batch, pack
 from lift.documents.document import Document
 from lift.errors import BudgetError
 from lift.models.base_model import BaseModel
@@ -20,10 +20,14 @@ from lift.preparation import Preparation, TaskWriter, outline, prepare
 from lift.prompts import MAX_ANSWER_TOKENS
 from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task import Task
+from lift.tasks.task_file import TaskFile
 from lift.training.curriculum import Curriculum
+from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
 
-CALIBRATION_TOKENS = 1024
+CALIBRATION_TOKENS = 512
+# Batches whose tokens stand for those of an epoch; their examples are drawn at random.
+SAMPLED_BATCHES = 64
 FEWEST_EPOCHS = 3
 SMALLEST_EPOCH_SHARE = 0.5
 
@@ -32,22 +36,44 @@ SMALLEST_EPOCH_SHARE = 0.5
 class Calibration:
     """What a short trial on this machine showed: its speed, and the tokens of a whole training.
 
-    `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe.
+    `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe. The
+    first epoch computes what later ones find computed, so it has a speed of its own.
     """
 
-    tokens_per_s: float
+    first_tokens_per_s: float
+    later_tokens_per_s: float
     epoch_tokens: int
     total_tokens: int
 
     @property
     def epoch_s(self) -> float:
-        """Seconds an epoch takes."""
-        return self.epoch_tokens / self.tokens_per_s
+        """Seconds an epoch takes in a training of the fewest that are planned."""
+        return self._seconds(FEWEST_EPOCHS * self.epoch_tokens) / FEWEST_EPOCHS
 
     @property
     def total_s(self) -> float:
         """Seconds the whole training takes."""
-        return self.total_tokens / self.tokens_per_s
+        return self._seconds(self.total_tokens)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Mean speed of the whole training."""
+        return self.total_tokens / self.total_s
+
+    def tokens_in(self, seconds: float) -> float:
+        """Tokens that are trained in that time."""
+        later_s = seconds - self._seconds(self.epoch_tokens)
+        if later_s <= 0:
+            return seconds * self.first_tokens_per_s
+        return self.epoch_tokens + later_s * self.later_tokens_per_s
+
+    def share_in(self, seconds: float) -> float:
+        """Share of the whole training that is done in that time."""
+        return self.tokens_in(seconds) / self.total_tokens
+
+    def _seconds(self, tokens: int) -> float:
+        first = min(tokens, self.epoch_tokens)
+        return first / self.first_tokens_per_s + (tokens - first) / self.later_tokens_per_s
 
 
 @dataclass(frozen=True)
@@ -77,32 +103,58 @@ class Plan:
 
 
 def calibrate(base: BaseModel, adapter: Adapter, curriculum: Curriculum, recipe: Recipe) -> Calibration:
-    """Time a few batches (forward and backward, nothing is updated) and count the tokens of the training."""
+    """Time a few batches (forward and backward, nothing is updated) and estimate the tokens of the training.
+
+    Of a long text they are estimated from the first batches of an epoch, which hold a random sample of its examples.
+    """
     settings = recipe.training
     stages = [(0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)]
-    objective = Objective(base.model, adapter, recipe.objective)
+    plain = Objective(base.model, adapter, recipe.objective)
     total_tokens = epoch_tokens = 0
+    packed: list[Batch] = []
     for first, epochs in stages:
         if epochs:
-            packed = [pack(batch) for update in curriculum.updates(first) for batch in update.batches]
-            epoch_tokens = sum(batch.tokens for batch in packed)
+            packed, epoch_tokens = _sampled(curriculum, first)
             total_tokens += epochs * epoch_tokens
     adapter.set_trainable(True)
     try:
-        objective.loss(min(packed, key=lambda batch: batch.tokens)).backward()  # type: ignore[no-untyped-call]
-        started, timed_tokens = time.perf_counter(), 0
-        for batch in itertools.cycle(packed):
-            objective.loss(batch).backward()  # type: ignore[no-untyped-call]
-            timed_tokens += batch.tokens
-            if timed_tokens >= CALIBRATION_TOKENS:
-                break
-        seconds = time.perf_counter() - started
+        plain.loss(min(packed, key=lambda batch: batch.tokens)).backward()  # type: ignore[no-untyped-call]
+        with reusing_lower_layers(base.model, adapter) as lower:
+            if lower is None:
+                first_speed = later_speed = _tokens_per_s(plain, itertools.cycle(packed))
+            else:
+                reusing = Objective(base.model, adapter, recipe.objective, lower)
+                first_speed = _tokens_per_s(reusing, packed)
+                later_speed = _tokens_per_s(reusing, itertools.cycle(packed))
+                kept = min(1.0, lower.most_tokens / epoch_tokens)
+                later_speed = 1 / (kept / later_speed + (1 - kept) / first_speed)
     finally:
         for parameter in adapter.parameters():
             parameter.grad = None
         adapter.set_trainable(False)
     total_tokens = min(total_tokens, settings.max_tokens or total_tokens)
-    return Calibration(timed_tokens / seconds, epoch_tokens, total_tokens)
+    return Calibration(first_speed, later_speed, epoch_tokens, total_tokens)
+
+
+def _tokens_per_s(objective: Objective, batches: Iterable[Batch]) -> float:
+    """The speed of these batches, or of the first of them that have CALIBRATION_TOKENS."""
+    started, tokens = time.perf_counter(), 0
+    for batch in batches:
+        objective.loss(batch).backward()  # type: ignore[no-untyped-call]
+        tokens += batch.tokens
+        if tokens >= CALIBRATION_TOKENS:
+            break
+    return tokens / (time.perf_counter() - started)
+
+
+def _sampled(curriculum: Curriculum, epoch: int) -> tuple[list[Batch], int]:
+    """The first batches of `epoch`, and the tokens of all of it: counted where it is short, else extrapolated."""
+    packed: list[Batch] = []
+    for update in curriculum.updates(epoch):
+        if len(packed) >= SAMPLED_BATCHES:
+            return packed, round(sum(batch.tokens for batch in packed) / update.progress)
+        packed.extend(map(pack, update.batches))
+    return packed, sum(batch.tokens for batch in packed)
 
 
 def thinned(preparation: Preparation, base: BaseModel, recipe: Recipe, epoch_s: float, budget_s: float) -> Preparation:
@@ -145,7 +197,7 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
     made = outline(document, base, recipe)
     requests, cached_requests = TaskWriter(made, base, recipe).requests
     recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
-    tasks = [task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks]
+    tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
     preparation = prepare(made, tasks, base, recipe)
     release(base.model)
     adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
@@ -166,7 +218,7 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
     if budget_s is not None:
         seconds = min(seconds, budget_s)
     saved_s = full_read_s - ask_s if full_read_s is not None else 0.0
-    train_tokens = round(seconds * calibration.tokens_per_s)
+    train_tokens = round(calibration.tokens_in(seconds))
     return Plan(
         tokens=made.tokens,
         sentences=len(made.sentences),
@@ -192,13 +244,14 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _best_per_sentence(tasks: Sequence[Task], count: int) -> tuple[Task, ...]:
-    by_sentence: dict[int, list[Task]] = defaultdict(list)
-    for task in tasks:
+def _best_per_sentence(tasks: Sequence[Task], count: int) -> TaskFile:
+    """The held-back tasks, and the `count` heaviest others of each sentence, in the order given."""
+    by_sentence: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for number, task in enumerate(tasks):
         if not task.held_back:
-            by_sentence[task.evidence[0]].append(task)
-    kept = {id(task) for group in by_sentence.values() for task in sorted(group, key=lambda task: -task.weight)[:count]}
-    return tuple(task for task in tasks if task.held_back or id(task) in kept)
+            by_sentence[task.evidence[0]].append((-task.weight, number))
+    kept = {number for found in by_sentence.values() for _, number in sorted(found)[:count]}
+    return TaskFile(task for number, task in enumerate(tasks) if task.held_back or number in kept)
 
 
 def _ask_seconds(answerer: Answerer, question: str, context: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,8 +69,9 @@ class TaskWriter:
         titles = [part.title for part in document.parts] or [document.title]
         ends = [*starts[1:], len(document.text) + 1]
         found = []
+        begins = [sentence.start for sentence in self._outline.sentences]
         for title, start, end in zip(titles, starts, ends, strict=True):
-            sentences = [each for each in self._outline.sentences if start <= each.start < end]
+            sentences = self._outline.sentences[bisect_left(begins, start) : bisect_left(begins, end)]
             if start >= self._start and sentences:
                 opened = open_generator(title, sentences, self._recipe, self._base, self._outline.language)
                 found.append((opened, sentences[0].index))
@@ -115,7 +117,7 @@ class Preparation:
     """
 
     outline: Outline
-    tasks: tuple[Task, ...]
+    tasks: Sequence[Task]
     curriculum: Curriculum
     start: int
     shortenings: tuple[str, ...]
@@ -133,7 +135,7 @@ def prepare(
     if not recipe.segments.weight and all(task.held_back for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
     curriculum = Curriculum(base.tokenizer, base.window_tokens, made.document, made.sentences, tasks, recipe, start)
-    return Preparation(made, tuple(tasks), curriculum, start, shortenings)
+    return Preparation(made, tasks, curriculum, start, shortenings)
 
 
 def nothing_to_train(made: Outline, recipe: Recipe) -> str:

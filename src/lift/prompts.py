@@ -28,6 +28,7 @@ class Example:
 
     `reads_evidence`: the prompt holds what proves the answer. `teacher_ids`: the prompt that the same base model would
     be asked with if it could read the evidence, for context distillation; its answer is that of this example.
+    `drawn_anew`: other epochs show other text in its place. `task`: the number of the task that it was made of.
     """
 
     ids: tuple[int, ...]
@@ -35,6 +36,8 @@ class Example:
     weight: float = 1.0
     reads_evidence: bool = False
     teacher_ids: tuple[int, ...] | None = None
+    drawn_anew: bool = False
+    task: int | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def _end_of_answer(tokenizer: Any) -> int:
     return int(ids[0]) if ids and ids[0] in tokenizer.all_special_ids else int(tokenizer.eos_token_id)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=1024)
 def _render_chat(tokenizer: Any, text: str) -> str:
     # enable_thinking is read by the templates of reasoning models and ignored by the others
     rendered: str = tokenizer.apply_chat_template(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,11 @@ class SentenceIndex:
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         self.sentences = list(sentences)
         self._stem = Stemmer.Stemmer("english").stemWord
-        self._word_sets = [set(self._all_words(sentence.text)) for sentence in self.sentences]
+        self._stems: dict[str, str] = {}
+        self._told_in: dict[str, array[int]] = {}  # numbers of the sentences that hold a word
+        for number, sentence in enumerate(self.sentences):
+            for word in set(self._all_words(sentence.text)):
+                self._told_in.setdefault(word, array("L")).append(number)
         self._words = [self._content_words(sentence.text) for sentence in self.sentences]
         self._index = None
         if any(self._words):
@@ -77,15 +82,23 @@ class SentenceIndex:
             return None
         rarest = math.log(1 + len(self.sentences))
         total = sum(self._rarity.get(word, rarest) for word in wanted)
-        coverages = [
-            sum(self._rarity.get(word, rarest) for word in wanted & words) / total for words in self._word_sets
-        ]
-        about = self.scores(f"{question} {answer}")
-        best = max(range(len(self.sentences)), key=lambda index: (round(coverages[index], 3), about[index]))
-        return Support(self.sentences[best], coverages[best])
+        covered = np.zeros(len(self.sentences))
+        for word in sorted(wanted):
+            covered[self._told_in.get(word, [])] += self._rarity.get(word, rarest) / total
+        about, rounded = self.scores(f"{question} {answer}"), np.round(covered, 3)
+        fullest = np.flatnonzero(rounded == rounded.max())
+        best = int(fullest[np.argmax(about[fullest])])
+        return Support(self.sentences[best], float(covered[best]))
 
     def _all_words(self, text: str) -> list[str]:
-        return [self._stem(word) for word in _WORD.findall(text.lower())]
+        return [self._stemmed(word) for word in _WORD.findall(text.lower())]
 
     def _content_words(self, text: str) -> list[str]:
-        return [self._stem(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+        return [self._stemmed(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+
+    def _stemmed(self, word: str) -> str:
+        """The stem, one object for all places of the text that have the word."""
+        stem = self._stems.get(word)
+        if stem is None:
+            stem = self._stems[word] = self._stem(word)
+        return stem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event as StopFlag
@@ -28,6 +28,7 @@ from lift.sentences import Sentence
 from lift.tasks.task import Task
 from lift.training.curriculum import Curriculum
 from lift.training.loop import Step, train
+from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
 
 SAVING_S = 1.0
@@ -55,7 +56,7 @@ class Schedule:
         return Planned(
             self.calibration.tokens_per_s,
             self.calibration.epoch_tokens,
-            self.preparation.curriculum.epochs * self.expected_s / self.calibration.total_s,
+            self.preparation.curriculum.epochs * self.calibration.share_in(self.expected_s),
             self.predicted_s,
             self.preparation.shortenings,
         )
@@ -123,37 +124,45 @@ class Session:
         checkpoint: Path | None = None,
         resume: bool = False,
         stop: StopFlag | None = None,
+        enough: Callable[[], bool] | None = None,
     ) -> Iterator[Trained]:
         """Train for the curriculum's epochs or `seconds`; `expected_s` is the calibration's forecast.
 
-        When `stop` is set, the state is saved at `checkpoint`, if there is one, after the current step, and
-        InterruptedAbsorption is raised.
+        `enough` is asked after each epoch and ends the training where it says so. When `stop` is set, the state is
+        saved at `checkpoint`, if there is one, after the current step, and InterruptedAbsorption is raised.
         """
         begun = time.monotonic()
         steps: list[Step] = []
-        objective = Objective(self.base.model, self.adapter, self.recipe.objective)
-        training = train(
-            self.adapter,
-            objective,
-            curriculum,
-            settings,
-            budget_s=seconds,
-            checkpoint=checkpoint,
-            resume=resume,
-            history=steps,
-        )
-        try:
-            for step in training:
-                spent_s = time.monotonic() - begun
-                # the first steps say little about the speed: the calibration counts as one more measurement
-                full_s = (_ETA_PRIOR * expected_s + spent_s) / (_ETA_PRIOR + step.progress)
-                yield Trained(step, full_s * (1 - step.progress))
-                if stop is not None and stop.is_set():
-                    left = "the same command with --resume goes on from there" if checkpoint else "nothing was changed"
-                    raise InterruptedAbsorption(f"stopped after step {step.step}; {left}")
-        finally:
-            training.close()  # type: ignore[attr-defined]
-            self.steps.extend(steps)
+        with reusing_lower_layers(self.base.model, self.adapter) as lower:
+            objective = Objective(self.base.model, self.adapter, self.recipe.objective, lower)
+            training = train(
+                self.adapter,
+                objective,
+                curriculum,
+                settings,
+                budget_s=seconds,
+                checkpoint=checkpoint,
+                resume=resume,
+                history=steps,
+            )
+            try:
+                epoch = curriculum.epochs
+                for step in training:
+                    if enough is not None and step.epoch > epoch and enough():
+                        break
+                    epoch = step.epoch
+                    spent_s = time.monotonic() - begun
+                    # the first steps say little about the speed: the calibration counts as one more measurement
+                    full_s = (_ETA_PRIOR * expected_s + spent_s) / (_ETA_PRIOR + step.progress)
+                    yield Trained(step, full_s * (1 - step.progress))
+                    if stop is not None and stop.is_set():
+                        left = (
+                            "the same command with --resume goes on from there" if checkpoint else "nothing was changed"
+                        )
+                        raise InterruptedAbsorption(f"stopped after step {step.step}; {left}")
+            finally:
+                training.close()  # type: ignore[attr-defined]
+                self.steps.extend(steps)
 
     def round_to_stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Put the adapter as it will be stored in place of the trained one; returns (config, tensors).

@@ -100,13 +100,13 @@ def add_events(
         history.append(session.point(what, found))
         yield _probed(history[-1])
     report = RecallReport((*after.probes, *new.probes), len(made.sentences))
-    kept = {id(task) for task in schedule.preparation.tasks}
+    kept = set(schedule.preparation.tasks)
     draft = session.draft(
         made,
         name=memory.name,
         key=key,
         adapter=adapter,
-        tasks=[*memory.tasks, *(task for task in fresh if id(task) in kept)],
+        tasks=[*memory.tasks, *(task for task in fresh if task in kept)],
         report=report,
         history=history,
         generation=_all_counts(old.generation, writer.counts),

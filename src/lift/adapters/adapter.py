@@ -8,6 +8,7 @@ was.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 
 from lift.errors import AdapterError
 
+_serials = itertools.count()
 _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed
 
 
@@ -31,6 +33,21 @@ class Adapter(ABC):
         self.model = model
         self.name = name
         self.rows: tuple[int, ...] | None = ()
+        self._serial = next(_serials)
+        self._trainings = 0
+
+    @property
+    def state(self) -> tuple[int, int, int] | None:
+        """Changes whenever the tensors may have, and belongs to this adapter alone; None while they are trained.
+
+        Tensors are changed by torch's operations; what is written to a frozen one behind them, through `.data`, is not
+        seen.
+        """
+        parameters = self.parameters()
+        # some optimizers do not count what they change, hence the number of trainings; inference tensors count nothing
+        if any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):
+            return None
+        return self._serial, self._trainings, sum(parameter._version for parameter in parameters)
 
     @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -56,8 +73,14 @@ class Adapter(ABC):
     def _remove(self) -> None:
         """Take out of the model whatever is left of an adapter that is applied to no row."""
 
+    @property
+    def first_layer(self) -> int:
+        """The first layer of the model that the adapter changes, counted from 0; 0 where that is not known."""
+        return 0
+
     def set_trainable(self, trainable: bool) -> None:
         """Let gradients reach the adapter, or not."""
+        self._trainings += 1
         for parameter in self.parameters():
             parameter.requires_grad_(trainable)
 
@@ -107,6 +130,17 @@ class Adapter(ABC):
 def attached(model: Any) -> dict[str, Adapter]:
     """The adapters attached to `model` by name, in the order in which they were attached."""
     return dict(vars(model).get(_ATTACHED, {}))
+
+
+def applied_state(model: Any) -> tuple[tuple[int, int, int], ...] | None:
+    """What the output of `model` depends on beside its base: equal only while every row is read in the same way.
+
+    None where rows of a batch differ in their adapters, or an adapter is in training.
+    """
+    applied = [adapter for adapter in attached(model).values() if adapter.rows != ()]
+    states = [adapter.state for adapter in applied if adapter.rows is None]
+    known = [state for state in states if state is not None]
+    return tuple(known) if len(known) == len(applied) else None
 
 
 def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:

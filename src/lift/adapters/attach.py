@@ -8,7 +8,8 @@ import torch
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.gated_memory_adapter import KIND, GatedMemoryAdapter
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.lora import LoraAdapter, read_config
+from lift.adapters.stored_lora import StoredLoraAdapter, is_plain
 from lift.errors import AdapterError
 from lift.recipes.recipe import AdapterSettings
 
@@ -34,6 +35,9 @@ def restore_adapter(
     if config.get("adapter") == KIND:
         return GatedMemoryAdapter.restore(model, config, state, name)
     if config.get("peft_type") == "LORA":
+        read = read_config(config)
+        if is_plain(read):
+            return StoredLoraAdapter.restore(model, config, read, state, name)
         return LoraAdapter.restore(model, config, state, name)
     found = config.get("adapter", config.get("peft_type"))
     raise AdapterError(f"expected an adapter of kind {KIND} or LORA, got {found!r}; absorb the document again")

@@ -88,7 +88,7 @@ class GatedMemoryAdapter(Adapter):
         self.settings = settings
         generator = torch.Generator().manual_seed(seed)
         self._layers = []
-        for site in attention_sites(model, settings.layers):
+        for site in attention_sites(model, settings.layers_of(model.config.get_text_config().num_hidden_layers)):
             memory = GatedMemory(
                 site.heads,
                 site.head_dim,
@@ -129,6 +129,11 @@ class GatedMemoryAdapter(Adapter):
         adapter.load_state(state)
         adapter._enrol()
         return adapter
+
+    @property
+    def first_layer(self) -> int:
+        """The first layer with a memory, counted from 0."""
+        return min(layer.site.layer for layer in self._layers)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, this adapter's alone, in a stable order."""

@@ -3,7 +3,7 @@
 Every kind is stored and loaded as what PEFT itself reads: adapter_config.json and a state of LoRA (or DoRA) tensors
 that apply to the untouched base. PiSSA trains against a base whose principal part was moved into the adapter; it is
 stored as the equal LoRA of twice the rank, B A - B0 A0 (PiSSA, 2404.02948, section 3), and the base is put back bit
-for bit.
+for bit. Plain LoRA from a file needs none of these layers (stored_lora.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from lift.adapters.adapter import Adapter, check_state
-from lift.adapters.lora_rows import LowRank, apply_to_rows
+from lift.adapters.lora_training import train_as_peft, train_in_one
 from lift.errors import AdapterError
+from lift.models.low_rank import LowRank, tell_applied
 from lift.recipes.recipe import AdapterSettings
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn")
@@ -48,7 +49,8 @@ class LoraAdapter(Adapter):
         Raises AdapterError where no matrix of the model matches the targets, or a layer that the model lacks.
         """
         targets = _matching_targets(model, settings.targets)
-        layers = _matching_layers(model, settings.layers)
+        count = model.config.get_text_config().num_hidden_layers
+        layers = _matching_layers(count, settings.layers_of(count))
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]
@@ -77,13 +79,7 @@ class LoraAdapter(Adapter):
         cls, model: Any, config: dict[str, Any], state: dict[str, torch.Tensor], name: str = "default"
     ) -> LoraAdapter:
         """Attach a stored adapter; raises AdapterError on a key that is missing or too many, or a wrong shape."""
-        try:
-            parsed = LoraConfig(**{**config, "inference_mode": False, "init_lora_weights": True})
-        except (TypeError, ValueError) as error:
-            raise AdapterError(
-                f"expected the configuration of a low-rank adapter, got one that is not: {error}"
-            ) from None
-        adapter = cls(model, parsed, name)
+        adapter = cls(model, read_config(config), name)
         adapter._inject(seed=0)
         try:
             adapter.load_state(state)
@@ -93,13 +89,19 @@ class LoraAdapter(Adapter):
         adapter._enrol()
         return adapter
 
+    @property
+    def first_layer(self) -> int:
+        """The first layer with an adapter, counted from 0."""
+        layers = self.config.layers_to_transform
+        return min([layers] if isinstance(layers, int) else layers or [0])
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, this adapter's alone, in a stable order."""
         return list(self._parameters)
 
     def set_trainable(self, trainable: bool) -> None:
         """Let gradients reach the adapter, or not."""
-        # a trained adapter updates its rows itself, a frozen one together with others
+        # the layers of one that is trained compute in another way
         with self.disabled():
             super().set_trainable(trainable)
 
@@ -110,9 +112,7 @@ class LoraAdapter(Adapter):
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
         check_state(self._peft_state(), state)
-        # what was read of the tensors for rows of a batch is read anew
-        with self.disabled():
-            set_peft_model_state_dict(self.model, state, adapter_name=self._peft_name)
+        set_peft_model_state_dict(self.model, state, adapter_name=self._peft_name)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
@@ -137,25 +137,27 @@ class LoraAdapter(Adapter):
                 _set_active(layer, [*others, self._peft_name] if rows is None else others)
             if self._swapped_out:
                 self._swap_base()
-        shared, own = (rows or (), ()) if self._is_plain() else ((), rows or ())
-        apply_to_rows(self.model, self._peft_name, shared, self._updates() if shared else {})
-        if own:
-            self._row_indices = torch.tensor(own, device=self.model.device)
-        if bool(own) != bool(self._row_hooks):
+        train_as_peft(self._layers)
+        plainly = rows is None and self._is_plain()
+        tell_applied(self.model, self.name, self._updates() if plainly else {})
+        if plainly and any(weight.requires_grad for weight in self._parameters):
+            train_in_one(self._layers, self._peft_name)
+        with torch.inference_mode(False):
+            self._row_indices = torch.tensor(rows or (), dtype=torch.long, device=self.model.device)
+        if bool(rows) != bool(self._row_hooks):
             for handle in self._row_hooks:
                 handle.remove()
-            self._row_hooks = [layer.register_forward_hook(self._add_to_rows) for layer in self._layers if own]
+            self._row_hooks = [layer.register_forward_hook(self._add_to_rows) for layer in self._layers if rows]
 
     def _is_plain(self) -> bool:
-        """Whether the update of every matrix is the product of two, and no gradient is wanted of them."""
+        """Whether the update of every matrix is the product of two."""
         name = self._peft_name
-        products = all(name not in layer.lora_variant and layer.lora_B[name].bias is None for layer in self._layers)
-        return products and not any(weight.requires_grad for weight in self._parameters)
+        return all(name not in layer.lora_variant and layer.lora_B[name].bias is None for layer in self._layers)
 
     def _updates(self) -> dict[Any, LowRank]:
         name = self._peft_name
         return {
-            layer: LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+            layer.get_base_layer(): LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
             for layer in self._layers
         }
 
@@ -222,6 +224,14 @@ class LoraAdapter(Adapter):
                 weight.data, self._swapped_out[path] = self._swapped_out[path], weight.data
 
 
+def read_config(config: dict[str, Any]) -> LoraConfig:
+    """What PEFT reads in an adapter_config.json; raises AdapterError where it cannot."""
+    try:
+        return LoraConfig(**{**config, "inference_mode": False, "init_lora_weights": True})
+    except (TypeError, ValueError) as error:
+        raise AdapterError(f"expected the configuration of a low-rank adapter, got one that is not: {error}") from None
+
+
 def _peft_layers(model: Any) -> Iterator[tuple[str, Any]]:
     return ((path, module) for path, module in model.named_modules() if isinstance(module, BaseTunerLayer))
 
@@ -257,12 +267,11 @@ def _weights(model: Any, targets: list[str]) -> dict[str, torch.Tensor]:
     return {path: module.weight.detach().clone() for path, module in plain if path.rsplit(".", 1)[-1] in targets}
 
 
-def _matching_layers(model: Any, wanted: tuple[int, ...]) -> list[int] | None:
+def _matching_layers(count: int, wanted: tuple[int, ...]) -> list[int] | None:
     if not wanted:
         return None
-    layers = model.config.get_text_config().num_hidden_layers
-    if outside := [layer for layer in wanted if not 0 <= layer < layers]:
-        raise AdapterError(f"expected adapter.layers from 0 to {layers - 1}, got {outside}; leave those out")
+    if outside := [layer for layer in wanted if not 0 <= layer < count]:
+        raise AdapterError(f"expected adapter.layers from 0 to {count - 1}, got {outside}; leave those out")
     return sorted(set(wanted))
 
 

@@ -21,19 +21,12 @@ from typing import Any
 
 import torch
 
+from lift.models.low_rank import LowRank
+
 _IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
 # padding tokens that cost as much as two products of a memory's own; measured: 4 to 9 with SmolLM2's matrices on one
 # core, at rank 16
 _PRODUCT_TOKENS = 6
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """The update s B A of one matrix: `down`, A [r, in]; `up`, B [out, r]; `scaling`, s."""
-
-    down: torch.Tensor
-    up: torch.Tensor
-    scaling: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +35,14 @@ class Places:
 
     `counts`: rows of each memory. `rows`: [N] rows of the batch, memory by memory. `laid`: [K C] rows of the batch,
     those of a memory side by side and filled up to C with a row that is computed in vain. `real`: [N] which of [K C]
-    are not.
+    are not. `in_order`: the rows are the first N of the batch, they lie as they are laid, and nothing is filled up.
     """
 
     counts: tuple[int, ...]
     rows: torch.Tensor
     laid: torch.Tensor
     real: torch.Tensor
+    in_order: bool
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> Places:
@@ -61,7 +55,18 @@ class Places:
             rows=torch.tensor([row for each in rows for row in each], device=device),
             laid=torch.tensor(laid, device=device),
             real=torch.tensor(real, device=device),
+            in_order=laid == list(range(sum(map(len, rows)))),
         )
+
+
+def add_low_rank(output: torch.Tensor, inputs: torch.Tensor, update: LowRank) -> torch.Tensor:
+    """W x + s B A x of one memory: `output`, W x [..., out]; `inputs`, x [..., in]. `output` itself is not changed."""
+    hidden = torch.nn.functional.linear(inputs.to(update.down.dtype), update.down)  # [..., r]
+    if output.dtype != update.up.dtype:
+        return (output + torch.nn.functional.linear(hidden, update.up) * update.scaling).to(output.dtype)
+    flat = output.reshape(-1, output.shape[-1])  # [N, out]
+    added = torch.addmm(flat, hidden.reshape(-1, hidden.shape[-1]), update.up.t(), alpha=update.scaling)
+    return added.view(output.shape)
 
 
 def low_rank_products(inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -83,6 +88,10 @@ def add_updates(
     inputs = inputs.to(down.dtype)
     each = inputs.shape[1:-1]  # the dimensions of one row's tokens
     slots, rows = len(places.counts), len(places.rows)
+    if places.in_order and rows == len(output) and output.dtype == down.dtype:
+        hidden = torch.bmm(down, inputs.reshape(slots, -1, inputs.shape[-1]).transpose(1, 2))  # [K, r, C ...]
+        base = output.reshape(slots, -1, output.shape[-1])  # [K, C ..., out]
+        return torch.baddbmm(base, hidden.transpose(1, 2), up.transpose(1, 2)).view(output.shape)
     if (len(places.laid) - rows) * math.prod(each) <= _PRODUCT_TOKENS * slots:
         laid = inputs.index_select(0, places.laid)  # [K C, ..., in]
         updates = low_rank_products(laid.reshape(slots, -1, inputs.shape[-1]), down, up)  # [K, C ..., out]
@@ -181,7 +190,8 @@ class _Group:
     def _add(self, module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         stack = self._stacks[module]
         if stack.version != self._version:
-            stack.hold(module, [member for member in self.members.values() if module in member.updates])
+            members = [member for member in self.members.values() if module in member.updates]
+            stack.hold(module, sorted(members, key=lambda member: member.rows))
             stack.places = self._places_of(stack.members, output.device)
             stack.version = self._version
         if stack.places is None:

@@ -55,10 +55,10 @@ class RowAssignment:
 def rows(model: Any, names: Sequence[str | None]) -> Iterator[RowAssignment]:
     """Inside the block, row i of every batch uses the adapter names[i], whatever its kind; None is the base model.
 
-    Frozen LoRA adapters are applied together (lora_rows.py), the others each by itself. Where rows of the batch end
-    before others, `keep` of the assignment says which go on. Afterwards the model uses
-    the adapters as before. Raises AdapterError for a name that is not attached, for a batch of another size, and for
-    PiSSA in training, which changes the base of all rows.
+    Stored LoRA adapters are applied together (lora_rows.py), the others each by itself. Where rows of the batch end
+    before others, `keep` of the assignment says which go on. Afterwards the model uses the adapters as before. Raises
+    AdapterError for a name that is not attached, for a batch of another size, and for PiSSA in training, which changes
+    the base of all rows.
     """
     assignment = RowAssignment(model, names)
     before = {name: adapter.rows for name, adapter in attached(model).items()}

@@ -2,7 +2,8 @@
 
 Same model, tasks, examples, adapter shape and machine, one training at a time, each in a process of its own. Lift
 trains as its recipe says. Trainer is run honestly: its learning rate (and, at its best, its batch size and layout) is
-tuned on the first seed, and only the best is counted. Writing the tasks is the same for all and is not counted.
+tuned on the first text and seed, and only the best is counted. Writing the tasks is the same for all and is not
+counted.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class AbsorbBench:
-    """What all sides share; made by prepare_absorb."""
+    """What all sides share on one text; made by prepare_absorb."""
 
     job: Mapping[str, Any]
     facts: Mapping[str, Any]
@@ -98,6 +99,7 @@ def prepare_absorb(base: BaseModel, document: Document, recipe: Recipe, goal: Go
             "epochs": recipe.training.segment_epochs + recipe.training.epochs,
             "probes": min(probes, held_back),
             "recipe": recipe.name,
+            "title": document.title,
         },
         machine=describe_machine(base.device),
         goal=goal,
@@ -105,44 +107,62 @@ def prepare_absorb(base: BaseModel, document: Document, recipe: Recipe, goal: Go
 
 
 def bench_absorb(
-    bench: AbsorbBench, grid: Grid, *, say: Callable[[str], None], run: Running = in_own_process
+    benches: Sequence[AbsorbBench], grid: Grid, *, say: Callable[[str], None], run: Running = in_own_process
 ) -> dict[str, Any]:
-    """Run all sides and compare; `say` is told of every training. Raises BenchError."""
-    return _Comparison(bench, grid, say, run).result()
+    """Run all sides on each text and compare; `say` is told of every training. Raises BenchError."""
+    return _Comparison(benches, grid, say, run).result()
 
 
 class _Comparison:
-    def __init__(self, bench: AbsorbBench, grid: Grid, say: Callable[[str], None], run: Running) -> None:
-        self.bench = bench
+    def __init__(self, benches: Sequence[AbsorbBench], grid: Grid, say: Callable[[str], None], run: Running) -> None:
+        self.benches = benches
+        self.bench = benches[0]
         self.grid = grid
         self.say = say
         self.run = run
         self.tried: list[dict[str, Any]] = []
 
     def result(self) -> dict[str, Any]:
-        # the first seed of each side, then the others in turn, so that a machine that slows down slows all
-        runs = {LIFT: [self._train(LIFT, None, 0, self.bench.goal)]}
+        options, first = self._tuned()
+        texts = [self._compare(options, first)]
+        for bench in self.benches[1:]:
+            self.bench = bench
+            texts.append(self._compare(options, {}))
+        return {
+            "machine": dict(self.bench.machine),
+            "recall": self.bench.goal.recall,
+            "limit_s": self.bench.goal.limit_s,
+            "texts": texts,
+            "rows": [{"text": text["facts"]["title"], **row} for text in texts for row in text["rows"]],
+            "trainings": self.tried,
+            "speedup": {side: _over_texts([text["speedup"][side] for text in texts]) for side in (TRAINER, BEST)},
+            "notes": list(NOTES),
+        }
+
+    def _tuned(self) -> tuple[dict[str, TrainerOptions | None], dict[str, SideRun]]:
+        """The options of each side, and its training on the first text and seed with them."""
+        first = {LIFT: self._train(LIFT, None, 0, self.bench.goal)}
         options: dict[str, TrainerOptions | None] = {LIFT: None}
         layout = self._quickest_layout()
         for side, candidates in (
             (TRAINER, [TrainerOptions("padded", USUAL_BATCH, rate) for rate in self.grid.rates]),
             (BEST, [TrainerOptions(layout, batch, rate) for batch, rate in self._pairs()]),
         ):
-            options[side], first = self._tune(side, candidates)
-            runs[side] = [first]
-        for seed in range(1, self.grid.seeds):
-            for side, done in runs.items():
-                done.append(self._train(side, options[side], seed, self.bench.goal))
-        rows = [_row(side, options[side], done) for side, done in runs.items()]
+            options[side], first[side] = self._tune(side, candidates)
+        return options, first
+
+    def _compare(self, options: Mapping[str, TrainerOptions | None], known: Mapping[str, SideRun]) -> dict[str, Any]:
+        """All sides and seeds on the text at hand; `known` are trainings of the first seed that are done."""
+        runs: dict[str, list[SideRun]] = {side: [] for side in options}
+        # all sides of a seed in turn, so that a machine that slows down slows all
+        for seed in range(self.grid.seeds):
+            for side, chosen in options.items():
+                done = known.get(side) if seed == 0 else None
+                runs[side].append(done or self._train(side, chosen, seed, self.bench.goal))
         return {
-            "machine": dict(self.bench.machine),
-            "text": dict(self.bench.facts),
-            "recall": self.bench.goal.recall,
-            "limit_s": self.bench.goal.limit_s,
-            "rows": rows,
-            "trainings": self.tried,
+            "facts": dict(self.bench.facts),
+            "rows": [_row(side, options[side], done) for side, done in runs.items()],
             "speedup": {side: _compared(runs[LIFT], runs[side]) for side in (TRAINER, BEST)},
-            "notes": list(NOTES),
         }
 
     def _pairs(self) -> list[tuple[int, float]]:
@@ -183,6 +203,7 @@ class _Comparison:
         if options:
             self.tried.append(
                 {
+                    "text": self.bench.facts["title"],
                     "side": side,
                     "seed": seed,
                     **asdict(options),
@@ -234,3 +255,19 @@ def _compared(ours: Sequence[SideRun], others: Sequence[SideRun]) -> dict[str, A
         "real_tokens_per_s": ratio_of("real_tokens_per_s"),
         "peak_bytes": ratio_of("peak_bytes", invert=True),
     }
+
+
+def _over_texts(compared: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the texts; with the least and the most of the seconds' ratio."""
+    seconds = [each["seconds"] for each in compared]
+    pooled = None
+    if all(seconds):
+        times = asdict(Spread.of([each["times"] for each in seconds]))
+        pooled = {
+            "times": times["median"],
+            "least": times["least"],
+            "most": times["most"],
+            "at_least": any(each["at_least"] for each in seconds),
+        }
+    rest = {name: median(each[name] for each in compared) for name in ("real_tokens_per_s", "peak_bytes")}
+    return {"seconds": pooled, **rest}

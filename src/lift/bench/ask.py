@@ -6,6 +6,7 @@ given. Reading is done by the base model without any memory.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +17,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lift.adapters.adapter import attached
+from lift.adapters.adapter import applied_state, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.rows import activate
 from lift.answering import EVIDENCE_SENTENCES
+from lift.bench.in_flight import bench_in_flight
+from lift.bench.llama_peer import LlamaPeer, beside_llama
 from lift.bench.machine import describe_machine, stopwatch
 from lift.bench.texts import RULE, text_of_length
 from lift.errors import UsageError
@@ -29,13 +32,15 @@ from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
+from lift.models.prefix_cache import PrefixCache
 from lift.prompts import CUT_STEP_TOKENS, fit_context, prompt_ids
 from lift.recipes.recipe import AdapterSettings
 from lift.retrieval import SentenceIndex
 from lift.sentences import split_sentences
 
 TRUNCATED_TOKENS = 1024
-READING = ("full", "truncated", "evidence")
+WHOLE = ("full", "kept")
+READING = (*WHOLE, "truncated", "evidence")
 LoadAdapter = Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]
 _NO_END = {-1}
 _STORED_BYTES = 2
@@ -93,21 +98,29 @@ def bench_ask(
     memory: LoadAdapter | None,
     adapter: AdapterSettings,
     say: Callable[[str], None],
+    llama: LlamaPeer | None = None,
 ) -> dict[str, Any]:
     """Measure all of it with `memory`, or with an untrained one of the shape `adapter`; the model is left as it was.
 
-    Raises AdapterError where the memory does not fit, UsageError for an empty text.
+    The base model alone is measured beside `llama` too. Raises AdapterError where the memory does not fit, UsageError
+    for an empty text, BenchError where llama.cpp does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="lift-bench-") as directory:
         load = memory or untrained_memory(base, adapter, Path(directory))
         try:
-            return _measured(base, text, plan, load, memory is None, say)
+            return _measured(base, text, plan, load, memory is None, say, llama)
         finally:
             release(base.model)
 
 
 def _measured(
-    base: BaseModel, text: str, plan: AskPlan, load: LoadAdapter, untrained: bool, say: Callable[[str], None]
+    base: BaseModel,
+    text: str,
+    plan: AskPlan,
+    load: LoadAdapter,
+    untrained: bool,
+    say: Callable[[str], None],
+    llama: LlamaPeer | None,
 ) -> dict[str, Any]:
     say("switching between two memories")
     switch = _switching(base, load, plan.repeats)
@@ -119,16 +132,21 @@ def _measured(
         for context in ("none", *READING):
             say(f"{length:,} tokens, {'closed book' if context == 'none' else context}")
             timing = asker.time(context)
+            if context == "kept" and timing:
+                kept[context] = asker.kept_bytes
             measured = (
                 asdict(timing) if timing else {"prompt_tokens": None, "first_token_s": None, "tokens_per_s": None}
             )
             held = {"length": length, "context": context, "fits": timing is not None, "bytes": kept.get(context)}
             rows.append({**held, **measured})
-    say("questions at once")
     asker = _Asker(base, text_of_length(base.tokenizer, text, min(plan.lengths)), plan, load)
-    in_flight = [{"questions": n, "questions_per_s": asker.questions_per_s(n)} for n in plan.in_flight]
+    limits: dict[str, Any] = {"answer_tokens": plan.answer_tokens, "repeats": plan.repeats}
+    in_flight = bench_in_flight(base, load, asker.questions, plan.in_flight, say=say, **limits)
+    if llama is not None:
+        say("llama.cpp")
     return {
         "machine": describe_machine(base.device),
+        "llama_cpp": asker.beside_llama(llama) if llama is not None else None,
         "memory": "untrained" if untrained else "given",
         "rows": rows,
         "in_flight": in_flight,
@@ -148,41 +166,45 @@ class _Asker:
         self._plan = plan
         self._load = load
         self._now = stopwatch(base.device)
+        self._prefixes = PrefixCache(applied_state, limit_bytes=sys.maxsize)
         sentences = split_sentences(text)
         self._index = SentenceIndex(sentences)
         openings = [" ".join(sentence.text.split()[:_QUOTED_WORDS]) for sentence in sentences] or [text[:40]]
         wanted = max([*plan.in_flight, plan.repeats + 1])
-        self._questions = [f"What is said after “{openings[i % len(openings)]}” ({i + 1})?" for i in range(wanted)]
+        self.questions = [f"What is said after “{openings[i % len(openings)]}” ({i + 1})?" for i in range(wanted)]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Keys and values that are held for "kept"."""
+        return self._prefixes.bytes
 
     def time(self, context: str) -> Timing | None:
-        """Medians of asking one question at a time; None where the text does not fit the model's window."""
-        if context == "full":
-            asked = self._questions[: self._plan.repeats + 1]
+        """Medians of asking one question at a time; None where the text does not fit the model's window.
+
+        "full" reads the whole text for each question; "kept", asked after it, has what the last of those has read.
+        """
+        if context in WHOLE:
+            asked = self.questions[: self._plan.repeats + 1]
             longest = max(len(prompt_ids(self._base.tokenizer, question, self._text)) for question in asked)
             if longest + self._plan.answer_tokens > self._base.window_tokens:
                 return None
         self._use_memory(context == "none")
         # the first question warms up: of a long text it would cost as much as a measurement
-        if context != "full":
-            self._ask(self._questions[0], context)
-        timings = [self._ask(question, context) for question in self._questions[1 : self._plan.repeats + 1]]
+        if context not in WHOLE:
+            self._ask(self.questions[0], context)
+        first = 0 if context == "kept" else 1  # not the question whose prompt is kept
+        timings = [self._ask(question, context) for question in self.questions[first : first + self._plan.repeats]]
         return Timing(
             round(median(timing.prompt_tokens for timing in timings)),
             median(timing.first_token_s for timing in timings),
             median(timing.tokens_per_s for timing in timings),
         )
 
-    def questions_per_s(self, count: int) -> float:
-        """Questions answered closed book in a second where `count` are asked at once."""
-        self._use_memory(True)
-        tokenizer = self._base.tokenizer
-        seconds = []
-        for _ in range(self._plan.repeats):
-            begun = self._now()
-            prompts = [prompt_ids(tokenizer, question) for question in self._questions[:count]]
-            self._generate(prompts, count)
-            seconds.append(self._now() - begun)
-        return count / median(seconds)
+    def beside_llama(self, llama: LlamaPeer) -> dict[str, Any]:
+        """The base model without any memory beside llama.cpp, closed book."""
+        self._use_memory(False)
+        prompts = [prompt_ids(self._base.tokenizer, question) for question in self.questions[: self._plan.repeats]]
+        return beside_llama(self._base, llama, prompts, self._plan.answer_tokens)
 
     def _use_memory(self, wanted: bool) -> None:
         if wanted:
@@ -191,10 +213,13 @@ class _Asker:
             release(self._base.model)
 
     def _ask(self, question: str, context: str) -> Timing:
+        if context == "full":
+            self._prefixes.clear()
         begun = self._now()
         prompt = self._prompt(question, context)
         arrived: list[float] = []
-        self._generate([prompt], 1, lambda _row, _token: arrived.append(self._now()))
+        prefixes = self._prefixes if context in WHOLE else None
+        self._generate([prompt], 1, lambda _row, _token: arrived.append(self._now()), prefixes)
         return Timing(len(prompt), arrived[0] - begun, (len(arrived) - 1) / (arrived[-1] - arrived[0]))
 
     def _prompt(self, question: str, context: str) -> list[int]:
@@ -206,12 +231,16 @@ class _Asker:
         limit = self._base.window_tokens - self._plan.answer_tokens
         if context == "truncated":
             limit = min(limit, TRUNCATED_TOKENS)
-        if context != "full":
+        if context not in WHOLE:
             text, _ = fit_context(tokenizer, question, text, limit, CUT_STEP_TOKENS)
         return prompt_ids(tokenizer, question, text)
 
     def _generate(
-        self, prompts: list[list[int]], batch_size: int, on_token: Callable[[int, int], None] | None = None
+        self,
+        prompts: list[list[int]],
+        batch_size: int,
+        on_token: Callable[[int, int], None] | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         # no token ends an answer here: all are of one length
         generate(
@@ -221,6 +250,7 @@ class _Asker:
             end_ids=_NO_END,
             batch_size=batch_size,
             on_token=on_token,
+            prefixes=prefixes,
         )
 
 
@@ -253,7 +283,7 @@ def _speedup(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if row["context"] == "none":
             continue
         memory, length = closed[row["length"]], str(row["length"])
-        if row["bytes"] is not None:
+        if row["context"] == "full":
             found["bytes"][length] = row["bytes"] / memory["bytes"]
         if row["fits"]:
             sooner, quicker = (found[name].setdefault(row["context"], {}) for name in ("first_token", "tokens_per_s"))

@@ -10,7 +10,7 @@ from lift.preparation import Outline
 from lift.prompts import IGNORED, Example
 from lift.recipes.recipe import Recipe
 from lift.tasks.task import Task
-from lift.training.curriculum import Curriculum, Update
+from lift.training.curriculum import Curriculum, Group, Update
 
 
 class FixedCurriculum(Curriculum):
@@ -21,9 +21,9 @@ class FixedCurriculum(Curriculum):
 
     labelled = 0
 
-    def groups(self, epoch: int) -> list[list[Example]]:
+    def plan(self, epoch: int) -> list[Group]:
         """The groups of the first epoch over tasks, whatever the epoch."""
-        return super().groups(self._recipe.training.segment_epochs)
+        return super().plan(self._recipe.training.segment_epochs)
 
     def updates(self, epoch: int) -> Iterator[Update]:
         """As Curriculum.updates, counted."""

@@ -1,9 +1,10 @@
-"""How the cost of absorbing grows with the text: seconds and peak memory of the same work on texts of given lengths."""
+"""How the cost of absorbing grows with the text: the same work on each sentence, and the same time for each text."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,13 +14,18 @@ from lift.bench.machine import PeakMemory, describe_machine, stopwatch
 from lift.bench.processes import Running, in_own_process
 from lift.bench.texts import RULE, text_of_length
 from lift.documents.document import Document
+from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
-from lift.preparation import TaskWriter, outline, prepare
+from lift.preparation import TaskWriter, nothing_to_train, outline
 from lift.recipes.recipe import Recipe
+from lift.tasks.task_file import TaskFile
+from lift.training.curriculum import Curriculum, Update
 from lift.training.loop import train
+from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
 
-GROWING = ("prepare_s", "train_s", "seconds", "peak_bytes")
+GROWING = ("prepare_s", "train_s", "seconds", "held_bytes")
+_WARM_UP_CHARS = 600
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Absorbed:
     """What absorbing one text took: its tokens and sentences, and the tasks that were written about it.
 
     `prepare_s`: sentences, tasks and curriculum; `train_s`: `trained_tokens`, as many a sentence for every text.
-    `peak_bytes` is of both, the model included.
+    `peak_bytes` is of both, the model included. `timed_epochs`: how many epochs another training reached in a time that
+    is the same for every text, and `timed_peak_bytes` what it held; None where there was no such training.
     """
 
     tokens: int
@@ -37,44 +44,90 @@ class Absorbed:
     prepare_s: float
     train_s: float
     peak_bytes: int
+    timed_epochs: float | None = None
+    timed_peak_bytes: int | None = None
 
     @property
     def seconds(self) -> float:
-        """Of all of it."""
+        """Of the same work on each sentence."""
         return self.prepare_s + self.train_s
+
+    @property
+    def held_bytes(self) -> int:
+        """The most that either training held: a longer training meets larger batches, so the timed one is fairer."""
+        return max(self.peak_bytes, self.timed_peak_bytes or 0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-def absorb_some(base: BaseModel, document: Document, recipe: Recipe, tokens_per_sentence: int) -> Absorbed:
+class WatchedCurriculum(Curriculum):
+    """A curriculum that knows how many epochs of it have been trained, in `reached`."""
+
+    reached = 0.0
+
+    def updates(self, epoch: int) -> Iterator[Update]:
+        """As Curriculum.updates; an update counts when the next one is asked for."""
+        for update in super().updates(epoch):
+            self.reached = epoch + update.progress
+            yield update
+        self.reached = epoch + 1.0
+
+
+def absorb_some(
+    base: BaseModel, document: Document, recipe: Recipe, tokens_per_sentence: int, train_s: float = 0.0
+) -> Absorbed:
     """Prepare the document and train a new adapter for a fixed number of tokens a sentence; nothing is kept.
 
-    Raises DocumentError, GenerationError.
+    Then, with `train_s`, another one for so many seconds. The beginning of the text is absorbed beforehand, so that
+    what is loaded once in a process counts for no text. Raises DocumentError, GenerationError.
     """
+    beginning = Document(document.title, document.text[:_WARM_UP_CHARS], document.source)
+    with contextlib.suppress(DocumentError):  # nothing to learn that early
+        _absorb(base, beginning, recipe, 1, 0.0)
+    return _absorb(base, document, recipe, tokens_per_sentence, train_s)
+
+
+def _absorb(base: BaseModel, document: Document, recipe: Recipe, tokens_per_sentence: int, train_s: float) -> Absorbed:
     now, peak = stopwatch(base.device), PeakMemory(base.device)
     begun = now()
     made = outline(document, base, recipe)
-    tasks = [task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks]
-    curriculum = prepare(made, tasks, base, recipe).curriculum
+    tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
+    trained = sum(not task.held_back for task in tasks)
+    if not trained and not recipe.segments.weight:
+        raise DocumentError(nothing_to_train(made, recipe))
+    curriculum = WatchedCurriculum(base.tokenizer, base.window_tokens, document, made.sentences, tasks, recipe)
     prepared = now()
-    settings = recipe.training.model_copy(update={"max_tokens": tokens_per_sentence * len(made.sentences)})
-    adapter = create_adapter(base.model, recipe.adapter, settings.seed)
-    try:
-        objective = Objective(base.model, adapter, recipe.objective)
-        trained_tokens = sum(step.tokens for step in train(adapter, objective, curriculum, settings))
-    finally:
-        adapter.detach()
-    return Absorbed(
+    limited = recipe.training.model_copy(update={"max_tokens": tokens_per_sentence * len(made.sentences)})
+    trained_tokens = _train(base, curriculum, recipe.model_copy(update={"training": limited}), None)
+    absorbed = Absorbed(
         tokens=made.tokens,
         sentences=len(made.sentences),
-        tasks=sum(not task.held_back for task in tasks),
+        tasks=trained,
         trained_tokens=trained_tokens,
         prepare_s=prepared - begun,
         train_s=now() - prepared,
         peak_bytes=peak.bytes(),
     )
+    if not train_s:
+        return absorbed
+    peak.restart()
+    _train(base, curriculum, recipe, train_s)
+    return dataclasses.replace(absorbed, timed_epochs=curriculum.reached, timed_peak_bytes=peak.bytes())
+
+
+def _train(base: BaseModel, curriculum: WatchedCurriculum, recipe: Recipe, budget_s: float | None) -> int:
+    """Train a new adapter, which is taken off again; returns the tokens computed."""
+    curriculum.reached = 0.0
+    adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
+    try:
+        with reusing_lower_layers(base.model, adapter) as lower:
+            objective = Objective(base.model, adapter, recipe.objective, lower)
+            steps = train(adapter, objective, curriculum, recipe.training, budget_s=budget_s)
+            return sum(step.tokens for step in steps)
+    finally:
+        adapter.detach()
 
 
 def bench_growth(
@@ -85,11 +138,13 @@ def bench_growth(
     *,
     tokens_per_sentence: int,
     say: Callable[[str], None],
+    train_s: float = 0.0,
     run: Running = in_own_process,
 ) -> dict[str, Any]:
     """Absorb the text at each length in a process of its own; "slope" is k of the fit cost = c tokens^k.
 
-    There is nothing that it is compared with, so "speedup" is null. Raises BenchError.
+    "peak_growth": how many times as much memory the longest text held as the shortest. "library" is left to
+    library_growth. There is nothing that it is compared with, so "speedup" is null. Raises BenchError.
     """
     rows: list[dict[str, Any]] = []
     for length in sorted(lengths):
@@ -101,14 +156,24 @@ def bench_growth(
             "recipe": recipe.model_dump(mode="json"),
             "document": {"title": cut.title, "text": cut.text},
             "tokens_per_sentence": tokens_per_sentence,
+            "train_s": train_s,
         }
         absorbed = Absorbed(**run(job))
-        rows.append({"length": length, **absorbed.as_dict(), "seconds": absorbed.seconds})
+        measured = {"seconds": absorbed.seconds, "held_bytes": absorbed.held_bytes}
+        rows.append({"length": length, **absorbed.as_dict(), **measured})
     tokens = [row["tokens"] for row in rows]
+    settings = {
+        "recipe": recipe.name,
+        "tokens_per_sentence": tokens_per_sentence,
+        "train_s": train_s,
+        "lengths": RULE,
+    }
     return {
         "machine": describe_machine(base.device),
         "rows": rows,
+        "library": [],
         "speedup": None,
         "slope": {key: log_log_slope(tokens, [row[key] for row in rows]) for key in GROWING},
-        "settings": {"recipe": recipe.name, "tokens_per_sentence": tokens_per_sentence, "lengths": RULE},
+        "peak_growth": rows[-1]["held_bytes"] / rows[0]["held_bytes"],
+        "settings": settings,
     }

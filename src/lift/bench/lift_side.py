@@ -8,6 +8,7 @@ from lift.bench.race import Race
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 from lift.training.loop import Step, train
+from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
 
 
@@ -16,13 +17,14 @@ def train_with_lift(base: BaseModel, curriculum: FixedCurriculum, recipe: Recipe
     adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
     steps: list[Step] = []
     try:
-        objective = Objective(base.model, adapter, recipe.objective)
-        race.start()
-        for step in train(adapter, objective, curriculum, recipe.training):
-            steps.append(step)
-            if race.step_done():
-                break
-        race.finish()
+        with reusing_lower_layers(base.model, adapter) as lower:
+            objective = Objective(base.model, adapter, recipe.objective, lower)
+            race.start()
+            for step in train(adapter, objective, curriculum, recipe.training):
+                steps.append(step)
+                if race.step_done():
+                    break
+            race.finish()
     finally:
         adapter.detach()
     return TokenCounts(

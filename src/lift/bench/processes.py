@@ -5,6 +5,7 @@ What goes in and what comes out are files of JSON; a model is loaded anew in eac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lift.errors import BenchError
+from lift.evaluation.run_files import read_value, write_value
 
 
 class Running(Protocol):
@@ -42,3 +44,23 @@ def in_own_process(job: Mapping[str, Any]) -> dict[str, Any]:
     if "error" in result:
         raise BenchError(str(result["error"]))
     return result
+
+
+def kept_in(directory: Path, run: Running = in_own_process) -> Running:
+    """As `run`, but what came of a job is kept in `directory`, and the same job is not done again.
+
+    So an interrupted benchmark goes on where it was; the machine must be the same. Raises what `run` raises,
+    and DataError for a damaged file.
+    """
+
+    def remembered(job: Mapping[str, Any]) -> dict[str, Any]:
+        text = json.dumps(job, sort_keys=True, ensure_ascii=False)
+        path = directory / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        result = read_value(path)
+        if result is None:
+            result = run(job)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_value(path, result)
+        return result
+
+    return remembered

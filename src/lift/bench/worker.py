@@ -3,7 +3,7 @@
 A job has a `kind`, a `model`, a `recipe` and a `document` (its title and text), and what its kind needs beside:
 
 absorb   `tasks`, `seed`, `probes`, `recall`, `every_s`, `limit_s`, and `options` of Trainer, null for Lift
-growth   `tokens_per_sentence`
+growth   `tokens_per_sentence`, and `train_s`, 0 for no training of a given time
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def perform(job: Mapping[str, Any]) -> dict[str, Any]:
     recipe = Recipe.parse(job["recipe"], "recipe of the job")
     document = Document(job["document"]["title"], job["document"]["text"], "the text of the job")
     if job["kind"] == "growth":
-        return absorb_some(base, document, recipe, int(job["tokens_per_sentence"])).as_dict()
+        return absorb_some(base, document, recipe, int(job["tokens_per_sentence"]), float(job["train_s"])).as_dict()
     tasks = [Task(**{**row, "evidence": tuple(row["evidence"])}) for row in job["tasks"]]
     options = TrainerOptions(**job["options"]) if job["options"] is not None else None
     run = run_side(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from lift.cli.bench_tables import show_absorb, show_ask, show_growth
 from lift.cli.options import (
     JsonOption,
     LibraryOption,
@@ -16,21 +17,28 @@ from lift.cli.options import (
     parse_tokens,
     read_documents,
 )
-from lift.cli.output import build_table, format_bytes, format_seconds, print_facts, remark, stdout, write_json
+from lift.cli.output import remark, stdout, write_json
 from lift.errors import UsageError
 
 _EPILOG = """\b
 Examples:
   lift bench absorb novel.txt --recall 0.5 --limit-s 600
+  lift bench absorb a.md b.md c.md --keep results --json
   lift bench absorb novel.txt --recipe fast --rates 5e-4,1e-3,2e-3 --seeds 1 --json
   lift bench ask novel.txt
   lift bench ask novel.txt --memory novel --lengths 1k,4k
-  lift bench growth novel.txt --lengths 1k,4k,16k,64k
+  lift bench ask novel.txt --llama-python other/bin/python
+  lift bench growth novel.txt --lengths 1k,4k,16k,64k,160k --plots figures
+  lift bench growth novel.txt --memories none
+  lift bench limits --shape llama-8b --lengths 8k,32k,128k
 
 Progress goes to standard error. Leave the machine alone meanwhile: everything is measured in one run."""
 
 _FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="The text: a txt, md, html, pdf, docx or epub file; - is standard input.")
+]
+_PlotsOption = Annotated[
+    Path | None, typer.Option("--plots", metavar="DIR", help="Write pictures of the result into DIR, as SVG.")
 ]
 
 
@@ -40,11 +48,14 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("absorb", epilog=_EPILOG)(absorb)
     bench.command("ask", epilog=_EPILOG)(ask)
     bench.command("growth", epilog=_EPILOG)(growth)
+    bench.command("limits", epilog=_EPILOG)(limits)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
 
 
 def absorb(
-    file: _FileArgument,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="The texts; Trainer is tuned on the first of them.")
+    ],
     recall: Annotated[
         float, typer.Option("--recall", metavar="SHARE", help="Share of the held-back questions to be recalled.")
     ] = 0.5,
@@ -62,9 +73,13 @@ def absorb(
         float, typer.Option("--limit-s", metavar="S", help="Longest training; a side that needs more is stopped.")
     ] = 600.0,
     probes: Annotated[int, typer.Option("--probes", min=1, metavar="N", help="Held-back questions asked.")] = 64,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep each training's result, and go on from there.")
+    ] = None,
     recipe: RecipeOption = "default",
     overrides: SetOption = None,
     model: ModelOption = "smollm2",
+    plots: _PlotsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Absorbing with Lift beside transformers.Trainer with PEFT: seconds until a recall is reached.
@@ -81,19 +96,26 @@ def absorb(
     from lift.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or ())
-    document = read_documents([file], None)
+    documents = [read_documents([file], None) for file in files]
     from lift.bench.absorb import Grid, bench_absorb, prepare_absorb
+    from lift.bench.processes import kept_in
     from lift.bench.race import Goal
     from lift.models.load import load_model
 
     goal = Goal(recall, every_s, limit_s)
-    bench = prepare_absorb(load_model(model, on_progress=remark), document, settings, goal, probes)
+    base = load_model(model, on_progress=remark)
+    benches = [prepare_absorb(base, document, settings, goal, probes) for document in documents]
+    del base  # each training loads its own
     grid = Grid(tried_rates, tried_batches, seeds)
-    result = bench_absorb(bench, grid, say=remark)
+    result = bench_absorb(benches, grid, say=remark, **({"run": kept_in(keep)} if keep else {}))
+    if plots is not None:
+        from lift.bench.plots import plot_absorb, write_plots
+
+        write_plots(plot_absorb(result), plots)
     if as_json:
         write_json(result)
     else:
-        _show_absorb(result)
+        show_absorb(result)
 
 
 def ask(
@@ -120,11 +142,27 @@ def ask(
         str | None,
         typer.Option("--model", metavar="M", help="Base model.", show_default="the memory's, else smollm2"),
     ] = None,
+    llama_python: Annotated[
+        str | None,
+        typer.Option(
+            "--llama-python",
+            metavar="PATH",
+            help="An interpreter with llama-cpp-python, to be measured beside.",
+            show_default="this one, where it has it",
+        ),
+    ] = None,
+    gguf: Annotated[
+        Path | None,
+        typer.Option("--gguf", metavar="FILE", help="What llama.cpp runs.", show_default="the base model's own file"),
+    ] = None,
+    plots: _PlotsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Asking a memory closed book beside reading the text: time to the first token, speed, memory.
 
-    The text is cut or repeated to each length. It is read whole, truncated to 1,024 tokens, and as retrieved sentences.
+    The text is cut or repeated to each length. It is read whole (anew for each question, and with its keys and values
+    kept from the question before), truncated to 1,024 tokens, and as retrieved sentences. The base model's own speed is
+    measured beside llama.cpp where there is one.
     """
     sizes = _lengths(lengths)
     from lift.recipes.recipe import load_recipe
@@ -132,6 +170,7 @@ def ask(
     settings = load_recipe(recipe, overrides or ())
     document = read_documents([file], None)
     from lift.bench.ask import AskPlan, bench_ask, stored_memory
+    from lift.bench.llama_peer import find_llama
     from lift.memories.library import Library
     from lift.models.load import DEFAULT_MODEL, load_model
 
@@ -139,11 +178,16 @@ def ask(
     base = load_model(model or (kept.manifest.base.id if kept else DEFAULT_MODEL), on_progress=remark)
     load = stored_memory(kept, base) if kept else None
     plan = AskPlan(lengths=sizes, repeats=repeats)
-    result = bench_ask(base, document.text, plan, memory=load, adapter=settings.adapter, say=remark)
+    llama = find_llama(base, gguf, llama_python)
+    result = bench_ask(base, document.text, plan, memory=load, adapter=settings.adapter, say=remark, llama=llama)
+    if plots is not None:
+        from lift.bench.plots import plot_ask, write_plots
+
+        write_plots(plot_ask(result), plots)
     if as_json:
         write_json(result)
     else:
-        _show_ask(result)
+        show_ask(result)
 
 
 def growth(
@@ -154,29 +198,80 @@ def growth(
     tokens_per_sentence: Annotated[
         int, typer.Option("--tokens-per-sentence", min=1, metavar="N", help="Tokens trained for each sentence.")
     ] = 16,
+    train_s: Annotated[
+        float,
+        typer.Option("--train-s", min=0, metavar="S", help="Seconds of another training, the same for each; 0: none."),
+    ] = 30.0,
+    memories: Annotated[
+        str, typer.Option("--memories", metavar="N,N", help="Memories of libraries that are measured too, or none.")
+    ] = "1,10,100,1000,10000",
     recipe: RecipeOption = "fast",
     overrides: SetOption = None,
     model: ModelOption = "smollm2",
+    plots: _PlotsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How time and memory of absorbing grow with the text, for the same work on each sentence.
+    """How time and memory of absorbing grow with the text, for the same work on each sentence, and in the same time.
 
-    The text is cut or repeated to each length, and each is absorbed in a process of its own.
+    The text is cut or repeated to each length, and each is absorbed in a process of its own. Libraries of many small
+    memories are made in a temporary directory, and timed.
     """
     sizes = _lengths(lengths)
+    counts = [] if memories == "none" else [int(count) for count in _numbers(memories, "--memories", whole=True)]
     from lift.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or ())
     document = read_documents([file], None)
     from lift.bench.growth import bench_growth
+    from lift.bench.library_growth import NOTE, bench_library
     from lift.models.load import load_model
 
     base = load_model(model, on_progress=remark)
-    result = bench_growth(base, document, settings, sizes, tokens_per_sentence=tokens_per_sentence, say=remark)
+    result = bench_growth(
+        base, document, settings, sizes, tokens_per_sentence=tokens_per_sentence, train_s=train_s, say=remark
+    )
+    if counts:
+        result["library"] = bench_library(base, settings, counts, remark)
+        result["settings"]["library"] = NOTE
+    if plots is not None:
+        from lift.bench.plots import plot_growth, write_plots
+
+        write_plots(plot_growth(result), plots)
     if as_json:
         write_json(result)
     else:
-        _show_growth(result)
+        show_growth(result)
+
+
+def limits(
+    shape: Annotated[str, typer.Option("--shape", metavar="S", help="Shape of the model: llama-8b.")] = "llama-8b",
+    lengths: Annotated[
+        str, typer.Option("--lengths", metavar="N,N", help="Tokens of documents, such as 8k,32k.")
+    ] = "8k,32k,128k",
+    rank: Annotated[int, typer.Option("--rank", min=1, metavar="N", help="Rank of the adapter, a LoRA.")] = 16,
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", min=1, metavar="N", help="Tokens of a batch of the training.")
+    ] = 8192,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", metavar="SHARE", help="Share of the peak that trainings reach.")
+    ] = 0.4,
+    as_json: JsonOption = False,
+) -> None:
+    """What a large model would take on one 80-GB GPU, by arithmetic alone: nothing is measured, no weights are loaded.
+
+    Prints a table of Markdown. Trainings of this size are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.
+    """
+    sizes = _lengths(lengths)
+    if not 0 < utilisation <= 1:
+        raise UsageError(f"expected --utilisation with a share above 0 and up to 1, got {utilisation:g}")
+    from lift.bench import limits as arithmetic
+
+    setting = arithmetic.Setting(rank=rank, batch_tokens=batch_tokens, utilisation=utilisation)
+    result = arithmetic.limits(arithmetic.shape_of(shape), sizes, setting)
+    if as_json:
+        write_json(result)
+    else:
+        stdout().print(arithmetic.as_markdown(result), markup=False, soft_wrap=True, end="")
 
 
 def _lengths(text: str) -> list[int]:
@@ -194,125 +289,3 @@ def _numbers(text: str, option: str, whole: bool = False) -> list[float]:
     if not numbers or not all(0 < number < float("inf") for number in numbers):
         raise UsageError(f"expected {option} with {'whole ' * whole}numbers above 0, separated by commas, got {text!r}")
     return numbers
-
-
-def _show_absorb(result: Mapping[str, Any]) -> None:
-    text, recall = result["text"], f"{result['recall']:.0%}"
-    _show_machine(result)
-    lines, facts = [], []
-    for row in result["rows"]:
-        compared = result["speedup"].get(row["side"])
-        lines.append(
-            (
-                row["side"],
-                *_reached(row),
-                f"{row['real_tokens_per_s']:.0f}",
-                f"{row['needed_share']:.0%}",
-                format_bytes(row["peak_bytes"]),
-                _times(compared["seconds"]) if compared else "",
-            )
-        )
-        facts.append((row["side"], _details(row, text["recipe"])))
-    columns = ["side", "seconds", "spread", "tokens/s", "of bound", "memory", "Lift quicker"]
-    title = f"Seconds of training until {recall} of {text['probes']} held-back questions are answered closed book"
-    stdout().print(build_table(columns, lines, title=title))
-    print_facts(facts)
-    for note in [f"{text['text_tokens']:,} tokens of text, {text['examples']:,} examples an epoch", *result["notes"]]:
-        stdout().print(f"- {note}", markup=False)
-
-
-def _reached(row: Mapping[str, Any]) -> tuple[str, str]:
-    if row["reached"] < row["seeds"]:
-        return f"not in {row['trained_s']['most']:.0f}", f"{row['reached']} of {row['seeds']}"
-    seconds = row["reached_s"]
-    return f"{seconds['median']:.1f}", f"{seconds['least']:.1f}-{seconds['most']:.1f}"
-
-
-def _details(row: Mapping[str, Any], recipe: str) -> str:
-    options = row["options"]
-    how = f"{options['layout']}, batch {options['batch']}, rate {options['rate']:g}" if options else f"recipe {recipe}"
-    return (
-        f"{how}; {row['labelled_tokens_per_s']:.0f} tokens with loss a second, {row['computed_tokens_per_s']:.0f} "
-        f"positions computed a second at {row['done_share']:.0%} of the bound"
-    )
-
-
-def _times(ratio: Mapping[str, Any] | None) -> str:
-    if ratio is None:
-        return "not known"
-    return f"{'at least ' if ratio['at_least'] else ''}{ratio['times']:.1f}x"
-
-
-def _show_ask(result: Mapping[str, Any]) -> None:
-    _show_machine(result)
-    lines = []
-    for row in result["rows"]:
-        way = {"none": "closed book", "full": "full text"}.get(row["context"], row["context"])
-        if not row["fits"]:
-            lines.append((f"{row['length']:,}", way, "too long", "", "", ""))
-            continue
-        ratio = result["speedup"]["first_token"].get(row["context"], {}).get(str(row["length"]))
-        lines.append(
-            (
-                f"{row['length']:,}",
-                way,
-                f"{row['prompt_tokens']:,}",
-                format_seconds(row["first_token_s"]),
-                f"{row['tokens_per_s']:.1f}",
-                f"{ratio:.1f}x" if ratio else "",
-            )
-        )
-    columns = ["text", "asked", "prompt", "first token", "then tokens/s", "memory is sooner"]
-    title = (
-        f"One question at a time, closed book to a memory ({result['memory']}) or reading; text and prompt in tokens"
-    )
-    stdout().print(build_table(columns, lines, title=title))
-    facts = [
-        (f"{each['questions']} at once", f"{each['questions_per_s']:.2f} questions/s closed book")
-        for each in result["in_flight"]
-    ]
-    for row in result["rows"]:
-        if row["context"] == "full":
-            facts.append(
-                (
-                    f"{row['length']:,} tokens",
-                    f"{format_bytes(row['bytes'])} of keys and values, or a memory of "
-                    f"{format_bytes(result['adapter_bytes'])}",
-                )
-            )
-    switch = result["switch"]
-    facts.append(("another memory", f"{format_seconds(switch['from_file_s'])} from its file"))
-    facts.append(("", f"{1000 * switch['attached_s']:.1f} ms where it is attached already"))
-    print_facts(facts)
-
-
-def _show_growth(result: Mapping[str, Any]) -> None:
-    _show_machine(result)
-    lines = [
-        (
-            f"{row['tokens']:,}",
-            f"{row['sentences']:,}",
-            f"{row['tasks']:,}",
-            format_seconds(row["prepare_s"]),
-            format_seconds(row["train_s"]),
-            format_seconds(row["seconds"]),
-            format_bytes(row["peak_bytes"]),
-        )
-        for row in result["rows"]
-    ]
-    columns = ["tokens", "sentences", "questions", "preparing", "training", "together", "memory"]
-    title = f"{result['settings']['tokens_per_sentence']} tokens trained for each sentence"
-    stdout().print(build_table(columns, lines, title=title))
-    named = {"prepare_s": "preparing", "train_s": "training", "seconds": "together", "peak_bytes": "memory"}
-    print_facts(
-        (named[key], "one length only" if slope is None else f"grows as tokens to the power of {slope:.2f}")
-        for key, slope in result["slope"].items()
-    )
-
-
-def _show_machine(result: Mapping[str, Any]) -> None:
-    machine = result["machine"]
-    stdout().print(
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, {machine['device']}",
-        markup=False,
-    )

@@ -226,6 +226,12 @@ def break_even(
     most_questions: Annotated[
         int, typer.Option("--most-questions", metavar="N", help="Stop after so many questions in each way.")
     ] = 500,
+    keeps_text: Annotated[
+        bool,
+        typer.Option(
+            "--keep-text", help="Keep the text's keys and values between questions, as a server for it would."
+        ),
+    ] = False,
     model: ModelOption = "smollm2",
     as_json: JsonOption = False,
 ) -> None:
@@ -242,7 +248,7 @@ def break_even(
     result: dict[str, Any] = {}
     display.say(f"{candidate.document}: the run says it pays after {candidate.questions} questions; absorbing it anew")
     plan = load_plan(directory / PLAN_FILE)
-    for event in check_break_even(candidate, plan, base, rival, most_questions):
+    for event in check_break_even(candidate, plan, base, rival, most_questions, keeps_text=keeps_text):
         if not isinstance(event, Asking):
             result = event
         elif event.way == "absorbing":

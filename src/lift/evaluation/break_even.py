@@ -82,14 +82,22 @@ def find_candidate(run: RunData, other: str, document: str | None = None) -> Can
 
 
 def check_break_even(
-    candidate: Candidate, plan: RunPlan, base: BaseModel, other: str, most_questions: int = MOST_QUESTIONS
+    candidate: Candidate,
+    plan: RunPlan,
+    base: BaseModel,
+    other: str,
+    most_questions: int = MOST_QUESTIONS,
+    *,
+    keeps_text: bool = False,
 ) -> Iterator[Asking | dict[str, Any]]:
     """Run both ways for as many questions as should pay, and half as many more; the last item is break_even.json.
 
     `plan` is that of the run. The memory is absorbed anew, in a directory that is removed; every question is asked
-    alone and nothing is taken from a cache. The questions of the document are asked round and round. What should pay is
-    reckoned from the first TIMED_QUESTIONS of both ways, since the machine may be busier or idler than in the run, and
-    stands beside what the run said; at most `most_questions` are asked in each way.
+    alone, and no answer is taken from a cache. Each reads its whole prompt; with `keeps_text` both ways keep the keys
+    and values of what they have read, as a server does that holds the text ready. The questions of the document are
+    asked round and round. What should pay is reckoned from the first TIMED_QUESTIONS of both ways, since the machine
+    may be busier or idler than in the run, and stands beside what the run said; at most `most_questions` are asked in
+    each way.
     """
     suite = next(suite for suite in plan.suite if suite.title == candidate.suite)
     read = read_suite(suite, lambda text: token_offsets(base, text), skip_bad=True)
@@ -104,7 +112,12 @@ def check_break_even(
         absorb_s = time.monotonic() - begun
         yield Asking("absorbed", 0, 0, absorb_s)
         asked = {
-            name: _Way(find_methods([name])[0], ModelReader(base, stored), record, plan.retrieved_sentences)
+            name: _Way(
+                find_methods([name])[0],
+                ModelReader(base, stored, keeps_text=keeps_text),
+                record,
+                plan.retrieved_sentences,
+            )
             for name, stored in ((MEMORY_METHOD, memory), (other, None))
         }
         for _ in range(TIMED_QUESTIONS):
@@ -127,6 +140,7 @@ def check_break_even(
         "document": candidate.document,
         "method_a": other,
         "method_b": MEMORY_METHOD,
+        "text_kept": keeps_text,
         "absorb_s": absorb_s,
         "ask_s_a": fmean(asked[other].each_s),
         "ask_s_b": fmean(asked[MEMORY_METHOD].each_s),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lift.adapters.resident import release
-from lift.answering import Answerer, open_memory
+from lift.answering import Answerer, kept_prefixes, open_memory
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
@@ -83,14 +83,18 @@ class Reader(Protocol):
 class ModelReader:
     """The resident base model, with `memory` or without one; it switches to what it needs each time it reads.
 
-    Its fingerprint names the weights, their type here, and the memory.
+    Its fingerprint names the weights, their type here, and the memory. `keeps_text`: what is read stays in memory, so
+    that a later question to the same text is answered sooner; else each question pays for all that it reads.
     """
 
-    def __init__(self, base: BaseModel, memory: Memory | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self, base: BaseModel, memory: Memory | None = None, batch_size: int = 16, *, keeps_text: bool = False
+    ) -> None:
         self.base = base
         self.memory = memory
         self.notes: tuple[str, ...] = ()
         self._batch_size = batch_size
+        self._keeps_text = keeps_text
         stored = memory.manifest.files[ADAPTER_STATE_FILE].sha256 if memory is not None else ""
         self.id = base.id
         self.fingerprint = f"{base.fingerprint}/{stored}"
@@ -111,7 +115,7 @@ class ModelReader:
         if self.memory is None:
             release(self.base.model)
             return None
-        return open_memory(self.memory, self.base, form)
+        return open_memory(self.memory, self.base, form, keeps_text=self._keeps_text)
 
     def read(
         self,
@@ -176,6 +180,7 @@ class ModelReader:
             end_ids={end_of_answer_id(tokenizer), *self.base.end_token_ids},
             batch_size=self._batch_size,
             on_token=lambda _row, _token: first_s.append(time.perf_counter() - started) if not first_s else None,
+            prefixes=kept_prefixes(self.base.model) if self._keeps_text else None,
         )
         seconds = (time.perf_counter() - started) / len(prompts)
         alone = len(prompts) == 1

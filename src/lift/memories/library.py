@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import gc
 import os
 import re
 import secrets
@@ -102,12 +103,13 @@ class Library:
     def summaries(self) -> list[Summary]:
         """Every memory with its manifest, in the order of names(); a damaged one is listed as such."""
         found = []
-        for name in self.names():
-            try:
-                found.append(Summary(name, self._open(name).manifest))
-            except LibraryError as error:
-                if name in self:  # else it was removed since it was listed
-                    found.append(Summary(name, None, str(error)))
+        with _no_collection():
+            for name in self.names():
+                try:
+                    found.append(Summary(name, self._open(name).manifest))
+                except LibraryError as error:
+                    if name in self:  # else it was removed since it was listed
+                        found.append(Summary(name, None, str(error)))
         return found
 
     def find(self, absorption_key: str, name: str | None = None) -> Memory | None:
@@ -390,6 +392,18 @@ class Library:
             else:
                 advice = "check its disk, then try again"
             raise LibraryError(f"cannot {action} the library {self.root} ({said}): {advice}") from error
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the collector, which would look through all manifests again and again for the few that it could free."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _check_key(absorption_key: str) -> None:

@@ -5,6 +5,7 @@ The format version guards against a silent fault: a file written by a newer Lift
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -169,7 +170,12 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_FILE
     try:
-        values = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        with contextlib.suppress(ValidationError):  # in one pass; what is wrong is found out below
+            manifest = Manifest.model_validate_json(content)
+            if 1 <= manifest.format_version <= FORMAT_VERSION:
+                return manifest
+        values = json.loads(content)
         format_version = values["format_version"]
         if not isinstance(format_version, int) or format_version < 1:
             raise ValueError

@@ -14,6 +14,8 @@ MAX_NAME_BYTES = 200
 _SLUG_CHARS = 60
 _PUNCTUATION = " ._-"
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Names of most libraries; whatever else may be a name takes ten times as long to tell.
+_PLAIN = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_-]{0,99}")
 _RULE = (
     f"a memory's name has 1 to {MAX_NAME_CHARS} letters, digits, spaces, '.', '_' or '-' "
     f"(at most {MAX_NAME_BYTES} bytes), begins with a letter, digit or '_', "
@@ -28,12 +30,16 @@ def normal_name(name: str) -> str:
 
 def folded(name: str) -> str:
     """Equal for names that a file system without case cannot tell apart."""
+    if name.isascii():
+        return name.lower()
     # upper first: casefold alone keeps the dotless i apart from the I that file systems take it for
     return normal_name(normal_name(name).upper().casefold())
 
 
 def is_valid_name(name: str) -> bool:
     """Whether `name`, in its normal spelling, may name a memory; see check_name."""
+    if _PLAIN.fullmatch(name):
+        return not _DEVICES.fullmatch(name)
     return (
         0 < len(name) <= MAX_NAME_CHARS
         and name == normal_name(name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
+from lift.models.draft import Guesses, can_draft
+from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.shared_prefix import Sharing, can_share, order_alike, plan_sharing, read_shared
 
 
@@ -31,13 +33,16 @@ def generate(
     generator: torch.Generator | None = None,
     on_token: Callable[[int, int], None] | None = None,
     open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until an end token or `max_new_tokens`; end tokens are not returned.
 
     Prompts that begin alike, or of like length, are batched, padded on the left; what they begin with in common is read
-    once. `temperature` 0 is greedy. `on_token(row, token)` is called as tokens come, `row` counting in the order of
-    `prompts`. `open_rows` is called with those rows of `prompts` that make up a batch, and is told which of them go on;
-    every row is then read for itself. Raises ValueError on an empty prompt.
+    once. `temperature` 0 is greedy; where one row is alone its tokens may come several at a time (draft.py).
+    `on_token(row, token)` is called as tokens come, `row` counting in the order of `prompts`. `open_rows` is called
+    with those rows of `prompts` that make up a batch, and is told which of them go on; every row is then read for
+    itself. What `prefixes` keeps of earlier calls is not read again, and it is given what is read now. Raises
+    ValueError on an empty prompt.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("expected prompts of at least one token")
@@ -50,8 +55,11 @@ def generate(
         rows = order[first : first + batch_size]
         opened: AbstractContextManager[Rows | None] = open_rows(rows) if open_rows else nullcontext()
         batch = [prompts[row] for row in rows]
+        kept = prefixes.open(model) if prefixes is not None and share else None
         with opened as assigned:
-            for index, token in _stream(model, batch, share, stop, max_new_tokens, temperature, generator, assigned):
+            for index, token in _stream(
+                model, batch, share, kept, stop, max_new_tokens, temperature, generator, assigned
+            ):
                 answers[rows[index]].append(token)
                 if on_token:
                     on_token(rows[index], token)
@@ -62,6 +70,7 @@ def _stream(
     model: Any,
     prompts: Sequence[Sequence[int]],
     share: bool,
+    kept: Prefixes | None,
     stop: torch.Tensor,
     max_new_tokens: int,
     temperature: float,
@@ -77,10 +86,14 @@ def _stream(
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # [B, width]
     padded = not bool(mask.all())
-    sharing = plan_sharing(prompts) if share else Sharing(width)
-    cache = read_shared(model, prompts, sharing)
+    sharing = plan_sharing(prompts, kept) if share else Sharing(width)
+    cache = read_shared(model, prompts, sharing, kept)
     ids, positions = ids[:, -sharing.own :], positions[:, -sharing.own :]  # [B, own]
     alive = list(range(len(prompts)))
+    if len(prompts) == 1 and temperature <= 0 and assigned is None and can_draft(model):
+        for token in _checked(model, ids, positions, cache, stop.tolist(), max_new_tokens):
+            yield 0, token
+        return
     for _ in range(max_new_tokens):
         logits = model(
             input_ids=ids,
@@ -107,6 +120,43 @@ def _stream(
         ids = tokens[:, None]  # [B, 1]
         positions = positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+
+
+def _checked(
+    model: Any,
+    ids: torch.Tensor,
+    positions: torch.Tensor,
+    cache: Any,
+    stop: Sequence[int],
+    max_new_tokens: int,
+) -> Iterator[int]:
+    """The greedy continuation of one row, [1, own] of it not in `cache` yet: the model says it, in few passes."""
+    guesses = Guesses(model)
+    guessed: list[int] = []
+    left = max_new_tokens
+    while left > 0:
+        logits = model(
+            input_ids=ids,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1 + len(guessed),
+        ).logits[0]  # [1 + guessed, vocabulary]
+        said: list[int] = logits.argmax(-1).tolist()
+        right = next((index for index, token in enumerate(guessed) if token != said[index]), len(guessed))
+        if guessed:
+            guesses.learn(right)
+            cache.crop(right - len(guessed))
+        for token in said[: right + 1]:
+            if token in stop:
+                return
+            yield token
+        left -= right + 1
+        # what comes behind the last token comes free with its pass
+        guessed = guesses.next(cache, said[right], left - 1, stop)
+        ids = ids.new_tensor([[said[right], *guessed]])  # [1, 1 + guessed]
+        seen = cache.get_seq_length()
+        positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
 
 
 def _choose(logits: torch.Tensor, temperature: float, generator: torch.Generator | None) -> torch.Tensor:

@@ -40,8 +40,9 @@ def load_model(
     """Load a base model in evaluation mode with frozen weights.
 
     `name` is "smollm2", a transformers directory, a .gguf file, or a hub id. `device` is cuda where there is one, else
-    cpu; `dtype` is bfloat16 on cuda, else float32; `quantization` ("nf4" or "int8", cuda only) is applied on loading.
-    `on_progress` is told about the conversion on first use. Raises ModelError.
+    cpu; `dtype` is bfloat16 on cuda and on a processor that multiplies it in hardware, else float32; `quantization`
+    ("nf4" or "int8", cuda only) is applied on loading. `on_progress` is told about the conversion on first use. Raises
+    ModelError.
     """
     if name.startswith("openai:"):
         raise ModelError(
@@ -149,11 +150,19 @@ def _choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     import torch
 
     if name is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if device.type == "cuda" or _multiplies_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise ModelError(f"expected a dtype out of {', '.join(DTYPES)}, got {name!r}; choose one of these")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether it is a processor with units for bfloat16; others emulate it, and are slower than with float32."""
+    import torch
+
+    units: Any = torch.cpu  # there is no public question; torch is pinned
+    return device.type == "cpu" and (units._is_avx512_bf16_supported() or units._is_amx_tile_supported())
 
 
 def _quantization_settings(name: str | None, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

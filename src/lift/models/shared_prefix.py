@@ -7,13 +7,15 @@ stand if the batch were read in one piece: nothing is padded between them, and s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from lift.models.prefix_cache import Layers, Prefixes, common_tokens
 
 LEAST_TOKENS = 32  # what prompts must have in common
 _PASS_TOKENS = 32  # what a pass costs beside its tokens; measured: 27 with SmolLM2-135M on one core
@@ -48,55 +50,134 @@ def order_alike(prompts: Sequence[Sequence[int]]) -> list[int]:
     return [row for group in together + alone for row in group]
 
 
-def plan_sharing(prompts: Sequence[Sequence[int]]) -> Sharing:
+def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None) -> Sharing:
     """What the prompts of one batch read together, so that the fewest tokens are read; maybe nothing.
 
     Rows share in groups that begin alike, or all of them share what they all begin with. In the first case a row that
-    is alone in its group is read in a pass of its own, so that it does not hold up the others.
+    is alone in its group is read in a pass of its own, so that it does not hold up the others. What is `kept` costs
+    nothing.
     """
     width = max(map(len, prompts))
+    known = [kept.known_tokens(prompt[:-1]) if kept else 0 for prompt in prompts]
     best, least = Sharing(width), len(prompts) * width
     groups = _begin_alike(prompts)
     for candidate in (groups, [[row for group in groups for row in group]]):
-        common = {tuple(group): _common_tokens(prompts, group) for group in candidate if len(group) > 1}
-        if not common or min(common.values()) < LEAST_TOKENS:
-            continue
-        # at least one token: the answer begins behind it
-        own = max(1, *(len(prompts[row]) - tokens for group, tokens in common.items() for row in group))
-        read = [tuple(group) for group in candidate if len(_longest(prompts, group)) > own]
-        tokens = sum(len(_longest(prompts, group)) - own + _PASS_TOKENS for group in read) + len(prompts) * own
-        if tokens < least:
-            best, least = Sharing(own, tuple(read)), tokens
+        sources = {tuple(group): _longest(prompts, group) for group in candidate}
+        for own in _possible_owns(prompts, sources, known):
+            read = tuple(group for group, source in sources.items() if len(prompts[source]) > own)
+            missing = [len(prompts[sources[group]]) - own - known[sources[group]] for group in read]
+            tokens = sum(count + _PASS_TOKENS for count in missing if count > 0) + len(prompts) * own
+            if tokens < least:
+                best, least = Sharing(own, read), tokens
     return best
 
 
-def read_shared(model: Any, prompts: Sequence[Sequence[int]], sharing: Sharing) -> DynamicCache:
+def read_shared(
+    model: Any, prompts: Sequence[Sequence[int]], sharing: Sharing, kept: Prefixes | None = None
+) -> DynamicCache:
     """The cache of the batch [B, width - own] after the columns that are not the rows' own; empty where all are.
 
-    What stands left of a prompt is zero, and is to be masked. Each group's own cache is freed layer by layer.
+    What stands left of a prompt is zero, and is to be masked. Each group's own cache is freed layer by layer. With
+    `kept` only what it lacks is read, and it is given what was; of a single prompt the next pass, which reads the rest.
     """
-    cache = DynamicCache(config=model.config)
-    readings = [_read(model, _longest(prompts, group)[: -sharing.own]) for group in sharing.groups]
+    cache = _NotingCache(config=model.config)
+    sources = [prompts[_longest(prompts, group)] for group in sharing.groups]
+    readings = [_read(model, source[: -sharing.own], kept) for source in sources]
     columns = max(map(len, prompts)) - sharing.own
-    for index in range(len(readings[0].layers) if readings else 0):
-        layers: list[Any] = [reading.layers.pop(0) for reading in readings]
-        keys = layers[0].keys.new_zeros(len(prompts), *_shape(layers[0].keys, columns))  # [B, K, columns, d]
-        values = layers[0].values.new_zeros(len(prompts), *_shape(layers[0].values, columns))
-        for group, layer in zip(sharing.groups, layers, strict=True):
+    if len(prompts) == 1:
+        if kept and kept.wants(len(prompts[0]), columns):
+            cache.note(kept, prompts[0], readings[0] if readings else [])
+        for index, pair in enumerate(readings[0] if readings else ()):
+            cache.begin_layer(index, *pair)
+        return cache
+    for index in range(len(readings[0]) if readings else 0):
+        layers = [reading.pop(0) for reading in readings]  # of one group each: keys, values [1, K, T, d]
+        keys, values = (states.new_zeros(len(prompts), *_shape(states, columns)) for states in layers[0])
+        for group, (group_keys, group_values) in zip(sharing.groups, layers, strict=True):
             for row in group:
                 seen = max(0, len(prompts[row]) - sharing.own)
-                keys[row, :, columns - seen :] = layer.keys[0, :, :seen]
-                values[row, :, columns - seen :] = layer.values[0, :, :seen]
+                keys[row, :, columns - seen :] = group_keys[0, :, :seen]  # keys, values: [B, K, columns, d]
+                values[row, :, columns - seen :] = group_values[0, :, :seen]
         cache.update(keys, values, index)
     return cache
 
 
-def _read(model: Any, tokens: Sequence[int]) -> DynamicCache:
+class _NotingCache(DynamicCache):
+    """A cache that hands on what the first pass adds to it, before windows are cut."""
+
+    _kept: Prefixes | None = None
+
+    def note(self, kept: Prefixes, tokens: Sequence[int], before: Layers) -> None:
+        """Give `kept` the keys and values of `tokens` when they are read: those in `before` and the next pass's."""
+        self._kept, self._tokens, self._before = kept, tokens, before
+        self._added: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def begin_layer(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Begin an empty layer with these states [1, K, T, d]; a layer without a window does not copy them."""
+        layer: Any = self.layers[index]
+        if type(layer) is DynamicLayer:
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+        else:
+            layer.update(keys, values)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As any cache's."""
+        if self._kept is not None:
+            self._added[layer_idx] = (key_states, value_states)
+            if len(self._added) == len(self.layers):
+                self._hand_on(self._kept)
+        states: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return states
+
+    def _hand_on(self, kept: Prefixes) -> None:
+        added = [self._added[index] for index in range(len(self.layers))]
+        if self._before:
+            pairs = zip(self._before, added, strict=True)
+            added = [
+                (torch.cat([keys, more_keys], dim=2), torch.cat([values, more_values], dim=2))
+                for (keys, values), (more_keys, more_values) in pairs
+            ]
+        kept.keep(self._tokens, added)
+        self._kept, self._before, self._added = None, (), {}
+
+
+def _read(model: Any, tokens: Sequence[int], kept: Prefixes | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of each layer for `tokens`, [1, K, T, d]."""
+    found = list(kept.find(tokens)) if kept else []
+    known = found[0][0].shape[2] if found else 0
+    if known == len(tokens):
+        return found
     # without the model's configuration layers with a window keep all keys: rows need windows that end earlier
     cache = DynamicCache()
-    ids = torch.tensor([list(tokens)], device=model.device)  # [1, T]
+    for index, (keys, values) in enumerate(found):
+        cache.update(keys, values, index)
+    ids = torch.tensor([list(tokens[known:])], device=model.device)  # [1, T - known]
     model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache
+    layers: list[Any] = cache.layers
+    read = [(layer.keys, layer.values) for layer in layers]
+    if kept and kept.wants(len(tokens), known):
+        kept.keep(tokens, read)
+    return read
+
+
+def _possible_owns(
+    prompts: Sequence[Sequence[int]], sources: dict[tuple[int, ...], int], known: Sequence[int]
+) -> Iterator[int]:
+    """Numbers of last columns that rows may read themselves; `sources`: groups, and the row that is read for each."""
+    common = {group: _common_tokens(prompts, group) for group in sources if len(group) > 1}
+    # a short beginning is not worth a pass, but needs none where it is known
+    if any(tokens < LEAST_TOKENS and not 0 < tokens <= known[sources[group]] for group, tokens in common.items()):
+        return
+    # at least one token: the answer begins behind it
+    own = max([1, *(len(prompts[row]) - tokens for group, tokens in common.items() for row in group)])
+    if common:
+        yield own
+    alone = [row for group, row in sources.items() if len(group) == 1]
+    if any(known[row] for row in alone):
+        yield max(own, *(len(prompts[row]) - known[row] for row in alone))
 
 
 def _shape(states: torch.Tensor, columns: int) -> tuple[int, int, int]:
@@ -119,10 +200,9 @@ def _begin_alike(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def _common_tokens(prompts: Sequence[Sequence[int]], ordered: Sequence[int]) -> int:
     """Tokens that rows in the order of their tokens begin with in common: those of the first and the last."""
-    first, last = prompts[ordered[0]], prompts[ordered[-1]]
-    pairs = enumerate(zip(first, last, strict=False))
-    return next((index for index, (left, right) in pairs if left != right), min(len(first), len(last)))
+    return common_tokens(prompts[ordered[0]], prompts[ordered[-1]])
 
 
-def _longest(prompts: Sequence[Sequence[int]], group: Sequence[int]) -> Sequence[int]:
-    return max((prompts[row] for row in group), key=len)
+def _longest(prompts: Sequence[Sequence[int]], group: Sequence[int]) -> int:
+    """The row of the group that has the longest prompt."""
+    return max(group, key=lambda row: len(prompts[row]))

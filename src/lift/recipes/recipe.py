@@ -78,13 +78,20 @@ class AdapterSettings(Settings):
     """What is trained: low-rank adapters (rank, alpha, targets) or Gated Memory (width, gate, start)."""
 
     kind: Literal["lora", "pissa", "dora", "gated-memory"] = Field("lora", description="which adapter")
-    layers: tuple[int, ...] = Field((), description="the layers that get one, counted from 0; empty: all")
+    layers: tuple[int, ...] = Field((), description="the layers that get one, counted from 0; empty: by upper_share")
+    upper_share: float = Field(1.0, gt=0, le=1, description="share of the layers that get one, from the top")
     rank: int = Field(32, ge=1, description="r, rank of the update of each matrix")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
     targets: Literal["all-linear", "attention", "mlp"] = Field("all-linear", description="which matrices of a layer")
     width: float = Field(2.0, gt=0, le=64, description="hidden width of m, in head dimensions")
     gate: Literal["query", "exact"] = Field("query", description="g from q alone, or with the window's log-sum-exp")
     start: Literal["identity", "published"] = Field("identity", description="initial values of memory and gate")
+
+    def layers_of(self, count: int) -> tuple[int, ...]:
+        """The layers that get one in a model of `count` layers; empty for all."""
+        if self.layers or self.upper_share == 1:
+            return self.layers
+        return tuple(range(count - max(1, round(self.upper_share * count)), count))
 
 
 class ObjectiveSettings(Settings):
@@ -124,6 +131,12 @@ class TrainingSettings(Settings):
     epochs: int = Field(8, ge=0, description="epochs over segments and tasks together")
     segment_epochs: int = Field(0, ge=0, description="two-stage: epochs over segments alone before that")
     max_tokens: int = Field(0, ge=0, description="stop after this many tokens computed; 0 sets no limit")
+    longest_pause: int = Field(
+        1, ge=1, description="a task whose answer is known pauses 2, 4, 8 ... epochs, at most so many; 1: none pauses"
+    )
+    until_recall: float = Field(
+        0.0, ge=0, le=1, description="stop once this share of the held-back questions is recalled; 0: never before"
+    )
     gather: bool = Field(False, description="one update an epoch, its gradient gathered over all batches")
     learning_rate: float = Field(5e-4, gt=0, description="peak rate of AdamW")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="how the rate falls to zero")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lift.errors import UsageError
@@ -11,7 +11,7 @@ from lift.sentences import Sentence
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.language_model import LanguageModelGenerator, Writer
 from lift.tasks.requests import plan_requests
-from lift.tasks.rules.generate import generate_tasks
+from lift.tasks.rules.generate import tasks_by_sentence
 from lift.tasks.selection import spread
 from lift.tasks.task import Task
 
@@ -56,7 +56,7 @@ class RulesGenerator:
     def stream(self) -> Iterator[Generated]:
         """See TaskGenerator. With tasks.per_document, as many trained tasks, spread evenly over the document."""
         counts = self.counts = GenerationCounts()
-        tasks = generate_tasks(
+        groups: Iterable[Sequence[Task]] = tasks_by_sentence(
             self._title,
             self._sentences,
             per_sentence=self._recipe.tasks.per_sentence,
@@ -64,12 +64,8 @@ class RulesGenerator:
             seed=self._recipe.training.seed,
             language=self._language,
         )
-        by_sentence: dict[int, list[Task]] = {sentence.index: [] for sentence in self._sentences}
-        for task in tasks:
-            by_sentence[task.evidence[0]].append(task)
-        groups = list(by_sentence.values())
         if self._recipe.tasks.per_document:
-            groups = spread(groups, self._recipe.tasks.per_document)
+            groups = spread(list(groups), self._recipe.tasks.per_document)
         for place, group in enumerate(groups):
             counts.kept += len(group)
             yield Generated(place + 1, tuple(group))

@@ -18,21 +18,15 @@ def normalised(text: str) -> str:
     return " ".join(word for word in words if word not in _ARTICLES)
 
 
-def without_ambiguous(tasks: Sequence[Task]) -> list[Task]:
-    """Each question once; a question with answers that contradict each other not at all.
+def unambiguous(tasks: Sequence[Task]) -> int | None:
+    """The place of the one to keep of `tasks` that ask the same; None where their answers contradict each other.
 
     Answers agree where one contains the other: the heaviest, then the first, is kept.
     """
-    groups: dict[str, list[Task]] = {}
-    for task in tasks:
-        groups.setdefault(normalised(task.question), []).append(task)
-    kept: set[int] = set()
-    for group in groups.values():
-        best = max(group, key=lambda task: task.weight)
-        answer = f" {normalised(best.answer)} "
-        if all(f" {normalised(task.answer)} " in answer or answer in f" {normalised(task.answer)} " for task in group):
-            kept.add(id(best))
-    return [task for task in tasks if id(task) in kept]
+    best = max(range(len(tasks)), key=lambda place: tasks[place].weight)
+    answer = f" {normalised(tasks[best].answer)} "
+    others = (f" {normalised(task.answer)} " for task in tasks)
+    return best if all(other in answer or answer in other for other in others) else None
 
 
 def diverse(tasks: Sequence[Task], limit: int, generator: random.Random) -> list[Task]:

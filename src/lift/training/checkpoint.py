@@ -33,17 +33,19 @@ def save_checkpoint(
     directory: Path,
     position: Position,
     adapter: Mapping[str, torch.Tensor],
+    spacing: torch.Tensor,
     optimizer: torch.optim.Optimizer,
     history: Sequence[Mapping[str, Any]],
 ) -> None:
     """Replace what is in `directory`; a crash leaves the old checkpoint or the new one.
 
-    `history` has one row for each step that was done.
+    `spacing` is when tasks are due (spacing.Spacing.state). `history` has one row for each step that was done.
     """
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     tensors = {f"adapter/{key}": value.contiguous() for key, value in adapter.items()}
+    tensors["spacing"] = spacing
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
@@ -64,8 +66,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     directory: Path, optimizer: torch.optim.Optimizer
-) -> tuple[Position, dict[str, torch.Tensor], list[dict[str, Any]]] | None:
-    """Position, adapter state and history, with the optimiser's state put back; None where there is no checkpoint."""
+) -> tuple[Position, dict[str, torch.Tensor], torch.Tensor, list[dict[str, Any]]] | None:
+    """Position, adapter, spacing, history, and the optimiser's state put back; None where there is no checkpoint."""
     if not directory.exists():
         old = directory.with_name(directory.name + ".old")
         if not old.exists():
@@ -81,4 +83,4 @@ def load_checkpoint(
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     history = [json.loads(line) for line in (directory / _HISTORY).read_text("utf-8").splitlines()]
-    return position, adapter, history
+    return position, adapter, tensors["spacing"], history

@@ -1,19 +1,21 @@
 """Document and tasks -> the updates of each epoch, with contexts drawn anew for every epoch.
 
 A group of examples shares a long prefix and is best computed together: the tasks behind one context, or a task alone.
-What an epoch holds depends on the recipe, the seed and the epoch's number alone, so that an interrupted training goes
-on where it was.
+What an epoch holds depends on the recipe, the seed, the epoch's number and what is known by then (spacing.py), so that
+an interrupted training goes on where it was. An epoch is planned in numbers of tasks, sentences and segments; their
+tokens are made when their batch is due, so that a long text takes no more memory than a short one.
 """
 
 from __future__ import annotations
 
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lift.batches import shuffled_batches, split_batches
+from lift.batches import split_batches
 from lift.contexts import deal_sentences, draw_ends, evidence_text, room_for_context
 from lift.documents.document import Document
 from lift.prompts import (
@@ -31,6 +33,8 @@ from lift.segments import Segment, segments_of
 from lift.sentences import Sentence
 from lift.tasks.generation import Generated
 from lift.tasks.task import Task
+from lift.tasks.task_file import TaskFile
+from lift.training.spacing import Spacing
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,31 @@ class Update:
         return sum(example.weight for batch in self.batches for example in batch)
 
 
+@dataclass(frozen=True, slots=True)
+class Recited:
+    """A segment by its number, behind pieces of its part's head and tail, or bare where there is no room for them."""
+
+    segment: int
+    ends: tuple[Segment, Segment] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Tasks by their numbers, asked behind the `sentences` with these numbers, or None: behind the cut document."""
+
+    tasks: Sequence[int]
+    sentences: Sequence[int] | None
+
+
+# What examples are made of; a number alone is that of a task asked closed book.
+Group = int | Recited | Read
+
+
 class Curriculum:
     """What is trained in which epoch.
 
     `window_tokens` is the longest prompt that the base model takes. Segments are those of the document's parts that
-    begin at character `start` or after it.
+    begin at character `start` or after it. `tasks` are read again whenever they are due.
     """
 
     def __init__(
@@ -71,9 +95,12 @@ class Curriculum:
         self._document = document
         self._texts = [sentence.text for sentence in sentences]
         self._recipe = recipe
-        self._tasks: list[Task] = []
+        self._tasks = tasks
+        self._trained = array("L")  # numbers of the tasks that are trained
+        self._told_in = array("L")  # of each of these, the sentence that holds its answer
         self._segments = list(self._tokenised_segments(start)) if recipe.segments.weight else []
-        self._add(tasks)
+        self._count(tasks)
+        self.spacing = Spacing(recipe.training.longest_pause)
 
     @property
     def epochs(self) -> int:
@@ -81,29 +108,63 @@ class Curriculum:
         return self._recipe.training.segment_epochs + self._recipe.training.epochs
 
     def updates(self, epoch: int) -> Iterator[Update]:
-        """The optimiser steps of `epoch`, counted from 0."""
+        """The optimiser steps of `epoch`, counted from 0: its groups in random order, cut into batches."""
         settings = self._recipe.training
-        order = random.Random(f"{settings.seed}/{epoch}/order")
-        batches = shuffled_batches(self.groups(epoch), settings.batch_tokens, order)
+        groups = list(self._due(self.plan(epoch), epoch))
+        random.Random(f"{settings.seed}/{epoch}/order").shuffle(groups)
+        batches = split_batches((self._examples(group) for group in groups), settings.batch_tokens)
         if settings.gather:
             yield Update(tuple(batches), 0.0)
             return
-        for index, batch in enumerate(batches):
-            yield Update((batch,), index / len(batches))
+        done, examples = 0, sum(len(group.tasks) if isinstance(group, Read) else 1 for group in groups)
+        for batch in batches:
+            yield Update((batch,), done / examples)
+            done += len(batch)
 
-    def groups(self, epoch: int) -> list[list[Example]]:
-        """The groups of examples of `epoch`, before they are shuffled and batched."""
+    def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
+        """These examples came up in `epoch`, and their answers were `right` or not: known ones may pause."""
+        for example, known in zip(examples, right, strict=True):
+            # an answer that could be read from the prompt does not show what is known
+            if example.task is not None and not example.reads_evidence:
+                self.spacing.record(example.task, epoch, known)
+
+    def plan(self, epoch: int) -> list[Group]:
+        """The groups of `epoch` before they are shuffled, as if nothing were known."""
         generator = random.Random(f"{self._recipe.training.seed}/{epoch}")
-        segments = self._segment_groups(generator)
+        segments: list[Group] = [*self._recited(generator)]
         if epoch < self._recipe.training.segment_epochs:
             return segments
-        return segments + self._task_groups(self._tasks) + self._contextualised(generator)
+        return [*segments, *self._asked(self._trained), *self._contextualised(generator)]
 
-    def _add(self, tasks: Iterable[Task]) -> None:
+    def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
+        """The groups without the tasks that pause."""
+        for group in groups:
+            if isinstance(group, int):
+                if self.spacing.due(group, epoch):
+                    yield group
+            elif isinstance(group, Read):
+                tasks = array("L", (task for task in group.tasks if self.spacing.due(task, epoch)))
+                if tasks:
+                    yield Read(tasks, group.sentences)
+            else:
+                yield group
+
+    def groups(self, epoch: int) -> list[list[Example]]:
+        """The examples of `epoch`, all at once, in the groups of plan."""
+        return [list(self._examples(group)) for group in self.plan(epoch)]
+
+    def _count(self, tasks: Iterable[Task], first: int = 0) -> array[int]:
+        """Take up `tasks`, numbered from `first` on; returns the numbers of those that are trained."""
+        fresh = array("L")
         if self._recipe.tasks.weight:
-            self._tasks.extend(task for task in tasks if not task.held_back)
+            for number, task in enumerate(tasks, first):
+                if not task.held_back:
+                    fresh.append(number)
+                    self._told_in.append(task.evidence[0])
+        self._trained.extend(fresh)
+        return fresh
 
-    def _tokenised_segments(self, start: int) -> Iterator[tuple[list[int], Segment]]:
+    def _tokenised_segments(self, start: int) -> Iterator[tuple[array[int], Segment]]:
         """Each segment with the tokens of the part it belongs to: the part's title, a line break, and its text."""
         settings = self._recipe.segments
         starts = [part.start for part in self._document.parts] or [0]
@@ -112,57 +173,74 @@ class Curriculum:
                 continue
             text = f"{part.title}\n{part.text}"
             tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            ids = array("L", tokens["input_ids"])
             for segment in segments_of(text, tokens["offset_mapping"], settings):
-                yield tokens["input_ids"], segment
+                yield ids, segment
 
-    def _segment_groups(self, generator: random.Random) -> list[list[Example]]:
-        weight = self._recipe.segments.weight
-        groups = []
-        for ids, segment in self._segments:
-            window = ids[segment.start : segment.end]
-            used_tokens = recitation_tokens(self._tokenizer) + len(window)
-            room = room_for_context(self._window_tokens, used_tokens, self._recipe.context.segment_tokens)
+    def _recited(self, generator: random.Random) -> Iterator[Recited]:
+        wanted = self._recipe.context.segment_tokens
+        for number, (ids, segment) in enumerate(self._segments):
+            used_tokens = recitation_tokens(self._tokenizer) + segment.length_tokens
+            room = room_for_context(self._window_tokens, used_tokens, wanted)
             if room:
-                head, tail = draw_ends(len(ids), room, generator)
-                pieces = ids[head.start : head.end], ids[tail.start : tail.end]
-                groups.append([contextual_segment_example(self._tokenizer, *pieces, window, weight)])
-            elif len(window) > 1:
-                groups.append([segment_example(window, weight)])
-        return groups
+                yield Recited(number, draw_ends(len(ids), room, generator))
+            elif segment.length_tokens > 1:
+                yield Recited(number, None)
 
-    def _task_groups(self, tasks: Sequence[Task]) -> list[list[Example]]:
+    def _asked(self, tasks: Sequence[int]) -> Iterator[Group]:
         """Closed book each task stands alone; behind the truncated document all of them share its prefix."""
-        if not tasks:
-            return []
         if self._recipe.context.tasks == "none":
-            return [[self._example(task, None)] for task in tasks]
-        return [[self._truncated(task) for task in tasks]]
+            yield from tasks
+        elif tasks:
+            yield Read(tasks, None)
 
-    def _truncated(self, task: Task) -> Example:
-        limit = self._window_tokens - MAX_ANSWER_TOKENS
-        text, _ = fit_context(self._tokenizer, task.question, self._document.text, limit, CUT_STEP_TOKENS)
-        return self._example(task, text)
-
-    def _contextualised(self, generator: random.Random) -> list[list[Example]]:
+    def _contextualised(self, generator: random.Random) -> Iterator[Read]:
         """The sentences dealt into contexts; each is asked a share of its sentences' tasks."""
         settings = self._recipe.context
-        if not settings.share or not self._tasks:
-            return []
-        tasks_of: dict[int, list[Task]] = defaultdict(list)
-        for task in self._tasks:
-            tasks_of[task.evidence[0]].append(task)
-        groups = []
+        if not settings.share or not self._trained:
+            return
+        tasks_of: dict[int, list[int]] = defaultdict(list)
+        for number, sentence in zip(self._trained, self._told_in, strict=True):
+            tasks_of[sentence].append(number)
         for chosen in deal_sentences(len(self._texts), settings.sentences, generator):
-            tasks = [task for index in chosen for task in tasks_of[index]]
+            tasks = [number for sentence in chosen for number in tasks_of.get(sentence, ())]
             asked = generator.sample(tasks, min(round(settings.share * len(tasks)), len(tasks)))
             if asked:
-                context = evidence_text(self._texts, chosen)
-                groups.append([self._example(task, context) for task in asked])
-        return groups
+                yield Read(array("L", asked), array("L", chosen))
 
-    def _example(self, task: Task, context: str | None) -> Example:
+    def _examples(self, group: Group) -> Iterator[Example]:
+        """The examples of a group, each when it is asked for."""
+        if isinstance(group, int):
+            yield self._example(group, None)
+        elif isinstance(group, Recited):
+            yield self._recital(group)
+        else:
+            context = None if group.sentences is None else evidence_text(self._texts, group.sentences)
+            for number in group.tasks:
+                if context is None:
+                    yield self._truncated(number)
+                else:
+                    yield replace(self._example(number, context), drawn_anew=True)
+
+    def _recital(self, group: Recited) -> Example:
+        ids, segment = self._segments[group.segment]
+        window, weight = ids[segment.start : segment.end], self._recipe.segments.weight
+        if group.ends is None:
+            return segment_example(window, weight)
+        head, tail = group.ends
+        pieces = ids[head.start : head.end], ids[tail.start : tail.end]
+        return replace(contextual_segment_example(self._tokenizer, *pieces, window, weight), drawn_anew=True)
+
+    def _truncated(self, number: int) -> Example:
+        limit = self._window_tokens - MAX_ANSWER_TOKENS
+        question = self._tasks[number].question
+        text, _ = fit_context(self._tokenizer, question, self._document.text, limit, CUT_STEP_TOKENS)
+        return self._example(number, text)
+
+    def _example(self, number: int, context: str | None) -> Example:
+        task = self._tasks[number]
         evidence = evidence_text(self._texts, task.evidence)
-        return question_example(
+        example = question_example(
             self._tokenizer,
             task.question,
             task.answer,
@@ -171,6 +249,7 @@ class Curriculum:
             reads_evidence=context is not None and all(self._texts[index] in context for index in task.evidence),
             teacher_context=evidence if self._recipe.objective.distillation and context is None else None,
         )
+        return replace(example, task=number)
 
 
 class StreamedCurriculum(Curriculum):
@@ -190,15 +269,15 @@ class StreamedCurriculum(Curriculum):
         pieces: Generator[Generated],
         recipe: Recipe,
     ) -> None:
-        super().__init__(tokenizer, window_tokens, document, sentences, (), recipe)
+        self._written = TaskFile()
+        super().__init__(tokenizer, window_tokens, document, sentences, self._written, recipe)
         self._pieces = pieces
         self._position = 0
-        self._written: list[Task] = []
 
     @property
-    def written(self) -> tuple[Task, ...]:
+    def written(self) -> Sequence[Task]:
         """Every task so far, held-back ones among them, in the document's order."""
-        return tuple(self._written)
+        return self._written
 
     def close(self) -> None:
         """Ask for no more tasks; what is being written is given up."""
@@ -218,8 +297,8 @@ class StreamedCurriculum(Curriculum):
 
     def _streamed(self, epoch: int) -> Iterator[Update]:
         settings = self._recipe.training
-        segments = self._segment_groups(random.Random(f"{settings.seed}/{epoch}"))
-        batches = split_batches(self._arriving(segments), settings.batch_tokens)
+        segments = list(self._recited(random.Random(f"{settings.seed}/{epoch}")))
+        batches = split_batches(map(self._examples, self._arriving(segments)), settings.batch_tokens)
         if settings.gather:
             yield Update(tuple(batches), 0.0)
             return
@@ -229,20 +308,18 @@ class StreamedCurriculum(Curriculum):
             # below 1 even behind the last sentence: its tasks may fill more batches, and 1 would end the training
             done = self._position / (len(self._texts) + 1)
 
-    def _arriving(self, segments: list[list[Example]]) -> Iterator[list[Example]]:
+    def _arriving(self, segments: Sequence[Recited]) -> Iterator[Group]:
         """Groups in the document's order: each piece's tasks as it arrives, the segments where their share is due."""
-        waiting = list(segments)
+        given = 0
         for piece in self._pieces:
-            fresh = self._take(piece)
-            yield from self._task_groups(fresh)
+            yield from self._asked(self._take(piece))
             due = len(segments) * piece.position // max(len(self._texts), 1)
-            while len(segments) - len(waiting) < due:
-                yield waiting.pop(0)
-        yield from waiting
+            yield from segments[given:due]
+            given = max(given, due)
+        yield from segments[given:]
 
-    def _take(self, piece: Generated) -> list[Task]:
+    def _take(self, piece: Generated) -> array[int]:
         self._position = piece.position
+        first = len(self._written)
         self._written.extend(piece.tasks)
-        before = len(self._tasks)
-        self._add(piece.tasks)
-        return self._tasks[before:]
+        return self._count(piece.tasks, first)

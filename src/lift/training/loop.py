@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lift.adapters.adapter import Adapter
-from lift.batches import pack
+from lift.batches import Batch, pack
 from lift.recipes.recipe import TrainingSettings
 from lift.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from lift.training.curriculum import Curriculum
@@ -47,7 +46,8 @@ def train(
 ) -> Iterator[Step]:
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
-    Ends after the curriculum's epochs, `settings.max_tokens` or `budget_s` seconds, whichever comes first; the learning
+    What is known by now is told to the curriculum after each step, which may let it pause. Ends after the curriculum's
+    epochs, `settings.max_tokens` or `budget_s` seconds, whichever comes first; the learning
     rate follows the largest share of the three. With `checkpoint`, the state is saved there every `checkpoint_every_s`,
     on Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a budget the same seed gives
     the same steps, interrupted or not. `history` gets every step, those before the interruption included.
@@ -63,10 +63,17 @@ def train(
     )
     position = Position()
     if resume and checkpoint and (saved := load_checkpoint(checkpoint, optimizer)):
-        position, state, rows = saved
+        position, state, spacing, rows = saved
         adapter.load_state(state)
+        curriculum.spacing.load_state(spacing)
         history.extend(Step(**row) for row in rows)
     resumed = position
+
+    def save() -> None:
+        assert checkpoint is not None
+        rows = [asdict(step) for step in history]
+        save_checkpoint(checkpoint, position, adapter.trained_state(), curriculum.spacing.state(), optimizer, rows)
+
     started = time.monotonic() - position.elapsed_s
     saved_at = time.monotonic()
     finished = False
@@ -88,19 +95,25 @@ def train(
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                loss, tokens, example_tokens = 0.0, 0, 0
+                losses: list[torch.Tensor] = []
+                answered: list[tuple[Batch, torch.Tensor]] = []
                 for batch in map(pack, update.batches):
-                    part = objective.loss(batch) * (batch.total_weight / update.weight)
+                    outcome = objective.outcome(batch)
+                    part = outcome.loss * (batch.total_weight / update.weight)
                     part.backward()  # type: ignore[no-untyped-call]
-                    loss += part.item()
-                    tokens += batch.tokens
-                    example_tokens += batch.example_tokens
+                    losses.append(part.detach())
+                    answered.append((batch, outcome.right))
                 between_steps = False
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                # the device is waited for here, and nowhere else in a step
+                loss = torch.stack(losses).sum().item()
+                for batch, right in answered:
+                    curriculum.record(epoch, batch.members, right.tolist())
                 now = time.monotonic()
                 between_steps = True
+                tokens = sum(batch.tokens for batch, _ in answered)
                 position = Position(epoch, index + 1, position.step + 1, position.tokens + tokens, now - started)
                 history.append(
                     Step(
@@ -109,21 +122,17 @@ def train(
                         loss=loss,
                         learning_rate=rate,
                         tokens=tokens,
-                        example_tokens=example_tokens,
+                        example_tokens=sum(batch.example_tokens for batch, _ in answered),
                         seconds=now - begun,
                         progress=progress,
                     )
                 )
                 yield history[-1]
                 if checkpoint and time.monotonic() - saved_at > checkpoint_every_s:
-                    save_checkpoint(checkpoint, position, adapter.trained_state(), optimizer, _rows(history))
+                    save()
                     saved_at = time.monotonic()
         finished = True
     finally:
         if checkpoint and not finished and between_steps:  # half an update is no state to go on from
-            save_checkpoint(checkpoint, position, adapter.trained_state(), optimizer, _rows(history))
+            save()
         adapter.set_trainable(False)
-
-
-def _rows(history: list[Step]) -> list[dict[str, Any]]:
-    return [asdict(step) for step in history]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,52 +12,78 @@ import torch
 from lift.adapters.adapter import Adapter
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.batches import Batch, pack
-from lift.losses import bucket_divergence, top_k_log_probabilities, weighted_cross_entropy
+from lift.losses import bucket_divergence, cross_entropy, top_k_log_probabilities
 from lift.prompts import IGNORED, Example
 from lift.recipes.recipe import ObjectiveSettings
+from lift.training.lower_layers import LowerLayers
+from lift.training.tree_attention import tree_attention
 
 
 def labelled_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Logits [M, vocabulary] at the labelled positions of a packed batch, and nowhere else."""
-    device = model.device
-    logits: torch.Tensor = model(
-        input_ids=batch.ids[None].to(device),  # [1, T]
-        position_ids=batch.positions[None].to(device),  # [1, T]
-        attention_mask=batch.attention_mask(model.dtype).to(device),  # [1, 1, T, T]
-        logits_to_keep=batch.predict_at.to(device),
-        use_cache=False,
-    ).logits[0]  # [M, vocabulary]
+    inputs = batch.inputs(model.device, model.dtype)
+    with tree_attention(model, batch, inputs["attention_mask"]):
+        logits: torch.Tensor = model(
+            **inputs, logits_to_keep=batch.predict_at.to(model.device), use_cache=False
+        ).logits[0]  # [M, vocabulary]
     return logits
 
 
-class Objective:
-    """The loss of a batch under one adapter on one base model."""
+_EVEN_ODDS = math.log(2)
 
-    def __init__(self, model: Any, adapter: Adapter, settings: ObjectiveSettings) -> None:
+
+@dataclass(frozen=True)
+class Outcome:
+    """`loss` of a batch: scalar, with graph. `right`, [S]: whether each token of an example's answer had even odds.
+
+    An answer whose every token is likelier than all others together is what greedy decoding would say.
+    """
+
+    loss: torch.Tensor
+    right: torch.Tensor
+
+
+class Objective:
+    """The loss of a batch under one adapter on one base model, with its lower layers reused where they are given."""
+
+    def __init__(
+        self, model: Any, adapter: Adapter, settings: ObjectiveSettings, lower: LowerLayers | None = None
+    ) -> None:
         self._model = model
+        self._lower = lower
         self._adapter = adapter
         self._settings = settings
         self._teacher = Teacher(model, adapter, settings) if settings.distillation else None
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Scalar, with graph: the mean over the batch's examples by weight."""
+        return self.outcome(batch).loss
+
+    def outcome(self, batch: Batch) -> Outcome:
+        """The loss, and which of the answers are known."""
         settings = self._settings
         if settings.gate_penalty and isinstance(self._adapter, GatedMemoryAdapter):
             with self._adapter.recording_gates():
-                logits = labelled_logits(self._model, batch)  # [M, vocabulary]
+                logits = self._logits(batch)  # [M, vocabulary]
                 penalty = mean_gate(self._adapter.gates(), batch, settings.gate_penalty_on == "in-context")
             extra = settings.gate_penalty * penalty
         else:
-            logits = labelled_logits(self._model, batch)  # [M, vocabulary]
+            logits = self._logits(batch)  # [M, vocabulary]
             extra = logits.new_zeros((), dtype=torch.float32)
         weights = batch.weights.to(logits.device)  # [M]
+        losses = cross_entropy(logits, batch.targets.to(logits.device))  # [M]
+        right = all_of_each(losses.detach() < _EVEN_ODDS, batch)  # [S]
         if self._teacher is None:
-            return settings.labels * weighted_cross_entropy(logits, batch.targets.to(logits.device), weights) + extra
+            return Outcome(settings.labels * (losses * weights).sum() + extra, right)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
         divergence = bucket_divergence(logits, log_probabilities, ids, settings.distillation_temperature)  # [M]
         hard = torch.where(taught, settings.labels, 1.0)  # segments have no teacher and keep their labels
-        labels = weighted_cross_entropy(logits, batch.targets.to(logits.device), weights * hard)
-        return labels + settings.distillation * (divergence * weights * taught).sum() + extra
+        labels = (losses * weights * hard).sum()
+        return Outcome(labels + settings.distillation * (divergence * weights * taught).sum() + extra, right)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        with contextlib.nullcontext() if self._lower is None else self._lower.given(batch):
+            return labelled_logits(self._model, batch)  # [M, vocabulary]
 
 
 class Teacher:
@@ -100,17 +129,28 @@ class Teacher:
             first = last
 
 
+def all_of_each(positions: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Whether something holds at all labelled positions of each example. [M] -> [S]"""
+    owners = torch.arange(len(batch.members)).repeat_interleave(_label_counts(batch)).to(positions.device)  # [M]
+    failed = torch.zeros(len(batch.members), device=positions.device, dtype=torch.long)  # [S]
+    return failed.index_add(0, owners, (~positions).long()) == 0
+
+
 def mean_gate(gates: list[torch.Tensor], batch: Batch, only_reading: bool) -> torch.Tensor:
     """Mean of g over layers, heads and answer tokens (method 2.3), or over those whose prompt holds the evidence.
 
     gates: one [1, T, H] a layer. Scalar; 0 where no token qualifies.
     """
-    counts = [sum(label != IGNORED for label in example.labels) for example in batch.members]
-    reads = torch.tensor([example.reads_evidence for example in batch.members]).repeat_interleave(torch.tensor(counts))
+    reads = torch.tensor([example.reads_evidence for example in batch.members]).repeat_interleave(_label_counts(batch))
     nodes = batch.predict_at[reads] if only_reading else batch.predict_at  # [N]
     if len(nodes) == 0:
         return gates[0].new_zeros(())
     return torch.stack([gate[0, nodes.to(gate.device)].mean() for gate in gates]).mean()
+
+
+def _label_counts(batch: Batch) -> torch.Tensor:
+    """Labelled positions of each example. [S]"""
+    return torch.tensor([sum(label != IGNORED for label in example.labels) for example in batch.members])
 
 
 def _reader(example: Example) -> Example | None:

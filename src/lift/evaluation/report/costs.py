@@ -130,8 +130,9 @@ def measured_table(suite: str, found: Mapping[str, Any] | None) -> Table | None:
     last = max((point["questions"] for point in found["measured"]), default=0)
     crossing = found.get("measured_questions")
     truth = f"from {number(crossing, 0)} on" if crossing else f"not within {number(last, 0)}"
+    kept = ", what was read kept for the next question" if found.get("text_kept") else ""
     note = (
-        f"The document {found['document']}, asked question after question by both ways. Absorbing took "
+        f"The document {found['document']}, asked question after question by both ways{kept}. Absorbing took "
         f"{seconds(found['absorb_s'])} s, a question {seconds(found['ask_s_a'])} s with {a} and "
         f"{seconds(found['ask_s_b'])} s with {b}; by that the memory has taken no more time from "
         f"{number(found['predicted_questions'], 0)} questions on. Measured: {truth}."

@@ -174,27 +174,44 @@ class Resolver:
             self.subject, self.plural = None, last_plural
 
 
-def title_gender(sentences: list[ParsedSentence]) -> str:
-    """ "m" or "f", from which pronouns prevail in a text about a person."""
-    words = [token.lower_ for sentence in sentences for token in sentence.doc]
-    masculine, feminine = sum(word in _MASCULINE for word in words), sum(word in _FEMININE for word in words)
-    return "" if masculine == feminine else ("m" if masculine > feminine else "f")
+class TitleReference:
+    """What the sentences of a document, seen one by one, say about its title: what it is, and which pronouns fit it."""
 
+    def __init__(self, title: str) -> None:
+        self._name = plain_title(title)
+        self._last = self._name.split()[-1] if self._name.split() else ""
+        self._sentences = self._masculine = self._feminine = 0
+        self._heads = self._persons = self._plurals = 0
 
-def title_kind(title: str, sentences: list[ParsedSentence]) -> str:
-    """Whether the document is about a person, a plural ("Normans") or a thing, from how its text names the title.
+    def see(self, sentence: ParsedSentence) -> None:
+        """Count one sentence."""
+        self._sentences += 1
+        for token in sentence.doc:
+            self._masculine += token.lower_ in _MASCULINE
+            self._feminine += token.lower_ in _FEMININE
+            if self._last and token.text == self._last:
+                self._heads += 1
+                self._persons += token.ent_type_ == "PERSON"
+                self._plurals += token.tag_ in {"NNS", "NNPS"}
 
-    "unnamed" where the text never does: no pronoun stands for the title then.
-    """
-    name = plain_title(title)
-    last = name.split()[-1] if name.split() else ""
-    heads = [token for sentence in sentences for token in sentence.doc if last and token.text == last]
-    persons = sum(token.ent_type_ == "PERSON" for token in heads)
-    pronouns = sum(token.lower_ in _MASCULINE | _FEMININE for sentence in sentences for token in sentence.doc)
-    if heads and persons * 2 > len(heads) and pronouns >= 2:
-        return "person"
-    if heads and 1 < len(name.split()) <= 4 and name.istitle() and pronouns * 3 > len(sentences):
-        return "person"
-    if heads and sum(token.tag_ in {"NNS", "NNPS"} for token in heads) * 2 > len(heads):
-        return "plural"
-    return "thing" if heads else "unnamed"
+    @property
+    def gender(self) -> str:
+        """ "m" or "f", from which pronouns prevail in a text about a person; "" where neither does."""
+        if self._masculine == self._feminine:
+            return ""
+        return "m" if self._masculine > self._feminine else "f"
+
+    @property
+    def kind(self) -> str:
+        """Whether the document is about a person, a plural ("Normans") or a thing, from how its text names the title.
+
+        "unnamed" where the text never does: no pronoun stands for the title then.
+        """
+        pronouns = self._masculine + self._feminine
+        if not self._heads:
+            return "unnamed"
+        if self._persons * 2 > self._heads and pronouns >= 2:
+            return "person"
+        if 1 < len(self._name.split()) <= 4 and self._name.istitle() and pronouns * 3 > self._sentences:
+            return "person"
+        return "plural" if self._plurals * 2 > self._heads else "thing"

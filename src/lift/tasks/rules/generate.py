@@ -7,14 +7,15 @@ rest of the clause with a wh-phrase in its place (cloze translation), pronouns r
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lift.sentences import Sentence
-from lift.tasks.rules.coreference import Resolver, plain_title, title_gender, title_kind
-from lift.tasks.rules.parse import parse_sentences
+from lift.tasks.candidate_file import CandidateFile, question_key
+from lift.tasks.rules.coreference import Resolver, TitleReference, plain_title
+from lift.tasks.rules.parse import ParseFile, parse_sentences
 from lift.tasks.rules.questions import Candidate, question_candidates
 from lift.tasks.rules.recitation import blank_tasks, continuation_tasks, recitation_tasks
-from lift.tasks.selection import diverse, hold_back, normalised, without_ambiguous
+from lift.tasks.selection import diverse, hold_back
 from lift.tasks.task import Task
 
 
@@ -27,7 +28,28 @@ def generate_tasks(
     seed: int = 0,
     language: str = "en",
 ) -> list[Task]:
-    """Tasks about each of the `sentences`, in document order, the same for the same `seed`.
+    """Tasks about each of the `sentences`, in document order, the same for the same `seed`; see tasks_by_sentence."""
+    groups = tasks_by_sentence(
+        title,
+        sentences,
+        per_sentence=per_sentence,
+        held_back_per_sentence=held_back_per_sentence,
+        seed=seed,
+        language=language,
+    )
+    return [task for group in groups for task in group]
+
+
+def tasks_by_sentence(
+    title: str,
+    sentences: Sequence[Sentence],
+    *,
+    per_sentence: int,
+    held_back_per_sentence: int,
+    seed: int,
+    language: str,
+) -> Iterator[list[Task]]:
+    """The tasks of each of the `sentences` in turn; parses and candidates of all are on disk meanwhile.
 
     At most `per_sentence` tasks of a sentence are to be trained on; up to `held_back_per_sentence` more probe facts
     that those teach. Every sentence has at least one task, if only a recitation, but for one without a letter or digit,
@@ -35,42 +57,41 @@ def generate_tasks(
     blanks, without a parser.
     """
     generator = random.Random(seed)
-    candidates = _candidates(title, sentences) if language == "en" else _blanks(sentences, per_sentence, generator)
-    by_sentence: dict[int, list[Task]] = {}
-    for task in without_ambiguous(candidates):
-        by_sentence.setdefault(task.evidence[0], []).append(task)
-    tasks: list[Task] = []
-    asked: set[str] = set()
-    for position, sentence in enumerate(sentences):
+    found = _questions(title, sentences) if language == "en" else _blanks(sentences, per_sentence, generator)
+    candidates = CandidateFile(found)
+    asked: set[int] = set()
+    for position, (sentence, possible) in enumerate(zip(sentences, candidates.unambiguous(), strict=True)):
         if not any(map(str.isalnum, sentence.text)):
+            yield []
             continue
         recited = [*recitation_tasks(title, sentences, position), *continuation_tasks(title, sentence)]
-        recited = [task for task in recited if normalised(task.question) not in asked][:2]
+        recited = [task for task in recited if question_key(task.question) not in asked][:2]
         room = max(per_sentence - min(len(recited), 1 if per_sentence < 6 else 2), 0)
-        questions = diverse(by_sentence.get(sentence.index, []), room + held_back_per_sentence, generator)
+        questions = diverse(possible, room + held_back_per_sentence, generator)
         questions = hold_back(questions, held_back_per_sentence)
         trained = [task for task in questions if not task.held_back][:room]
         chosen = [*trained, *recited[: per_sentence - len(trained)], *(task for task in questions if task.held_back)]
-        asked.update(normalised(task.question) for task in chosen)
-        tasks.extend(chosen)
-    return tasks
+        asked.update(question_key(task.question) for task in chosen)
+        yield chosen
 
 
-def _candidates(title: str, sentences: Sequence[Sentence]) -> list[Task]:
-    parsed = list(parse_sentences([sentence.text for sentence in sentences]))
-    resolver = Resolver(plain_title(title), title_kind(title, parsed), title_gender(parsed))
-    tasks: list[Task] = []
-    for sentence, parse in zip(sentences, parsed, strict=True):
+def _questions(title: str, sentences: Sequence[Sentence]) -> Iterator[list[Task]]:
+    """All questions that can be asked about each sentence; what its pronouns stand for depends on all sentences."""
+    parses, reference = ParseFile(), TitleReference(title)
+    for parse in parse_sentences([sentence.text for sentence in sentences]):
+        reference.see(parse)
+        parses.append(parse)
+    resolver = Resolver(plain_title(title), reference.kind, reference.gender)
+    for sentence, parse in zip(sentences, parses, strict=True):
         names = resolver.names(parse, sentence.paragraph)
-        tasks.extend(
+        yield [
             Task(found.question, found.answer, (sentence.index,), f"rules:{found.rule}", found.weight)
             for found in question_candidates(parse, names)
-        )
-    return tasks
+        ]
 
 
-def _blanks(sentences: Sequence[Sentence], limit: int, generator: random.Random) -> list[Task]:
-    return [task for sentence in sentences for task in blank_tasks(sentence, limit, generator)]
+def _blanks(sentences: Sequence[Sentence], limit: int, generator: random.Random) -> Iterator[list[Task]]:
+    return (blank_tasks(sentence, limit, generator) for sentence in sentences)
 
 
 def answer_candidates(sentence_text: str) -> list[str]:

@@ -6,11 +6,14 @@ character of the parsed text remembers where it stood: an answer is always a sli
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from lift.tasks.line_file import LineFile
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -79,12 +82,55 @@ def _without_asides(text: str) -> tuple[str, tuple[int, ...], list[tuple[str, in
 
 def parse_sentences(texts: Sequence[str]) -> Iterator[ParsedSentence]:
     """Parse `texts` in batches on one core; one ParsedSentence for each, in order."""
-    cut = [_without_asides(text[:MAX_SENTENCE_CHARS]) for text in texts]
-    docs = load_parser().pipe((parsed for parsed, _, _ in cut), batch_size=BATCH_SENTENCES)
-    for text, doc, (_, offsets, asides) in zip(texts, docs, cut, strict=True):
-        placed = []
-        for content, at in asides:
-            before = [token.i for token in doc if token.idx < at]
-            if before and content:
-                placed.append(Aside(content, before[-1]))
-        yield ParsedSentence(text, doc, offsets, tuple(placed), speaker_of(text))
+    docs = load_parser().pipe(
+        (_without_asides(text[:MAX_SENTENCE_CHARS])[0] for text in texts), batch_size=BATCH_SENTENCES
+    )
+    yield from map(_parsed, texts, docs)
+
+
+class ParseFile:
+    """Parses on disk: what the parser found of a sentence takes a hundred times the room of its text in memory.
+
+    Iterating gives each back in order, with parses of BATCH_SENTENCES in memory. Raises GenerationError where the disk
+    refuses.
+    """
+
+    def __init__(self) -> None:
+        self._lines = LineFile()
+        self._texts: list[str] = []
+        self._waiting: list[Doc] = []
+
+    def append(self, parse: ParsedSentence) -> None:
+        """Put one behind the last."""
+        self._texts.append(parse.text)
+        self._waiting.append(parse.doc)
+        if len(self._waiting) == BATCH_SENTENCES:
+            self._lines.append(_to_bytes(self._waiting))
+            self._waiting = []
+
+    def __iter__(self) -> Iterator[ParsedSentence]:
+        batches = map(_from_bytes, self._lines)
+        yield from map(_parsed, self._texts, itertools.chain(itertools.chain.from_iterable(batches), self._waiting))
+
+
+def _parsed(text: str, doc: Doc) -> ParsedSentence:
+    _, offsets, asides = _without_asides(text[:MAX_SENTENCE_CHARS])
+    placed = []
+    for content, at in asides:
+        before = [token.i for token in doc if token.idx < at]
+        if before and content:
+            placed.append(Aside(content, before[-1]))
+    return ParsedSentence(text, doc, offsets, tuple(placed), speaker_of(text))
+
+
+def _to_bytes(docs: Sequence[Doc]) -> bytes:
+    from spacy.tokens import DocBin
+
+    attributes = ["ORTH", "SPACY", "TAG", "POS", "MORPH", "LEMMA", "HEAD", "DEP", "ENT_IOB", "ENT_TYPE"]
+    return DocBin(attributes, docs=docs, store_user_data=False).to_bytes()
+
+
+def _from_bytes(content: bytes) -> Iterator[Doc]:
+    from spacy.tokens import DocBin
+
+    return DocBin().from_bytes(content).get_docs(load_parser().vocab)

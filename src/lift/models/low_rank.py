@@ -1,0 +1,41 @@
+"""Low-rank updates of a model's matrices, and which of them are applied to all rows now.
+
+Adapters tell of them here, for whoever computes with the matrices themselves instead of the model's modules (draft.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_APPLIED = "lift_low_rank"  # kept on the model itself, as what is attached is
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The update s B A of one matrix: `down`, A [r, in]; `up`, B [out, r]; `scaling`, s."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scaling: float
+
+
+def tell_applied(model: Any, name: str, updates: Mapping[Any, LowRank]) -> None:
+    """The adapter `name` adds these updates, by linear layer, to all rows from now on; none of its others."""
+    told = {**vars(model).get(_APPLIED, {}), name: updates}
+    vars(model)[_APPLIED] = {key: value for key, value in told.items() if value}
+    if not vars(model)[_APPLIED]:
+        del vars(model)[_APPLIED]
+
+
+def applied_to_all(model: Any) -> Mapping[Any, Sequence[LowRank]]:
+    """The updates of each linear layer that adapters have told of."""
+    found: defaultdict[Any, list[LowRank]] = defaultdict(list)
+    for updates in vars(model).get(_APPLIED, {}).values():
+        for layer, update in updates.items():
+            found[layer].append(update)
+    return found
