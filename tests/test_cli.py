@@ -68,7 +68,7 @@ def test_importing_brings_in_nothing_heavy(module: str) -> None:
 def test_the_names_of_the_package_are_there() -> None:
     code = "import lift; [getattr(lift, name) for name in lift.__all__]; print(len(lift.__all__)); lift.nosuch"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.stdout.strip() == "7", result.stderr
+    assert result.stdout.strip() == "8", result.stderr
     assert "AttributeError: module 'lift' has no attribute 'nosuch'" in result.stderr
 
 

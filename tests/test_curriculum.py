@@ -311,3 +311,39 @@ def test_the_tokens_of_a_long_epoch_are_estimated_from_its_first_batches(
     adapter.detach()
     assert found.epoch_tokens == (exact if sampled == 1000 else pytest.approx(exact, rel=0.1))
     assert found.total_tokens == 5 * found.epoch_tokens
+
+
+def closed_book(batches: list[list[Example]]) -> set[int | None]:
+    return {example.task for batch in batches for example in batch if not example.reads_evidence}
+
+
+def test_a_task_that_is_known_pauses_closed_book_and_behind_contexts(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.share=1.0", "training.longest_pause=4", "training.epochs=8"))
+    first = [batch for update in plan.updates(0) for batch in update.batches]
+    known = min(task for task in closed_book(first) if task is not None)
+    for epoch in range(8):
+        batches = [batch for update in plan.updates(epoch) for batch in update.batches]
+        shown = {example.task for batch in batches for example in batch}
+        assert (known in shown) == (epoch in (0, 2, 6))
+        assert (known in closed_book(batches)) == (known in shown)
+        assert len(shown) >= 7
+        for batch in batches:
+            plan.record(epoch, batch, [example.task == known for example in batch])
+
+
+def test_an_answer_that_stands_in_the_prompt_does_not_make_a_task_known(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.share=1.0", "training.longest_pause=4", "training.epochs=8"))
+    batches = [batch for update in plan.updates(0) for batch in update.batches]
+    for batch in batches:
+        plan.record(0, batch, [example.reads_evidence for example in batch])
+    again = [batch for update in plan.updates(1) for batch in update.batches]
+    assert closed_book(again) == closed_book(batches)
+
+
+def test_an_epoch_in_which_all_is_known_is_empty(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("training.longest_pause=4", "training.epochs=8"))
+    for update in plan.updates(0):
+        for batch in update.batches:
+            plan.record(0, batch, [True] * len(batch))
+    assert list(plan.updates(1)) == []
+    assert list(plan.updates(2)) != []

@@ -206,7 +206,7 @@ def test_adapters_of_other_kinds_are_not_guessed(kind: str) -> None:
     [
         lambda: packable(hidden_size=48),
         lambda: packable(attention_bias=True),
-        lambda: packable().to(torch.bfloat16),
+        lambda: packable().to(torch.float64),
         lambda: packable(hidden_act="gelu"),
         lambda: tiny("mistral", **SIZES),
         lambda: tiny("qwen3", **SIZES),

@@ -157,3 +157,8 @@ def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor
                 f"{key}: expected shape {tuple(tensor.shape)}, got {tuple(state[key].shape)}; "
                 "use the base model that it was trained on"
             )
+
+
+def first_of(layers: int | Sequence[int] | None) -> int:
+    """The first of these layers, counted from 0; None and () are all of them."""
+    return min([layers] if isinstance(layers, int) else layers or [0])

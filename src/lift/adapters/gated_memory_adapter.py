@@ -22,7 +22,7 @@ from lift.recipes.recipe import AdapterSettings
 
 KIND = "gated-memory"
 _FORMAT_VERSION = 1
-_SETTINGS = ("layers", "width", "gate", "start")
+_SETTINGS = ("layers", "upper_share", "width", "gate", "start")
 _CALIBRATION_TOKENS = 64
 
 
@@ -88,7 +88,8 @@ class GatedMemoryAdapter(Adapter):
         self.settings = settings
         generator = torch.Generator().manual_seed(seed)
         self._layers = []
-        for site in attention_sites(model, settings.layers_of(model.config.get_text_config().num_hidden_layers)):
+        count = model.config.get_text_config().num_hidden_layers
+        for site in attention_sites(model, settings.layers_of(count)):
             memory = GatedMemory(
                 site.heads,
                 site.head_dim,

@@ -17,7 +17,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-from lift.adapters.adapter import Adapter, check_state
+from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.lora_training import train_as_peft, train_in_one
 from lift.errors import AdapterError
 from lift.models.low_rank import LowRank, tell_applied
@@ -92,8 +92,7 @@ class LoraAdapter(Adapter):
     @property
     def first_layer(self) -> int:
         """The first layer with an adapter, counted from 0."""
-        layers = self.config.layers_to_transform
-        return min([layers] if isinstance(layers, int) else layers or [0])
+        return first_of(self.config.layers_to_transform)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, this adapter's alone, in a stable order."""

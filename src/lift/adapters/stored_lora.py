@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
-from lift.adapters.adapter import Adapter, check_state
+from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.lora_rows import add_low_rank, apply_to_rows
 from lift.errors import AdapterError
 from lift.models.low_rank import LowRank, tell_applied
@@ -87,6 +87,11 @@ class StoredLoraAdapter(Adapter):
         adapter = cls(model, config, factors, updates, name)
         adapter._enrol()
         return adapter
+
+    @property
+    def first_layer(self) -> int:
+        """The first layer with an adapter, counted from 0."""
+        return first_of(self._config.get("layers_to_transform"))
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, this adapter's alone, in a stable order."""

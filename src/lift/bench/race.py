@@ -9,11 +9,15 @@ from typing import Any, Protocol
 from lift.bench.arithmetic import first_reaching
 
 
+_SPACING = 1.1
+
+
 @dataclass(frozen=True)
 class Goal:
     """Train until `recall` (0 to 1) is probed, for `limit_s` seconds at most; a probe every `every_s`.
 
-    Without a recall nothing is probed: a trial of the speed.
+    Once a tenth of what was trained is more than that, it stands in its place: a slow side is seen as sharply as a
+    quick one, and not asked more often. Without a recall nothing is probed: a trial of the speed.
     """
 
     recall: float | None
@@ -86,5 +90,5 @@ class Race:
 
     def _ask(self) -> None:
         self.curve.append((self.trained_s, self._probe()))
-        self._due_s = self.trained_s + self.goal.every_s
+        self._due_s = max(self.trained_s + self.goal.every_s, _SPACING * self.trained_s)
         self._peak.restart()

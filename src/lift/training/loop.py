@@ -61,6 +61,7 @@ def train(
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
     )
+    curriculum.spacing.clear()
     position = Position()
     if resume and checkpoint and (saved := load_checkpoint(checkpoint, optimizer)):
         position, state, spacing, rows = saved

@@ -26,6 +26,10 @@ class Spacing:
         self._due = array("i")  # the next epoch in which it is due
         self._shown = array("i")  # the last epoch in which it came up, -1 before the first
 
+    def clear(self) -> None:
+        """Nothing has come up yet."""
+        self.load_state(torch.empty(_ROWS, 0))
+
     def due(self, task: int, epoch: int) -> bool:
         """Whether `task` belongs into `epoch`; the answer stays the same while the epoch goes on."""
         return task >= len(self._due) or self._due[task] <= epoch or self._shown[task] == epoch
