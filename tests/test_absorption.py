@@ -14,11 +14,13 @@ from lift.absorption import absorb_events
 from lift.answering import open_memory
 from lift.documents.document import Document
 from lift.errors import BudgetError, DocumentError, InterruptedAbsorption, UsageError, WrongBaseModelError
-from lift.events import Finished, Planned, Prepared, Probing, Trained
+from lift.events import Finished, Planned, Prepared, Probed, Probing, Trained
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
 from lift.planning import make_plan
+from lift.recall import Probe, RecallReport
 from lift.recipes.recipe import load_recipe
+from lift.training.spacing import Spacing
 
 TEXT = (
     "Ada Quill founded the lighthouse museum of Port Merrow in 1911. The museum owns 42 lenses. "
@@ -176,3 +178,46 @@ def test_what_is_stored_holds_no_pickle(tiny_model: BaseModel) -> None:
     assert {Path(name).suffix for name in names} <= {".json", ".jsonl", ".safetensors", ".txt"}
     config = json.loads((library.root / "m" / "adapter" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
+
+
+@pytest.fixture
+def asked_in_training(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """All tasks are known in training; the held-back questions are answered as the list says, then rightly."""
+    answers: list[bool] = []
+
+    def probe(_asked: Any, sentences: int, probes: Any) -> RecallReport:
+        right = answers.pop(0) if answers else True
+        return RecallReport(
+            tuple(Probe(task.evidence[0], task.question, task.answer, "", right) for task in probes), sentences
+        )
+
+    monkeypatch.setattr("lift.session.probe_recall", probe)
+    monkeypatch.setattr(Spacing, "known_share", property(lambda _: 1.0))
+    return answers
+
+
+GOAL = ("training.until_recall=0.8", "training.epochs=12", "training.longest_pause=1")
+
+
+@pytest.mark.parametrize(
+    ("in_training", "epochs"),
+    # after epochs 1, 2 and 4, each time in vain doubles the wait
+    [([True], 1), ([False, True], 2), ([False, False, True], 4), ([False] * 4, 12)],
+)
+def test_a_training_ends_when_the_recall_of_its_recipe_is_reached(
+    tiny_model: BaseModel, asked_in_training: list[bool], in_training: list[bool], epochs: int
+) -> None:
+    asked_in_training[:] = [False, *in_training]  # the first is asked to see how long asking takes
+    events = absorb(tiny_model, Library(), *GOAL, name="merrow")
+    trained = [event.step.epoch for event in events if isinstance(event, Trained)]
+    assert max(trained) + 1 == epochs
+    points = [event for event in events if isinstance(event, Probed)]
+    assert [point.what for point in points] == (["reached in training"] if epochs < 12 else [])
+
+
+def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
+    tiny_model: BaseModel, asked_in_training: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spacing, "known_share", property(lambda _: 0.79))
+    events = absorb(tiny_model, Library(), *GOAL, name="merrow")
+    assert max(event.step.epoch for event in events if isinstance(event, Trained)) == 11

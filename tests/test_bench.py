@@ -68,6 +68,9 @@ def tasks_of(base: BaseModel, settings: Recipe) -> list[Task]:
 def test_operations_by_hand() -> None:
     # a body of 100, a head of 50, an adapter of 10: 400 + 60 a token, 200 more where there are logits
     assert training_flops(Matrices(100, 50, 10), tokens=3, head_tokens=1) == 3 * 460 + 200
+    above = Matrices(100, 50, 10, below=70)
+    assert training_flops(above, tokens=3, head_tokens=1) == 3 * 600 + 200
+    assert training_flops(above, tokens=3, head_tokens=1, below_tokens=2) == 3 * 460 + 2 * 140 + 200
 
 
 @given(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(0, 10**7), st.integers(1, 10**5))
@@ -80,6 +83,7 @@ def test_matrices_of_the_tiny_model_by_hand() -> None:
     # a layer: q and o 16x16, k and v 16x8, gate, up and down 16x32; two layers; a head of 259x16
     layer = 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32
     assert matrices_of(tiny_llama(), 7) == Matrices(2 * layer, 259 * 16, 7)
+    assert matrices_of(tiny_llama(), 7, first_layer=1) == Matrices(layer, 259 * 16, 7, layer)
 
 
 def test_the_first_probe_at_or_above_counts_and_nothing_in_between() -> None:
@@ -298,7 +302,8 @@ def test_a_side_counts_the_tokens_of_an_epoch(layout: Any, tiny_model: BaseModel
     adapter = create_adapter(fresh.model, settings.adapter, 0)
     parameters = sum(parameter.numel() for parameter in adapter.parameters())
     adapter.detach()
-    needed = training_flops(matrices_of(fresh.model, parameters), real, labelled)
+    assert adapter.first_layer == 1
+    needed = training_flops(matrices_of(fresh.model, parameters, 1), real, labelled)
     assert math.isclose(side.needed_flops_per_token, needed / real)
     assert math.isclose(side.needed_share, needed / side.trained_s / side.matmul_flops_per_s)
     assert side.done_share > 0

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, tiny
 
+from lift import planning
 from lift.absorption import absorb_events
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter, restore_adapter
@@ -25,7 +26,6 @@ from lift.events import Finished
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
 from lift.models.fingerprint import cache_directory
-from lift import planning
 from lift.planning import Calibration, calibrate, make_plan
 from lift.preparation import TaskWriter, outline, prepare
 from lift.prompts import IGNORED, Example

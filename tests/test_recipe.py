@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from lift.errors import RecipeError
-from lift.recipes.recipe import Recipe, load_recipe, recipe_names
+from lift.recipes.recipe import AdapterSettings, Recipe, load_recipe, recipe_names
 
 
 def test_every_recipe_that_comes_with_lift_is_valid() -> None:
@@ -284,3 +284,16 @@ def test_every_command_on_the_page_about_recipes_has_settings_that_load() -> Non
         given = dict(pairwise(words))
         settings = [after for before, after in pairwise(words) if before == "--set"]
         assert load_recipe(given["--recipe"], settings).name == given["--recipe"]
+
+
+@pytest.mark.parametrize(
+    ("values", "layers"),
+    [
+        ({}, ()),
+        ({"upper_share": 0.5}, (4, 5, 6, 7)),
+        ({"upper_share": 0.01}, (7,)),
+        ({"upper_share": 0.5, "layers": (2, 3)}, (2, 3)),
+    ],
+)
+def test_the_upper_share_of_the_layers_is_that_of_the_model(values: dict[str, Any], layers: tuple[int, ...]) -> None:
+    assert AdapterSettings(**values).layers_of(8) == layers

@@ -37,8 +37,9 @@ NOTES = (
     "(train_sampling_strategy) and packed ones (DataCollatorWithFlattening), by real tokens a second in a short trial, "
     "and the best of the batch sizes",
     "Trainer has no option for logits at the labels alone: use_liger_kernel needs a GPU kernel package",
-    "needed share of the bound: operations for the examples' own tokens and for logits at labels, 4 a parameter of the "
-    "frozen matrices and 6 of the adapter's, beside torch.matmul at the model's shapes; attention is left out",
+    "needed share of the bound: operations for the examples' own tokens, as if nothing were shared, and for logits at "
+    "labels: 4 a parameter of the frozen matrices, 2 of those below the adapter, 6 of the adapter's, beside "
+    "torch.matmul at the model's shapes; attention is left out. In the details: the share that was computed",
 )
 
 

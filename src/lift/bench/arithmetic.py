@@ -11,21 +11,27 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Matrices:
-    """Parameters that are multiplied with: frozen ones that every token passes, the output head, the adapter's."""
+    """Parameters that are multiplied with: frozen ones beside the adapter and above it, the output head, the adapter's,
+    and frozen ones in layers below the adapter.
+    """
 
     body: int
     head: int
     adapter: int
+    below: int = 0
 
 
-def training_flops(matrices: Matrices, tokens: int, head_tokens: int) -> int:
+def training_flops(matrices: Matrices, tokens: int, head_tokens: int, below_tokens: int | None = None) -> int:
     """Floating-point operations of forward and backward over `tokens`, with logits at `head_tokens` of them.
 
     A matrix of n parameters takes 2 n a token forward, 2 n for the gradient of its input, and 2 n for its own. A frozen
-    one has no gradient of its own: 4 n; the adapter's take 6 n. Attention scores, norms and activations are left out,
-    so a share of a bound that is computed from this is never too high.
+    one has no gradient of its own: 4 n; the adapter's take 6 n; those below the adapter need no gradient at all: 2 n,
+    for `below_tokens` (default `tokens`). Attention scores, norms and activations are left out, so a share of a bound
+    that is computed from this is never too high.
     """
-    return tokens * (4 * matrices.body + 6 * matrices.adapter) + head_tokens * 4 * matrices.head
+    below_tokens = tokens if below_tokens is None else below_tokens
+    through = tokens * (4 * matrices.body + 6 * matrices.adapter)
+    return through + below_tokens * 2 * matrices.below + head_tokens * 4 * matrices.head
 
 
 def first_reaching(curve: Sequence[tuple[float, float]], target: float) -> float | None:

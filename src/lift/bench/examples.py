@@ -54,10 +54,12 @@ def as_rows(examples: Sequence[Example]) -> list[dict[str, list[int]]]:
 @dataclass(frozen=True)
 class TokenCounts:
     """Tokens of a training: `computed` positions with padding and after sharing, `real` ones of the examples,
-    `labelled` ones that carry loss, and `head`, positions whose logits were computed.
+    `labelled` ones that carry loss, `head`, positions whose logits were computed, and `below`, those that passed the
+    layers below the adapter.
     """
 
     computed: int
     real: int
     labelled: int
     head: int
+    below: int

@@ -27,9 +27,11 @@ def train_with_lift(base: BaseModel, curriculum: FixedCurriculum, recipe: Recipe
             race.finish()
     finally:
         adapter.detach()
+    computed = sum(step.tokens for step in steps)
     return TokenCounts(
-        computed=sum(step.tokens for step in steps),
+        computed=computed,
         real=sum(step.example_tokens for step in steps),
         labelled=curriculum.labelled,
         head=curriculum.labelled,
+        below=computed if lower is None else lower.computed_tokens,
     )

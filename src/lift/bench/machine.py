@@ -46,15 +46,18 @@ def stopwatch(device: torch.device) -> Callable[[], float]:
     return now
 
 
-def matrices_of(model: Any, adapter_parameters: int) -> Matrices:
-    """The linear layers of a model that has no adapter attached."""
+def matrices_of(model: Any, adapter_parameters: int, first_layer: int = 0) -> Matrices:
+    """The linear layers of a model without an adapter, for one of so many parameters that begins at `first_layer`."""
     head = model.get_output_embeddings()
-    body = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    )
-    return Matrices(body, head.weight.numel() if head is not None else 0, adapter_parameters)
+    body = below = 0
+    for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not head:
+            number = next((int(part) for part in path.split(".") if part.isdigit()), first_layer)
+            if number < first_layer:
+                below += module.weight.numel()
+            else:
+                body += module.weight.numel()
+    return Matrices(body, head.weight.numel() if head is not None else 0, adapter_parameters, below)
 
 
 def matmul_flops_per_s(model: Any) -> float:

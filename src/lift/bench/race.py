@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from lift.bench.arithmetic import first_reaching
 
-
 _SPACING = 1.1
 
 

@@ -73,7 +73,7 @@ def run_side(
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
     made = outline(document, base, recipe)
     curriculum = fixed_curriculum(made, tasks, base, recipe)
-    matrices = matrices_of(base.model, adapter_parameters(base, recipe))
+    matrices = matrices_of(base.model, *adapter_shape(base, recipe))
     bound = matmul_flops_per_s(base.model)
     asked = choose_probes(tasks, probes)
 
@@ -93,7 +93,7 @@ def run_side(
         counts = train_with_trainer(base, as_rows(curriculum.examples()), recipe, options, race)
     seconds = race.trained_s
     needed = training_flops(matrices, counts.real, counts.labelled)
-    done = training_flops(matrices, counts.computed, counts.head)
+    done = training_flops(matrices, counts.computed, counts.head, counts.below)
     return SideRun(
         reached_s=race.reached_s,
         trained_s=seconds,
@@ -109,9 +109,9 @@ def run_side(
     )
 
 
-def adapter_parameters(base: BaseModel, recipe: Recipe) -> int:
-    """Numbers in an adapter of the recipe."""
+def adapter_shape(base: BaseModel, recipe: Recipe) -> tuple[int, int]:
+    """Numbers in an adapter of the recipe, and the first layer that has one."""
     adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
-    count = sum(parameter.numel() for parameter in adapter.parameters())
+    shape = sum(parameter.numel() for parameter in adapter.parameters()), adapter.first_layer
     adapter.detach()
-    return count
+    return shape

@@ -107,7 +107,8 @@ def train_with_trainer(
         trainer.train()
         race.finish()
     handle.remove()
-    return TokenCounts(counted.computed, counted.real, counted.labelled, counted.computed)
+    computed = counted.computed
+    return TokenCounts(computed, counted.real, counted.labelled, head=computed, below=computed)
 
 
 def collator(tokenizer: Any, layout: Layout) -> Any:

@@ -67,7 +67,8 @@ def absorb(
     ] = "8,16,32",
     seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Trainings of each side.")] = 3,
     every_s: Annotated[
-        float, typer.Option("--every-s", metavar="S", help="Seconds of training between two probes, at least a tenth of those before.")
+        float,
+        typer.Option("--every-s", metavar="S", help="Seconds of training between two probes; later a tenth more."),
     ] = 5.0,
     limit_s: Annotated[
         float, typer.Option("--limit-s", metavar="S", help="Longest training; a side that needs more is stopped.")

@@ -47,6 +47,7 @@ class LowerLayers:
     def __init__(self, cut: _Cut, store: StateStore) -> None:
         self._cut = cut
         self._store = store
+        self.computed_tokens = 0  # that passed the lower layers so far
 
     @property
     def most_tokens(self) -> int:
@@ -71,6 +72,7 @@ class LowerLayers:
         if not missing:
             return self._store.read(rows).to(device)
         nodes = _with_ancestors(missing, batch.parents)
+        self.computed_tokens += len(nodes)
         computed = self._cut.lower(batch if len(nodes) == batch.tokens else batch.part(nodes))  # [nodes, d]
         if len(missing) == batch.tokens:
             states = computed
