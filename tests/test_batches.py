@@ -147,3 +147,11 @@ def test_nothing_to_train_on_is_refused() -> None:
         pack([])
     with pytest.raises(ValueError, match="label"):
         pack([Example((3, 4), (IGNORED, IGNORED))])
+
+
+def test_even_weights_count_every_label_alike_but_for_its_examples_weight() -> None:
+    short = Example((1, 2, 3), (IGNORED, IGNORED, 3), 2.0)
+    long = Example((1, 2, 4, 5, 6), (IGNORED, IGNORED, 4, 5, 6), 1.0)
+    batch = pack([short, long])
+    torch.testing.assert_close(batch.even_weights, torch.tensor([2.0, 1.0, 1.0, 1.0]) / 5)
+    torch.testing.assert_close(batch.weights, torch.tensor([2.0, 1 / 3, 1 / 3, 1 / 3]) / 3)

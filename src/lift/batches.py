@@ -42,6 +42,14 @@ class Batch:
         return sum(len(example.ids) for example in self.members)
 
     @property
+    def even_weights(self) -> torch.Tensor:
+        """Instead of `weights`: every labelled position counts alike but for its example's weight; sums to 1. [M]"""
+        counts = [sum(label != IGNORED for label in example.labels) for example in self.members]
+        pairs = zip(self.members, counts, strict=True)
+        weights = torch.tensor([example.weight for example, count in pairs for _ in range(count)])
+        return weights / weights.sum()
+
+    @property
     def tokens(self) -> int:
         """Tokens computed, after sharing."""
         return len(self.parents)

@@ -70,7 +70,8 @@ class Objective:
         else:
             logits = self._logits(batch)  # [M, vocabulary]
             extra = logits.new_zeros((), dtype=torch.float32)
-        weights = batch.weights.to(logits.device)  # [M]
+        weights = batch.even_weights if settings.mean_over == "tokens" else batch.weights  # [M]
+        weights = weights.to(logits.device)
         losses = cross_entropy(logits, batch.targets.to(logits.device))  # [M]
         right = all_of_each(losses.detach() < _EVEN_ODDS, batch)  # [S]
         if self._teacher is None:
