@@ -24,7 +24,7 @@ class Batch:
     `ids`, `positions`, `parents`: [T]; a root's parent is -1. `predict_at`: [M], the node whose hidden state predicts
     `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by weight, of
     each example's mean token cross entropy: short answers are not drowned by long ones. `members` are the examples; the
-    labelled positions come in their order, `total_weight` is the sum of their weights.
+    labelled positions come in their order.
     """
 
     ids: torch.Tensor
@@ -34,7 +34,6 @@ class Batch:
     targets: torch.Tensor
     weights: torch.Tensor
     members: tuple[Example, ...]
-    total_weight: float
 
     @property
     def example_tokens(self) -> int:
@@ -74,7 +73,6 @@ class Batch:
             targets=self.targets[:0],
             weights=self.weights[:0],
             members=(),
-            total_weight=0.0,
         )
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
@@ -150,7 +148,6 @@ def pack(examples: Sequence[Example]) -> Batch:
         targets=torch.tensor(targets),
         weights=torch.tensor(weights, dtype=torch.float32),
         members=tuple(examples),
-        total_weight=total_weight,
     )
 
 

@@ -100,7 +100,7 @@ class ObjectiveSettings(Settings):
     labels: float = Field(1.0, ge=0, description="weight of the cross-entropy with the answers (hard labels)")
     mean_over: Literal["examples", "tokens"] = Field(
         "examples",
-        description="a batch's loss is the mean over its examples, whatever their length, or over its tokens",
+        description="what counts alike in a batch: its examples, however long, or their answer tokens",
     )
     distillation: float = Field(0.0, ge=0, description="weight of matching the base model that reads the evidence")
     distillation_top_k: int = Field(32, ge=1, description="its logits that are matched, the rest in one bucket")

@@ -47,11 +47,6 @@ class Update:
     batches: tuple[list[Example], ...]
     progress: float
 
-    @property
-    def weight(self) -> float:
-        """Sum of the examples' weights."""
-        return sum(example.weight for batch in self.batches for example in batch)
-
 
 @dataclass(frozen=True, slots=True)
 class Recited:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -96,11 +97,12 @@ def train(
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                whole = objective.weight_of(itertools.chain.from_iterable(update.batches))
                 losses: list[torch.Tensor] = []
                 answered: list[tuple[Batch, torch.Tensor]] = []
                 for batch in map(pack, update.batches):
                     outcome = objective.outcome(batch)
-                    part = outcome.loss * (batch.total_weight / update.weight)
+                    part = outcome.loss * (objective.weight_of(batch.members) / whole)
                     part.backward()  # type: ignore[no-untyped-call]
                     losses.append(part.detach())
                     answered.append((batch, outcome.right))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,12 @@ class Objective:
     def loss(self, batch: Batch) -> torch.Tensor:
         """Scalar, with graph: the mean over the batch's examples by weight."""
         return self.outcome(batch).loss
+
+    def weight_of(self, examples: Iterable[Example]) -> float:
+        """What these examples count for beside others in the same update: the mean is over examples, or over tokens."""
+        if self._settings.mean_over == "examples":
+            return sum(example.weight for example in examples)
+        return sum(example.weight * sum(label != IGNORED for label in example.labels) for example in examples)
 
     def outcome(self, batch: Batch) -> Outcome:
         """The loss, and which of the answers are known."""
