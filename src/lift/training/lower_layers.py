@@ -220,4 +220,4 @@ def _chain(vocabulary: int) -> Batch:
     ids = torch.arange(1, _TRIAL_TOKENS + 1) * 7 % vocabulary  # [T]
     nothing = torch.zeros(0, dtype=torch.long)
     parents = tuple(range(-1, _TRIAL_TOKENS - 1))
-    return Batch(ids, torch.arange(_TRIAL_TOKENS), parents, nothing, nothing, torch.zeros(0), (), 0.0)
+    return Batch(ids, torch.arange(_TRIAL_TOKENS), parents, nothing, nothing, torch.zeros(0), ())
