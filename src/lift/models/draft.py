@@ -279,12 +279,14 @@ def _is_plain(matrix: Any, applied: Mapping[Any, Sequence[LowRank]]) -> bool:
         added += sum(name in matrix.lora_A for name in matrix.active_adapters)
         if matrix.merged or matrix.disable_adapters:
             return False
-    return _can_pack(base) and added == len(applied.get(base, ()))
+    told_of = len(applied.get(base, ()))
+    return added == told_of and _can_pack(base)
 
 
 def _can_pack(matrix: Any) -> bool:
-    alike = type(matrix) is torch.nn.Linear and matrix.bias is None and matrix.weight.dtype in _PACKED_FROM
-    return alike and all(size % _GROUP == 0 for size in matrix.weight.shape)
+    weight, bias = matrix.weight, matrix.bias
+    alike = type(matrix) is torch.nn.Linear and bias is None and weight.dtype in _PACKED_FROM
+    return alike and all(size % _GROUP == 0 for size in weight.shape)
 
 
 def _joined(*matrices: Any) -> Packed:
