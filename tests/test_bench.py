@@ -26,7 +26,7 @@ from lift.bench import ask, in_flight
 from lift.bench.absorb import BEST, LIFT, TRAINER, AbsorbBench, Grid, bench_absorb, prepare_absorb
 from lift.bench.arithmetic import Matrices, Spread, first_reaching, log_log_slope, speedup, training_flops
 from lift.bench.ask import AskPlan, bench_ask
-from lift.bench.examples import as_rows, fixed_curriculum, labelled_tokens
+from lift.bench.examples import as_rows, fixed_curriculum
 from lift.bench.growth import WatchedCurriculum, bench_growth
 from lift.bench.in_flight import bench_in_flight
 from lift.bench.library_growth import bench_library
@@ -230,7 +230,7 @@ def test_useful_tokens_by_hand(tiny_model: BaseModel) -> None:
     closed_book = next(example for example in curriculum.examples() if not example.reads_evidence)
     # bytes: <|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n, then Bram<|im_end|>
     assert len(closed_book.ids) == 1 + 5 + 4 + 1 + 1 + 1 + 10 + 4 + 1
-    assert labelled_tokens(closed_book) == 4 + 1
+    assert closed_book.labelled_tokens == 4 + 1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -246,7 +246,7 @@ def test_every_layout_of_trainer_has_the_loss_of_the_examples(layout: Any, tiny_
     with torch.no_grad():
         loss = model(**collator(tiny_model.tokenizer, layout)(as_rows(examples))).loss
         alone = [model(**collator(tiny_model.tokenizer, "padded")(as_rows([each]))).loss for each in examples]
-    weights = [labelled_tokens(example) for example in examples]
+    weights = [example.labelled_tokens for example in examples]
     expected = sum(each * weight for each, weight in zip(alone, weights, strict=True)) / sum(weights)
     assert torch.allclose(loss, expected, atol=1e-5)
 
@@ -286,7 +286,7 @@ def test_a_side_counts_the_tokens_of_an_epoch(layout: Any, tiny_model: BaseModel
     examples = curriculum.examples()
     real, labelled = (
         sum(len(example.ids) for example in examples),
-        sum(map(labelled_tokens, examples)),
+        sum(example.labelled_tokens for example in examples),
     )
     assert round(side.real_tokens_per_s * side.trained_s) == real
     assert round(side.labelled_tokens_per_s * side.trained_s) == labelled

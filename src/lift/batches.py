@@ -43,9 +43,7 @@ class Batch:
     @property
     def even_weights(self) -> torch.Tensor:
         """Instead of `weights`: every labelled position counts alike but for its example's weight; sums to 1. [M]"""
-        counts = [sum(label != IGNORED for label in example.labels) for example in self.members]
-        pairs = zip(self.members, counts, strict=True)
-        weights = torch.tensor([example.weight for example, count in pairs for _ in range(count)])
+        weights = torch.tensor([example.weight for example in self.members for _ in range(example.labelled_tokens)])
         return weights / weights.sum()
 
     @property

@@ -39,6 +39,11 @@ class Example:
     drawn_anew: bool = False
     task: int | None = None
 
+    @property
+    def labelled_tokens(self) -> int:
+        """Tokens that carry loss."""
+        return sum(label != IGNORED for label in self.labels)
+
 
 @dataclass(frozen=True)
 class PromptForm:

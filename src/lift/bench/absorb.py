@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from lift.bench.arithmetic import Spread, speedup
-from lift.bench.examples import fixed_curriculum, labelled_tokens
+from lift.bench.examples import fixed_curriculum
 from lift.bench.machine import describe_machine
 from lift.bench.processes import Running, in_own_process
 from lift.bench.race import Goal
@@ -96,7 +96,7 @@ def prepare_absorb(base: BaseModel, document: Document, recipe: Recipe, goal: Go
             "text_tokens": made.tokens,
             "examples": len(examples),
             "tokens": sum(len(example.ids) for example in examples),
-            "labelled_tokens": sum(map(labelled_tokens, examples)),
+            "labelled_tokens": sum(example.labelled_tokens for example in examples),
             "epochs": recipe.training.segment_epochs + recipe.training.epochs,
             "probes": min(probes, held_back),
             "recipe": recipe.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lift.models.base_model import BaseModel
 from lift.preparation import Outline
-from lift.prompts import IGNORED, Example
+from lift.prompts import Example
 from lift.recipes.recipe import Recipe
 from lift.tasks.task import Task
 from lift.training.curriculum import Curriculum, Group, Update
@@ -28,7 +28,7 @@ class FixedCurriculum(Curriculum):
     def updates(self, epoch: int) -> Iterator[Update]:
         """As Curriculum.updates, counted."""
         for update in super().updates(epoch):
-            self.labelled += sum(labelled_tokens(example) for batch in update.batches for example in batch)
+            self.labelled += sum(example.labelled_tokens for batch in update.batches for example in batch)
             yield update
 
     def examples(self) -> list[Example]:
@@ -39,11 +39,6 @@ class FixedCurriculum(Curriculum):
 def fixed_curriculum(made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe) -> FixedCurriculum:
     """The curriculum that both sides draw from."""
     return FixedCurriculum(base.tokenizer, base.window_tokens, made.document, made.sentences, tasks, recipe)
-
-
-def labelled_tokens(example: Example) -> int:
-    """Tokens that carry loss."""
-    return sum(label != IGNORED for label in example.labels)
 
 
 def as_rows(examples: Sequence[Example]) -> list[dict[str, list[int]]]:

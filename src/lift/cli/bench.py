@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -99,6 +100,7 @@ def absorb(
     settings = load_recipe(recipe, overrides or ())
     documents = [read_documents([file], None) for file in files]
     from lift.bench.absorb import Grid, bench_absorb, prepare_absorb
+    from lift.bench.plots import plot_absorb
     from lift.bench.processes import kept_in
     from lift.bench.race import Goal
     from lift.models.load import load_model
@@ -109,14 +111,7 @@ def absorb(
     del base  # each training loads its own
     grid = Grid(tried_rates, tried_batches, seeds)
     result = bench_absorb(benches, grid, say=remark, **({"run": kept_in(keep)} if keep else {}))
-    if plots is not None:
-        from lift.bench.plots import plot_absorb, write_plots
-
-        write_plots(plot_absorb(result), plots)
-    if as_json:
-        write_json(result)
-    else:
-        show_absorb(result)
+    _give_out(result, plot_absorb, plots, show_absorb, as_json)
 
 
 def ask(
@@ -172,6 +167,7 @@ def ask(
     document = read_documents([file], None)
     from lift.bench.ask import AskPlan, bench_ask, stored_memory
     from lift.bench.llama_peer import find_llama
+    from lift.bench.plots import plot_ask
     from lift.memories.library import Library
     from lift.models.load import DEFAULT_MODEL, load_model
 
@@ -181,14 +177,7 @@ def ask(
     plan = AskPlan(lengths=sizes, repeats=repeats)
     llama = find_llama(base, gguf, llama_python)
     result = bench_ask(base, document.text, plan, memory=load, adapter=settings.adapter, say=remark, llama=llama)
-    if plots is not None:
-        from lift.bench.plots import plot_ask, write_plots
-
-        write_plots(plot_ask(result), plots)
-    if as_json:
-        write_json(result)
-    else:
-        show_ask(result)
+    _give_out(result, plot_ask, plots, show_ask, as_json)
 
 
 def growth(
@@ -225,6 +214,7 @@ def growth(
     document = read_documents([file], None)
     from lift.bench.growth import bench_growth
     from lift.bench.library_growth import NOTE, bench_library
+    from lift.bench.plots import plot_growth
     from lift.models.load import load_model
 
     base = load_model(model, on_progress=remark)
@@ -234,14 +224,7 @@ def growth(
     if counts:
         result["library"] = bench_library(base, settings, counts, remark)
         result["settings"]["library"] = NOTE
-    if plots is not None:
-        from lift.bench.plots import plot_growth, write_plots
-
-        write_plots(plot_growth(result), plots)
-    if as_json:
-        write_json(result)
-    else:
-        show_growth(result)
+    _give_out(result, plot_growth, plots, show_growth, as_json)
 
 
 def limits(
@@ -273,6 +256,24 @@ def limits(
         write_json(result)
     else:
         stdout().print(arithmetic.as_markdown(result), markup=False, soft_wrap=True, end="")
+
+
+def _give_out(
+    result: Mapping[str, Any],
+    plot: Callable[[Mapping[str, Any]], Mapping[str, str]],
+    plots: Path | None,
+    show: Callable[[Mapping[str, Any]], None],
+    as_json: bool,
+) -> None:
+    """Pictures where they are asked for, then the result itself."""
+    if plots is not None:
+        from lift.bench.plots import write_plots
+
+        write_plots(plot(result), plots)
+    if as_json:
+        write_json(result)
+    else:
+        show(result)
 
 
 def _lengths(text: str) -> list[int]:

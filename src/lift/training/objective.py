@@ -64,7 +64,7 @@ class Objective:
         """What these examples count for beside others in the same update: the mean is over examples, or over tokens."""
         if self._settings.mean_over == "examples":
             return sum(example.weight for example in examples)
-        return sum(example.weight * sum(label != IGNORED for label in example.labels) for example in examples)
+        return sum(example.weight * example.labelled_tokens for example in examples)
 
     def outcome(self, batch: Batch) -> Outcome:
         """The loss, and which of the answers are known."""
@@ -113,7 +113,7 @@ class Teacher:
         width = next((self._known[reader.ids][0].shape[-1] for reader in readers if reader is not None), 1)
         rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for example, reader in zip(batch.members, readers, strict=True):
-            count = sum(label != IGNORED for label in example.labels)
+            count = example.labelled_tokens
             if reader is None:
                 filler = torch.full((count, width), -float(width) - 1.0), torch.zeros(count, width, dtype=torch.long)
                 rows.append((*filler, torch.zeros(count, dtype=torch.bool)))
@@ -132,7 +132,7 @@ class Teacher:
         values, ids = top_k_log_probabilities(logits, settings.distillation_top_k, settings.distillation_temperature)
         first = 0
         for reader in readers:
-            last = first + sum(label != IGNORED for label in reader.labels)
+            last = first + reader.labelled_tokens
             self._known[reader.ids] = (values[first:last].cpu(), ids[first:last].cpu())
             first = last
 
@@ -158,7 +158,7 @@ def mean_gate(gates: list[torch.Tensor], batch: Batch, only_reading: bool) -> to
 
 def _label_counts(batch: Batch) -> torch.Tensor:
     """Labelled positions of each example. [S]"""
-    return torch.tensor([sum(label != IGNORED for label in example.labels) for example in batch.members])
+    return torch.tensor([example.labelled_tokens for example in batch.members])
 
 
 def _reader(example: Example) -> Example | None:
