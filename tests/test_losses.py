@@ -51,3 +51,14 @@ def test_cross_entropy_is_that_of_each_position_in_float32() -> None:
     logits, targets = torch.randn(3, 7, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 2, 3])
     expected = -torch.log_softmax(logits.bfloat16().float(), -1)[torch.arange(3), targets]
     torch.testing.assert_close(cross_entropy(logits.bfloat16(), targets), expected)
+
+
+def test_cross_entropy_has_the_gradient_of_plain_torch_over_more_rows_than_it_holds_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, weights = torch.randn(70, 11, generator=generator), torch.rand(70, generator=generator)
+    targets = torch.randint(0, 11, (70,), generator=generator)
+    ours, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (cross_entropy(ours, targets) * weights).sum().backward()
+    (torch.nn.functional.cross_entropy(plain, targets, reduction="none") * weights).sum().backward()
+    assert ours.grad is not None and plain.grad is not None
+    torch.testing.assert_close(ours.grad, plain.grad)

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch.nn import functional as F
+
+_ROWS = 32  # of logits that are float32 at once
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """-log softmax(logits_m)[targets_m], in float32 (method 1.1, 1.2).
 
-    logits: [M, vocabulary], only at labelled positions; targets: [M]. [M]
+    logits: [M, vocabulary], only at labelled positions; targets: [M]. [M]. Beside the logits and their gradient, no
+    more than a few rows of that width are held at once, in either direction.
     """
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+    losses: torch.Tensor = _CrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """logsumexp(l) - l_target; its gradient, softmax(l) less one at the target, is computed anew from the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        normalisers = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(_ROWS)])  # [M]
+        ctx.save_for_backward(logits, targets, normalisers)
+        return normalisers - logits.gather(1, targets[:, None])[:, 0].float()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        logits, targets, normalisers = ctx.saved_tensors
+        of_logits = torch.empty_like(logits)  # [M, vocabulary]
+        columns = gradient[:, None], normalisers[:, None], targets[:, None]  # [M, 1] each
+        parts = zip(of_logits.split(_ROWS), logits.split(_ROWS), *(each.split(_ROWS) for each in columns), strict=True)
+        for to, rows, scale, normaliser, target in parts:
+            probabilities = rows.float().sub_(normaliser).exp_()
+            probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, -1.0))
+            to.copy_(probabilities.mul_(scale))
+        return of_logits, None
 
 
 def top_k_log_probabilities(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

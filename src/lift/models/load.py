@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2"
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "int8")
+_KEPT_PRODUCTS = 128
 _DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -51,6 +52,8 @@ def load_model(
         )
     target = _choose_device(device)
     chosen_dtype = _choose_dtype(dtype, target)
+    # oneDNN compiles a product for every shape that it meets, and batches have hundreds: it keeps 1,024 unless told
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_PRODUCTS))
     extra = _quantization_settings(quantization, target, chosen_dtype)
     fingerprint: str | None = None
     if name == DEFAULT_MODEL:
