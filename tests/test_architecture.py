@@ -43,6 +43,7 @@ STAGES = [
     "updating",
     "remote",
     "evaluation",
+    "reader_tuning",
     "bench",
 ]
 DOORS = ["api", "cli"]

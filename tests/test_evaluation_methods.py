@@ -50,6 +50,9 @@ def choose(name: str, question: Question, about: Asked) -> Passage:
         ("lift:evidence", "Bram Holt sells the tickets."),
         ("lift:auto", "Bram Holt sells the tickets."),
         ("oracle", "Bram Holt sells the tickets."),
+        ("tuned:closed-book", None),
+        ("tuned:bm25", "Bram Holt sells the tickets."),
+        ("tuned:full", TEXT),
     ],
 )
 def test_the_part_of_the_document(tiny_model: BaseModel, method: str, text: str | None) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.adapters.attach import create_adapter
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
+from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.documents.document import Document
 from lift.errors import BudgetError, DocumentError
 from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
@@ -63,7 +63,7 @@ def absorb_events(
     made = outline(document, base, recipe)
     writer = TaskWriter(made, base, recipe)
     release(base.model)
-    session = Session(base, create_adapter(base.model, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
+    session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
     options: dict[str, Any] = {"checkpoint": library.checkpoint_path(key), "resume": resume, "stop": stop}
     try:
         if recipe.generator.stream:
@@ -239,7 +239,9 @@ def _fit_attention(session: Session, made: Outline) -> Iterator[AbsorptionEvent]
 
 
 def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None) -> str:
-    """Identity of an absorption: the same text, titles, weights, settings and budget give the same memory."""
+    """Identity of an absorption: the same text, titles, weights, start, settings and budget give the same memory."""
     titles = [part.title for part in document.split()]
-    parts = [document.sha256, document.title, titles, base.fingerprint, recipe.digest(), budget_s]
+    start = find_starting_point(base, recipe.adapter)
+    begun_at = start.digest if start is not None else None
+    parts = [document.sha256, document.title, titles, base.fingerprint, recipe.digest(), begun_at, budget_s]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lift.adapters.adapter import Adapter
-from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
+from lift.adapters.starting_point import start_adapter
 from lift.answering import Answerer
 from lift.batches import Batch, pack
 from lift.documents.document import Document
@@ -200,7 +200,7 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
     preparation = prepare(made, tasks, base, recipe)
     release(base.model)
-    adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
+    adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
     try:
         calibration = calibrate(base, adapter, preparation.curriculum, recipe)
         if budget_s is not None:

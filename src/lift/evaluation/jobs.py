@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,12 @@ from lift.evaluation.suite_reading import SuiteRecords
 from lift.recipes.recipe import Recipe, load_recipe
 
 # Raised whenever the same key would stand for other answers or scores than before.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Job:
-    """`recipe`: of the memory, None without one; `other`: the document whose memory the control asks."""
+    """`recipe`: of the memory or its starting point, else None; `other`: the document whose memory the control asks."""
 
     suite: SuiteRecords
     record: Record
@@ -38,9 +38,16 @@ class Job:
 
 
 def make_jobs(
-    suites: Sequence[SuiteRecords], plan: RunPlan, methods: Mapping[str, Method], fingerprint: str
+    suites: Sequence[SuiteRecords],
+    plan: RunPlan,
+    methods: Mapping[str, Method],
+    fingerprint: str,
+    start_digest: Callable[[Recipe], str | None],
 ) -> Iterator[Job]:
-    """All jobs in the order they are done in; `fingerprint` is the model's. Raises RecipeError."""
+    """All jobs in the order they are done in; `fingerprint` is the model's. Raises RecipeError.
+
+    `start_digest` tells at which starting point memories of a recipe begin.
+    """
     chosen = load_recipe(plan.recipe, plan.overrides)
     # the overrides are of the run's recipe; a baseline stays what it is
     recipes = {method.recipe: load_recipe(method.recipe) if method.recipe else chosen for method in methods.values()}
@@ -52,7 +59,8 @@ def make_jobs(
                 other = other_document(suite.records, record) if method.memory == "other" else None
                 parts: list[Any] = [VERSION, record.digest, name, fingerprint, plan.retrieved_sentences]
                 if recipe is not None:
-                    other_hash = other.sha256 if other is not None else None
-                    parts += [recipe.digest(), suite.plan.budget_s, other_hash]
+                    parts.append(start_digest(recipe))
+                if recipe is not None and method.memory != "start":
+                    parts += [recipe.digest(), suite.plan.budget_s, other.sha256 if other is not None else None]
                 key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
                 yield Job(suite, record, method, recipe, other, key)

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from lift.adapters.resident import release
+from lift.adapters.resident import attach_stored, release
+from lift.adapters.starting_point import StartingPoint
 from lift.answering import Answerer, kept_prefixes, open_memory
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
@@ -81,21 +82,30 @@ class Reader(Protocol):
 
 
 class ModelReader:
-    """The resident base model, with `memory` or without one; it switches to what it needs each time it reads.
+    """The resident base model, with `memory`, at `start`, or as it is; it switches to what it needs when it reads.
 
-    Its fingerprint names the weights, their type here, and the memory. `keeps_text`: what is read stays in memory, so
+    Its fingerprint names the weights and what is applied to them. `keeps_text`: what is read stays in memory, so
     that a later question to the same text is answered sooner; else each question pays for all that it reads.
     """
 
     def __init__(
-        self, base: BaseModel, memory: Memory | None = None, batch_size: int = 16, *, keeps_text: bool = False
+        self,
+        base: BaseModel,
+        memory: Memory | None = None,
+        batch_size: int = 16,
+        *,
+        start: StartingPoint | None = None,
+        keeps_text: bool = False,
     ) -> None:
         self.base = base
         self.memory = memory
+        self.start = start
         self.notes: tuple[str, ...] = ()
         self._batch_size = batch_size
         self._keeps_text = keeps_text
-        stored = memory.manifest.files[ADAPTER_STATE_FILE].sha256 if memory is not None else ""
+        stored = start.digest if start is not None else ""
+        if memory is not None:
+            stored = memory.manifest.files[ADAPTER_STATE_FILE].sha256
         self.id = base.id
         self.fingerprint = f"{base.fingerprint}/{stored}"
         bound_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0) if memory is not None else 0
@@ -111,9 +121,13 @@ class ModelReader:
         return fit_context(self.base.tokenizer, question, text, limit_tokens, CUT_STEP_TOKENS, form)
 
     def attach(self, form: PromptForm = PLAIN_FORM) -> Answerer | None:
-        """Put the memory on the base, or take off what is there; returns the memory as `lift ask` uses it."""
+        """Put the memory or the starting point on the base, in place of what is there; returns the memory to ask."""
         if self.memory is None:
-            release(self.base.model)
+            if self.start is not None:
+                start = self.start
+                attach_stored(self.base.model, start.digest, lambda: (start.config, start.state))
+            else:
+                release(self.base.model)
             return None
         return open_memory(self.memory, self.base, form, keeps_text=self._keeps_text)
 

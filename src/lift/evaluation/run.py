@@ -17,6 +17,7 @@ from typing import Any
 
 import filelock
 
+from lift.adapters.starting_point import StartingPoint, find_starting_point
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.describe import describe_run, describe_suite
@@ -46,6 +47,7 @@ from lift.evaluation.run_files import (
 from lift.evaluation.suite_reading import SuiteRecords, read_suite
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
+from lift.recipes.recipe import Recipe
 
 _Identity = tuple[str, ...]
 
@@ -101,7 +103,8 @@ class Evaluation:
                 faults = tuple(str(fault) for fault in read.faults)
                 yield SuiteRead(suite.title, len(read.records), read.questions, read.left_out, faults)
             check_metrics([name for read in self.suites for record in read.records for name in record.asking.metrics])
-            jobs = list(make_jobs(self.suites, self.plan, self.methods, self._reader(None).fingerprint))
+            fingerprint = self._reader(None).fingerprint
+            jobs = list(make_jobs(self.suites, self.plan, self.methods, fingerprint, self._start_digest))
             yield from self._do_all(jobs)
             self._write_files(jobs, time.monotonic() - begun)
 
@@ -152,11 +155,18 @@ class Evaluation:
         if self.base is not None:
             self._store = MemoryStore(self.out / "cache" / "memories", self.base, self._stop)
 
-    def _reader(self, memory: Memory | None) -> CachedReader:
+    def _reader(self, memory: Memory | None, start: StartingPoint | None = None) -> CachedReader:
         if self._remote is not None:
             return CachedReader(self._remote, self._cache)
         assert self.base is not None  # one of both is given
-        return CachedReader(ModelReader(self.base, memory), self._cache)
+        return CachedReader(ModelReader(self.base, memory, start=start), self._cache)
+
+    def _start(self, recipe: Recipe) -> StartingPoint | None:
+        return find_starting_point(self.base, recipe.adapter) if self.base is not None else None
+
+    def _start_digest(self, recipe: Recipe) -> str | None:
+        start = self._start(recipe)
+        return start.digest if start is not None else None
 
     def _do_all(self, jobs: Sequence[Job]) -> Iterator[EvaluationEvent]:
         begun, fresh = time.monotonic(), 0
@@ -191,13 +201,22 @@ class Evaluation:
 
     def _do(self, job: Job) -> Generator[Absorbing, None, list[dict[str, Any]]]:
         memory: Memory | None = None
+        start: StartingPoint | None = None
         questions = job.record.questions
         lookup = Lookup(job.record.document)
         try:
-            if job.recipe is not None:
+            if job.method.memory == "start":
+                assert job.recipe is not None  # jobs say at whose starting point such a method reads
+                start = self._start(job.recipe)
+                if start is None:
+                    raise UsageError(
+                        f"expected a recipe whose memories begin at a starting point, got {job.recipe.name!r} on this "
+                        "model; make one with `lift start`, and set adapter.starting_point to its directory"
+                    )
+            elif job.recipe is not None:
                 document, budget_s = job.other or job.record.document, job.suite.plan.budget_s
                 memory = yield from self._store.memory(document, job.recipe, budget_s, job.suite.plan.title)
-            passages, replies = self._answers(job, self._reader(memory), lookup)
+            passages, replies = self._answers(job, self._reader(memory, start), lookup)
             if memory is not None and job.other is None:
                 self._measure_harms(job, memory)
         except InterruptedAbsorption:

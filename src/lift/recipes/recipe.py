@@ -86,6 +86,12 @@ class AdapterSettings(Settings):
     width: float = Field(2.0, gt=0, le=64, description="hidden width of m, in head dimensions")
     gate: Literal["query", "exact"] = Field("query", description="g from q alone, or with the window's log-sum-exp")
     start: Literal["identity", "published"] = Field("identity", description="initial values of memory and gate")
+    starting_point: str = Field(
+        "none",
+        min_length=1,
+        description="LoRA: what was tuned on other texts before: auto (the one that comes with Lift, if the model has "
+        "one), none, or a directory",
+    )
 
     def layers_of(self, count: int) -> tuple[int, ...]:
         """The layers that get one in a model of `count` layers; empty for all."""

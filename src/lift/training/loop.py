@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from lift.adapters.adapter import Adapter
 from lift.batches import Batch, pack
+from lift.prompts import Example
 from lift.recipes.recipe import TrainingSettings
 from lift.training.checkpoint import Position, load_checkpoint, save_checkpoint
-from lift.training.curriculum import Curriculum
+from lift.training.curriculum import Update
 from lift.training.objective import Objective
 from lift.training.schedule import rate_factor
+from lift.training.spacing import Spacing
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,29 @@ class Step:
     progress: float
 
 
+class Course(Protocol):
+    """What is trained in which epoch: training/curriculum.py for a document."""
+
+    spacing: Spacing
+
+    @property
+    def epochs(self) -> int:
+        """How many there are."""
+        ...
+
+    def updates(self, epoch: int) -> Iterator[Update]:
+        """The optimiser steps of an epoch, the same whenever they are asked for."""
+        ...
+
+    def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
+        """Told after each step which of its examples were answered rightly."""
+        ...
+
+
 def train(
     adapter: Adapter,
     objective: Objective,
-    curriculum: Curriculum,
+    curriculum: Course,
     settings: TrainingSettings,
     *,
     budget_s: float | None = None,

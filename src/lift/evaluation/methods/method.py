@@ -14,7 +14,7 @@ from lift.evaluation.records import Question, Record
 from lift.retrieval import SentenceIndex
 from lift.sentences import split_sentences
 
-MemoryUse = Literal["none", "own", "other"]
+MemoryUse = Literal["none", "start", "own", "other"]
 
 
 class Lookup:
@@ -61,8 +61,9 @@ class Passage:
 class Method:
     """One way of answering. `context` is the word for the part of the document that `choose` puts into the prompt.
 
-    `memory`: none, the document's own, or that of another document. `recipe`: how the memory is absorbed, empty for
-    the run's. With `routed` the product's own choice of context answers, and `choose` only says what it reads.
+    `memory`: none, the starting point that memories begin at, the document's own, or that of another document. With
+    `recipe` it is absorbed by that one instead of the run's. With `routed` the product's own choice of context
+    answers, and `choose` only says what it reads.
     """
 
     name: str

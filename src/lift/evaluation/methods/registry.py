@@ -17,6 +17,7 @@ from lift.evaluation.methods import (
     lift,
     oracle,
     truncated,
+    tuned,
     wrong_document,
 )
 from lift.evaluation.methods.method import Method
@@ -43,4 +44,4 @@ def find_methods(names: Sequence[str]) -> list[Method]:
 def all_methods() -> list[Method]:
     """Every method, in the order that tables list them in."""
     reading = (closed_book, truncated, full, bm25, embeddings, hybrid, oracle, finetune_raw)
-    return [*(module.METHOD for module in reading), *lift.METHODS, wrong_document.METHOD]
+    return [*(module.METHOD for module in reading), *tuned.METHODS, *lift.METHODS, wrong_document.METHOD]

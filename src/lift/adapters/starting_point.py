@@ -1,0 +1,179 @@
+"""Where a LoRA begins: at zero, or at what tuning on other documents has taught it (pre-LIFT SFT, method 1.4).
+
+A small base model answers at length and beside the point; a starting point has learned from other texts, with questions
+that people asked, how an answer looks. What a memory then has to learn is its own text. It is an adapter like any other
+(PEFT's layout), bound to the weights that it was tuned on, and fits every rank and choice of layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from lift.adapters.adapter import Adapter
+from lift.adapters.attach import create_adapter
+from lift.errors import AdapterError, WrongBaseModelError
+from lift.models.base_model import BaseModel
+from lift.recipes.recipe import AdapterSettings
+
+_ABOUT_FILE = "starting_point.json"
+_CONFIG_FILE = "adapter_config.json"
+_STATE_FILE = "adapter_model.safetensors"
+_PACKAGED = "lift.starting_points"
+_PEFT_PREFIX = "base_model.model."
+_STORED_DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a starting point comes from: the base's weights, the documents and their licences, and how it was tuned."""
+
+    base_id: str
+    base_fingerprint: str
+    documents: tuple[str, ...]
+    licence: str
+    tuning: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """LoRA tensors by module path of the bare base; `digest` is the sha256 of their file."""
+
+    about: About
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    digest: str
+
+    @classmethod
+    def of(cls, about: About, config: dict[str, Any], state: dict[str, torch.Tensor]) -> StartingPoint:
+        """What was tuned, as it will be stored: in bfloat16."""
+        state = {key: tensor.to(_STORED_DTYPE) for key, tensor in state.items()}
+        return cls(about, config, state, hashlib.sha256(_to_bytes(state)).hexdigest())
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank."""
+        return float(self.config["lora_alpha"] / self.config["r"])
+
+    def fit(self, fresh: dict[str, torch.Tensor], scaling: float) -> dict[str, torch.Tensor]:
+        """`fresh`, the tensors of a new LoRA, with this starting point wherever both have a matrix.
+
+        A larger rank keeps its new rows of A beside zero columns of B, so the update stays what it was; a smaller one
+        gets the nearest update of its rank (truncated singular value decomposition). Raises AdapterError where a matrix
+        has another size.
+        """
+        fitted = dict(fresh)
+        for key in (key for key in fresh if key.endswith(".lora_A.weight") and key in self.state):
+            other = key.replace(".lora_A.", ".lora_B.")
+            down = self.state[key].float()  # [r, in]
+            up = self.state[other].float() * (self.scaling / scaling)  # [out, r]
+            if down.shape[1] != fresh[key].shape[1] or up.shape[0] != fresh[other].shape[0]:
+                raise AdapterError(
+                    f"{key}: the starting point has {down.shape[1]} x {up.shape[0]} weights, the model "
+                    f"{fresh[key].shape[1]} x {fresh[other].shape[0]}; use one that was tuned on this base model"
+                )
+            rank, wanted = down.shape[0], fresh[key].shape[0]
+            if wanted < rank:
+                down, up = _nearest(down, up, wanted)
+            fitted[key] = torch.cat([down, fresh[key].float()[down.shape[0] :]])
+            fitted[other] = torch.cat([up, torch.zeros_like(fresh[other].float()[:, up.shape[1] :])], dim=1)
+        return fitted
+
+    def write(self, directory: Path) -> None:
+        """Put it into `directory`, which is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _CONFIG_FILE).write_text(json.dumps(self.config, indent=2) + "\n", "utf-8")
+        (directory / _ABOUT_FILE).write_text(
+            json.dumps(asdict(self.about), indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
+        (directory / _STATE_FILE).write_bytes(_to_bytes(self.state))
+
+
+def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adapter:
+    """A new adapter on the base, at the starting point that its settings ask for; raises as find_starting_point."""
+    found = find_starting_point(base, settings)
+    adapter = create_adapter(base.model, settings, seed)
+    if found is not None:
+        try:
+            adapter.load_state(found.fit(adapter.trained_state(), settings.alpha / settings.rank))
+        except AdapterError:
+            adapter.detach()
+            raise
+    return adapter
+
+
+def find_starting_point(base: BaseModel, settings: AdapterSettings) -> StartingPoint | None:
+    """What `adapter.starting_point` says: "auto" is the one that comes with Lift for these weights, if there is one.
+
+    None where there is none, and for adapters other than plain LoRA. Raises AdapterError where a directory holds none,
+    WrongBaseModelError where it was tuned on other weights.
+    """
+    wanted = settings.starting_point
+    if wanted == "none" or settings.kind != "lora":
+        return None
+    if wanted == "auto":
+        return _packaged(base.fingerprint)
+    found = read_starting_point(Path(wanted))
+    if found.about.base_fingerprint != base.fingerprint:
+        raise WrongBaseModelError(
+            f"the starting point {wanted} was tuned on other weights ({found.about.base_id}) than {base.id} has; "
+            "tune one for this model with `lift start`, or use adapter.starting_point=auto"
+        )
+    return found
+
+
+def read_starting_point(directory: Path) -> StartingPoint:
+    """The starting point in `directory`; raises AdapterError where there is none, or it is damaged."""
+    try:
+        about, config, state = (_read(directory, name) for name in (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"expected a starting point in {directory}, got none that can be read ({error}); make one with `lift start`"
+        ) from None
+    return _parse(str(directory), about, config, state)
+
+
+def _read(directory: Path, name: str) -> bytes:
+    return (directory / name).read_bytes()
+
+
+def _packaged(fingerprint: str) -> StartingPoint | None:
+    for entry in resources.files(_PACKAGED).iterdir():
+        about = entry / _ABOUT_FILE
+        if about.is_file() and json.loads(about.read_text("utf-8"))["base_fingerprint"] == fingerprint:
+            files = ((entry / name).read_bytes() for name in (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE))
+            return _parse(entry.name, *files)
+    return None
+
+
+def _parse(name: str, about: bytes, config: bytes, state: bytes) -> StartingPoint:
+    try:
+        facts = json.loads(about)
+        facts["documents"] = tuple(facts["documents"])
+        tensors = {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load(state).items()}
+        read = StartingPoint(About(**facts), json.loads(config), tensors, hashlib.sha256(state).hexdigest())
+        if not all(key.replace(".lora_A.", ".lora_B.") in tensors for key in tensors) or read.scaling <= 0:
+            raise ValueError("its tensors are not those of a LoRA")
+    except Exception as error:  # safetensors raises an error of its own that is no ValueError
+        raise AdapterError(f"the starting point {name} is damaged ({error}); make it again with `lift start`") from None
+    return read
+
+
+def _to_bytes(state: dict[str, torch.Tensor]) -> bytes:
+    return save({_PEFT_PREFIX + key: tensor.contiguous() for key, tensor in state.items()})
+
+
+def _nearest(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [rank, in] and B [out, rank] of the nearest product of that rank to up @ down (Eckart and Young 1936)."""
+    basis_up, mixed_up = torch.linalg.qr(up)  # [out, r], [r, r]
+    basis_down, mixed_down = torch.linalg.qr(down.T)  # [in, r], [r, r]
+    left, values, right = torch.linalg.svd(mixed_up @ mixed_down.T)
+    roots = values[:rank].sqrt()
+    return roots[:, None] * (right[:rank] @ basis_down.T), basis_up @ left[:, :rank] * roots

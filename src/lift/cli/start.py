@@ -1,0 +1,78 @@
+"""`lift start`: tune the starting point that memories of a model begin at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lift.cli.options import JsonOption, ModelOption
+from lift.cli.output import format_bytes, print_facts, remark, write_json
+
+_EPILOG = """\b
+Examples:
+  lift start questions.jsonl --out my-start
+  lift absorb minutes.pdf --set adapter.starting_point=my-start
+
+A line of the file: {"title", "context", "questions": [{"question", "answers": [..], "evidence": [..]}]}
+Use other documents than those that you will absorb, with questions that people asked."""
+
+_SAY_EVERY_STEPS = 25
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the command of this module into `app`."""
+    app.command("start", epilog=_EPILOG)(start)
+
+
+def start(
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of documents with questions and answers.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the starting point goes.")],
+    model: ModelOption = "smollm2",
+    licence: Annotated[
+        str,
+        typer.Option("--licence", metavar="L", help="The licence of the documents; it is kept."),
+    ] = "not stated",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting as section.key=value, such as training.epochs=3."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach a small model to answer briefly from what it reads, on other documents than those to absorb.
+
+    What is made is where memories begin (adapter.starting_point). One comes with Lift for smollm2; make one for a model
+    of your own.
+    """
+    from lift.adapters.starting_point import StartingPoint
+    from lift.config import apply_overrides
+    from lift.evaluation.plan import SuitePlan
+    from lift.evaluation.suite_reading import read_suite
+    from lift.models.load import load_model
+    from lift.reader_tuning import ReaderSettings, tune_reader
+
+    values: dict[str, Any] = ReaderSettings().model_dump()
+    settings = ReaderSettings.parse(apply_overrides(values, overrides or ()), "settings of lift start")
+    base = load_model(model, on_progress=None if as_json else remark)
+    suite = SuitePlan.parse({"name": "qa", "data": data}, str(data))
+    read = read_suite(suite, lambda _text: [], skip_bad=False)
+    found: list[StartingPoint] = []
+    for step in tune_reader(base, read.records, settings, licence, found):
+        if not as_json and step.step % _SAY_EVERY_STEPS == 0:
+            remark(f"{100 * step.progress:.0f} %, epoch {step.epoch + 1}, loss {step.loss:.3f}")
+    point = found[0]
+    point.write(out)
+    size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in point.state.values())
+    if as_json:
+        write_json({"out": str(out), "digest": point.digest, "documents": len(read.records), "bytes": size_bytes})
+        return
+    print_facts(
+        [
+            ("starting point", str(out)),
+            ("documents", f"{len(read.records):,}, {read.questions:,} questions"),
+            ("size", format_bytes(size_bytes)),
+            ("use it", f"lift absorb FILE --set adapter.starting_point={out}"),
+        ],
+        title="Tuned",
+    )

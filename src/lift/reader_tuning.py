@@ -1,0 +1,119 @@
+"""Documents with questions that people asked -> a starting point (adapters/starting_point.py): pre-LIFT SFT.
+
+The adapter learns to answer behind a passage of the document, as short as people answer, from documents other than
+those that will be absorbed. It is not to know them: each question comes up with the passage that proves its answer and,
+where that holds the answer too, with the sentences that retrieval brings.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from lift.adapters.attach import create_adapter
+from lift.adapters.starting_point import About, StartingPoint
+from lift.batches import split_batches
+from lift.config import Settings
+from lift.errors import DataError
+from lift.evaluation.records import Record
+from lift.models.base_model import BaseModel
+from lift.prompts import Example, question_example
+from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
+from lift.retrieval import SentenceIndex
+from lift.scoring import contained
+from lift.sentences import split_sentences
+from lift.training.curriculum import Update
+from lift.training.loop import Step, train
+from lift.training.lower_layers import reusing_lower_layers
+from lift.training.objective import Objective
+from lift.training.spacing import Spacing
+
+
+class ReaderSettings(Settings):
+    """How a starting point is tuned. The defaults are those of the one that comes with Lift."""
+
+    adapter: AdapterSettings = AdapterSettings(rank=16, alpha=32.0, upper_share=0.5)
+    objective: ObjectiveSettings = ObjectiveSettings(mean_over="tokens")
+    training: TrainingSettings = TrainingSettings(
+        epochs=2,
+        learning_rate=1e-3,
+        schedule="linear",
+        warmup_share=0.02,
+        batch_tokens=512,
+        weight_decay=1e-4,
+    )
+    retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
+
+
+class ReadingCurriculum:
+    """The same examples in every epoch, in another order: groups of questions that share a passage."""
+
+    def __init__(self, tokenizer: Any, records: Sequence[Record], settings: ReaderSettings) -> None:
+        self.spacing = Spacing(longest_pause=1)
+        self.epochs = settings.training.epochs
+        self._settings = settings.training
+        self._groups = [
+            group for record in records for group in _groups(tokenizer, record, settings.retrieved_sentences)
+        ]
+
+    @property
+    def examples(self) -> int:
+        """Examples of an epoch."""
+        return sum(map(len, self._groups))
+
+    def updates(self, epoch: int) -> Iterator[Update]:
+        """The optimiser steps of an epoch."""
+        groups = list(self._groups)
+        random.Random(f"{self._settings.seed}/{epoch}").shuffle(groups)
+        done, examples = 0, self.examples
+        for batch in split_batches(groups, self._settings.batch_tokens):
+            yield Update((batch,), done / examples)
+            done += len(batch)
+
+    def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
+        """Nothing pauses."""
+
+
+def tune_reader(
+    base: BaseModel, records: Sequence[Record], settings: ReaderSettings, licence: str, found: list[StartingPoint]
+) -> Iterator[Step]:
+    """Tune a new adapter on `records`, yielding each step; the starting point is put into `found` at the end.
+
+    `licence` is that of the records. Raises DataError where no question can be answered from a passage.
+    """
+    curriculum = ReadingCurriculum(base.tokenizer, records, settings)
+    if not curriculum.examples:
+        raise DataError("expected questions whose passage or retrieved sentences hold the answer, got none")
+    adapter = create_adapter(base.model, settings.adapter, settings.training.seed)
+    try:
+        with reusing_lower_layers(base.model, adapter) as lower:
+            objective = Objective(base.model, adapter, settings.objective, lower)
+            yield from train(adapter, objective, curriculum, settings.training)
+        config, state = adapter.stored()
+    finally:
+        adapter.detach()
+    about = About(
+        base_id=base.id,
+        base_fingerprint=base.fingerprint,
+        documents=tuple(f"{record.document.title} ({record.document.source})" for record in records),
+        licence=licence,
+        tuning=settings.model_dump(mode="json", exclude_defaults=True),
+    )
+    found.append(StartingPoint.of(about, config, state))
+
+
+def _groups(tokenizer: Any, record: Record, retrieved: int) -> Iterator[list[Example]]:
+    """The questions of each passage behind it, and each question alone behind the sentences that retrieval brings."""
+    index = SentenceIndex(split_sentences(record.document.text))
+    behind: dict[str, list[Example]] = defaultdict(list)
+    for question in record.questions:
+        answer = question.answers[0]
+        shown = " ".join(sentence.text for sentence in index.evidence(question.text, retrieved))
+        for passage in dict.fromkeys(["\n".join(question.evidence), shown]):
+            if passage and contained(passage, question.answers):
+                behind[passage].append(question_example(tokenizer, question.text, answer, passage, reads_evidence=True))
+    yield from behind.values()

@@ -1,0 +1,194 @@
+"""A starting point: tuned on other documents, kept as a directory, and put under every new LoRA."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lift.absorption import absorption_key
+from lift.adapters.starting_point import StartingPoint, find_starting_point, read_starting_point, start_adapter
+from lift.cli import run
+from lift.documents.document import Document
+from lift.errors import AdapterError, DataError, WrongBaseModelError
+from lift.evaluation.reader import ModelReader
+from lift.evaluation.records import Question, Record
+from lift.models.base_model import BaseModel
+from lift.prompts import PLAIN_FORM
+from lift.reader_tuning import ReaderSettings, ReadingCurriculum, tune_reader
+from lift.recipes.recipe import AdapterSettings, TrainingSettings, load_recipe
+
+TEXT = "Ada Quill founded the museum. The museum owns 42 lenses. A storm came in 1907. Bram Holt sells the tickets."
+RECORD = Record(
+    "merrow",
+    Document("Merrow", TEXT, "test"),
+    (
+        Question("1", "Who sells the tickets?", ("Bram Holt",), evidence=("Bram Holt sells the tickets.",)),
+        Question("2", "How many lenses are there?", ("42",), evidence=("The museum owns 42 lenses.",)),
+    ),
+)
+SETTINGS = ReaderSettings(
+    adapter=AdapterSettings(rank=4, alpha=8.0, upper_share=0.5),
+    training=TrainingSettings(epochs=3, learning_rate=1e-2, batch_tokens=128),
+)
+TOKENS = torch.arange(3, 40)[None]
+
+
+def tuned(base: BaseModel, records: tuple[Record, ...] = (RECORD,), settings: ReaderSettings = SETTINGS) -> Any:
+    found: list[StartingPoint] = []
+    losses = [step.loss for step in tune_reader(base, records, settings, "CC0", found)]
+    return found[0], losses
+
+
+@pytest.fixture
+def start(tiny_model: BaseModel, tmp_path: Path) -> Path:
+    tuned(tiny_model)[0].write(tmp_path / "start")
+    return tmp_path / "start"
+
+
+def logits(base: BaseModel) -> torch.Tensor:
+    with torch.no_grad():
+        output: torch.Tensor = base.model(TOKENS).logits
+    return output
+
+
+def at(base: BaseModel, start: Path, **settings: Any) -> torch.Tensor:
+    """What the base says at the starting point."""
+    adapter = start_adapter(base, AdapterSettings(starting_point=str(start), **settings), seed=1)
+    try:
+        return logits(base)
+    finally:
+        adapter.detach()
+
+
+def test_tuning_lowers_the_loss_and_leaves_the_base_as_it_was(tiny_model: BaseModel) -> None:
+    before = logits(tiny_model)
+    point, losses = tuned(tiny_model)
+    assert losses[-1] < losses[0]
+    assert torch.equal(logits(tiny_model), before)
+    assert point.about.documents == ("Merrow (test)",)
+    assert point.about.licence == "CC0"
+    assert tuned(tiny_model)[0].digest == point.digest
+
+
+def test_it_is_read_as_it_was_written(tiny_model: BaseModel, tmp_path: Path) -> None:
+    point, _ = tuned(tiny_model)
+    point.write(tmp_path)
+    read = read_starting_point(tmp_path)
+    assert (read.about, read.digest) == (point.about, point.digest)
+    assert all(torch.equal(read.state[key], point.state[key]) for key in point.state)
+
+
+def test_a_new_adapter_of_the_same_shape_begins_exactly_there(tiny_model: BaseModel, start: Path) -> None:
+    reader = ModelReader(tiny_model, start=read_starting_point(start))
+    reader.attach()
+    wanted = logits(tiny_model)
+    ModelReader(tiny_model).attach()
+    assert not torch.allclose(wanted, logits(tiny_model))
+    torch.testing.assert_close(at(tiny_model, start, rank=4, alpha=8.0, upper_share=0.5), wanted)
+
+
+@pytest.mark.parametrize("shape", [{"rank": 9, "alpha": 9.0, "upper_share": 0.5}, {"rank": 7, "alpha": 3.0}])
+def test_a_larger_adapter_begins_at_the_same_point(tiny_model: BaseModel, start: Path, shape: Any) -> None:
+    wanted = at(tiny_model, start, rank=4, alpha=8.0, upper_share=0.5)
+    torch.testing.assert_close(at(tiny_model, start, **shape), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_smaller_rank_begins_at_the_nearest_update(tiny_model: BaseModel, start: Path) -> None:
+    point = read_starting_point(start)
+    fresh = start_adapter(tiny_model, AdapterSettings(rank=2, alpha=4.0, upper_share=0.5), seed=0)
+    fitted = point.fit(fresh.trained_state(), scaling=2.0)
+    fresh.detach()
+    for key, up in fitted.items():
+        if ".lora_B." in key:
+            other = key.replace(".lora_B.", ".lora_A.")
+            whole = point.state[key].float() @ point.state[other].float()
+            left, values, right = torch.linalg.svd(whole)
+            nearest = left[:, :2] * values[:2] @ right[:2]
+            torch.testing.assert_close(up @ fitted[other], nearest, atol=1e-5, rtol=1e-3)
+
+
+def test_layers_that_it_lacks_begin_at_zero(tiny_model: BaseModel, start: Path) -> None:
+    before = logits(tiny_model)
+    lower = at(tiny_model, start, rank=4, alpha=8.0, layers=(0,))
+    assert torch.equal(lower, before)
+
+
+@pytest.mark.parametrize("settings", [{"kind": "dora"}, {"kind": "gated-memory"}, {"starting_point": "auto"}])
+def test_where_none_fits_an_adapter_begins_as_the_base(tiny_model: BaseModel, start: Path, settings: Any) -> None:
+    chosen = AdapterSettings(**{"starting_point": str(start), **settings})
+    assert find_starting_point(tiny_model, chosen) is None
+
+
+def test_one_of_other_weights_is_refused(tiny_model: BaseModel, start: Path) -> None:
+    other = dataclasses.replace(tiny_model, fingerprint="1" * 64)
+    with pytest.raises(WrongBaseModelError, match="was tuned on other weights"):
+        find_starting_point(other, AdapterSettings(starting_point=str(start)))
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "starting_point.json"])
+def test_a_damaged_one_is_refused_in_a_sentence(tiny_model: BaseModel, start: Path, name: str) -> None:
+    content = (start / name).read_bytes()
+    (start / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(AdapterError, match="lift start"):
+        find_starting_point(tiny_model, AdapterSettings(starting_point=str(start)))
+    (start / name).unlink()
+    with pytest.raises(AdapterError, match="got none that can be read"):
+        find_starting_point(tiny_model, AdapterSettings(starting_point=str(start)))
+
+
+def test_another_start_makes_another_memory(tiny_model: BaseModel, start: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("fast", [f"adapter.starting_point={start}"])
+    document = Document("Merrow", TEXT, "test")
+    before = absorption_key(document, tiny_model, recipe, None)
+    other = ReaderSettings(adapter=SETTINGS.adapter, training=SETTINGS.training.model_copy(update={"epochs": 1}))
+    tuned(tiny_model, settings=other)[0].write(start)
+    assert absorption_key(document, tiny_model, recipe, None) != before
+
+
+def test_every_question_comes_up_with_what_proves_its_answer(tiny_model: BaseModel) -> None:
+    curriculum = ReadingCurriculum(tiny_model.tokenizer, [RECORD], ReaderSettings(retrieved_sentences=1))
+    shown = [example for update in curriculum.updates(0) for example in update.batches[0]]
+    prompts = [tiny_model.tokenizer.decode(example.ids) for example in shown]
+    assert len(prompts) == curriculum.examples
+    assert {"Bram Holt sells the tickets." in prompt for prompt in prompts if "Who sells" in prompt} == {True}
+    assert {"42 lenses" in prompt for prompt in prompts if "How many" in prompt} == {True}
+
+
+def test_questions_without_a_passage_are_refused(tiny_model: BaseModel) -> None:
+    unanswered = dataclasses.replace(RECORD, questions=(Question("3", "Why?", ("nobody knows",)),))
+    with pytest.raises(DataError, match="got none"):
+        tuned(tiny_model, (unanswered,))
+
+
+def test_tuned_methods_read_at_the_starting_point(tiny_model: BaseModel, start: Path) -> None:
+    questions, contexts = ["Who sells the tickets?"], ["Bram Holt sells the tickets."]
+    plain = ModelReader(tiny_model)
+    reader = ModelReader(tiny_model, start=read_starting_point(start))
+    said = [each.read(questions, contexts, PLAIN_FORM, 8)[0].text for each in (plain, reader, plain)]
+    assert said[0] == said[2] != said[1]
+    assert plain.fingerprint != reader.fingerprint
+
+
+def test_the_command_makes_one_that_an_absorption_takes(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = {"title": "Merrow", "context": TEXT, "questions": []}
+    line["questions"] = [
+        {"question": each.text, "answers": list(each.answers), "evidence": list(each.evidence)}
+        for each in RECORD.questions
+    ]
+    (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    out, model = tmp_path / "made", str(tiny_directory)
+    assert run(["start", str(tmp_path / "q.jsonl"), "--out", str(out), "--model", model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 1
+    (tmp_path / "m.txt").write_text(TEXT, "utf-8")
+    arguments = ["absorb", str(tmp_path / "m.txt"), "--model", model, "--recipe", "fast", "--json"]
+    quick = ["--set", "training.epochs=1", "--set", f"adapter.starting_point={out}"]
+    assert run([*arguments, *quick]) == 0
+    assert run(["start", str(tmp_path / "q.jsonl"), "--out", str(out), "--set", "training.epoch=1"]) != 0
+    assert "the nearest known one is 'epochs'" in capsys.readouterr().err
