@@ -32,7 +32,7 @@ from lift.scoring import contained, f1
 from lift.sentences import split_sentences
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-ARTICLE = EXAMPLES / "victoria-and-albert-museum.txt"
+ARTICLE = EXAMPLES / "university-of-chicago.txt"
 QUESTIONS = EXAMPLES / "questions.jsonl"
 BUDGET_S = 300.0
 
@@ -44,7 +44,7 @@ def main() -> int:
     questions = [record["question"] for record in records]
     golds = [record["answers"] for record in records]
     try:
-        document = read_document(ARTICLE, title="Victoria and Albert Museum")
+        document = read_document(ARTICLE, title="University of Chicago")
         base = load_model(on_progress=remark)
         remark("asking the base model, without the article and with all of it in the prompt")
         reader = Answerer(base, None, document, split_sentences(document.text))
@@ -63,7 +63,7 @@ def main() -> int:
     recall = memory.manifest.recall
     print(f"\nRecalled closed book: {format_recall(recall.recalled, recall.probed)}.")
     print(f"The demo took {format_seconds(time.monotonic() - started)}. Go on with:")
-    print(f'  .venv/bin/lift ask {memory.name} "Who was the first director of the museum?"')
+    print(f'  .venv/bin/lift ask {memory.name} "Who founded the Oracle Corporation?"')
     print("  .venv/bin/lift absorb YOUR-FILE.pdf --budget 10m")
     return 0
 

@@ -1,6 +1,6 @@
 """How near Gated Memory comes to the attention of a reader, epoch by epoch: a table, JSON lines and a plot.
 
-    python scripts/plot_attention_fit.py examples/victoria-and-albert-museum.txt --out fit.png
+    python scripts/plot_attention_fit.py examples/university-of-chicago.txt --out fit.png
 
 The text is read once by the base model for each gate, and a new memory is fitted to its attention (attention
 distillation). The error is that of held-out queries, mean over layers; at epoch 0 it is that of leaving the document

@@ -74,36 +74,76 @@ def test_an_answer_that_nothing_supports_is_marked(tiny_model: BaseModel, monkey
     assert not answerer(tiny_model).ask("Who founded the museum?", "none").supported
 
 
-def auto(monkeypatch: pytest.MonkeyPatch, base: BaseModel, recalled: str, read: str) -> Answer:
-    """The answer of a memory that says `recalled` closed book and `read` behind evidence."""
+LIKELY, UNLIKELY = -1.0, -8.0
+
+
+def auto(
+    monkeypatch: pytest.MonkeyPatch,
+    base: BaseModel,
+    recalled: str,
+    read: str,
+    doubts: Sequence[str] = (),
+    known_anyway: Sequence[str] = (),
+) -> Answer:
+    """The answer of a memory that says `recalled` closed book and `read` behind evidence.
+
+    The reader finds the answers in `doubts` unlikely; those in `known_anyway` are likely without the document too.
+    """
     adapter = LoraAdapter.create(base.model, AdapterSettings(rank=2), seed=0)
 
     def generate(_model: Any, prompts: Sequence[Sequence[int]], **_options: Any) -> list[list[int]]:
         behind = ["\n\n" in base.tokenizer.decode(list(prompt)) for prompt in prompts]
         return [base.tokenizer(read if evidence else recalled)["input_ids"] for evidence in behind]
 
+    def judge(
+        model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        evidence = "\n\n" in tokenizer.decode(list(prompts[0]))
+        if evidence:
+            return [[UNLIKELY if each in doubts else LIKELY for each in wanted] for wanted in answers]
+        if adapter.rows is None:
+            return [[LIKELY if each == recalled else UNLIKELY for each in wanted] for wanted in answers]
+        return [[LIKELY if each in known_anyway else UNLIKELY for each in wanted] for wanted in answers]
+
     monkeypatch.setattr("lift.answering.generate", generate)
+    monkeypatch.setattr("lift.choosing.log_probabilities", judge)
     answer = Answerer(base, adapter, document(), sentences()).ask("When did the tower burn?")
+    assert adapter.rows is None
     adapter.detach()
     return answer
 
 
-def test_auto_answers_briefly_where_memory_and_reading_agree(
+def test_auto_gives_what_was_read_where_memory_and_reading_agree(
     tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = auto(monkeypatch, tiny_model, "in 1907", "1907")
+    answer = auto(monkeypatch, tiny_model, "1907", "1907")
     assert (answer.text, answer.context, answer.supported) == ("1907", "evidence", True)
 
 
-def test_auto_quotes_the_text_where_memory_and_reading_differ(
+def test_auto_gives_what_is_recalled_where_the_reader_doubts_what_it_read(
     tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = auto(monkeypatch, tiny_model, "1911", "1907")
-    assert answer.text == f"1907 — “{TEXTS[2]}”"
-    assert answer.evidence[0].text == TEXTS[2]
-    wrong = auto(monkeypatch, tiny_model, "1911", "Napoleon")
-    assert wrong.text.startswith("Napoleon — ")
-    assert not wrong.supported
+    answer = auto(monkeypatch, tiny_model, "1907", "1911", doubts=["1911"])
+    assert (answer.text, answer.context, answer.supported) == ("1907", "none", True)
+
+
+def test_auto_gives_what_was_read_where_the_reader_doubts_what_is_recalled(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert auto(monkeypatch, tiny_model, "Napoleon", "1907", doubts=["Napoleon"]).text == "1907"
+
+
+def test_a_memory_has_no_vote_for_what_is_likely_anyway(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert auto(monkeypatch, tiny_model, "1911", "1907").text == "1911"
+    assert auto(monkeypatch, tiny_model, "1911", "1907", known_anyway=["1911"]).text == "1907"
+
+
+def test_where_auto_had_a_choice_the_best_sentence_stands_beside_the_answer(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = auto(monkeypatch, tiny_model, "Napoleon", "Bonaparte", doubts=["Napoleon"])
+    assert not answer.supported
+    assert TEXTS[2] in [evidence.text for evidence in answer.evidence]
 
 
 def test_auto_without_a_memory_reads_the_evidence(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:

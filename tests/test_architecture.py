@@ -32,6 +32,7 @@ STAGES = [
     "scoring",
     "retrieval",
     "memories",
+    "choosing",
     "answering",
     "many_memories",
     "recall",

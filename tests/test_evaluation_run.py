@@ -415,16 +415,12 @@ def test_a_plan_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
         load_plan(path)
 
 
-def test_method_names_are_those_of_the_contract() -> None:
+def test_method_names_are_those_of_the_contract_and_the_tuned_readers() -> None:
+    reading = ["closed-book", "truncated", "full", "bm25", "embeddings", "hybrid", "oracle"]
     assert [method.name for method in all_methods()] == [
-        "closed-book",
-        "truncated",
-        "full",
-        "bm25",
-        "embeddings",
-        "hybrid",
-        "oracle",
+        *reading,
         "finetune-raw",
+        *(f"tuned:{name}" for name in reading),
         "lift:none",
         "lift:truncated",
         "lift:evidence",

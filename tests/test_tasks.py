@@ -230,3 +230,15 @@ def test_answer_candidates_are_verbatim_and_ranked() -> None:
     assert all(answer in text for answer in found)
     assert {"Ada Quill", "1911", "Gdansk"} <= set(found[:5])
     assert answer_candidates("") == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "With shrinking ice-cover, ocean water levels rose and the English Channel and North Sea re-inundated.",
+        "The army left the Rhineland in 1930, and the German army re-occupied it in 1936, which was popular in Germany.",
+        "The re-elected and re-appointed board re-opened - and then re-closed - the co-op.",
+    ],
+)
+def test_words_that_a_hyphen_parts_break_nothing(sentence: str) -> None:
+    assert [task for task in generate_tasks("The chronicle", numbered([sentence])) if task.origin.startswith("rules")]

@@ -6,13 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 
-from lift.adapters.adapter import Adapter, applied_state
-from lift.adapters.resident import Load, attach_stored
+from lift.adapters.adapter import Adapter, applied_state, attached
+from lift.adapters.resident import Load, hold_stored
+from lift.adapters.rows import activate, using
+from lift.adapters.starting_point import find_starting_point
+from lift.choosing import Vote, choose
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
@@ -29,6 +33,7 @@ from lift.prompts import (
     fit_context,
     prompt_ids,
 )
+from lift.recipes.recipe import AdapterSettings
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence, split_sentences
@@ -91,7 +96,12 @@ def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, 
     where its files are damaged.
     """
     key, load = stored_adapter(memory, base)
-    return read_document(memory, base, form, attach_stored(base.model, key, load), keeps_text=keeps_text)
+    reader = reader_adapter(memory, base)
+    loads = {key: load} | ({} if reader is None else dict([reader]))
+    hold_stored(base.model, loads, at_most=len(loads))
+    activate(base.model, key)
+    adapter = attached(base.model)[key]
+    return read_document(memory, base, form, adapter, reader=reader[0] if reader else None, keeps_text=keeps_text)
 
 
 def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
@@ -103,20 +113,44 @@ def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
     return key, lambda: (memory.adapter_config, memory.load_adapter_state())
 
 
+def reader_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load] | None:
+    """The starting point that the memory began at, as stored_adapter: it reads better than what it has become.
+
+    None where there was none, or it lay in a directory that is gone; the memory then reads itself.
+    """
+    wanted = memory.manifest.recipe.get("adapter", {}).get("starting_point", "none")
+    if wanted not in ("none", "auto") and not Path(wanted).is_dir():
+        return None
+    start = find_starting_point(base, AdapterSettings(starting_point=wanted))
+    return None if start is None else (start.digest, lambda: (start.config, start.state))
+
+
 def read_document(
-    memory: Memory, base: BaseModel, form: PromptForm, adapter: Adapter | None, *, keeps_text: bool = False
+    memory: Memory,
+    base: BaseModel,
+    form: PromptForm,
+    adapter: Adapter | None,
+    *,
+    reader: str | None = None,
+    keeps_text: bool = False,
 ) -> Answerer:
-    """Answers from a memory's document, on whatever is attached to `base`; `adapter` is what the caller attached."""
+    """Answers from a memory's document, on whatever is attached to `base`.
+
+    `adapter` and `reader` are what the caller attached; see Answerer.
+    """
     window_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0)
     sentences = split_sentences(memory.document.text)
-    return Answerer(base, adapter, memory.document, sentences, window_tokens, form, keeps_text=keeps_text)
+    return Answerer(
+        base, adapter, memory.document, sentences, window_tokens, form, reader=reader, keeps_text=keeps_text
+    )
 
 
 class Answerer:
     """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
 
     `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
-    `form`: the words around every question. `keeps_text`: the keys and values of what is read are kept for the next
+    `form`: the words around every question. `reader`: the attached adapter that reads for "auto", None: the memory
+    itself. `keeps_text`: the keys and values of what is read are kept for the next
     question, in kept_prefixes; not where times are measured, or the model is trained by others than an Adapter.
     """
 
@@ -129,11 +163,13 @@ class Answerer:
         truncated_tokens: int = 0,
         form: PromptForm = PLAIN_FORM,
         *,
+        reader: str | None = None,
         keeps_text: bool = False,
     ) -> None:
         self.base = base
         self.adapter = adapter
         self.document = document
+        self.reader = reader
         self._truncated_tokens = truncated_tokens
         self._form = form
         self._prefixes = kept_prefixes(base.model) if keeps_text else None
@@ -154,8 +190,9 @@ class Answerer:
     ) -> list[Answer]:
         """Answer in batches, in the order of the questions.
 
-        "auto" reads the evidence with the memory on, and asks the memory closed book too. Where the two agree, the
-        answer is given alone; where they do not, the sentence that fits the question best is quoted behind it.
+        "auto" lets the memory's starting point read the evidence, and asks the memory closed book. Where they differ,
+        the answer is the one that choosing.py finds likelier, and the sentence that fits the question best stands
+        beside the one that supports it. It is shown in one piece, since it is chosen at the end.
         Raises UsageError for an unknown context, an empty question, or a text that does not fit the window.
         """
         check_questions(questions, context)
@@ -192,10 +229,26 @@ class Answerer:
             seconds=seconds,
         )
 
-    def weigh(self, question: str, read: Answer, recalled: Answer) -> Answer:
-        """The answer of "auto": what was read, and the sentence that fits best where the memory says otherwise."""
-        answer = replace(read, seconds=read.seconds + recalled.seconds)
-        return answer if f1(read.text, [recalled.text]) > AGREEMENT_F1 else self._quoting(question, answer)
+    def vote(self, question: str, answers: Sequence[Answer], memory: str | None, max_new_tokens: int) -> Vote:
+        """Who judges the answers of "auto"; `memory` is the name of the memory's adapter."""
+        return Vote(
+            answers=tuple(answer.text for answer in answers),
+            reader=self.reader or memory,
+            memory=memory,
+            prior=self.reader,
+            evidence_ids=self.prompt(question, "evidence", max_new_tokens).ids,
+            bare_ids=self.prompt(question, "none", max_new_tokens).ids,
+        )
+
+    def settled(self, question: str, answers: Sequence[Answer], chosen: int) -> Answer:
+        """The chosen one of the answers, with the time of all; and the best sentence beside it where they differ."""
+        answer = replace(answers[chosen], seconds=sum(each.seconds for each in answers))
+        if all(f1(answer.text, [other.text]) > AGREEMENT_F1 for other in answers):
+            return answer
+        found = self.index.search(question, 1)
+        new = [each for each in found if all(each.index != known.sentence for known in answer.evidence)]
+        beside = [Evidence(each.index, each.text, self.document.place_at(each.start)) for each in new]
+        return replace(answer, evidence=(*answer.evidence, *beside))
 
     def _ask_auto(
         self,
@@ -205,27 +258,16 @@ class Answerer:
         on_text: Callable[[str], None] | None,
     ) -> list[Answer]:
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        # read first: that is what is shown while it comes
-        read = self.ask_many(questions, "evidence", on_text=on_text, **options)
         if self.adapter is None:
-            return read
-        recalled = self.ask_many(questions, "none", **options)
-        answers = []
-        for question, reading, memory in zip(questions, read, recalled, strict=True):
-            answer = self.weigh(question, reading, memory)
-            if on_text and answer.text != reading.text:
-                on_text(answer.text.removeprefix(reading.text))
-            answers.append(answer)
+            return self.ask_many(questions, "evidence", on_text=on_text, **options)
+        with using(self.base.model, self.reader or self.adapter.name):
+            read = self.ask_many(questions, "evidence", **options)
+        rounds = [read, self.ask_many(questions, "none", **options)]
+        answers = settle(self.base, [self] * len(questions), questions, [self.adapter.name] * len(questions), rounds)
+        if on_text:
+            for answer in answers:
+                on_text(answer.text)
         return answers
-
-    def _quoting(self, question: str, answer: Answer) -> Answer:
-        """The answer with the sentence that fits its question best; whether it is supported is not changed by that."""
-        found = self.index.search(question, 1)
-        if not found:
-            return answer
-        quoted = Evidence(found[0].index, found[0].text, self.document.place_at(found[0].start))
-        others = [evidence for evidence in answer.evidence if evidence.sentence != quoted.sentence]
-        return replace(answer, text=f"{answer.text} — “{quoted.text}”", evidence=(quoted, *others))
 
     def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
         window_tokens = self.base.window_tokens - max_new_tokens
@@ -245,6 +287,33 @@ class Answerer:
                 "use --context truncated, evidence or auto"
             )
         return text, cut
+
+
+def settle(
+    base: BaseModel,
+    answerers: Sequence[Answerer],
+    questions: Sequence[str],
+    memories: Sequence[str],
+    rounds: Sequence[Sequence[Answer]],
+    max_new_tokens: int = MAX_ANSWER_TOKENS,
+) -> list[Answer]:
+    """The answer of "auto" to each question: one of those that the `rounds` gave, what was read and what was recalled.
+
+    `memories`: the name of each memory's adapter.
+    """
+    given = list(zip(*rounds, strict=True))
+    asked = list(zip(answerers, questions, given, strict=True))
+    chosen = choose(
+        base,
+        [
+            answerer.vote(question, answers, memory, max_new_tokens)
+            for (answerer, question, answers), memory in zip(asked, memories, strict=True)
+        ],
+    )
+    return [
+        answerer.settled(question, answers, index)
+        for (answerer, question, answers), index in zip(asked, chosen, strict=True)
+    ]
 
 
 def generate_texts(

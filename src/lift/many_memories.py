@@ -9,7 +9,16 @@ from lift.adapters.adapter import attached
 from lift.adapters.lora_rows import keeping_room
 from lift.adapters.resident import hold_stored
 from lift.adapters.rows import rows
-from lift.answering import Answer, Answerer, check_questions, generate_texts, read_document, stored_adapter
+from lift.answering import (
+    Answer,
+    Answerer,
+    check_questions,
+    generate_texts,
+    read_document,
+    reader_adapter,
+    settle,
+    stored_adapter,
+)
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
@@ -40,15 +49,21 @@ def ask_memories(
         raise UsageError(f"expected resident and batch_size of at least 1, got {resident} and {batch_size}")
     check_questions([question for _, question in asked], context)
     adapters = {memory: stored_adapter(memory, base) for memory, _ in asked}
-    answerers = {memory: read_document(memory, base, form, None) for memory in adapters}
+    readers = {memory: reader_adapter(memory, base) if context == "auto" else None for memory in adapters}
+    answerers = {
+        memory: read_document(memory, base, form, None, reader=found[0] if found else None)
+        for memory, found in readers.items()
+    }
     keys = [adapters[memory][0] for memory, _ in asked]
     loads = dict(adapters.values())
+    reading = dict(found for found in readers.values() if found is not None)
     applied = {name: adapter.rows for name, adapter in attached(base.model).items()}
     answers: dict[int, Answer] = {}
     try:
         with keeping_room(base.model):
             for batch in _batches(keys, set(applied), batch_size, resident):
-                hold_stored(base.model, {keys[index]: loads[keys[index]] for index in batch}, resident)
+                wanted = {keys[index]: loads[keys[index]] for index in batch}
+                hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
                 questions = [(answerers[asked[index][0]], asked[index][1]) for index in batch]
                 names = [keys[index] for index in batch]
                 answers.update(zip(batch, _answer(base, questions, names, context, max_new_tokens), strict=True))
@@ -79,11 +94,11 @@ def _answer(
 ) -> list[Answer]:
     """The answers of one batch: each question is asked with the adapter of its name."""
     if context == "auto":
-        recalled, read = (_answer(base, questions, names, each, max_new_tokens) for each in ("none", "evidence"))
-        return [
-            answerer.weigh(question, reading, memory)
-            for (answerer, question), reading, memory in zip(questions, read, recalled, strict=True)
-        ]
+        readers = [answerer.reader or name for (answerer, _), name in zip(questions, names, strict=True)]
+        asked = [(readers, "evidence"), (names, "none")]
+        rounds = [_answer(base, questions, who, what, max_new_tokens) for who, what in asked]
+        answerers, texts = [answerer for answerer, _ in questions], [text for _, text in questions]
+        return settle(base, answerers, texts, names, rounds, max_new_tokens)
     started = time.perf_counter()
     prompts = [answerer.prompt(question, context, max_new_tokens) for answerer, question in questions]
     texts = generate_texts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -101,10 +101,15 @@ def question_example(
 
     `teacher_context` is what the teacher of a context distillation reads; see Example.
     """
-    prompt = prompt_ids(tokenizer, question, context)
-    target = answer_ids(tokenizer, answer)
+    example = answer_example(tokenizer, prompt_ids(tokenizer, question, context), answer)
     teacher = tuple(prompt_ids(tokenizer, question, teacher_context)) if teacher_context is not None else None
-    return Example(tuple(prompt + target), tuple([IGNORED] * len(prompt) + target), weight, reads_evidence, teacher)
+    return replace(example, weight=weight, reads_evidence=reads_evidence, teacher_ids=teacher)
+
+
+def answer_example(tokenizer: Any, prompt: Sequence[int], answer: str) -> Example:
+    """An answer behind the tokens of a prompt: loss on the answer and its end token, on nothing else."""
+    target = answer_ids(tokenizer, answer)
+    return Example((*prompt, *target), (*[IGNORED] * len(prompt), *target))
 
 
 def contextual_segment_example(

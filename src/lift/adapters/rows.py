@@ -22,6 +22,18 @@ def activate(model: Any, name: str | None) -> None:
         attached(model)[name].apply_to(None)
 
 
+@contextlib.contextmanager
+def using(model: Any, name: str | None) -> Iterator[None]:
+    """Inside the block as after activate; then the model uses its adapters as before."""
+    before = {each: adapter.rows for each, adapter in attached(model).items()}
+    activate(model, name)
+    try:
+        yield
+    finally:
+        for each, adapter in attached(model).items():
+            adapter.apply_to(before.get(each, ()))
+
+
 class RowAssignment:
     """The adapter of each row of the batch, while rows of it end."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lift.recipes.recipe import AdapterSettings
 _ABOUT_FILE = "starting_point.json"
 _CONFIG_FILE = "adapter_config.json"
 _STATE_FILE = "adapter_model.safetensors"
-_PACKAGED = "lift.starting_points"
+_PACKAGED = "starting_points"
 _PEFT_PREFIX = "base_model.model."
 _STORED_DTYPE = torch.bfloat16
 
@@ -144,8 +145,9 @@ def _read(directory: Path, name: str) -> bytes:
     return (directory / name).read_bytes()
 
 
+@lru_cache(maxsize=4)
 def _packaged(fingerprint: str) -> StartingPoint | None:
-    for entry in resources.files(_PACKAGED).iterdir():
+    for entry in (resources.files("lift.adapters") / _PACKAGED).iterdir():
         about = entry / _ABOUT_FILE
         if about.is_file() and json.loads(about.read_text("utf-8"))["base_fingerprint"] == fingerprint:
             files = ((entry / name).read_bytes() for name in (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE))

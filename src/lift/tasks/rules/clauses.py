@@ -171,7 +171,8 @@ def _clause(
     extra: tuple[Constituent, ...] = (),
     skip: frozenset[int] = frozenset(),
 ) -> Clause:
-    parts = [*_constituents(verb, skip), *extra]
+    # a stray hyphen can be parsed as a clause of its own, of which nothing is left
+    parts = [part for part in (*_constituents(verb, skip), *extra) if part.tokens]
     before = [part for part in parts if part.head.i < verb.i and not part.core]
     after = [part for part in parts if part not in before]
     adverbs = tuple(
