@@ -236,7 +236,7 @@ def test_answer_candidates_are_verbatim_and_ranked() -> None:
     "sentence",
     [
         "With shrinking ice-cover, ocean water levels rose and the English Channel and North Sea re-inundated.",
-        "The army left the Rhineland in 1930, and the German army re-occupied it in 1936, which was popular in Germany.",
+        "The army left the Rhineland in 1930 and the German army re-occupied it in 1936, which was popular.",
         "The re-elected and re-appointed board re-opened - and then re-closed - the co-op.",
     ],
 )
