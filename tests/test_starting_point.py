@@ -18,9 +18,11 @@ from lift.errors import AdapterError, DataError, WrongBaseModelError
 from lift.evaluation.reader import ModelReader
 from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
-from lift.prompts import PLAIN_FORM
+from lift.preparation import TaskWriter, outline, prepare
+from lift.prompts import PLAIN_FORM, Example
 from lift.reader_tuning import ReaderSettings, ReadingCurriculum, tune_reader
 from lift.recipes.recipe import AdapterSettings, TrainingSettings, load_recipe
+from lift.tasks.task_file import TaskFile
 
 TEXT = "Ada Quill founded the museum. The museum owns 42 lenses. A storm came in 1907. Bram Holt sells the tickets."
 RECORD = Record(
@@ -79,7 +81,9 @@ def test_it_is_read_as_it_was_written(tiny_model: BaseModel, tmp_path: Path) -> 
     point, _ = tuned(tiny_model)
     point.write(tmp_path)
     read = read_starting_point(tmp_path)
-    assert (read.about, read.digest) == (point.about, point.digest)
+    assert (read.about, read.digest, read.passages) == (point.about, point.digest, point.passages)
+    assert [passage.text for passage in read.passages] == ["Bram Holt sells the tickets.", "The museum owns 42 lenses."]
+    assert read.passages[0].questions == (("Who sells the tickets?", "Bram Holt"),)
     assert all(torch.equal(read.state[key], point.state[key]) for key in point.state)
 
 
@@ -130,7 +134,9 @@ def test_one_of_other_weights_is_refused(tiny_model: BaseModel, start: Path) -> 
         find_starting_point(other, AdapterSettings(starting_point=str(start)))
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "starting_point.json"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "starting_point.json", "passages.jsonl"]
+)
 def test_a_damaged_one_is_refused_in_a_sentence(tiny_model: BaseModel, start: Path, name: str) -> None:
     content = (start / name).read_bytes()
     (start / name).write_bytes(content[: len(content) // 2])
@@ -172,6 +178,50 @@ def test_tuned_methods_read_at_the_starting_point(tiny_model: BaseModel, start: 
     said = [each.read(questions, contexts, PLAIN_FORM, 8)[0].text for each in (plain, reader, plain)]
     assert said[0] == said[2] != said[1]
     assert plain.fingerprint != reader.fingerprint
+
+
+def divergence(base: BaseModel, point: StartingPoint, text: str) -> float:
+    """How far the base at that point is from the base itself on a text: KL, mean over its tokens."""
+    ids = torch.tensor(base.tokenizer(text)["input_ids"])[None]
+    with torch.no_grad():
+        plain = base.model(ids).logits.log_softmax(-1)
+        ModelReader(base, start=point).attach()
+        tuned_odds = base.model(ids).logits.log_softmax(-1)
+    ModelReader(base).attach()
+    return float((plain.exp() * (plain - tuned_odds)).sum(-1).mean())
+
+
+def test_fidelity_keeps_what_the_base_says_on_the_passages(tiny_model: BaseModel) -> None:
+    text = "Bram Holt sells the tickets."
+    longer = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"epochs": 20})})
+    free, _ = tuned(tiny_model, settings=longer)
+    held, losses = tuned(tiny_model, settings=longer.model_copy(update={"fidelity": 3.0}))
+    assert divergence(tiny_model, held, text) < 0.5 * divergence(tiny_model, free, text)
+    assert losses[-1] < losses[0]
+
+
+def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel, start: Path) -> None:
+    base = tiny_model
+    text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
+    made = outline(Document("Harbour", text, "test"), base, load_recipe("fast"))
+    seen: dict[float, list[Example]] = {}
+    for share in (0.0, 0.5):
+        recipe = load_recipe("fast", [f"adapter.starting_point={start}", f"fidelity.share={share}"])
+        tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
+        curriculum = prepare(made, tasks, base, recipe).curriculum
+        updates = list(curriculum.updates(0))
+        assert all(0 <= update.progress < 1 for update in updates)
+        seen[share] = [example for update in updates for batch in update.batches for example in batch]
+    bare = [example for example in seen[0.5] if example.keeps_base]
+    assert {base.tokenizer.decode(example.ids) for example in bare} <= {passage.text for passage in passages(start)}
+    assert bare
+    asked = [base.tokenizer.decode(example.ids) for example in seen[0.5] if not example.keeps_base]
+    assert any("Who sells the tickets?" in prompt or "How many lenses" in prompt for prompt in asked)
+    assert not any(example.keeps_base for example in seen[0.0])
+
+
+def passages(start: Path) -> Any:
+    return read_starting_point(start).passages
 
 
 def test_the_command_makes_one_that_an_absorption_takes(

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from lift.adapters.starting_point import find_starting_point
 from lift.documents.document import Document
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
@@ -134,7 +135,17 @@ def prepare(
     """
     if not recipe.segments.weight and all(task.held_back for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
-    curriculum = Curriculum(base.tokenizer, base.window_tokens, made.document, made.sentences, tasks, recipe, start)
+    begun = find_starting_point(base, recipe.adapter) if recipe.fidelity.share else None
+    curriculum = Curriculum(
+        base.tokenizer,
+        base.window_tokens,
+        made.document,
+        made.sentences,
+        tasks,
+        recipe,
+        start,
+        begun.passages if begun is not None else (),
+    )
     return Preparation(made, tasks, curriculum, start, shortenings)
 
 

@@ -28,6 +28,7 @@ class Example:
 
     `reads_evidence`: the prompt holds what proves the answer. `teacher_ids`: the prompt that the same base model would
     be asked with if it could read the evidence, for context distillation; its answer is that of this example.
+    `keeps_base`: what is to be matched is not its labels but what the base model says at their places.
     `drawn_anew`: other epochs show other text in its place. `task`: the number of the task that it was made of.
     """
 
@@ -36,6 +37,7 @@ class Example:
     weight: float = 1.0
     reads_evidence: bool = False
     teacher_ids: tuple[int, ...] | None = None
+    keeps_base: bool = False
     drawn_anew: bool = False
     task: int | None = None
 
@@ -135,6 +137,12 @@ def _plain_ids(tokenizer: Any, text: str) -> list[int]:
 def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
     """A bare segment as an example: loss on every token but the first (method 1.1)."""
     return Example(tuple(ids), (IGNORED, *ids[1:]), weight)
+
+
+def preserved_example(tokenizer: Any, text: str, weight: float = 1.0) -> Example:
+    """A passage of another text, at every token of which the base model's own next-token odds are to be kept."""
+    ids = _plain_ids(tokenizer, text)
+    return replace(segment_example(ids, weight), keeps_base=True)
 
 
 def truncate_middle(text: str, offsets: Sequence[tuple[int, int]], keep_tokens: int) -> str:

@@ -2,7 +2,8 @@
 
 The adapter learns to answer behind a passage of the document, as short as people answer, from documents other than
 those that will be absorbed. It is not to know them: each question comes up with the passage that proves its answer and,
-where that holds the answer too, with the sentences that retrieval brings.
+where that holds the answer too, with the sentences that retrieval brings. The bare passages come up too: there the
+adapter is to say what the base says, so that nothing else is unlearned.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any
 from pydantic import Field
 
 from lift.adapters.attach import create_adapter
-from lift.adapters.starting_point import About, StartingPoint
+from lift.adapters.starting_point import About, Passage, StartingPoint
 from lift.batches import split_batches
 from lift.config import Settings
 from lift.errors import DataError
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
-from lift.prompts import Example, question_example
+from lift.prompts import Example, preserved_example, question_example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
 from lift.retrieval import SentenceIndex
 from lift.scoring import contained
@@ -47,6 +48,7 @@ class ReaderSettings(Settings):
         weight_decay=1e-4,
     )
     retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
+    fidelity: float = Field(0.0, ge=0, description="weight of keeping the base's words on the passages, a token")
 
 
 class ReadingCurriculum:
@@ -59,11 +61,20 @@ class ReadingCurriculum:
         self._groups = [
             group for record in records for group in _groups(tokenizer, record, settings.retrieved_sentences)
         ]
+        if settings.fidelity:
+            self._groups += [
+                [preserved_example(tokenizer, passage.text, settings.fidelity)] for passage in _passages(records)
+            ]
 
     @property
     def examples(self) -> int:
         """Examples of an epoch."""
         return sum(map(len, self._groups))
+
+    @property
+    def questions(self) -> int:
+        """Those of them that are answered."""
+        return sum(not example.keeps_base for group in self._groups for example in group)
 
     def updates(self, epoch: int) -> Iterator[Update]:
         """The optimiser steps of an epoch."""
@@ -86,7 +97,7 @@ def tune_reader(
     `licence` is that of the records. Raises DataError where no question can be answered from a passage.
     """
     curriculum = ReadingCurriculum(base.tokenizer, records, settings)
-    if not curriculum.examples:
+    if not curriculum.questions:
         raise DataError("expected questions whose passage or retrieved sentences hold the answer, got none")
     adapter = create_adapter(base.model, settings.adapter, settings.training.seed)
     try:
@@ -103,7 +114,19 @@ def tune_reader(
         licence=licence,
         tuning=settings.model_dump(mode="json", exclude_defaults=True),
     )
-    found.append(StartingPoint.of(about, config, state))
+    found.append(StartingPoint.of(about, config, state, list(_passages(records))))
+
+
+def _passages(records: Sequence[Record]) -> Iterator[Passage]:
+    """Each passage that proves the answer of a question, with all its questions."""
+    for record in records:
+        asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for question in record.questions:
+            for passage in question.evidence:
+                if contained(passage, question.answers[:1]):
+                    asked[passage].append((question.text, question.answers[0]))
+        for passage, questions in asked.items():
+            yield Passage(passage, tuple(questions))
 
 
 def _groups(tokenizer: Any, record: Record, retrieved: int) -> Iterator[list[Example]]:

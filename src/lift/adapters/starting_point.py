@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import resources
@@ -27,9 +28,19 @@ from lift.recipes.recipe import AdapterSettings
 _ABOUT_FILE = "starting_point.json"
 _CONFIG_FILE = "adapter_config.json"
 _STATE_FILE = "adapter_model.safetensors"
+_PASSAGES_FILE = "passages.jsonl"
+_FILES = (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE, _PASSAGES_FILE)
 _PACKAGED = "starting_points"
 _PEFT_PREFIX = "base_model.model."
 _STORED_DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of the documents that a starting point was tuned on, with questions and their answers."""
+
+    text: str
+    questions: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -45,18 +56,24 @@ class About:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """LoRA tensors by module path of the bare base; `digest` is the sha256 of their file."""
+    """LoRA tensors by module path of the bare base; `digest` is the sha256 of their file.
+
+    `passages` are some of what it was tuned on, for memories to go on with.
+    """
 
     about: About
     config: dict[str, Any]
     state: dict[str, torch.Tensor]
     digest: str
+    passages: tuple[Passage, ...] = ()
 
     @classmethod
-    def of(cls, about: About, config: dict[str, Any], state: dict[str, torch.Tensor]) -> StartingPoint:
+    def of(
+        cls, about: About, config: dict[str, Any], state: dict[str, torch.Tensor], passages: Sequence[Passage]
+    ) -> StartingPoint:
         """What was tuned, as it will be stored: in bfloat16."""
         state = {key: tensor.to(_STORED_DTYPE) for key, tensor in state.items()}
-        return cls(about, config, state, hashlib.sha256(_to_bytes(state)).hexdigest())
+        return cls(about, config, state, hashlib.sha256(_to_bytes(state)).hexdigest(), tuple(passages))
 
     @property
     def scaling(self) -> float:
@@ -95,6 +112,8 @@ class StartingPoint:
             json.dumps(asdict(self.about), indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
         (directory / _STATE_FILE).write_bytes(_to_bytes(self.state))
+        lines = (json.dumps(asdict(passage), ensure_ascii=False) + "\n" for passage in self.passages)
+        (directory / _PASSAGES_FILE).write_text("".join(lines), "utf-8")
 
 
 def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adapter:
@@ -133,16 +152,12 @@ def find_starting_point(base: BaseModel, settings: AdapterSettings) -> StartingP
 def read_starting_point(directory: Path) -> StartingPoint:
     """The starting point in `directory`; raises AdapterError where there is none, or it is damaged."""
     try:
-        about, config, state = (_read(directory, name) for name in (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE))
+        files = [(directory / name).read_bytes() for name in _FILES]
     except (OSError, ValueError) as error:
         raise AdapterError(
             f"expected a starting point in {directory}, got none that can be read ({error}); make one with `lift start`"
         ) from None
-    return _parse(str(directory), about, config, state)
-
-
-def _read(directory: Path, name: str) -> bytes:
-    return (directory / name).read_bytes()
+    return _parse(str(directory), *files)
 
 
 @lru_cache(maxsize=4)
@@ -150,17 +165,18 @@ def _packaged(fingerprint: str) -> StartingPoint | None:
     for entry in (resources.files("lift.adapters") / _PACKAGED).iterdir():
         about = entry / _ABOUT_FILE
         if about.is_file() and json.loads(about.read_text("utf-8"))["base_fingerprint"] == fingerprint:
-            files = ((entry / name).read_bytes() for name in (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE))
-            return _parse(entry.name, *files)
+            return _parse(entry.name, *((entry / name).read_bytes() for name in _FILES))
     return None
 
 
-def _parse(name: str, about: bytes, config: bytes, state: bytes) -> StartingPoint:
+def _parse(name: str, about: bytes, config: bytes, state: bytes, passages: bytes) -> StartingPoint:
     try:
         facts = json.loads(about)
         facts["documents"] = tuple(facts["documents"])
         tensors = {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load(state).items()}
-        read = StartingPoint(About(**facts), json.loads(config), tensors, hashlib.sha256(state).hexdigest())
+        rows = [json.loads(line) for line in passages.decode("utf-8").split("\n") if line]
+        known = tuple(Passage(row["text"], tuple((asked, said) for asked, said in row["questions"])) for row in rows)
+        read = StartingPoint(About(**facts), json.loads(config), tensors, hashlib.sha256(state).hexdigest(), known)
         if not all(key.replace(".lora_A.", ".lora_B.") in tensors for key in tensors) or read.scaling <= 0:
             raise ValueError("its tensors are not those of a LoRA")
     except Exception as error:  # safetensors raises an error of its own that is no ValueError

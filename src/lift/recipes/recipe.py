@@ -74,6 +74,13 @@ class ContextSettings(Settings):
     sentences: int = Field(4, ge=1, description="sentences of such a context: the evidence and others")
 
 
+class FidelitySettings(Settings):
+    """Passages that come with the starting point, so that the model stays what it was beside the document."""
+
+    share: float = Field(0.0, ge=0, description="passages in an epoch, as a share of its groups of tasks; 0: none")
+    weight: float = Field(0.1, ge=0, description="weight of keeping the base's words on a bare passage, a token")
+
+
 class AdapterSettings(Settings):
     """What is trained: low-rank adapters (rank, alpha, targets) or Gated Memory (width, gate, start)."""
 
@@ -184,6 +191,7 @@ class Recipe(Settings):
     generator: GeneratorSettings = GeneratorSettings()
     context: ContextSettings = ContextSettings()
     adapter: AdapterSettings = AdapterSettings()
+    fidelity: FidelitySettings = FidelitySettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     attention: AttentionSettings = AttentionSettings()
     training: TrainingSettings = TrainingSettings()

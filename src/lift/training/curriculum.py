@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lift.adapters.starting_point import Passage
 from lift.batches import split_batches
 from lift.contexts import deal_sentences, draw_ends, evidence_text, room_for_context
 from lift.documents.document import Document
@@ -24,6 +25,7 @@ from lift.prompts import (
     Example,
     contextual_segment_example,
     fit_context,
+    preserved_example,
     question_example,
     recitation_tokens,
     segment_example,
@@ -35,6 +37,8 @@ from lift.tasks.generation import Generated
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.spacing import Spacing
+
+_QUESTIONS_A_PASSAGE = 3
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,23 @@ class Read:
     sentences: Sequence[int] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A passage of other texts by its number: bare, to say what the base says, or with its questions behind it."""
+
+    passage: int
+    asked: bool
+
+
 # What examples are made of; a number alone is that of a task asked closed book.
-Group = int | Recited | Read
+Group = int | Recited | Read | Kept
 
 
 class Curriculum:
     """What is trained in which epoch.
 
     `window_tokens` is the longest prompt that the base model takes. Segments are those of the document's parts that
-    begin at character `start` or after it. `tasks` are read again whenever they are due.
+    begin at character `start` or after it. `tasks` are read again whenever they are due. `passages` are of other texts.
     """
 
     def __init__(
@@ -84,8 +96,10 @@ class Curriculum:
         tasks: Sequence[Task],
         recipe: Recipe,
         start: int = 0,
+        passages: Sequence[Passage] = (),
     ) -> None:
         self._tokenizer = tokenizer
+        self._passages = passages if recipe.fidelity.share else ()
         self._window_tokens = min(window_tokens, recipe.context.window_tokens or window_tokens)
         self._document = document
         self._texts = [sentence.text for sentence in sentences]
@@ -106,15 +120,23 @@ class Curriculum:
         """The optimiser steps of `epoch`, counted from 0: its groups in random order, cut into batches."""
         settings = self._recipe.training
         groups = list(self._due(self.plan(epoch), epoch))
+        groups += self._kept(len(groups), epoch)
         random.Random(f"{settings.seed}/{epoch}/order").shuffle(groups)
         batches = split_batches((self._examples(group) for group in groups), settings.batch_tokens)
         if settings.gather:
             yield Update(tuple(batches), 0.0)
             return
-        done, examples = 0, sum(len(group.tasks) if isinstance(group, Read) else 1 for group in groups)
+        done, examples = 0, sum(self._count_examples(group) for group in groups)
         for batch in batches:
             yield Update((batch,), done / examples)
             done += len(batch)
+
+    def _count_examples(self, group: Group) -> int:
+        if isinstance(group, Read):
+            return len(group.tasks)
+        if isinstance(group, Kept) and group.asked:
+            return len(self._passages[group.passage].questions[:_QUESTIONS_A_PASSAGE])
+        return 1
 
     def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
         """These examples came up in `epoch`, and their answers were `right` or not: known ones may pause."""
@@ -130,6 +152,16 @@ class Curriculum:
         if epoch < self._recipe.training.segment_epochs:
             return segments
         return [*segments, *self._asked(self._trained), *self._contextualised(generator)]
+
+    def _kept(self, groups: int, epoch: int) -> Iterator[Kept]:
+        """Passages beside so many groups: each bare, and again with its questions, all in turn over the epochs."""
+        if not self._passages:
+            return
+        count = min(round(self._recipe.fidelity.share * groups), len(self._passages))
+        drawn = random.Random(f"{self._recipe.training.seed}/{epoch}/kept").sample(range(len(self._passages)), count)
+        for number in drawn:
+            yield Kept(number, asked=False)
+            yield Kept(number, asked=True)
 
     def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
         """The groups without the tasks that pause."""
@@ -209,6 +241,8 @@ class Curriculum:
             yield self._example(group, None)
         elif isinstance(group, Recited):
             yield self._recital(group)
+        elif isinstance(group, Kept):
+            yield from self._of_passage(group)
         else:
             context = None if group.sentences is None else evidence_text(self._texts, group.sentences)
             for number in group.tasks:
@@ -216,6 +250,14 @@ class Curriculum:
                     yield self._truncated(number)
                 else:
                     yield replace(self._example(number, context), drawn_anew=True)
+
+    def _of_passage(self, group: Kept) -> Iterator[Example]:
+        passage = self._passages[group.passage]
+        if not group.asked:
+            yield preserved_example(self._tokenizer, passage.text, self._recipe.fidelity.weight)
+            return
+        for question, answer in passage.questions[:_QUESTIONS_A_PASSAGE]:
+            yield question_example(self._tokenizer, question, answer, passage.text, reads_evidence=True)
 
     def _recital(self, group: Recited) -> Example:
         ids, segment = self._segments[group.segment]

@@ -1,4 +1,4 @@
-"""What is minimised in a batch: hard labels, context distillation, the gates' regulariser; each with its weight."""
+"""What is minimised in a batch: hard labels, context distillation, fidelity to the base, the gates' regulariser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Objective:
         self._lower = lower
         self._adapter = adapter
         self._settings = settings
-        self._teacher = Teacher(model, adapter, settings) if settings.distillation else None
+        self._teacher = Teacher(model, adapter, settings)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Scalar, with graph: the mean over the batch's examples by weight."""
@@ -81,13 +81,16 @@ class Objective:
         weights = weights.to(logits.device)
         losses = cross_entropy(logits, batch.targets.to(logits.device))  # [M]
         right = all_of_each(losses.detach() < _EVEN_ODDS, batch)  # [S]
-        if self._teacher is None:
+        if not settings.distillation and not any(example.keeps_base for example in batch.members):
             return Outcome(settings.labels * (losses * weights).sum() + extra, right)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
         divergence = bucket_divergence(logits, log_probabilities, ids, settings.distillation_temperature)  # [M]
-        hard = torch.where(taught, settings.labels, 1.0)  # segments have no teacher and keep their labels
-        labels = (losses * weights * hard).sum()
-        return Outcome(labels + settings.distillation * (divergence * weights * taught).sum() + extra, right)
+        kept = torch.tensor([example.keeps_base for example in batch.members]).repeat_interleave(_label_counts(batch))
+        kept = kept.to(logits.device)  # [M]
+        alone = settings.labels if settings.distillation == 0 else 1.0  # segments have no teacher and keep their labels
+        hard = torch.where(taught, settings.labels, alone).masked_fill(kept, 0.0)  # [M]
+        soft = torch.where(kept, 1.0, settings.distillation) * taught  # [M]
+        return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, right)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         with contextlib.nullcontext() if self._lower is None else self._lower.given(batch):
@@ -95,7 +98,7 @@ class Objective:
 
 
 class Teacher:
-    """The same base model, adapter switched off, with the evidence in its prompt (context distillation).
+    """The same base model, adapter switched off: with the evidence in its prompt (context distillation), or as it is.
 
     Its answers never change, so each is computed once and kept on the CPU: K log-probabilities and ids a token.
     """
@@ -162,7 +165,9 @@ def _label_counts(batch: Batch) -> torch.Tensor:
 
 
 def _reader(example: Example) -> Example | None:
-    """The example as its teacher sees it: the prompt with the evidence, the same answer."""
+    """The example as its teacher sees it: the prompt with the evidence, the same answer; or just as it is."""
+    if example.keeps_base:
+        return example
     if example.teacher_ids is None:
         return None
     answer = tuple(label for label in example.labels if label != IGNORED)
