@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import lift
 from lift.absorption import absorption_key
+from lift.adapters.resident import release
 from lift.adapters.starting_point import StartingPoint, find_starting_point, read_starting_point, start_adapter
 from lift.cli import run
 from lift.documents.document import Document
+from lift.documents.read import read_document
 from lift.errors import AdapterError, DataError, WrongBaseModelError
 from lift.evaluation.reader import ModelReader
 from lift.evaluation.records import Question, Record
@@ -22,6 +26,9 @@ from lift.preparation import TaskWriter, outline, prepare
 from lift.prompts import PLAIN_FORM, Example
 from lift.reader_tuning import ReaderSettings, ReadingCurriculum, tune_reader
 from lift.recipes.recipe import AdapterSettings, TrainingSettings, load_recipe
+from lift.retrieval import SentenceIndex
+from lift.scoring import f1
+from lift.sentences import split_sentences
 from lift.tasks.task_file import TaskFile
 
 TEXT = "Ada Quill founded the museum. The museum owns 42 lenses. A storm came in 1907. Bram Holt sells the tickets."
@@ -220,6 +227,25 @@ def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel
     assert not any(example.keeps_base for example in seen[0.0])
 
 
+def test_memories_with_a_reader_answer_together_as_each_alone(
+    tiny_model: BaseModel, start: Path, tmp_path: Path
+) -> None:
+    library = lift.Library(tmp_path / "library", tiny_model)
+    recipe = load_recipe("fast", [f"adapter.starting_point={start}", "training.epochs=2", "adapter.rank=2"])
+    texts = {"merrow": TEXT, "harbour": "The harbour has two piers. Ellen Marsh built the longer one in 1881."}
+    for name, text in texts.items():
+        lift.absorb(Document(name, text, "test"), tiny_model, recipe=recipe, name=name, library=library)
+    before = logits(tiny_model)
+    questions = [(library[name], question) for question in ("Who sells the tickets?", "When?") for name in texts]
+    alone = [dataclasses.replace(memory.ask(question), seconds=0.0) for memory, question in questions]
+    together = [dataclasses.replace(answer, seconds=0.0) for answer in lift.ask_many(questions, "auto")]
+    assert together == alone
+    shutil.rmtree(start)  # memories outlive the directory, and then read themselves
+    assert library["merrow"].ask("Who sells the tickets?").context in ("evidence", "none")
+    release(tiny_model.model)
+    assert torch.equal(logits(tiny_model), before)
+
+
 def passages(start: Path) -> Any:
     return read_starting_point(start).passages
 
@@ -242,3 +268,22 @@ def test_the_command_makes_one_that_an_absorption_takes(
     assert run([*arguments, *quick]) == 0
     assert run(["start", str(tmp_path / "q.jsonl"), "--out", str(out), "--set", "training.epoch=1"]) != 0
     assert "the nearest known one is 'epochs'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_one_that_comes_with_lift_reads_an_article_that_it_was_not_tuned_on(smollm2: BaseModel) -> None:
+    examples = Path(__file__).resolve().parent.parent / "examples"
+    article = read_document(examples / "university-of-chicago.txt", title="University of Chicago")
+    asked = [json.loads(line) for line in (examples / "questions.jsonl").read_text("utf-8").splitlines()]
+    point = find_starting_point(smollm2, load_recipe("default").adapter)
+    assert point is not None
+    assert not any("Chicago" in document for document in point.about.documents)
+    index = SentenceIndex(split_sentences(article.text))
+    shown = [" ".join(found.text for found in index.evidence(each["question"], 3)) for each in asked]
+    mean: list[float] = []
+    for reader in (ModelReader(smollm2), ModelReader(smollm2, start=point)):
+        replies = reader.read([each["question"] for each in asked], shown, PLAIN_FORM, 24)
+        scores = [f1(reply.text, each["answers"]) for reply, each in zip(replies, asked, strict=True)]
+        mean.append(sum(scores) / len(scores))
+    ModelReader(smollm2).attach()
+    assert mean[1] > mean[0] + 0.2
