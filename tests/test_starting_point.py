@@ -24,7 +24,7 @@ from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
 from lift.preparation import TaskWriter, outline, prepare
 from lift.prompts import PLAIN_FORM, Example
-from lift.reader_tuning import ReaderSettings, ReadingCurriculum, tune_reader
+from lift.reader_tuning import ReaderSettings, ReadingCurriculum, ReadingSettings, tune_reader
 from lift.recipes.recipe import AdapterSettings, TrainingSettings, load_recipe
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
@@ -164,7 +164,9 @@ def test_another_start_makes_another_memory(tiny_model: BaseModel, start: Path, 
 
 
 def test_every_question_comes_up_with_what_proves_its_answer(tiny_model: BaseModel) -> None:
-    curriculum = ReadingCurriculum(tiny_model.tokenizer, [RECORD], ReaderSettings(retrieved_sentences=1))
+    curriculum = ReadingCurriculum(
+        tiny_model.tokenizer, [RECORD], ReaderSettings(reading=ReadingSettings(retrieved_sentences=1))
+    )
     shown = [example for update in curriculum.updates(0) for example in update.batches[0]]
     prompts = [tiny_model.tokenizer.decode(example.ids) for example in shown]
     assert len(prompts) == curriculum.examples
@@ -202,7 +204,7 @@ def test_fidelity_keeps_what_the_base_says_on_the_passages(tiny_model: BaseModel
     text = "Bram Holt sells the tickets."
     longer = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"epochs": 20})})
     free, _ = tuned(tiny_model, settings=longer)
-    held, losses = tuned(tiny_model, settings=longer.model_copy(update={"fidelity": 3.0}))
+    held, losses = tuned(tiny_model, settings=longer.model_copy(update={"reading": ReadingSettings(fidelity=3.0)}))
     assert divergence(tiny_model, held, text) < 0.5 * divergence(tiny_model, free, text)
     assert losses[-1] < losses[0]
 

@@ -34,6 +34,13 @@ from lift.training.objective import Objective
 from lift.training.spacing import Spacing
 
 
+class ReadingSettings(Settings):
+    """What is read."""
+
+    retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
+    fidelity: float = Field(0.0, ge=0, description="weight of keeping the base's words on the passages, a token")
+
+
 class ReaderSettings(Settings):
     """How a starting point is tuned. The defaults are those of the one that comes with Lift."""
 
@@ -47,8 +54,7 @@ class ReaderSettings(Settings):
         batch_tokens=512,
         weight_decay=1e-4,
     )
-    retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
-    fidelity: float = Field(0.0, ge=0, description="weight of keeping the base's words on the passages, a token")
+    reading: ReadingSettings = ReadingSettings()
 
 
 class ReadingCurriculum:
@@ -59,11 +65,12 @@ class ReadingCurriculum:
         self.epochs = settings.training.epochs
         self._settings = settings.training
         self._groups = [
-            group for record in records for group in _groups(tokenizer, record, settings.retrieved_sentences)
+            group for record in records for group in _groups(tokenizer, record, settings.reading.retrieved_sentences)
         ]
-        if settings.fidelity:
+        if settings.reading.fidelity:
             self._groups += [
-                [preserved_example(tokenizer, passage.text, settings.fidelity)] for passage in _passages(records)
+                [preserved_example(tokenizer, passage.text, settings.reading.fidelity)]
+                for passage in _passages(records)
             ]
 
     @property

@@ -45,7 +45,9 @@ Killed at any point, the same command goes on. It writes results.jsonl, costs.js
 report.html."""
 _SUITE_EPILOG = """\b
 Methods: closed-book, truncated, full, bm25, embeddings, hybrid, oracle, finetune-raw, lift:none, lift:truncated,
-lift:evidence, lift:auto, wrong-document; NAME@RECIPE is one with a memory of that recipe, such as lift:none@lift-v3."""
+lift:evidence, lift:auto, wrong-document; NAME@RECIPE is one with a memory of that recipe, such as lift:none@lift-v3.
+tuned:closed-book, tuned:truncated, tuned:full, tuned:bm25, tuned:embeddings, tuned:hybrid, tuned:oracle: the same
+reading, by the base at the starting point of the recipe's memories."""
 
 _OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results and report go.")]
 _DataOption = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="The file or directory of the data.")]
