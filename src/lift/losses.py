@@ -24,7 +24,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        normalisers = torch.cat([rows.float().logsumexp(-1) for rows in logits.split(_ROWS)])  # [M]
+        normalisers = torch.cat([rows.float().logsumexp(-1) for rows in torch.split(logits, _ROWS)])  # [M]
         ctx.save_for_backward(logits, targets, normalisers)
         return normalisers - logits.gather(1, targets[:, None])[:, 0].float()
 
@@ -34,8 +34,8 @@ class _CrossEntropy(torch.autograd.Function):
         logits, targets, normalisers = ctx.saved_tensors
         of_logits = torch.empty_like(logits)  # [M, vocabulary]
         columns = gradient[:, None], normalisers[:, None], targets[:, None]  # [M, 1] each
-        parts = zip(of_logits.split(_ROWS), logits.split(_ROWS), *(each.split(_ROWS) for each in columns), strict=True)
-        for to, rows, scale, normaliser, target in parts:
+        parts = (torch.split(each, _ROWS) for each in (of_logits, logits, *columns))
+        for to, rows, scale, normaliser, target in zip(*parts, strict=True):
             probabilities = rows.float().sub_(normaliser).exp_()
             probabilities.scatter_add_(1, target, probabilities.new_full(target.shape, -1.0))
             to.copy_(probabilities.mul_(scale))
