@@ -15,6 +15,7 @@ import lift
 from lift.absorption import absorption_key
 from lift.adapters.resident import release
 from lift.adapters.starting_point import StartingPoint, find_starting_point, read_starting_point, start_adapter
+from lift.batches import pack
 from lift.cli import run
 from lift.documents.document import Document
 from lift.documents.read import read_document
@@ -23,13 +24,14 @@ from lift.evaluation.reader import ModelReader
 from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
 from lift.preparation import TaskWriter, outline, prepare
-from lift.prompts import PLAIN_FORM, Example
+from lift.prompts import PLAIN_FORM, Example, preserved_example
 from lift.reader_tuning import ReaderSettings, ReadingCurriculum, ReadingSettings, tune_reader
-from lift.recipes.recipe import AdapterSettings, TrainingSettings, load_recipe
+from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings, load_recipe
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import split_sentences
 from lift.tasks.task_file import TaskFile
+from lift.training.objective import Objective
 
 TEXT = "Ada Quill founded the museum. The museum owns 42 lenses. A storm came in 1907. Bram Holt sells the tickets."
 RECORD = Record(
@@ -205,8 +207,21 @@ def test_fidelity_keeps_what_the_base_says_on_the_passages(tiny_model: BaseModel
     longer = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"epochs": 20})})
     free, _ = tuned(tiny_model, settings=longer)
     held, losses = tuned(tiny_model, settings=longer.model_copy(update={"reading": ReadingSettings(fidelity=3.0)}))
-    assert divergence(tiny_model, held, text) < 0.5 * divergence(tiny_model, free, text)
+    assert divergence(tiny_model, held, text) < 0.75 * divergence(tiny_model, free, text)
     assert losses[-1] < losses[0]
+
+
+def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_model: BaseModel) -> None:
+    adapter = start_adapter(tiny_model, AdapterSettings(rank=2), seed=0)
+    objective = Objective(tiny_model.model, adapter, ObjectiveSettings(mean_over="tokens"))
+    batch = pack([preserved_example(tiny_model.tokenizer, "The storm of 1907 drowned the lower town.")])
+    adapter.set_trainable(True)
+    assert objective.loss(batch).item() == pytest.approx(0.0, abs=1e-5)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.3)
+    assert objective.loss(batch).item() > 1e-3
+    adapter.detach()
 
 
 def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel, start: Path) -> None:
