@@ -1,4 +1,4 @@
-"""`make demo`: an article is absorbed, and six real questions are asked in three ways, side by side.
+"""`make demo`: an article is absorbed, and six real questions are asked in four ways, side by side.
 
 Nothing is downloaded. The memory stays in the library, so the questions may go on afterwards.
 """
@@ -53,9 +53,10 @@ def main() -> int:
             "base, whole text": [reader.ask(question, "full") for question in questions],
         }
         memory = absorb_article(document, base)
-        remark("asking the memory, with no text at all")
+        remark("asking the memory, with no text at all and as `lift ask` does")
         answerer = open_memory(memory, base)
         columns["memory, no text"] = [answerer.ask(question, "none") for question in questions]
+        columns["memory, auto"] = [answerer.ask(question, "auto") for question in questions]
     except LiftError as error:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_status
@@ -97,7 +98,7 @@ def print_comparison(
     questions: Sequence[str], golds: Sequence[Sequence[str]], columns: dict[str, list[Answer]]
 ) -> None:
     """One row a question, with each answer and its seconds, and what all of them come to."""
-    table = Table("question", "expected", *columns, title="The same questions, asked in three ways", show_lines=True)
+    table = Table("question", "expected", *columns, title="The same questions, asked in four ways", show_lines=True)
     for row, (question, gold) in enumerate(zip(questions, golds, strict=True)):
         answers = [column[row] for column in columns.values()]
         table.add_row(Text(question), Text(gold[0]), *(_cell(answer, gold) for answer in answers))
