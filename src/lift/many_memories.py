@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from lift.adapters.adapter import attached
 from lift.adapters.lora_rows import keeping_room
 from lift.adapters.resident import hold_stored
-from lift.adapters.rows import rows
+from lift.adapters.rows import restoring, rows
 from lift.answering import (
     Answer,
     Answerer,
@@ -57,19 +57,15 @@ def ask_memories(
     keys = [adapters[memory][0] for memory, _ in asked]
     loads = dict(adapters.values())
     reading = dict(found for found in readers.values() if found is not None)
-    applied = {name: adapter.rows for name, adapter in attached(base.model).items()}
+    present = set(attached(base.model))
     answers: dict[int, Answer] = {}
-    try:
-        with keeping_room(base.model):
-            for batch in _batches(keys, set(applied), batch_size, resident):
-                wanted = {keys[index]: loads[keys[index]] for index in batch}
-                hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
-                questions = [(answerers[asked[index][0]], asked[index][1]) for index in batch]
-                names = [keys[index] for index in batch]
-                answers.update(zip(batch, _answer(base, questions, names, context, max_new_tokens), strict=True))
-    finally:
-        for name, adapter in attached(base.model).items():
-            adapter.apply_to(applied.get(name, ()))
+    with restoring(base.model), keeping_room(base.model):
+        for batch in _batches(keys, present, batch_size, resident):
+            wanted = {keys[index]: loads[keys[index]] for index in batch}
+            hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
+            questions = [(answerers[asked[index][0]], asked[index][1]) for index in batch]
+            names = [keys[index] for index in batch]
+            answers.update(zip(batch, _answer(base, questions, names, context, max_new_tokens), strict=True))
     return [answers[index] for index in range(len(asked))]
 
 

@@ -23,15 +23,22 @@ def activate(model: Any, name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def using(model: Any, name: str | None) -> Iterator[None]:
-    """Inside the block as after activate; then the model uses its adapters as before."""
-    before = {each: adapter.rows for each, adapter in attached(model).items()}
-    activate(model, name)
+def restoring(model: Any) -> Iterator[None]:
+    """After the block the model uses its adapters as before; those attached meanwhile are applied to no row."""
+    before = {name: adapter.rows for name, adapter in attached(model).items()}
     try:
         yield
     finally:
-        for each, adapter in attached(model).items():
-            adapter.apply_to(before.get(each, ()))
+        for name, adapter in attached(model).items():
+            adapter.apply_to(before.get(name, ()))
+
+
+@contextlib.contextmanager
+def using(model: Any, name: str | None) -> Iterator[None]:
+    """Inside the block as after activate; then the model uses its adapters as before."""
+    with restoring(model):
+        activate(model, name)
+        yield
 
 
 class RowAssignment:
@@ -73,15 +80,13 @@ def rows(model: Any, names: Sequence[str | None]) -> Iterator[RowAssignment]:
     the base of all rows.
     """
     assignment = RowAssignment(model, names)
-    before = {name: adapter.rows for name, adapter in attached(model).items()}
-    handle = model.register_forward_pre_hook(assignment.check_batch, with_kwargs=True)
-    try:
-        assignment.apply()
-        yield assignment
-    finally:
-        handle.remove()
-        for name, adapter in attached(model).items():
-            adapter.apply_to(before.get(name, ()))
+    with restoring(model):
+        handle = model.register_forward_pre_hook(assignment.check_batch, with_kwargs=True)
+        try:
+            assignment.apply()
+            yield assignment
+        finally:
+            handle.remove()
 
 
 def _check_names(model: Any, names: Sequence[str | None]) -> None:

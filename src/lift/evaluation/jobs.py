@@ -51,6 +51,8 @@ def make_jobs(
     chosen = load_recipe(plan.recipe, plan.overrides)
     # the overrides are of the run's recipe; a baseline stays what it is
     recipes = {method.recipe: load_recipe(method.recipe) if method.recipe else chosen for method in methods.values()}
+    needing = {method.recipe for method in methods.values() if method.memory != "none"}
+    starts = {name: start_digest(recipes[name]) for name in needing}
     for suite in suites:
         for record in suite.records:
             for name in suite.plan.methods or plan.methods:
@@ -59,7 +61,7 @@ def make_jobs(
                 other = other_document(suite.records, record) if method.memory == "other" else None
                 parts: list[Any] = [VERSION, record.digest, name, fingerprint, plan.retrieved_sentences]
                 if recipe is not None:
-                    parts.append(start_digest(recipe))
+                    parts.append(starts[method.recipe])
                 if recipe is not None and method.memory != "start":
                     parts += [recipe.digest(), suite.plan.budget_s, other.sha256 if other is not None else None]
                 key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
