@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lift.absorption import absorb_events
-from lift.answering import Answer, Answerer, open_memory
+from lift.answering import Answerer, open_memory
+from lift.answers import Answer
 from lift.cli.output import format_recall, format_seconds, remark
 from lift.cli.progress import describe_planned, describe_prepared, open_display
 from lift.documents.document import Document
@@ -47,7 +48,7 @@ def main() -> int:
         document = read_document(ARTICLE, title="University of Chicago")
         base = load_model(on_progress=remark)
         remark("asking the base model, without the article and with all of it in the prompt")
-        reader = Answerer(base, None, document, split_sentences(document.text))
+        reader = Answerer.of(base, None, document, split_sentences(document.text))
         columns = {
             "base, no text": [reader.ask(question, "none") for question in questions],
             "base, whole text": [reader.ask(question, "full") for question in questions],

@@ -150,7 +150,7 @@ def measure(record: dict[str, Any], row: str, base: BaseModel, recipe: Recipe) -
             session = Session(base, adapter, recipe, begun, None)
             steps = [each.step for each in session.train(preparation.curriculum, recipe.training, expected_s=60.0)]
         seconds = time.monotonic() - begun
-        answerer = Answerer(base, adapter, document, made.sentences, truncated_tokens=recipe.context.window_tokens)
+        answerer = Answerer.of(base, adapter, document, made.sentences, truncated_tokens=recipe.context.window_tokens)
         answers = {}
         for context in CONTEXTS:
             questions = [each["question"] for each in record["questions"]]

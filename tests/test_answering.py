@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lift.adapters.lora import LoraAdapter
-from lift.answering import Answer, Answerer, kept_prefixes
+from lift.answering import Answerer, kept_prefixes
+from lift.answers import Answer
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
@@ -31,7 +32,7 @@ def sentences() -> list[Sentence]:
 
 
 def answerer(base: BaseModel) -> Answerer:
-    return Answerer(base, None, document(), sentences())
+    return Answerer.of(base, None, document(), sentences())
 
 
 def saying(monkeypatch: pytest.MonkeyPatch, base: BaseModel, *answers: str) -> list[list[int]]:
@@ -98,16 +99,20 @@ def auto(
     def judge(
         model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        evidence = "\n\n" in tokenizer.decode(list(prompts[0]))
-        if evidence:
-            return [[UNLIKELY if each in doubts else LIKELY for each in wanted] for wanted in answers]
-        if adapter.rows is None:
-            return [[LIKELY if each == recalled else UNLIKELY for each in wanted] for wanted in answers]
-        return [[LIKELY if each in known_anyway else UNLIKELY for each in wanted] for wanted in answers]
+        believed = [recalled] if adapter.rows is None else list(known_anyway)
+        return [
+            [
+                (UNLIKELY if each in doubts else LIKELY)
+                if "\n\n" in tokenizer.decode(list(prompt))
+                else (LIKELY if each in believed else UNLIKELY)
+                for each in wanted
+            ]
+            for prompt, wanted in zip(prompts, answers, strict=True)
+        ]
 
     monkeypatch.setattr("lift.answering.generate", generate)
-    monkeypatch.setattr("lift.choosing.log_probabilities", judge)
-    answer = Answerer(base, adapter, document(), sentences()).ask("When did the tower burn?")
+    monkeypatch.setattr("lift.asking.log_probabilities", judge)
+    answer = Answerer.of(base, adapter, document(), sentences()).ask("When did the tower burn?")
     assert adapter.rows is None
     adapter.detach()
     return answer
@@ -153,7 +158,7 @@ def test_auto_without_a_memory_reads_the_evidence(tiny_model: BaseModel, monkeyp
 
 def test_a_text_that_does_not_fit_is_refused_whole_and_cut_on_request(tiny_model: BaseModel) -> None:
     long = Document("Long", "The tower burned. " * 200, "test")
-    asked = Answerer(tiny_model, None, long, sentences())
+    asked = Answerer.of(tiny_model, None, long, sentences())
     with pytest.raises(UsageError, match="does not fit"):
         asked.ask("When?", "full")
     answer = asked.ask("When?", "truncated")
@@ -184,7 +189,7 @@ def test_the_next_question_reads_the_text_again_only_where_it_is_not_kept(
     tiny_model: BaseModel, keeps_text: bool
 ) -> None:
     kept_prefixes(tiny_model.model).clear()
-    asked = Answerer(tiny_model, None, document(), sentences(), keeps_text=keeps_text)
+    asked = Answerer.of(tiny_model, None, document(), sentences(), keeps_text=keeps_text)
     fresh = answerer(tiny_model)
     widths: list[int] = []
     handle = tiny_model.model.register_forward_hook(
@@ -203,7 +208,7 @@ def test_what_is_read_is_shown_before_the_memory_is_asked(
 ) -> None:
     prompts = saying(monkeypatch, tiny_model, "1907")
     adapter = LoraAdapter.create(tiny_model.model, AdapterSettings(rank=2), seed=0)
-    Answerer(tiny_model, adapter, document(), sentences()).ask("When did the tower burn?")
+    Answerer.of(tiny_model, adapter, document(), sentences()).ask("When did the tower burn?")
     adapter.detach()
     assert [TEXTS[2] in tiny_model.tokenizer.decode(prompt) for prompt in prompts] == [True, False]
 

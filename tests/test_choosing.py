@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lift.choosing import Vote, best, choose, log_probabilities
+from lift.choosing import best, log_probabilities
 from lift.models.base_model import BaseModel
 from lift.prompts import answer_ids, prompt_ids
 
@@ -31,23 +31,17 @@ def test_log_probabilities_are_those_of_each_answer_alone(tiny_model: BaseModel)
 
 
 @pytest.mark.parametrize(
-    ("reading", "recalling", "prior", "chosen"),
+    ("reading", "recalling", "prior", "memory_vote", "chosen"),
     [
-        ([-1.0, -2.0], [-5.0, -5.0], [-5.0, -5.0], 0),  # the memory is of two minds: what was read
-        ([-1.0, -2.0], [-9.0, -1.0], [-9.0, -9.0], 1),  # the memory knows better
-        ([-1.0, -2.0], [-9.0, -1.0], [-9.0, -1.0], 0),  # as likely without the document
-        ([-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], 0),
+        ([-1.0, -2.0], [-5.0, -5.0], [-5.0, -5.0], 0.5, 0),  # the memory is of two minds: what was read
+        ([-1.0, -2.0], [-9.0, -1.0], [-9.0, -9.0], 0.5, 1),  # the memory knows better
+        ([-1.0, -2.0], [-9.0, -1.0], [-9.0, -1.0], 0.5, 0),  # as likely without the document
+        ([-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], 0.5, 0),
+        ([-1.0, -2.0], [-2.5, -1.0], [-1.0, -1.0], 0.5, 0),
+        ([-1.0, -2.0], [-2.5, -1.0], [-1.0, -1.0], 1.0, 1),  # the same, and the memory's voice is louder
     ],
 )
-def test_the_vote(reading: list[float], recalling: list[float], prior: list[float], chosen: int) -> None:
-    assert best(reading, recalling, prior) == chosen
-
-
-@pytest.mark.parametrize(("answers", "chosen"), [(("1907", "1907"), 0), (("", "1907"), 1), (("", ""), 0)])
-def test_where_there_is_no_choice_nothing_is_computed(
-    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch, answers: tuple[str, ...], chosen: int
+def test_the_vote(
+    reading: list[float], recalling: list[float], prior: list[float], memory_vote: float, chosen: int
 ) -> None:
-    monkeypatch.setattr("lift.choosing.log_probabilities", None)
-    vote = Vote(answers, None, None, None, evidence_ids=[5, 6], bare_ids=[6])
-    assert choose(tiny_model, [vote]) == [chosen]
-    assert choose(tiny_model, []) == []
+    assert best(reading, recalling, prior, memory_vote) == chosen

@@ -199,7 +199,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_the_contexts_offered_are_those_that_can_be_answered() -> None:
-    from lift.answering import CONTEXTS
+    from lift.answers import CONTEXTS
 
     assert CONTEXT_NAMES == CONTEXTS
 

@@ -16,7 +16,7 @@ from lift.batches import pack
 from lift.documents.document import Document, join_documents
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
-from lift.prompts import ELLIPSIS, IGNORED, RECITE, Example, question_example
+from lift.prompts import ELLIPSIS, IGNORED, RECITE, Example, citation_example, question_example
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.segments import split_segments
 from lift.sentences import split_sentences
@@ -40,7 +40,8 @@ CONTEXTUAL = [*SEGMENTS, "tasks.weight=0", "context.segment_tokens=40"]
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load_recipe("default", ["training.epochs=3", "adapter.rank=4", "training.batch_tokens=160", *overrides])
+    plain = ["training.epochs=3", "adapter.rank=4", "training.batch_tokens=160", "tasks.cited_share=0"]
+    return load_recipe("default", [*plain, *overrides])
 
 
 def curriculum(
@@ -88,6 +89,30 @@ def test_contexts_are_drawn_again_each_epoch_and_hold_the_evidence(tiny_model: B
     for example in (example for group in plan.groups(0) if len(group) > 1 for example in group):
         answer = shown(tiny_model, labelled(example)[:-1])
         assert shown(tiny_model, example.ids).count(answer) == 2  # in the context, and as the answer
+
+
+def test_a_share_of_the_tasks_is_asked_for_its_sentence_too(tiny_model: BaseModel) -> None:
+    tokenizer = tiny_model.tokenizer
+    sentences = [sentence.text for sentence in split_sentences(TEXT)]
+    wanted = {
+        tuple(citation_example(tokenizer, task.question, sentences[task.evidence[0]]).ids): task
+        for task in TASKS
+        if not task.held_back
+    }
+    made = curriculum(tiny_model, recipe("tasks.cited_share=0.5", "context.share=0"))
+    seen = []
+    for epoch in range(20):
+        groups = made.groups(epoch)
+        cited = [group for group in groups if len(group) == 2]
+        assert all(tuple(group[1].ids) in wanted and group[1].task is None for group in cited)
+        # the question's own example stands before its sentence, so that both share what they begin with
+        assert all(wanted[tuple(group[1].ids)].question in tokenizer.decode(group[0].ids) for group in cited)
+        seen.append(len(cited))
+        assert [len(update.batches) for update in made.updates(epoch)] and len(groups) == len(wanted)
+    assert 0.3 < sum(seen) / (20 * len(wanted)) < 0.7
+    assert len(set(seen)) > 1, "expected the share to be drawn anew each epoch"
+    everything = curriculum(tiny_model, recipe("tasks.cited_share=1", "context.share=0"))
+    assert {tuple(group[1].ids) for group in everything.groups(0)} == set(wanted)
 
 
 def test_held_back_tasks_are_never_trained(tiny_model: BaseModel) -> None:
@@ -169,7 +194,7 @@ def test_a_truncated_prompt_is_the_one_that_is_asked_with_later(
         return [[] for _ in asked]
 
     monkeypatch.setattr(answering, "generate", caught)
-    answerer = Answerer(tiny_model, None, document, split_sentences(TEXT), truncated_tokens=256)
+    answerer = Answerer.of(tiny_model, None, document, split_sentences(TEXT), truncated_tokens=256)
     answers = answerer.ask_many([task.question for task in trained], "truncated")
     assert [answer.truncated for answer in answers] == [False] * (len(trained) - 1) + [True]
     for example, prompt, task in zip(group, prompts, trained, strict=True):

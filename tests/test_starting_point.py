@@ -214,7 +214,7 @@ def test_fidelity_keeps_what_the_base_says_on_the_passages(tiny_model: BaseModel
 def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_model: BaseModel) -> None:
     adapter = start_adapter(tiny_model, AdapterSettings(rank=2), seed=0)
     objective = Objective(tiny_model.model, adapter, ObjectiveSettings(mean_over="tokens"))
-    batch = pack([preserved_example(tiny_model.tokenizer, "The storm of 1907 drowned the lower town.")])
+    batch = pack([preserved_example(tiny_model.tokenizer("The storm of 1907 drowned the lower town.")["input_ids"])])
     adapter.set_trainable(True)
     assert objective.loss(batch).item() == pytest.approx(0.0, abs=1e-5)
     with torch.no_grad():
@@ -228,20 +228,24 @@ def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel
     base = tiny_model
     text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
     made = outline(Document("Harbour", text, "test"), base, load_recipe("fast"))
-    seen: dict[float, list[Example]] = {}
-    for share in (0.0, 0.5):
-        recipe = load_recipe("fast", [f"adapter.starting_point={start}", f"fidelity.share={share}"])
+    pieces = ["fidelity.piece_tokens=12", "fidelity.share=0.5", "fidelity.reading_share=0"]
+    passages_read = ["fidelity.share=0", "fidelity.reading_share=0.5"]
+    seen: list[list[Example]] = []
+    for settings in (["fidelity.share=0", "fidelity.reading_share=0"], pieces, passages_read):
+        recipe = load_recipe("fast", [f"adapter.starting_point={start}", *settings])
         tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
         curriculum = prepare(made, tasks, base, recipe).curriculum
         updates = list(curriculum.updates(0))
         assert all(0 <= update.progress < 1 for update in updates)
-        seen[share] = [example for update in updates for batch in update.batches for example in batch]
-    bare = [example for example in seen[0.5] if example.keeps_base]
-    assert {base.tokenizer.decode(example.ids) for example in bare} <= {passage.text for passage in passages(start)}
+        seen.append([example for update in updates for batch in update.batches for example in batch])
+    assert not any(example.keeps_base for example in [*seen[0], *seen[2]])
+    bare = [base.tokenizer.decode(example.ids) for example in seen[1] if example.keeps_base]
     assert bare
-    asked = [base.tokenizer.decode(example.ids) for example in seen[0.5] if not example.keeps_base]
+    assert all(any(text in passage.text for passage in passages(start)) and 2 <= len(text) <= 12 for text in bare)
+    own = len(seen[0])
+    assert len(seen[1]) == own + len(bare)
+    asked = [base.tokenizer.decode(example.ids) for example in seen[2]]
     assert any("Who sells the tickets?" in prompt or "How many lenses" in prompt for prompt in asked)
-    assert not any(example.keeps_base for example in seen[0.0])
 
 
 def test_memories_with_a_reader_answer_together_as_each_alone(

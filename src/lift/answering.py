@@ -5,81 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from lift.adapters.adapter import Adapter, applied_state, attached
+from lift.adapters.adapter import Adapter, applied_state
 from lift.adapters.resident import Load, hold_stored
 from lift.adapters.rows import activate, using
 from lift.adapters.starting_point import find_starting_point
-from lift.choosing import Vote, choose
-from lift.documents.document import Document, Place
+from lift.answers import Answer, check_questions
+from lift.asking import Judge, Say, Want, judged, run
+from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import Rows, generate
 from lift.models.prefix_cache import PrefixCache
-from lift.prompts import (
-    CUT_STEP_TOKENS,
-    MAX_ANSWER_TOKENS,
-    PLAIN_FORM,
-    PromptForm,
-    end_of_answer_id,
-    fit_context,
-    prompt_ids,
-)
+from lift.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM, PromptForm, end_of_answer_id
 from lift.recipes.recipe import AdapterSettings
-from lift.retrieval import SentenceIndex
-from lift.scoring import f1
+from lift.routes import Adapters, Routes
 from lift.sentences import Sentence, split_sentences
 
-Context = Literal["auto", "none", "truncated", "full", "evidence"]
-CONTEXTS: tuple[str, ...] = get_args(Context)
-EVIDENCE_SENTENCES = 3
-SUPPORTED_COVERAGE = 0.6
-AGREEMENT_F1 = 0.5
-
 _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A sentence of the document that supports an answer, and where it stands."""
-
-    sentence: int
-    text: str
-    place: Place | None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back. `context` is what was used ("auto" never stands here); `truncated` says that text was cut.
-
-    `supported` is False where no sentence of the document holds the answer: read it with doubt.
-    """
-
-    text: str
-    context: str
-    evidence: tuple[Evidence, ...]
-    supported: bool
-    truncated: bool
-    prompt_tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A question as the model reads it: `ids`, tokens, with the text that `context` says; `truncated`: it was cut."""
-
-    question: str
-    context: str
-    ids: tuple[int, ...]
-    truncated: bool
 
 
 def kept_prefixes(model: torch.nn.Module) -> PrefixCache:
@@ -100,8 +51,8 @@ def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, 
     loads = {key: load} | ({} if reader is None else dict([reader]))
     hold_stored(base.model, loads, at_most=len(loads))
     activate(base.model, key)
-    adapter = attached(base.model)[key]
-    return read_document(memory, base, form, adapter, reader=reader[0] if reader else None, keeps_text=keeps_text)
+    routes = routes_of(memory, base, form, key, reader[0] if reader else None)
+    return Answerer(base, routes, keeps_text=keeps_text)
 
 
 def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
@@ -125,55 +76,46 @@ def reader_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load] | None:
     return None if start is None else (start.digest, lambda: (start.config, start.state))
 
 
-def read_document(
-    memory: Memory,
-    base: BaseModel,
-    form: PromptForm,
-    adapter: Adapter | None,
-    *,
-    reader: str | None = None,
-    keeps_text: bool = False,
-) -> Answerer:
-    """Answers from a memory's document, on whatever is attached to `base`.
-
-    `adapter` and `reader` are what the caller attached; see Answerer.
-    """
-    window_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0)
-    sentences = split_sentences(memory.document.text)
-    return Answerer(
-        base, adapter, memory.document, sentences, window_tokens, form, reader=reader, keeps_text=keeps_text
-    )
+def routes_of(memory: Memory, base: BaseModel, form: PromptForm, key: str, reader: str | None) -> Routes:
+    """The ways to answer about a memory's document; `key` and `reader` are the names under which they are attached."""
+    recipe = memory.manifest.recipe
+    adapters = Adapters(key, reader or key, cites=bool(recipe.get("tasks", {}).get("cited_share")))
+    window_tokens = recipe.get("context", {}).get("window_tokens", 0)
+    return Routes(base, memory.document, split_sentences(memory.document.text), adapters, window_tokens, form)
 
 
 class Answerer:
     """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
 
-    `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
-    `form`: the words around every question. `reader`: the attached adapter that reads for "auto", None: the memory
-    itself. `keeps_text`: the keys and values of what is read are kept for the next
-    question, in kept_prefixes; not where times are measured, or the model is trained by others than an Adapter.
+    `keeps_text`: the keys and values of what is read are kept for the next question, in kept_prefixes; not where times
+    are measured, or the model is trained by others than an Adapter.
     """
 
-    def __init__(
-        self,
+    def __init__(self, base: BaseModel, routes: Routes, *, keeps_text: bool = False) -> None:
+        self.base = base
+        self.routes = routes
+        self._prefixes = kept_prefixes(base.model) if keeps_text else None
+
+    @classmethod
+    def of(
+        cls,
         base: BaseModel,
         adapter: Adapter | None,
         document: Document,
         sentences: Sequence[Sentence],
         truncated_tokens: int = 0,
-        form: PromptForm = PLAIN_FORM,
         *,
-        reader: str | None = None,
         keeps_text: bool = False,
-    ) -> None:
-        self.base = base
-        self.adapter = adapter
-        self.document = document
-        self.reader = reader
-        self._truncated_tokens = truncated_tokens
-        self._form = form
-        self._prefixes = kept_prefixes(base.model) if keeps_text else None
-        self.index = SentenceIndex(sentences)
+    ) -> Answerer:
+        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Routes."""
+        name = adapter.name if adapter is not None else None
+        routes = Routes(base, document, sentences, Adapters(name, name), truncated_tokens)
+        return cls(base, routes, keeps_text=keeps_text)
+
+    @property
+    def document(self) -> Document:
+        """What is asked about."""
+        return self.routes.document
 
     def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
         """Answer one question; `on_text` gets the text piece by piece. See ask_many for what is raised."""
@@ -188,132 +130,43 @@ class Answerer:
         batch_size: int = 16,
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
-        """Answer in batches, in the order of the questions.
+        """Answer in batches, in the order of the questions, by the routes of routes.py.
 
-        "auto" lets the memory's starting point read the evidence, and asks the memory closed book. Where they differ,
-        the answer is the one that choosing.py finds likelier, and the sentence that fits the question best stands
-        beside the one that supports it. It is shown in one piece, since it is chosen at the end.
-        Raises UsageError for an unknown context, an empty question, or a text that does not fit the window.
+        An answer that is chosen among several is shown in one piece. Raises UsageError for an unknown context, an empty
+        question, or a text that does not fit the window.
         """
         check_questions(questions, context)
-        if context == "auto":
-            return self._ask_auto(questions, max_new_tokens, batch_size, on_text)
         started = time.perf_counter()
-        prompts = [self.prompt(question, context, max_new_tokens) for question in questions]
-        texts = generate_texts(
-            self.base,
-            [prompt.ids for prompt in prompts],
-            max_new_tokens,
-            batch_size,
-            on_text=on_text,
-            prefixes=self._prefixes,
-        )
+        streamed = on_text if self.routes.in_one_step(context) else None
+        routes = [self.routes.to(question, context, max_new_tokens) for question in questions]
+        answers = run(routes, lambda wants: self._fulfil(wants, batch_size, streamed))
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
-        return [self.answer(prompt, text, seconds) for prompt, text in zip(prompts, texts, strict=True)]
-
-    def prompt(self, question: str, context: str, max_new_tokens: int) -> Prompt:
-        """What the model reads to answer; `context` is none but "auto". Raises UsageError as ask_many."""
-        text, cut = self._context_text(question, context, max_new_tokens)
-        return Prompt(question, context, tuple(prompt_ids(self.base.tokenizer, question, text, self._form)), cut)
-
-    def answer(self, prompt: Prompt, text: str, seconds: float) -> Answer:
-        """What the model said behind `prompt`, with the sentence that supports it."""
-        return supported_answer(
-            self.index,
-            self.document,
-            prompt.question,
-            text,
-            context=prompt.context,
-            truncated=prompt.truncated,
-            prompt_tokens=len(prompt.ids),
-            seconds=seconds,
-        )
-
-    def vote(self, question: str, answers: Sequence[Answer], memory: str | None, max_new_tokens: int) -> Vote:
-        """Who judges the answers of "auto"; `memory` is the name of the memory's adapter."""
-        return Vote(
-            answers=tuple(answer.text for answer in answers),
-            reader=self.reader or memory,
-            memory=memory,
-            prior=self.reader,
-            evidence_ids=self.prompt(question, "evidence", max_new_tokens).ids,
-            bare_ids=self.prompt(question, "none", max_new_tokens).ids,
-        )
-
-    def settled(self, question: str, answers: Sequence[Answer], chosen: int) -> Answer:
-        """The chosen one of the answers, with the time of all; and the best sentence beside it where they differ."""
-        answer = replace(answers[chosen], seconds=sum(each.seconds for each in answers))
-        if all(f1(answer.text, [other.text]) > AGREEMENT_F1 for other in answers):
-            return answer
-        found = self.index.search(question, 1)
-        new = [each for each in found if all(each.index != known.sentence for known in answer.evidence)]
-        beside = [Evidence(each.index, each.text, self.document.place_at(each.start)) for each in new]
-        return replace(answer, evidence=(*answer.evidence, *beside))
-
-    def _ask_auto(
-        self,
-        questions: Sequence[str],
-        max_new_tokens: int,
-        batch_size: int,
-        on_text: Callable[[str], None] | None,
-    ) -> list[Answer]:
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        if self.adapter is None:
-            return self.ask_many(questions, "evidence", on_text=on_text, **options)
-        with using(self.base.model, self.reader or self.adapter.name):
-            read = self.ask_many(questions, "evidence", **options)
-        rounds = [read, self.ask_many(questions, "none", **options)]
-        answers = settle(self.base, [self] * len(questions), questions, [self.adapter.name] * len(questions), rounds)
-        if on_text:
+        if on_text and streamed is None:
             for answer in answers:
                 on_text(answer.text)
-        return answers
+        return [replace(answer, seconds=seconds) for answer in answers]
 
-    def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
-        window_tokens = self.base.window_tokens - max_new_tokens
-        tokenizer = self.base.tokenizer
-        if context == "none":
-            return None, False
-        if context == "evidence":
-            found = self.index.evidence(question, EVIDENCE_SENTENCES)
-            shown = " ".join(sentence.text for sentence in found)
-            return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
-        if context == "truncated" and self._truncated_tokens:
-            window_tokens = min(window_tokens, self._truncated_tokens - max_new_tokens)
-        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens, CUT_STEP_TOKENS, self._form)
-        if cut and context == "full":
-            raise UsageError(
-                f"the whole text does not fit the model's window of {self.base.window_tokens} tokens; "
-                "use --context truncated, evidence or auto"
-            )
-        return text, cut
-
-
-def settle(
-    base: BaseModel,
-    answerers: Sequence[Answerer],
-    questions: Sequence[str],
-    memories: Sequence[str],
-    rounds: Sequence[Sequence[Answer]],
-    max_new_tokens: int = MAX_ANSWER_TOKENS,
-) -> list[Answer]:
-    """The answer of "auto" to each question: one of those that the `rounds` gave, what was read and what was recalled.
-
-    `memories`: the name of each memory's adapter.
-    """
-    given = list(zip(*rounds, strict=True))
-    asked = list(zip(answerers, questions, given, strict=True))
-    chosen = choose(
-        base,
-        [
-            answerer.vote(question, answers, memory, max_new_tokens)
-            for (answerer, question, answers), memory in zip(asked, memories, strict=True)
-        ],
-    )
-    return [
-        answerer.settled(question, answers, index)
-        for (answerer, question, answers), index in zip(asked, chosen, strict=True)
-    ]
+    def _fulfil(self, wants: Sequence[Want], batch_size: int, on_text: Callable[[str], None] | None) -> list[Any]:
+        """Texts adapter by adapter, those behind the same text together; then the judgements."""
+        brought: dict[int, Any] = {}
+        says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
+        kinds = {place: (want.adapter, want.max_new_tokens) for place, want in says.items()}
+        for kind in dict.fromkeys(kinds.values()):
+            adapter, max_new_tokens = kind
+            alike = [place for place, other in kinds.items() if other == kind]
+            with using(self.base.model, adapter):
+                texts = generate_texts(
+                    self.base,
+                    [says[place].prompt_ids for place in alike],
+                    max_new_tokens,
+                    batch_size,
+                    on_text=on_text,
+                    prefixes=self._prefixes,
+                )
+            brought.update(zip(alike, texts, strict=True))
+        judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
+        brought.update(zip(judges, judged(self.base, list(judges.values())), strict=True))
+        return [brought[place] for place in range(len(wants))]
 
 
 def generate_texts(
@@ -339,35 +192,6 @@ def generate_texts(
         prefixes=prefixes,
     )
     return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
-
-
-def check_questions(questions: Sequence[str], context: str) -> None:
-    """Raise UsageError for an unknown context or an empty question, whoever is to answer."""
-    if context not in CONTEXTS:
-        raise UsageError(f"expected a context of {', '.join(CONTEXTS)}, got {context!r}")
-    if any(not question.strip() for question in questions):
-        raise UsageError("expected a question, got an empty one")
-
-
-def supported_answer(
-    index: SentenceIndex,
-    document: Document,
-    question: str,
-    text: str,
-    *,
-    context: str,
-    truncated: bool,
-    prompt_tokens: int,
-    seconds: float,
-) -> Answer:
-    """The answer `text` with the sentence of the document that supports it best, whoever gave it."""
-    support = index.support(question, text)
-    evidence = []
-    if support is not None and support.coverage > 0:
-        sentence = support.sentence
-        evidence.append(Evidence(sentence.index, sentence.text, document.place_at(sentence.start)))
-    supported = support is not None and support.coverage >= SUPPORTED_COVERAGE
-    return Answer(text, context, tuple(evidence), supported, truncated, prompt_tokens, seconds)
 
 
 def _text_stream(tokenizer: Any, on_text: Callable[[str], None]) -> Callable[[int, int], None]:

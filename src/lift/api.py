@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lift.absorption import absorb_events
-from lift.answering import Answer, Answerer, open_memory
+from lift.answering import Answerer, open_memory
+from lift.answers import Answer
 from lift.documents.document import Document, join_documents
 from lift.documents.read import read_document
 from lift.events import AbsorptionEvent, Finished

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from lift.adapters.adapter import attached
 from lift.adapters.lora_rows import keeping_room
 from lift.adapters.resident import hold_stored
 from lift.adapters.rows import restoring, rows
-from lift.answering import (
-    Answer,
-    Answerer,
-    check_questions,
-    generate_texts,
-    read_document,
-    reader_adapter,
-    settle,
-    stored_adapter,
-)
+from lift.answering import generate_texts, reader_adapter, routes_of, stored_adapter
+from lift.answers import Answer, check_questions
+from lift.asking import Judge, Say, Want, judged, run
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
@@ -39,9 +34,10 @@ def ask_memories(
 ) -> list[Answer]:
     """The answer of each memory to its question, in the order asked; as open_memory and ask give it, one by one.
 
-    At most `resident` stored memories are attached to the base at a time, the longest unused are detached for others,
-    and those attached last stay for the next call. A batch holds up to `batch_size` questions to up to `resident`
-    memories; each memory is attached once a call. While batches are answered, LoRA memories take their room twice.
+    At most `resident` stored memories are attached to the base at a time, beside what reads for them; the longest
+    unused are detached for others, and those attached last stay for the next call. A batch holds up to `batch_size`
+    questions to up to `resident` memories; each memory is attached once a call. While batches are answered, LoRA
+    memories take their room twice.
     Raises UsageError where `resident` or `batch_size` is less than 1, for an unknown context, an empty question or a
     memory at an endpoint, WrongBaseModelError for a memory of other weights, and LibraryError for damaged files.
     """
@@ -49,23 +45,26 @@ def ask_memories(
         raise UsageError(f"expected resident and batch_size of at least 1, got {resident} and {batch_size}")
     check_questions([question for _, question in asked], context)
     adapters = {memory: stored_adapter(memory, base) for memory, _ in asked}
-    readers = {memory: reader_adapter(memory, base) if context == "auto" else None for memory in adapters}
-    answerers = {
-        memory: read_document(memory, base, form, None, reader=found[0] if found else None)
-        for memory, found in readers.items()
+    readers = {memory: reader_adapter(memory, base) for memory in adapters}
+    ways = {
+        memory: routes_of(memory, base, form, key, found[0] if (found := readers[memory]) else None)
+        for memory, (key, _) in adapters.items()
     }
     keys = [adapters[memory][0] for memory, _ in asked]
     loads = dict(adapters.values())
-    reading = dict(found for found in readers.values() if found is not None)
+    needed = [memory for memory in adapters if not ways[memory].in_one_step(context)]
+    reading = dict(found for memory in needed if (found := readers[memory]) is not None)
     present = set(attached(base.model))
     answers: dict[int, Answer] = {}
     with restoring(base.model), keeping_room(base.model):
         for batch in _batches(keys, present, batch_size, resident):
             wanted = {keys[index]: loads[keys[index]] for index in batch}
             hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
-            questions = [(answerers[asked[index][0]], asked[index][1]) for index in batch]
-            names = [keys[index] for index in batch]
-            answers.update(zip(batch, _answer(base, questions, names, context, max_new_tokens), strict=True))
+            started = time.perf_counter()
+            routes = [ways[asked[index][0]].to(asked[index][1], context, max_new_tokens) for index in batch]
+            found_answers = run(routes, lambda wants: _fulfil(base, wants, batch_size))
+            seconds = (time.perf_counter() - started) / len(batch)
+            answers.update(zip(batch, (replace(answer, seconds=seconds) for answer in found_answers), strict=True))
     return [answers[index] for index in range(len(asked))]
 
 
@@ -85,27 +84,21 @@ def _batches(keys: Sequence[str], present: set[str], batch_size: int, resident: 
         yield batch
 
 
-def _answer(
-    base: BaseModel, questions: Sequence[tuple[Answerer, str]], names: Sequence[str], context: str, max_new_tokens: int
-) -> list[Answer]:
-    """The answers of one batch: each question is asked with the adapter of its name."""
-    if context == "auto":
-        readers = [answerer.reader or name for (answerer, _), name in zip(questions, names, strict=True)]
-        asked = [(readers, "evidence"), (names, "none")]
-        rounds = [_answer(base, questions, who, what, max_new_tokens) for who, what in asked]
-        answerers, texts = [answerer for answerer, _ in questions], [text for _, text in questions]
-        return settle(base, answerers, texts, names, rounds, max_new_tokens)
-    started = time.perf_counter()
-    prompts = [answerer.prompt(question, context, max_new_tokens) for answerer, question in questions]
-    texts = generate_texts(
-        base,
-        [prompt.ids for prompt in prompts],
-        max_new_tokens,
-        len(prompts),
-        open_rows=lambda chosen: rows(base.model, [names[row] for row in chosen]),
-    )
-    seconds = (time.perf_counter() - started) / len(prompts)
-    return [
-        answerer.answer(prompt, text, seconds)
-        for (answerer, _), prompt, text in zip(questions, prompts, texts, strict=True)
-    ]
+def _fulfil(base: BaseModel, wants: Sequence[Want], batch_size: int) -> list[Any]:
+    """Texts of like length together, each row with the adapter that it wants; then the judgements."""
+    brought: dict[int, Any] = {}
+    says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
+    for max_new_tokens in dict.fromkeys(want.max_new_tokens for want in says.values()):
+        alike = [place for place, want in says.items() if want.max_new_tokens == max_new_tokens]
+        names = [says[place].adapter for place in alike]
+        texts = generate_texts(
+            base,
+            [says[place].prompt_ids for place in alike],
+            max_new_tokens,
+            batch_size,
+            open_rows=lambda chosen, names=names: rows(base.model, [names[row] for row in chosen]),  # type: ignore[misc]
+        )
+        brought.update(zip(alike, texts, strict=True))
+    judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
+    brought.update(zip(judges, judged(base, list(judges.values())), strict=True))
+    return [brought[place] for place in range(len(wants))]

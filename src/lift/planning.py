@@ -207,7 +207,7 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
             preparation = thinned(preparation, base, recipe, calibration.epoch_s, budget_s)
             calibration = calibrate(base, adapter, preparation.curriculum, recipe)
         adapter_bytes = sum(parameter.numel() for parameter in adapter.parameters()) * 2
-        answerer = Answerer(base, adapter, document, made.sentences)
+        answerer = Answerer.of(base, adapter, document, made.sentences)
         question = next((task.question for task in preparation.tasks), document.title)
         ask_s = _ask_seconds(answerer, question, "none")
         fits = made.tokens + MAX_ANSWER_TOKENS + 128 < base.window_tokens

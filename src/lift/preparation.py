@@ -135,7 +135,8 @@ def prepare(
     """
     if not recipe.segments.weight and all(task.held_back for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
-    begun = find_starting_point(base, recipe.adapter) if recipe.fidelity.share else None
+    others = recipe.fidelity.share or recipe.fidelity.reading_share
+    begun = find_starting_point(base, recipe.adapter) if others else None
     curriculum = Curriculum(
         base.tokenizer,
         base.window_tokens,

@@ -17,6 +17,7 @@ from lift.errors import UsageError
 IGNORED = -100
 ELLIPSIS = "..."
 RECITE = "\n\nRecite the next passage of the text above.\n\n"
+CITE = "\n\nWhich sentence says so?"
 CUT_STEP_TOKENS = 32
 MAX_ANSWER_TOKENS = 48
 _SLOT = re.compile(r"\{question\}|\{context\}")
@@ -108,6 +109,16 @@ def question_example(
     return replace(example, weight=weight, reads_evidence=reads_evidence, teacher_ids=teacher)
 
 
+def citation_ids(tokenizer: Any, question: str, form: PromptForm = PLAIN_FORM) -> list[int]:
+    """Tokens of the prompt that asks closed book for the sentence that answers the question, not for the answer."""
+    return prompt_ids(tokenizer, question + CITE, None, form)
+
+
+def citation_example(tokenizer: Any, question: str, sentence: str, weight: float = 1.0) -> Example:
+    """A task whose answer is the sentence that tells it: what can be cited closed book can be read from."""
+    return replace(answer_example(tokenizer, citation_ids(tokenizer, question), sentence), weight=weight)
+
+
 def answer_example(tokenizer: Any, prompt: Sequence[int], answer: str) -> Example:
     """An answer behind the tokens of a prompt: loss on the answer and its end token, on nothing else."""
     target = answer_ids(tokenizer, answer)
@@ -139,9 +150,8 @@ def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
     return Example(tuple(ids), (IGNORED, *ids[1:]), weight)
 
 
-def preserved_example(tokenizer: Any, text: str, weight: float = 1.0) -> Example:
-    """A passage of another text, at every token of which the base model's own next-token odds are to be kept."""
-    ids = _plain_ids(tokenizer, text)
+def preserved_example(ids: Sequence[int], weight: float = 1.0) -> Example:
+    """A piece of another text, at every token of which the base model's own next-token odds are to be kept."""
     return replace(segment_example(ids, weight), keeps_base=True)
 
 

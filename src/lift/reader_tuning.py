@@ -38,7 +38,7 @@ class ReadingSettings(Settings):
     """What is read."""
 
     retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
-    fidelity: float = Field(0.0, ge=0, description="weight of keeping the base's words on the passages, a token")
+    fidelity: float = Field(0.05, ge=0, description="weight of keeping the base's words on the passages, a token")
 
 
 class ReaderSettings(Settings):
@@ -47,7 +47,7 @@ class ReaderSettings(Settings):
     adapter: AdapterSettings = AdapterSettings(rank=16, alpha=32.0, upper_share=0.5)
     objective: ObjectiveSettings = ObjectiveSettings(mean_over="tokens")
     training: TrainingSettings = TrainingSettings(
-        epochs=2,
+        epochs=4,
         learning_rate=1e-3,
         schedule="linear",
         warmup_share=0.02,
@@ -67,11 +67,9 @@ class ReadingCurriculum:
         self._groups = [
             group for record in records for group in _groups(tokenizer, record, settings.reading.retrieved_sentences)
         ]
-        if settings.reading.fidelity:
-            self._groups += [
-                [preserved_example(tokenizer, passage.text, settings.reading.fidelity)]
-                for passage in _passages(records)
-            ]
+        for passage in _passages(records) if settings.reading.fidelity else ():
+            ids = tokenizer(passage.text, add_special_tokens=False)["input_ids"]
+            self._groups.append([preserved_example(ids, settings.reading.fidelity)])
 
     @property
     def examples(self) -> int:

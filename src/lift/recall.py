@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from lift.answering import Answer
+from lift.answers import Answer
 from lift.scoring import contained, f1
 from lift.tasks.task import Task
 

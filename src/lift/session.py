@@ -177,7 +177,7 @@ class Session:
 
     def probe(self, document: Document, sentences: Sequence[Sentence], probes: Sequence[Task]) -> RecallReport:
         """Ask `probes` closed book."""
-        return probe_recall(Answerer(self.base, self.adapter, document, sentences), len(sentences), probes)
+        return probe_recall(Answerer.of(self.base, self.adapter, document, sentences), len(sentences), probes)
 
     def affordable_probes(
         self, document: Document, sentences: Sequence[Sentence], tasks: Sequence[Task]

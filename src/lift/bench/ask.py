@@ -21,7 +21,6 @@ from lift.adapters.adapter import applied_state, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.rows import activate
-from lift.answering import EVIDENCE_SENTENCES
 from lift.bench.in_flight import bench_in_flight
 from lift.bench.llama_peer import LlamaPeer, beside_llama
 from lift.bench.machine import describe_machine, stopwatch
@@ -36,6 +35,7 @@ from lift.models.prefix_cache import PrefixCache
 from lift.prompts import CUT_STEP_TOKENS, fit_context, prompt_ids
 from lift.recipes.recipe import AdapterSettings
 from lift.retrieval import SentenceIndex
+from lift.routes import EVIDENCE_SENTENCES
 from lift.sentences import split_sentences
 
 TRUNCATED_TOKENS = 1024

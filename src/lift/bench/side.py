@@ -77,7 +77,7 @@ def run_side(
     bound = matmul_flops_per_s(base.model)
     asked = choose_probes(tasks, probes)
 
-    answerer = Answerer(base, None, document, made.sentences)
+    answerer = Answerer.of(base, None, document, made.sentences)
 
     def recall() -> float:
         training = base.model.training

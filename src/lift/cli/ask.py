@@ -17,7 +17,8 @@ from lift.cli.output import answer_record, print_support, remark, write_json
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
-    from lift.answering import Answer, Answerer
+    from lift.answering import Answerer
+    from lift.answers import Answer
     from lift.remote.answering import RemoteAnswerer
 
 _BATCH_SIZE = 16

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from lift.answering import Answer
+    from lift.answers import Answer
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 NO_SUPPORT = "nothing in the document supports this answer"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from lift.errors import UsageError
@@ -75,11 +76,17 @@ class CachedReader:
         form: PromptForm,
         max_new_tokens: int,
         one_by_one: bool = False,
+        *,
+        context: str,
     ) -> list[Reply]:
-        """As a ModelReader's; raises UsageError for any other."""
-        if not isinstance(self._reader, ModelReader):
+        """As a ModelReader's. Any other has one way to answer closed book, read's; raises UsageError for "auto"."""
+        reader = self._reader
+        if isinstance(reader, ModelReader):
+            ask = partial(reader.route, context=context)
+            return self._known_or_asked(ask, f"route/{context}", questions, contexts, form, max_new_tokens, one_by_one)
+        if context != "none":
             raise UsageError(f"expected a memory to choose a context for, got {self.id}")
-        return self._known_or_asked(self._reader.route, "route", questions, contexts, form, max_new_tokens, one_by_one)
+        return self.read(questions, contexts, form, max_new_tokens, one_by_one)
 
     def _known_or_asked(
         self,

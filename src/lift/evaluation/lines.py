@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lift.answering import SUPPORTED_COVERAGE
+from lift.answers import SUPPORTED_COVERAGE
 from lift.evaluation.costs import answering_costs, kv_cache_bytes
 from lift.evaluation.jobs import Job
 from lift.evaluation.methods.method import Passage

@@ -156,8 +156,10 @@ class ModelReader:
         form: PromptForm,
         max_new_tokens: int,
         one_by_one: bool = False,
+        *,
+        context: str,
     ) -> list[Reply]:
-        """Answer as `lift ask --context auto` does; `contexts` is what it reads, for the record alone.
+        """Answer as `lift ask --context` does; `contexts` is what it reads, for the record alone.
 
         Raises UsageError where there is no memory.
         """
@@ -168,7 +170,7 @@ class ModelReader:
         answers = [
             answer
             for batch in batches
-            for answer in answerer.ask_many(batch, "auto", max_new_tokens=max_new_tokens, batch_size=self._batch_size)
+            for answer in answerer.ask_many(batch, context, max_new_tokens=max_new_tokens, batch_size=self._batch_size)
         ]
         tokenizer = self.base.tokenizer
         return [

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from threading import Event as StopFlag
@@ -242,7 +243,8 @@ class Evaluation:
         questions, asking = job.record.questions, job.record.asking
         asked = Asked(job.record, reader, lookup, self.plan.retrieved_sentences)
         passages = [job.method.choose(question, asked) for question in questions]
-        read = reader.route if job.method.routed else reader.read
+        method = job.method
+        read = partial(reader.route, context=method.context) if method.routed else reader.read
         replies = [Reply("", "", 0, 0, 0.0, error=passage.refused or None) for passage in passages]
         possible = [row for row, passage in enumerate(passages) if not passage.refused]
         timed = self.plan.timed_questions

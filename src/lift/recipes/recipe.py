@@ -41,6 +41,9 @@ class TaskSettings(Settings):
     per_sentence: int = Field(20, ge=1, le=500, description="at most this many tasks a sentence (family B)")
     per_document: int = Field(0, ge=0, description="m, this many tasks in all (family A); 0 sets no limit")
     held_back_per_sentence: int = Field(1, ge=0, le=20, description="tasks a sentence kept for the recall report")
+    cited_share: float = Field(
+        0.0, ge=0, le=1, description="share that is asked for the sentence that tells the answer, too"
+    )
 
 
 class GeneratorSettings(Settings):
@@ -77,8 +80,12 @@ class ContextSettings(Settings):
 class FidelitySettings(Settings):
     """Passages that come with the starting point, so that the model stays what it was beside the document."""
 
-    share: float = Field(0.0, ge=0, description="passages in an epoch, as a share of its groups of tasks; 0: none")
-    weight: float = Field(0.1, ge=0, description="weight of keeping the base's words on a bare passage, a token")
+    share: float = Field(0.0, ge=0, description="pieces of passages in an epoch, as a share of its groups of tasks")
+    piece_tokens: int = Field(256, ge=8, description="longest such piece, where the base's odds are kept")
+    weight: float = Field(0.5, ge=0, description="weight of a token of a piece, beside that of an answer's token")
+    reading_share: float = Field(
+        0.0, ge=0, description="passages in an epoch with their questions behind them, as a share of its groups"
+    )
 
 
 class AdapterSettings(Settings):

@@ -7,12 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lift.answering import (
-    EVIDENCE_SENTENCES,
-    Answer,
-    check_questions,
-    supported_answer,
-)
+from lift.answers import Answer, check_questions, supported_answer
 from lift.documents.document import Document
 from lift.errors import RemoteError, UsageError
 from lift.memories.memory import Memory
@@ -22,6 +17,7 @@ from lift.remote.price import OPENAI_URL
 from lift.remote.remote_model import base_fingerprint, base_id, read_remote_model
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
 from lift.retrieval import SentenceIndex
+from lift.routes import EVIDENCE_SENTENCES
 from lift.sentences import Sentence, split_sentences
 
 # The estimate of tokens may fall short; each time the endpoint finds a prompt too long, this share of it is kept.

@@ -23,6 +23,7 @@ from lift.prompts import (
     CUT_STEP_TOKENS,
     MAX_ANSWER_TOKENS,
     Example,
+    citation_example,
     contextual_segment_example,
     fit_context,
     preserved_example,
@@ -70,14 +71,27 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A passage of other texts by its number: bare, to say what the base says, or with its questions behind it."""
+    """A piece of a passage of other texts by its number, to say there what the base says."""
+
+    piece: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A passage of other texts by its number, with its questions behind it."""
 
     passage: int
-    asked: bool
 
 
-# What examples are made of; a number alone is that of a task asked closed book.
-Group = int | Recited | Read | Kept
+@dataclass(frozen=True, slots=True)
+class Cited:
+    """A task by its number, asked closed book: for its answer, and for the sentence that tells it."""
+
+    task: int
+
+
+# What examples are made of; a number alone is that of a task asked closed book for its answer.
+Group = int | Cited | Recited | Read | Kept | Asked
 
 
 class Curriculum:
@@ -99,11 +113,12 @@ class Curriculum:
         passages: Sequence[Passage] = (),
     ) -> None:
         self._tokenizer = tokenizer
-        self._passages = passages if recipe.fidelity.share else ()
         self._window_tokens = min(window_tokens, recipe.context.window_tokens or window_tokens)
         self._document = document
         self._texts = [sentence.text for sentence in sentences]
         self._recipe = recipe
+        self._passages = passages if recipe.fidelity.reading_share else ()
+        self._others = list(self._cut(passages)) if recipe.fidelity.share else []
         self._tasks = tasks
         self._trained = array("L")  # numbers of the tasks that are trained
         self._told_in = array("L")  # of each of these, the sentence that holds its answer
@@ -120,7 +135,7 @@ class Curriculum:
         """The optimiser steps of `epoch`, counted from 0: its groups in random order, cut into batches."""
         settings = self._recipe.training
         groups = list(self._due(self.plan(epoch), epoch))
-        groups += self._kept(len(groups), epoch)
+        groups += self._of_others(len(groups), epoch)
         random.Random(f"{settings.seed}/{epoch}/order").shuffle(groups)
         batches = split_batches((self._examples(group) for group in groups), settings.batch_tokens)
         if settings.gather:
@@ -134,7 +149,9 @@ class Curriculum:
     def _count_examples(self, group: Group) -> int:
         if isinstance(group, Read):
             return len(group.tasks)
-        if isinstance(group, Kept) and group.asked:
+        if isinstance(group, Cited):
+            return 2
+        if isinstance(group, Asked):
             return len(self._passages[group.passage].questions[:_QUESTIONS_A_PASSAGE])
         return 1
 
@@ -151,23 +168,29 @@ class Curriculum:
         segments: list[Group] = [*self._recited(generator)]
         if epoch < self._recipe.training.segment_epochs:
             return segments
-        return [*segments, *self._asked(self._trained), *self._contextualised(generator)]
+        return [*segments, *self._asked(self._trained, epoch), *self._contextualised(generator)]
 
-    def _kept(self, groups: int, epoch: int) -> Iterator[Kept]:
-        """Passages beside so many groups: each bare, and again with its questions, all in turn over the epochs."""
-        if not self._passages:
-            return
-        count = min(round(self._recipe.fidelity.share * groups), len(self._passages))
-        drawn = random.Random(f"{self._recipe.training.seed}/{epoch}/kept").sample(range(len(self._passages)), count)
-        for number in drawn:
-            yield Kept(number, asked=False)
-            yield Kept(number, asked=True)
+    def _of_others(self, groups: int, epoch: int) -> Iterator[Kept | Asked]:
+        """What of other texts stands beside so many groups, drawn anew in every epoch."""
+        settings = self._recipe.fidelity
+        generator = random.Random(f"{self._recipe.training.seed}/{epoch}/others")
+        kept = min(round(settings.share * groups), len(self._others))
+        asked = min(round(settings.reading_share * groups), len(self._passages))
+        yield from map(Kept, generator.sample(range(len(self._others)), kept))
+        yield from map(Asked, generator.sample(range(len(self._passages)), asked))
+
+    def _cut(self, passages: Sequence[Passage]) -> Iterator[array[int]]:
+        """The tokens of the passages in pieces, the last one of each as long as it is."""
+        length = self._recipe.fidelity.piece_tokens
+        for passage in passages:
+            ids = array("L", self._tokenizer(passage.text, add_special_tokens=False)["input_ids"])
+            yield from (ids[start : start + length] for start in range(0, len(ids) - 1, length))
 
     def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
         """The groups without the tasks that pause."""
         for group in groups:
-            if isinstance(group, int):
-                if self.spacing.due(group, epoch):
+            if isinstance(group, int | Cited):
+                if self.spacing.due(group if isinstance(group, int) else group.task, epoch):
                     yield group
             elif isinstance(group, Read):
                 tasks = array("L", (task for task in group.tasks if self.spacing.due(task, epoch)))
@@ -214,10 +237,12 @@ class Curriculum:
             elif segment.length_tokens > 1:
                 yield Recited(number, None)
 
-    def _asked(self, tasks: Sequence[int]) -> Iterator[Group]:
+    def _asked(self, tasks: Sequence[int], epoch: int) -> Iterator[Group]:
         """Closed book each task stands alone; behind the truncated document all of them share its prefix."""
+        share = self._recipe.tasks.cited_share
         if self._recipe.context.tasks == "none":
-            yield from tasks
+            generator = random.Random(f"{self._recipe.training.seed}/{epoch}/cited")
+            yield from (Cited(task) if generator.random() < share else task for task in tasks)
         elif tasks:
             yield Read(tasks, None)
 
@@ -239,10 +264,15 @@ class Curriculum:
         """The examples of a group, each when it is asked for."""
         if isinstance(group, int):
             yield self._example(group, None)
+        elif isinstance(group, Cited):
+            yield self._example(group.task, None)
+            yield self._citation(group.task)
         elif isinstance(group, Recited):
             yield self._recital(group)
         elif isinstance(group, Kept):
-            yield from self._of_passage(group)
+            yield preserved_example(self._others[group.piece], self._recipe.fidelity.weight)
+        elif isinstance(group, Asked):
+            yield from self._of_passage(self._passages[group.passage])
         else:
             context = None if group.sentences is None else evidence_text(self._texts, group.sentences)
             for number in group.tasks:
@@ -251,11 +281,7 @@ class Curriculum:
                 else:
                     yield replace(self._example(number, context), drawn_anew=True)
 
-    def _of_passage(self, group: Kept) -> Iterator[Example]:
-        passage = self._passages[group.passage]
-        if not group.asked:
-            yield preserved_example(self._tokenizer, passage.text, self._recipe.fidelity.weight)
-            return
+    def _of_passage(self, passage: Passage) -> Iterator[Example]:
         for question, answer in passage.questions[:_QUESTIONS_A_PASSAGE]:
             yield question_example(self._tokenizer, question, answer, passage.text, reads_evidence=True)
 
@@ -273,6 +299,11 @@ class Curriculum:
         question = self._tasks[number].question
         text, _ = fit_context(self._tokenizer, question, self._document.text, limit, CUT_STEP_TOKENS)
         return self._example(number, text)
+
+    def _citation(self, number: int) -> Example:
+        task = self._tasks[number]
+        weight = task.weight * self._recipe.tasks.weight
+        return citation_example(self._tokenizer, task.question, evidence_text(self._texts, task.evidence), weight)
 
     def _example(self, number: int, context: str | None) -> Example:
         task = self._tasks[number]
@@ -335,7 +366,7 @@ class StreamedCurriculum(Curriculum):
     def _streamed(self, epoch: int) -> Iterator[Update]:
         settings = self._recipe.training
         segments = list(self._recited(random.Random(f"{settings.seed}/{epoch}")))
-        batches = split_batches(map(self._examples, self._arriving(segments)), settings.batch_tokens)
+        batches = split_batches(map(self._examples, self._arriving(segments, epoch)), settings.batch_tokens)
         if settings.gather:
             yield Update(tuple(batches), 0.0)
             return
@@ -345,11 +376,11 @@ class StreamedCurriculum(Curriculum):
             # below 1 even behind the last sentence: its tasks may fill more batches, and 1 would end the training
             done = self._position / (len(self._texts) + 1)
 
-    def _arriving(self, segments: Sequence[Recited]) -> Iterator[Group]:
+    def _arriving(self, segments: Sequence[Recited], epoch: int) -> Iterator[Group]:
         """Groups in the document's order: each piece's tasks as it arrives, the segments where their share is due."""
         given = 0
         for piece in self._pieces:
-            yield from self._asked(self._take(piece))
+            yield from self._asked(self._take(piece), epoch)
             due = len(segments) * piece.position // max(len(self._texts), 1)
             yield from segments[given:due]
             given = max(given, due)

@@ -62,8 +62,8 @@ class Method:
     """One way of answering. `context` is the word for the part of the document that `choose` puts into the prompt.
 
     `memory`: none, the starting point that memories begin at, the document's own, or that of another document. With
-    `recipe` it is absorbed by that one instead of the run's. With `routed` the product's own choice of context
-    answers, and `choose` only says what it reads.
+    `recipe` it is absorbed by that one instead of the run's. With `routed` the answer takes the memory's own
+    route (routes.py), and `choose` only says what it reads.
     """
 
     name: str

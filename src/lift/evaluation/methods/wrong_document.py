@@ -2,4 +2,6 @@
 
 from lift.evaluation.methods.method import Method, no_context
 
-METHOD = Method("wrong-document", "the memory of another document, closed book", "none", no_context, "other")
+METHOD = Method(
+    "wrong-document", "the memory of another document, closed book", "none", no_context, "other", routed=True
+)

@@ -1,0 +1,74 @@
+"""What a question wants of the model, step by step, apart from who runs it.
+
+A route (routes.py) is a generator: it yields what it wants next, texts and judgements, all that can be computed at
+once; it is sent what came of them, in the same order; and it returns the answer. Questions to one memory
+(answering.py), to many (many_memories.py) and over a network take the same routes and differ in their batches alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lift.adapters.rows import using
+from lift.choosing import log_probabilities
+from lift.models.base_model import BaseModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Say:
+    """A text: what the model says behind these tokens with the attached adapter of that name, None: the base alone."""
+
+    adapter: str | None
+    prompt_ids: tuple[int, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """log P of each of these answers, its end included, behind these tokens; `adapter` as for Say. A list of floats."""
+
+    adapter: str | None
+    prompt_ids: tuple[int, ...]
+    answers: tuple[str, ...]
+
+
+Want = Say | Judge
+Route = Generator[Sequence[Want], Sequence[Any], T]
+Fulfil = Callable[[Sequence[Want]], Sequence[Any]]
+
+
+def run(routes: Sequence[Route[T]], fulfil: Fulfil) -> list[T]:
+    """What the routes return, in their order; `fulfil` gets what all of them want at a step, and brings it in order."""
+    results: dict[int, T] = {}
+    given: dict[int, Any] = dict.fromkeys(range(len(routes)))
+    while given:
+        wanted: dict[int, Sequence[Want]] = {}
+        for number, brought in given.items():
+            try:
+                wanted[number] = routes[number].send(brought)
+            except StopIteration as stop:
+                results[number] = stop.value
+        brought_all = iter(fulfil([want for wants in wanted.values() for want in wants]) if wanted else ())
+        given = {number: [next(brought_all) for _ in wants] for number, wants in wanted.items()}
+    return [results[number] for number in range(len(routes))]
+
+
+def judged(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
+    """What each wants; every adapter is asked once for all that it is to judge."""
+    found: list[list[float]] = [[] for _ in wants]
+    for adapter in dict.fromkeys(want.adapter for want in wants):
+        places = [place for place, want in enumerate(wants) if want.adapter == adapter]
+        with using(base.model, adapter):
+            values = log_probabilities(
+                base.model,
+                base.tokenizer,
+                [wants[place].prompt_ids for place in places],
+                [wants[place].answers for place in places],
+            )
+        for place, value in zip(places, values, strict=True):
+            found[place] = value
+    return found

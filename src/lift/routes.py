@@ -1,0 +1,183 @@
+"""The ways from a question about a document to its answer, as steps that anything may run (asking.py).
+
+closed book   The memory answers; one that has learned to cite also says the sentence that tells the answer, and what
+              can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
+reading       The part of the document that the context names stands before the question.
+auto          The evidence is read and the memory is asked closed book. Where they differ, they vote (choosing.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lift.answers import Answer, Evidence, supported_answer
+from lift.asking import Judge, Route, Say
+from lift.choosing import CITING_MEMORY_VOTE, MEMORY_VOTE, best
+from lift.documents.document import Document
+from lift.errors import UsageError
+from lift.models.base_model import BaseModel
+from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_ids, fit_context, prompt_ids
+from lift.retrieval import SentenceIndex
+from lift.scoring import f1
+from lift.sentences import Sentence
+
+EVIDENCE_SENTENCES = 3
+MAX_CITED_TOKENS = 96
+AGREEMENT_F1 = 0.5
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as the model reads it: `ids`, tokens, with the text that `context` says; `truncated`: it was cut."""
+
+    question: str
+    context: str
+    ids: tuple[int, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Who answers, by the names under which they are attached; None is the base model alone.
+
+    `memory`: what knows the document. `reader`: what reads for it, the memory itself where there is no other.
+    `cites`: the memory has learned to say the sentence that tells an answer.
+    """
+
+    memory: str | None = None
+    reader: str | None = None
+    cites: bool = False
+
+
+class Routes:
+    """Routes to the answers of questions about one document.
+
+    `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
+    `form`: the words around every question.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        document: Document,
+        sentences: Sequence[Sentence],
+        adapters: Adapters,
+        truncated_tokens: int = 0,
+        form: PromptForm = PLAIN_FORM,
+    ) -> None:
+        self.document = document
+        self.adapters = adapters
+        self.index = SentenceIndex(sentences)
+        self._base = base
+        self._truncated_tokens = truncated_tokens
+        self._form = form
+
+    def to(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
+        """The route for that context. It raises UsageError where a text does not fit the window."""
+        if context == "auto" and self.adapters.memory is not None:
+            return self._auto(question, max_new_tokens)
+        if context == "none" and self.adapters.cites:
+            return self._recall(question, max_new_tokens)
+        return self._read(question, "evidence" if context == "auto" else context, max_new_tokens)
+
+    def in_one_step(self, context: str) -> bool:
+        """Whether the route is one text alone, so that it can be shown while it comes."""
+        if context == "auto":
+            return self.adapters.memory is None
+        return context != "none" or not self.adapters.cites
+
+    def prompt(self, question: str, context: str, max_new_tokens: int) -> Prompt:
+        """What the model reads to answer; `context` is none but "auto". Raises UsageError as `to`."""
+        text, cut = self._context_text(question, context, max_new_tokens)
+        return Prompt(question, context, self._ids(question, text), cut)
+
+    def answer(self, prompt: Prompt, text: str, seconds: float) -> Answer:
+        """What the model said behind `prompt`, with the sentence that supports it."""
+        return supported_answer(
+            self.index,
+            self.document,
+            prompt.question,
+            text,
+            context=prompt.context,
+            truncated=prompt.truncated,
+            prompt_tokens=len(prompt.ids),
+            seconds=seconds,
+        )
+
+    def _read(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
+        """One text: the memory with the context, or without any."""
+        started = time.perf_counter()
+        prompt = self.prompt(question, context, max_new_tokens)
+        (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
+        return self.answer(prompt, text, time.perf_counter() - started)
+
+    def _recall(self, question: str, max_new_tokens: int) -> Route[Answer]:
+        """Closed book by a memory that cites."""
+        started = time.perf_counter()
+        bare = self.prompt(question, "none", max_new_tokens)
+        said, cited = yield [Say(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
+        recited = self._ids(question, cited)
+        (read,) = yield [Say(self.adapters.reader, recited, max_new_tokens)]
+        chosen = yield from self._vote((read, said), bare.ids, recited, CITING_MEMORY_VOTE)
+        return self.answer(bare, chosen, time.perf_counter() - started)
+
+    def _auto(self, question: str, max_new_tokens: int) -> Route[Answer]:
+        """What is read in the evidence, and what is recalled."""
+        started = time.perf_counter()
+        shown, bare = (self.prompt(question, context, max_new_tokens) for context in ("evidence", "none"))
+        read, said = yield [
+            Say(self.adapters.reader, shown.ids, max_new_tokens),
+            Say(self.adapters.memory, bare.ids, max_new_tokens),
+        ]
+        chosen = yield from self._vote((read, said), bare.ids, shown.ids, MEMORY_VOTE)
+        answer = self.answer(shown if chosen == read else bare, chosen, time.perf_counter() - started)
+        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (read, said))
+        return answer if agreed else self._with_best_sentence(question, answer)
+
+    def _citing(self, question: str) -> Say:
+        ids = tuple(citation_ids(self._base.tokenizer, question, self._form))
+        return Say(self.adapters.memory, ids, MAX_CITED_TOKENS)
+
+    def _vote(
+        self, texts: Sequence[str], bare_ids: tuple[int, ...], shown_ids: tuple[int, ...], memory_vote: float
+    ) -> Route[str]:
+        """The likeliest of the texts, the first where nothing speaks for another; silence never wins."""
+        candidates = tuple(dict.fromkeys(text for text in texts if text))
+        if len(candidates) < 2:
+            return candidates[0] if candidates else texts[0]
+        reader, memory = self.adapters.reader, self.adapters.memory
+        prior = reader if reader != memory else None
+        asked = [(reader, shown_ids), (memory, bare_ids), (prior, bare_ids)]
+        read, recalled, before = yield [Judge(adapter, ids, candidates) for adapter, ids in asked]
+        return candidates[best(read, recalled, before, memory_vote)]
+
+    def _with_best_sentence(self, question: str, answer: Answer) -> Answer:
+        """The answer with the sentence that fits the question best beside the one that supports it."""
+        found = self.index.search(question, 1)
+        new = [each for each in found if all(each.index != known.sentence for known in answer.evidence)]
+        beside = [Evidence(each.index, each.text, self.document.place_at(each.start)) for each in new]
+        return replace(answer, evidence=(*answer.evidence, *beside))
+
+    def _ids(self, question: str, text: str | None) -> tuple[int, ...]:
+        return tuple(prompt_ids(self._base.tokenizer, question, text, self._form))
+
+    def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
+        window_tokens = self._base.window_tokens - max_new_tokens
+        tokenizer = self._base.tokenizer
+        if context == "none":
+            return None, False
+        if context == "evidence":
+            found = self.index.evidence(question, EVIDENCE_SENTENCES)
+            shown = " ".join(sentence.text for sentence in found)
+            return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
+        if context == "truncated" and self._truncated_tokens:
+            window_tokens = min(window_tokens, self._truncated_tokens - max_new_tokens)
+        text, cut = fit_context(tokenizer, question, self.document.text, window_tokens, CUT_STEP_TOKENS, self._form)
+        if cut and context == "full":
+            raise UsageError(
+                f"the whole text does not fit the model's window of {self._base.window_tokens} tokens; "
+                "use --context truncated, evidence or auto"
+            )
+        return text, cut

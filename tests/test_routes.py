@@ -1,0 +1,142 @@
+"""Routes say what they want of a model, step by step; whoever brings it gets the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lift.answers import Answer
+from lift.asking import Judge, Route, Say, Want, run
+from lift.documents.document import Document
+from lift.models.base_model import BaseModel
+from lift.prompts import citation_ids, prompt_ids
+from lift.routes import Adapters, Routes
+from lift.sentences import split_sentences
+
+TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907."
+QUESTION = "When did the tower burn?"
+BOTH = Adapters("memory", "reader", cites=True)
+
+
+def routes(base: BaseModel, adapters: Adapters) -> Routes:
+    return Routes(base, Document("Tower", TEXT, "test"), split_sentences(TEXT), adapters)
+
+
+def take(base: BaseModel, adapters: Adapters, context: str, bring: Callable[[Want], Any]) -> tuple[Answer, list[Want]]:
+    """The answer, and what was wanted on the way to it."""
+    wanted: list[Want] = []
+
+    def fulfil(wants: Sequence[Want]) -> list[Any]:
+        wanted.extend(wants)
+        return [bring(want) for want in wants]
+
+    (answer,) = run([routes(base, adapters).to(QUESTION, context, 8)], fulfil)
+    return answer, wanted
+
+
+@pytest.mark.parametrize("context", ["none", "evidence", "truncated", "full"])
+def test_reading_and_plain_recall_are_one_text_of_the_memory(tiny_model: BaseModel, context: str) -> None:
+    adapters = Adapters("memory", "reader")
+    answer, wanted = take(tiny_model, adapters, context, lambda _want: "in 1907")
+    assert [(want.adapter, type(want)) for want in wanted] == [("memory", Say)]
+    assert (answer.text, answer.context, answer.supported) == ("in 1907", context, True)
+    assert routes(tiny_model, adapters).in_one_step(context)
+
+
+def test_without_a_memory_auto_reads_the_evidence(tiny_model: BaseModel) -> None:
+    answer, wanted = take(tiny_model, Adapters(), "auto", lambda _want: "1907")
+    assert [want.adapter for want in wanted] == [None]
+    assert answer.context == "evidence"
+    assert routes(tiny_model, Adapters()).in_one_step("auto")
+
+
+@pytest.mark.parametrize(("memory_says", "chosen", "context"), [(-1.0, "1911", "none"), (-9.0, "1907", "evidence")])
+def test_auto_asks_reader_and_memory_and_lets_them_vote(
+    tiny_model: BaseModel, memory_says: float, chosen: str, context: str
+) -> None:
+    def bring(want: Want) -> Any:
+        if isinstance(want, Judge):
+            assert want.answers == ("1907", "1911")
+            # the prior is the reader closed book: it finds both alike
+            return [-2.0, memory_says if want.adapter == "memory" else -2.5]
+        return "1911" if want.adapter == "memory" else "1907"
+
+    answer, wanted = take(tiny_model, BOTH, "auto", bring)
+    assert (answer.text, answer.context) == (chosen, context)
+    assert [want.adapter for want in wanted] == ["reader", "memory", "reader", "memory", "reader"]
+    assert not routes(tiny_model, BOTH).in_one_step("auto")
+    # they differ, so what BM25 finds best stands beside what supports the answer
+    assert "The tower burned in 1907." in [each.text for each in answer.evidence]
+
+
+def test_nothing_is_judged_where_all_say_the_same(tiny_model: BaseModel) -> None:
+    for context in ("auto", "none"):
+        _, wanted = take(tiny_model, BOTH, context, lambda _want: "1907")
+        assert not any(isinstance(want, Judge) for want in wanted)
+    silent, _ = take(tiny_model, BOTH, "auto", lambda want: "" if want.adapter == "reader" else "1907")
+    assert silent.text == "1907"
+    assert take(tiny_model, BOTH, "auto", lambda _want: "")[0].text == ""
+
+
+def test_closed_book_the_reader_reads_what_the_memory_cites(tiny_model: BaseModel) -> None:
+    tokenizer = tiny_model.tokenizer
+    cited = "The tower fell in 1907."
+
+    def bring(want: Want) -> Any:
+        if isinstance(want, Judge):
+            return [-1.0, -1.5] if want.adapter == "reader" else [-3.0, -2.0]
+        if want.prompt_ids == tuple(citation_ids(tokenizer, QUESTION)):
+            return cited
+        return "1907" if want.adapter == "reader" else "1911"
+
+    answer, wanted = take(tiny_model, BOTH, "none", bring)
+    behind = tuple(prompt_ids(tokenizer, QUESTION, cited))
+    bare = tuple(prompt_ids(tokenizer, QUESTION))
+    assert [(want.adapter, want.prompt_ids) for want in wanted[:3]] == [
+        ("memory", bare),
+        ("memory", tuple(citation_ids(tokenizer, QUESTION))),
+        ("reader", behind),
+    ]
+    assert [(want.adapter, want.prompt_ids) for want in wanted[3:]] == [
+        ("reader", behind),
+        ("memory", bare),
+        ("reader", bare),
+    ]
+    # (1907: -1 + (-3 + 1), 1911: -1.5 + (-2 + 1.5))
+    assert (answer.text, answer.context) == ("1911", "none")
+    assert not any("Ada Quill" in tokenizer.decode(want.prompt_ids) for want in wanted), "closed book: no text"
+
+
+@given(st.lists(st.integers(0, 4), max_size=8))
+def test_each_route_is_sent_what_it_wanted(steps: list[int]) -> None:
+    def counting(name: int, rounds: int) -> Route[list[str]]:
+        seen: list[str] = []
+        for step in range(rounds):
+            seen += yield [Say(f"{name}/{step}/{each}", (), 1) for each in range(step + 1)]
+        return seen
+
+    most: list[int] = []
+
+    def fulfil(wants: Sequence[Want]) -> list[str | None]:
+        most.append(len(wants))
+        return [want.adapter for want in wants]
+
+    found = run([counting(name, rounds) for name, rounds in enumerate(steps)], fulfil)
+    assert found == [
+        [f"{name}/{step}/{each}" for step in range(rounds) for each in range(step + 1)]
+        for name, rounds in enumerate(steps)
+    ]
+    assert len(most) == max(steps, default=0), "expected all routes to share each step"
+
+
+def test_an_error_on_the_way_is_raised() -> None:
+    def failing() -> Route[str]:
+        yield [Say(None, (), 1)]
+        raise ValueError("too long")
+
+    with pytest.raises(ValueError, match="too long"):
+        run([failing()], lambda wants: [""] * len(wants))
