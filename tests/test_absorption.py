@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import lift
+import lift.session
 from lift.absorption import absorb_events
 from lift.answering import open_memory
 from lift.documents.document import Document
@@ -18,6 +20,7 @@ from lift.events import Finished, Planned, Prepared, Probed, Probing, Trained
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
 from lift.planning import make_plan
+from lift.preparation import Preparation
 from lift.recall import Probe, RecallReport
 from lift.recipes.recipe import load_recipe
 from lift.training.spacing import Spacing
@@ -104,6 +107,40 @@ def test_an_interrupted_absorption_goes_on_to_the_same_memory(tiny_model: BaseMo
     assert not list((parts.root / ".absorbing").glob("*"))
 
 
+def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_model: BaseModel) -> None:
+    library, stop = Library(), threading.Event()
+    recipe = load_recipe("default", [*SMALL, "training.batch_tokens=200"])
+
+    def follow(events: Any, until: int) -> list[Trained]:
+        steps: list[Trained] = []
+        for event in events:
+            if isinstance(event, Trained):
+                steps.append(event)
+                if event.step.step == until:
+                    stop.set()
+        return steps
+
+    with pytest.raises(InterruptedAbsorption):
+        follow(absorb_events(document(), tiny_model, recipe, library, name="m", stop=stop), 3)
+    (history,) = (library.root / ".absorbing").glob("*/training.jsonl")
+    rows = [json.loads(line) for line in history.read_text("utf-8").splitlines()]
+    # as if those three steps had taken an hour
+    history.write_text("".join(json.dumps({**row, "seconds": 1200.0}) + "\n" for row in rows), "utf-8")
+    steps = follow(absorb_events(document(), tiny_model, recipe, library, name="m", resume=True), 0)
+    assert 3600 < library["m"].manifest.cost.seconds < 3660
+    assert steps[0].step.step == 4
+    assert steps[0].eta_s > 3600 * (1 - steps[0].step.progress)
+
+
+def test_a_checkpoint_that_a_crash_left_beside_its_memory_is_cleared_away(tiny_model: BaseModel) -> None:
+    library = Library()
+    finished = absorb(tiny_model, library, name="m")[-1]
+    left = library.checkpoint_path(finished.memory.manifest.absorption_key)
+    left.mkdir(parents=True)
+    assert absorb(tiny_model, library, resume=True)[-1].reused
+    assert not left.exists()
+
+
 def test_a_memory_is_refused_on_another_base(tiny_model: BaseModel) -> None:
     library = Library()
     absorb(tiny_model, library, name="m")
@@ -117,6 +154,20 @@ def test_a_budget_is_kept(tiny_model: BaseModel) -> None:
     finished = absorb(tiny_model, Library(), "training.epochs=100000", name="m", budget_s=8.0)[-1]
     assert 4.0 < time.monotonic() - begun < 12.0
     assert finished.predicted_s == pytest.approx(8.0, rel=0.5)
+
+
+def test_a_budget_that_is_used_up_by_measuring_gives_no_untrained_memory(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly_thinned(preparation: Preparation, *_arguments: Any) -> Preparation:
+        time.sleep(1.0)
+        return replace(preparation)
+
+    monkeypatch.setattr(lift.session, "thinned", slowly_thinned)
+    library = Library()
+    with pytest.raises(BudgetError, match="no time to train"):
+        absorb(tiny_model, library, name="m", budget_s=1.0)
+    assert library.names() == []
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ STAGES = [
     "absorption",
     "updating",
     "remote",
+    "jobs",
     "evaluation",
     "reader_tuning",
     "bench",

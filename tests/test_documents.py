@@ -340,6 +340,16 @@ def test_title_of_pdf_properties_comes_first_and_the_argument_before_it(tmp_path
     assert read_document(named).title == "Board minutes 2024-03-01"
 
 
+def test_a_file_may_be_called_otherwise_than_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "file-0123"
+    path.write_text("# Not a heading in a txt file\n\nThe museum owns 42 lenses.", "utf-8")
+    document = read_document(path, name="board_minutes.txt")
+    assert (document.title, document.source) == ("Board minutes", "board_minutes.txt")
+    path.write_bytes(b"no pdf")
+    with pytest.raises(DocumentError, match=r"^minutes\.pdf: expected a pdf"):
+        read_document(path, name="minutes.pdf")
+
+
 def test_scanned_encrypted_and_broken_pdf_are_refused(tmp_path: Path) -> None:
     assert "OCR" in refusal(write(tmp_path / "scan.pdf", pdf([[], []])))
     whole = pdf([lines(700, "Some text.")])

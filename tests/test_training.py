@@ -94,6 +94,31 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     assert all(torch.allclose(resumed[key], state[key], atol=1e-5) for key in state)
 
 
+@pytest.mark.parametrize(("count", "known"), [(4, 1.0), (3, 0.0)])
+def test_what_was_known_of_other_tasks_is_not_taken_up(
+    tiny_model: BaseModel, tmp_path: Path, count: int, known: float
+) -> None:
+    chosen = recipe("training.longest_pause=8", "training.batch_tokens=100000")
+    adapter = create_adapter(tiny_model.model, chosen.adapter, 0)
+    objective = Objective(tiny_model.model, adapter, chosen.objective)
+
+    def course(count: int) -> Curriculum:
+        tasks = [Task(f"What {index}?", answer, (index,), "test") for index, answer in enumerate(ANSWERS[:count])]
+        document = Document("Merrow", TEXT, "test")
+        return Curriculum(tiny_model.tokenizer, tiny_model.window_tokens, document, sentences(), tasks, chosen)
+
+    before, after = course(4), course(count)
+    steps = train(adapter, objective, before, chosen.training, checkpoint=tmp_path / "c")
+    next(steps)
+    for task in range(4):
+        before.spacing.record(task, 0, True)
+    steps.close()
+    resumed = train(adapter, objective, after, chosen.training, checkpoint=tmp_path / "c", resume=True)
+    # what is known pauses in the next epoch, and there is no step in it
+    assert [step.epoch for step in resumed][:1] == ([2] if known else [1])
+    adapter.detach()
+
+
 def test_an_error_in_the_middle_of_an_update_leaves_the_checkpoint_before_it(
     tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

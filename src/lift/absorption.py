@@ -28,6 +28,7 @@ from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.attention_distillation import distill_attention
 from lift.training.curriculum import Curriculum
+from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
@@ -44,19 +45,22 @@ def absorb_events(
     resume: bool = False,
     stop: StopFlag | None = None,
     started: float | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> Iterator[AbsorptionEvent]:
     """Absorb `document` and put the memory into `library`, yielding what happens as it happens.
 
     `budget_s` bounds the whole of it, from `started` (time.monotonic, default now) to the recall report. A document
     that was absorbed before with the same model, recipe and budget is not trained again: its memory is returned (and
     copied under the new name, if one is asked for). When `stop` is set, the state is saved after the current step and
-    InterruptedAbsorption is raised; `resume` goes on from there. Raises DocumentError, GenerationError, BudgetError,
-    LibraryError.
+    InterruptedAbsorption is raised; `resume` goes on from there, or, where the process was killed, from what is saved
+    about every `checkpoint_every_s` seconds: the training that is kept counts towards the budget, what was lost does
+    not. Raises DocumentError, GenerationError, BudgetError, LibraryError.
     """
     started = time.monotonic() if started is None else started
     key = absorption_key(document, base, recipe, budget_s)
     name = library.check_free(name, key) if name else None
     if (known := absorbed_before(library, key, name)) is not None:
+        library.clear_checkpoint(key)  # left there by a crash right after the memory was put
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
@@ -64,7 +68,12 @@ def absorb_events(
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
-    options: dict[str, Any] = {"checkpoint": library.checkpoint_path(key), "resume": resume, "stop": stop}
+    options: dict[str, Any] = {
+        "checkpoint": library.checkpoint_path(key),
+        "checkpoint_every_s": checkpoint_every_s,
+        "resume": resume,
+        "stop": stop,
+    }
     try:
         if recipe.generator.stream:
             learned = yield from _learn_streaming(session, made, writer, options)
@@ -132,6 +141,8 @@ def _learn(
         enough=goal.reached if goal else None,
         **options,
     )
+    if session.budget_s is not None and curriculum.epochs and not session.steps:
+        raise _no_time(session)  # the measuring itself may have used it up
     if goal and goal.point:
         yield Probed(**goal.point.model_dump())
     return _Learned(schedule.preparation.tasks, probes, schedule.predicted_s)
@@ -146,10 +157,7 @@ def _learn_streaming(
     curriculum = prepare_stream(made, writer, session.base, session.recipe)
     training_s = session.remaining_s(SAVING_S + _STREAMED_PROBE_SHARE * (session.budget_s or 0.0))
     if training_s is not None and training_s <= 0:
-        raise BudgetError(
-            f"a budget of {session.budget_s:g} s leaves no time to train; expected at least "
-            f"{session.elapsed_s + 2 * SAVING_S:.0f} s"
-        )
+        raise _no_time(session)
     try:
         yield from session.train(
             curriculum, session.recipe.training, expected_s=training_s or 0.0, seconds=training_s, **options
@@ -161,6 +169,11 @@ def _learn_streaming(
         raise DocumentError(nothing_to_train(made, session.recipe))
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
     return _Learned(tasks, probes, session.elapsed_s + probing_s + SAVING_S)
+
+
+def _no_time(session: Session) -> BudgetError:
+    least_s = session.elapsed_s + 2 * SAVING_S
+    return BudgetError(f"a budget of {session.budget_s:g} s leaves no time to train; expected at least {least_s:.0f} s")
 
 
 class RecallGoal:

@@ -63,3 +63,19 @@ class RemoteError(LiftError):
 
 class BenchError(LiftError):
     """A part of a benchmark, run in a process of its own, failed or was ended."""
+
+
+class JobError(LiftError):
+    """The queue of absorptions, or a file given to it, could not be read or written."""
+
+
+class UnknownJobError(JobError):
+    """There is no job, or no uploaded file, of that id."""
+
+
+class JobConflictError(JobError):
+    """A job or an uploaded file is not in a state in which that can be done with it."""
+
+
+class FileTooLargeError(JobError):
+    """An uploaded file has more bytes than are taken."""

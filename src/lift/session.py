@@ -27,7 +27,7 @@ from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.sentences import Sentence
 from lift.tasks.task import Task
 from lift.training.curriculum import Curriculum
-from lift.training.loop import Step, train
+from lift.training.loop import CHECKPOINT_EVERY_S, Step, train
 from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
 
@@ -84,6 +84,7 @@ class Session:
         self.budget_s = budget_s
         self.before = before
         self._opened = started if before is None else time.monotonic()
+        self._resumed_s = 0.0
         self.steps: list[Step] = []
 
     @property
@@ -93,9 +94,9 @@ class Session:
 
     @property
     def cost_s(self) -> float:
-        """Seconds of work on the memory, those before this session included."""
+        """Seconds of work on the memory, those before this session and before an interruption included."""
         earlier_s = self.before.manifest.cost.seconds if self.before is not None else 0.0
-        return earlier_s + time.monotonic() - self._opened
+        return earlier_s + self._resumed_s + time.monotonic() - self._opened
 
     def remaining_s(self, reserved_s: float = 0.0) -> float | None:
         """What is left of the budget but for `reserved_s`; None without a budget."""
@@ -122,6 +123,7 @@ class Session:
         expected_s: float,
         seconds: float | None = None,
         checkpoint: Path | None = None,
+        checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         resume: bool = False,
         stop: StopFlag | None = None,
         enough: Callable[[], bool] | None = None,
@@ -133,6 +135,7 @@ class Session:
         """
         begun = time.monotonic()
         steps: list[Step] = []
+        fresh, before_s = 0, 0.0
         with reusing_lower_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, self.recipe.objective, lower)
             training = train(
@@ -142,16 +145,20 @@ class Session:
                 settings,
                 budget_s=seconds,
                 checkpoint=checkpoint,
+                checkpoint_every_s=checkpoint_every_s,
                 resume=resume,
                 history=steps,
             )
             try:
                 epoch = curriculum.epochs
                 for step in training:
+                    fresh += 1
+                    if fresh == 1:
+                        before_s = sum(each.seconds for each in steps[:-1])
                     if enough is not None and step.epoch > epoch and enough():
                         break
                     epoch = step.epoch
-                    spent_s = time.monotonic() - begun
+                    spent_s = before_s + time.monotonic() - begun
                     # the first steps say little about the speed: the calibration counts as one more measurement
                     full_s = (_ETA_PRIOR * expected_s + spent_s) / (_ETA_PRIOR + step.progress)
                     yield Trained(step, full_s * (1 - step.progress))
@@ -163,6 +170,7 @@ class Session:
             finally:
                 training.close()  # type: ignore[attr-defined]
                 self.steps.extend(steps)
+                self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
 
     def round_to_stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Put the adapter as it will be stored in place of the trained one; returns (config, tensors).

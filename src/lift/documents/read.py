@@ -43,18 +43,18 @@ _REFUSED = (
 )
 
 
-def read_document(source: str | Path, *, title: str | None = None) -> Document:
+def read_document(source: str | Path, *, title: str | None = None, name: str | None = None) -> Document:
     """Read a txt, md, html, pdf, docx or epub file, or standard input for "-", as a document.
 
-    The title is `title`, else the file's own (its properties or first heading), else its name made readable. Raises
-    DocumentError for anything that no text can be had from: a missing, empty, locked, broken or binary file, a scan, or
-    one over MAX_BYTES.
+    The title is `title`, else the file's own (its properties or first heading), else its name made readable. `name` is
+    what the file is called where that is not its path. Raises DocumentError for anything that no text can be had from:
+    a missing, empty, locked, broken or binary file, a scan, or one over MAX_BYTES.
     """
     if str(source) == "-":
         name, data, suffix = STANDARD_INPUT, _read_standard_input(), ""
     else:
-        path = Path(source).expanduser()
-        name, data, suffix = str(source), _read_file(path, str(source)), path.suffix.lower()
+        path, name = Path(source).expanduser(), name or str(source)
+        data, suffix = _read_file(path, name), Path(name).suffix.lower()
     if not data:
         raise DocumentError(f"{name}: expected text, got an empty file; give a file with words in it")
     content = _read_content(data, name, suffix)

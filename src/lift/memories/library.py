@@ -4,6 +4,7 @@
             .absorbing/KEY/      the checkpoint of an absorption that is not finished
             .by-key/KEY          the name of the memory that came of it, see key_index.py
             .tmp-...             being written or deleted; garbage as soon as nobody holds the lock
+            .serve/              the jobs of `lift serve` and the files given to it, see lift/jobs
             .old-NAME            set aside while NAME is being replaced; the memory itself as long as NAME is missing
             .lock                held by whoever changes anything; readers need no lock
 

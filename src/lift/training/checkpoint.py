@@ -20,13 +20,17 @@ _HISTORY = "training.jsonl"
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training stands: `update` updates of `epoch` are done, `step` in all, in `elapsed_s` of its budget."""
+    """Where a training stands: `update` updates of `epoch` are done, `step` in all, in `elapsed_s` of its budget.
+
+    `tasks`: the number of tasks of its curriculum (spacing.Spacing.tasks).
+    """
 
     epoch: int = 0
     update: int = 0
     step: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
+    tasks: int = 0
 
 
 def save_checkpoint(

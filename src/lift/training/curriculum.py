@@ -124,7 +124,7 @@ class Curriculum:
         self._told_in = array("L")  # of each of these, the sentence that holds its answer
         self._segments = list(self._tokenised_segments(start)) if recipe.segments.weight else []
         self._count(tasks)
-        self.spacing = Spacing(recipe.training.longest_pause)
+        self.spacing = Spacing(recipe.training.longest_pause, len(tasks))
 
     @property
     def epochs(self) -> int:

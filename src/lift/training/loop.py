@@ -21,6 +21,10 @@ from lift.training.objective import Objective
 from lift.training.schedule import rate_factor
 from lift.training.spacing import Spacing
 
+CHECKPOINT_EVERY_S = 30.0
+# on a slow disk saving is done more seldom, so that it takes no more than this share of the time
+_MOST_SAVING = 0.1
+
 
 @dataclass(frozen=True)
 class Step:
@@ -64,16 +68,17 @@ def train(
     budget_s: float | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
-    checkpoint_every_s: float = 60.0,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     history: list[Step] | None = None,
 ) -> Iterator[Step]:
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
     What is known by now is told to the curriculum after each step, which may let it pause. Ends after the curriculum's
     epochs, `settings.max_tokens` or `budget_s` seconds, whichever comes first; the learning
-    rate follows the largest share of the three. With `checkpoint`, the state is saved there every `checkpoint_every_s`,
-    on Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a budget the same seed gives
-    the same steps, interrupted or not. `history` gets every step, those before the interruption included.
+    rate follows the largest share of the three. With `checkpoint`, the state is saved there about every
+    `checkpoint_every_s`, on Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a
+    budget the same seed gives the same steps, interrupted or not. `history` gets every step, those before the
+    interruption included.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -85,11 +90,13 @@ def train(
         weight_decay=settings.weight_decay,
     )
     curriculum.spacing.clear()
+    tasks = curriculum.spacing.tasks
     position = Position()
     if resume and checkpoint and (saved := load_checkpoint(checkpoint, optimizer)):
         position, state, spacing, rows = saved
         adapter.load_state(state)
-        curriculum.spacing.load_state(spacing)
+        if position.tasks == tasks:  # else a budget was fitted anew, and nothing is taken for known
+            curriculum.spacing.load_state(spacing)
         history.extend(Step(**row) for row in rows)
     resumed = position
 
@@ -99,7 +106,7 @@ def train(
         save_checkpoint(checkpoint, position, adapter.trained_state(), curriculum.spacing.state(), optimizer, rows)
 
     started = time.monotonic() - position.elapsed_s
-    saved_at = time.monotonic()
+    saved_at, saving_s = time.monotonic(), 0.0
     finished = False
     between_steps = True
     try:
@@ -139,7 +146,7 @@ def train(
                 now = time.monotonic()
                 between_steps = True
                 tokens = sum(batch.tokens for batch, _ in answered)
-                position = Position(epoch, index + 1, position.step + 1, position.tokens + tokens, now - started)
+                position = Position(epoch, index + 1, position.step + 1, position.tokens + tokens, now - started, tasks)
                 history.append(
                     Step(
                         step=position.step,
@@ -153,9 +160,11 @@ def train(
                     )
                 )
                 yield history[-1]
-                if checkpoint and time.monotonic() - saved_at > checkpoint_every_s:
+                begun = time.monotonic()
+                if checkpoint and begun - saved_at > max(checkpoint_every_s, saving_s / _MOST_SAVING):
                     save()
                     saved_at = time.monotonic()
+                    saving_s = saved_at - begun
         finished = True
     finally:
         if checkpoint and not finished and between_steps:  # half an update is no state to go on from

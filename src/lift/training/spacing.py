@@ -17,11 +17,13 @@ _ROWS = 3
 class Spacing:
     """When each task, by its number in the curriculum, is due. A task that never came up is due.
 
-    `longest_pause` is in epochs; with 1 every task is due in every epoch.
+    `longest_pause` is in epochs; with 1 every task is due in every epoch. `tasks`: how many there are, 0 where that is
+    not known at the start; by another number of them the same number may mean another task.
     """
 
-    def __init__(self, longest_pause: int) -> None:
+    def __init__(self, longest_pause: int, tasks: int = 0) -> None:
         self.longest_pause = longest_pause
+        self.tasks = tasks
         self._streak = array("i")  # how often in a row it was right
         self._due = array("i")  # the next epoch in which it is due
         self._shown = array("i")  # the last epoch in which it came up, -1 before the first

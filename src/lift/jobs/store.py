@@ -1,0 +1,183 @@
+"""The queue of absorptions as those see it who give orders and look on; worked on from claims.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lift.errors import JobConflictError, RecipeError, UnknownJobError, UsageError
+from lift.jobs.claims import Claims
+from lift.jobs.database import event_of, job_of, storable, tell
+from lift.jobs.files import FileStore
+from lift.jobs.job import Job, JobEvent, Told
+from lift.memories.names import check_name, normal_name
+from lift.recipes.recipe import load_recipe, recipe_names
+
+MOST_PRIORITY = 1_000_000
+_TITLE_CHARS = 500
+
+
+class JobStore(FileStore):
+    """The jobs, their events and their files in `directory`: LIBRARY/.serve, which is made.
+
+    Any number of threads and processes may use it at once; what a method has returned is on the disk. All raise
+    JobError where the disk refuses, and UnknownJobError for an id that there is not.
+    """
+
+    def create(
+        self,
+        file_id: str,
+        *,
+        title: str | None = None,
+        name: str | None = None,
+        recipe: str = "default",
+        overrides: Sequence[str] = (),
+        budget_s: float | None = None,
+        priority: int = 0,
+    ) -> Job:
+        """Put a job at the end of those of its priority; of two jobs the one of the higher `priority` comes first.
+
+        Raises UsageError for what no job can be done with: a bad name, recipe, override, budget or priority.
+        """
+        if name is not None:
+            name = normal_name(name)
+            check_name(name)
+        if recipe not in recipe_names():
+            # load_recipe would take a path, and whoever gives jobs may not name files of this machine
+            raise RecipeError(f"expected one of the recipes {', '.join(recipe_names())}, got {recipe!r}")
+        load_recipe(recipe, overrides)
+        if budget_s is not None and not (math.isfinite(budget_s) and budget_s > 0):
+            raise UsageError(f"expected a budget of more than 0 seconds, got {budget_s}; leave it out for none")
+        _check_priority(priority)
+        title = storable(title).strip()[:_TITLE_CHARS] or None if title is not None else None
+        job_id = f"ftjob-{secrets.token_hex(12)}"
+        order = (job_id, file_id, title, name, recipe, json.dumps(list(overrides)), budget_s, priority, time.time())
+        with self._database.writing() as rows:
+            if not rows.execute("SELECT 1 FROM files WHERE id = ?", (file_id,)).fetchone():
+                raise UnknownJobError(
+                    f"expected the id of an uploaded file, got {file_id!r}; upload the document first"
+                )
+            rows.execute(
+                "INSERT INTO jobs (id, file_id, title, name, recipe, overrides, budget_s, priority, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                order,
+            )
+            number = tell(rows, job_id, Told("queued", "the job waits for its turn", {"priority": priority}))
+            rows.execute("UPDATE jobs SET queued_as = ? WHERE id = ?", (number, job_id))
+            return job_of(_row(rows, job_id))
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        found = self._database.rows("SELECT * FROM jobs WHERE id = ?", (job_id,))
+        if not found:
+            raise _unknown(job_id)
+        return job_of(found[0])
+
+    def jobs(self, limit: int | None = None, after: str | None = None) -> list[Job]:
+        """The jobs, the newest first: at most `limit`, those that come after the job `after`."""
+        place = math.inf
+        if after is not None:
+            found = self._database.rows("SELECT place FROM jobs WHERE id = ?", (after,))
+            if not found:
+                raise _unknown(after)
+            place = found[0]["place"]
+        question = "SELECT * FROM jobs WHERE place < ? ORDER BY place DESC LIMIT ?"
+        return [job_of(row) for row in self._database.rows(question, (place, _limit(limit)))]
+
+    def events(self, job_id: str | None = None, after_number: int = 0, limit: int | None = None) -> list[JobEvent]:
+        """What happened to one job, or to all, behind the event `after_number`, in order; at most `limit` events.
+
+        Who asks again behind the last number that it was given misses nothing.
+        """
+        if job_id is not None:
+            self.job(job_id)
+        which, values = ("job = ? AND ", [job_id]) if job_id is not None else ("", [])
+        question = f"SELECT * FROM events WHERE {which}number > ? ORDER BY number LIMIT ?"
+        return [event_of(row) for row in self._database.rows(question, [*values, after_number, _limit(limit)])]
+
+    def last_number(self) -> int:
+        """The number of the newest event, 0 where there is none."""
+        return int(self._database.rows("SELECT coalesce(max(number), 0) AS last FROM events")[0]["last"])
+
+    def cancel(self, job_id: str) -> Job:
+        """End a job that waits at once, and have one that runs end soon (`cancelling` until then).
+
+        Nothing happens to one that is cancelled. Raises JobConflictError for one that has ended otherwise.
+        """
+        with self._database.writing() as rows:
+            job = job_of(_row(rows, job_id))
+            if job.status in ("succeeded", "failed"):
+                raise JobConflictError(f"the job {job_id} has {job.status} already; there is nothing to cancel")
+            if job.status == "queued":
+                rows.execute(
+                    "UPDATE jobs SET status = 'cancelled', finished_at = ? WHERE id = ?", (time.time(), job_id)
+                )
+                tell(rows, job_id, Told("cancelled", "the job was cancelled before it ran", {}, "warn"))
+            elif job.status == "running" and not job.cancelling:
+                rows.execute("UPDATE jobs SET cancelling = 1 WHERE id = ?", (job_id,))
+                tell(rows, job_id, Told("cancelling", "the job ends as soon as it is safe to", {}, "warn"))
+            return job_of(_row(rows, job_id))
+
+    def retry(self, job_id: str) -> Job:
+        """Put a job that has failed or was cancelled back into the queue; its training goes on where it was.
+
+        Raises JobConflictError for any other job, and UnknownJobError where its file was deleted.
+        """
+        with self._database.writing() as rows:
+            job = job_of(_row(rows, job_id))
+            if job.status not in ("failed", "cancelled"):
+                raise JobConflictError(
+                    f"expected a job that has failed or was cancelled, got {job_id}, which is {job.status}"
+                )
+            if not rows.execute("SELECT 1 FROM files WHERE id = ?", (job.file_id,)).fetchone():
+                raise UnknownJobError(
+                    f"the file {job.file_id} of the job {job_id} was deleted; upload it again and make a new job"
+                )
+            number = tell(rows, job_id, Told("retried", "the job waits for its turn again", {}))
+            rows.execute(
+                "UPDATE jobs SET status = 'queued', queued_as = ?, error = NULL, finished_at = NULL, eta_s = NULL,"
+                " cancelling = 0, deaths = 0 WHERE id = ?",
+                (number, job_id),
+            )
+            return job_of(_row(rows, job_id))
+
+    def prioritise(self, job_id: str, priority: int) -> Job:
+        """Give a job that waits another priority; raises UsageError, and JobConflictError for one that does not."""
+        _check_priority(priority)
+        with self._database.writing() as rows:
+            job = job_of(_row(rows, job_id))
+            if job.status != "queued":
+                raise JobConflictError(f"expected a job that waits, got {job_id}, which is {job.status}")
+            if priority != job.priority:
+                rows.execute("UPDATE jobs SET priority = ? WHERE id = ?", (priority, job_id))
+                tell(rows, job_id, Told("prioritised", f"the job has priority {priority} now", {"priority": priority}))
+            return job_of(_row(rows, job_id))
+
+    def claims(self) -> Claims:
+        """The side of the queue that is worked on, for the process that holds the lock of the workers."""
+        return Claims(self._database)
+
+
+def _row(rows: sqlite3.Connection, job_id: str) -> Any:
+    row = rows.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise _unknown(job_id)
+    return row
+
+
+def _unknown(job_id: str) -> UnknownJobError:
+    return UnknownJobError(f"expected the id of a job, got {job_id!r}; see the list of jobs")
+
+
+def _limit(limit: int | None) -> int:
+    return -1 if limit is None else max(limit, 0)
+
+
+def _check_priority(priority: int) -> None:
+    if abs(priority) > MOST_PRIORITY:
+        raise UsageError(f"expected a priority from -{MOST_PRIORITY} to {MOST_PRIORITY}, got {priority}")
