@@ -46,6 +46,7 @@ STAGES = [
     "absorption",
     "updating",
     "remote",
+    "serving",
     "jobs",
     "evaluation",
     "reader_tuning",

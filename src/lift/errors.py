@@ -79,3 +79,15 @@ class JobConflictError(JobError):
 
 class FileTooLargeError(JobError):
     """An uploaded file has more bytes than are taken."""
+
+
+class QueueFull(LiftError):
+    """A question could not be taken, since too many are waiting; `retry_after_s` is when a place is likely free."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineClosed(LiftError):
+    """A question could not be taken or answered, since the engine is closing or was never started."""

@@ -83,6 +83,27 @@ def prompt_ids(tokenizer: Any, question: str, context: str | None = None, form: 
     return list(tokenizer(bare + form.answer_prefix)["input_ids"])
 
 
+def dialogue_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
+    """Tokens of a dialogue up to where the answer to its last turn begins; as prompt_ids for one turn of the user's.
+
+    `turns`: role and text of each. Raises UsageError where the model's chat template refuses the dialogue.
+    """
+    if not tokenizer.chat_template:
+        text = "\n".join(said for _, said in turns)
+        return list(tokenizer(f"{text}\nAnswer:")["input_ids"])
+    messages = [{"role": role, "content": said} for role, said in turns]
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except Exception as error:  # a template is a program of the model's, and raises what it likes
+        raise UsageError(
+            f"expected a dialogue that the model's chat template takes, got {[role for role, _ in turns]} ({error}); "
+            "let turns of user and assistant follow each other"
+        ) from error
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
 def answer_ids(tokenizer: Any, answer: str) -> list[int]:
     """Tokens of the answer and of the token that ends it."""
     lead = "" if tokenizer.chat_template else " "

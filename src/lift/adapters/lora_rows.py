@@ -36,6 +36,7 @@ class Places:
     `counts`: rows of each memory. `rows`: [N] rows of the batch, memory by memory. `laid`: [K C] rows of the batch,
     those of a memory side by side and filled up to C with a row that is computed in vain. `real`: [N] which of [K C]
     are not. `in_order`: the rows are the first N of the batch, they lie as they are laid, and nothing is filled up.
+    `sparse`: most of the memories have no row, so that nothing is laid, and each of the others has its own products.
     """
 
     counts: tuple[int, ...]
@@ -43,19 +44,23 @@ class Places:
     laid: torch.Tensor
     real: torch.Tensor
     in_order: bool
+    sparse: bool
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> Places:
-        """The places of each memory's rows; every memory has at least one, and no row has two memories."""
-        most = max(map(len, rows))
-        laid = [row for each in rows for row in (*each, *[each[0]] * (most - len(each)))]
+        """The places of each memory's rows; some memory has at least one, and no row has two memories."""
+        most, idle = max(map(len, rows)), sum(not each for each in rows)
+        sparse = 2 * idle > len(rows)
+        some = next(each[0] for each in rows if each)
+        laid = [] if sparse else [row for each in rows for row in (*each, *[some] * (most - len(each)))]
         real = [most * slot + place for slot, each in enumerate(rows) for place in range(len(each))]
         return cls(
             counts=tuple(map(len, rows)),
             rows=torch.tensor([row for each in rows for row in each], device=device),
             laid=torch.tensor(laid, device=device),
             real=torch.tensor(real, device=device),
-            in_order=laid == list(range(sum(map(len, rows)))),
+            in_order=not idle and laid == list(range(sum(map(len, rows)))),
+            sparse=sparse,
         )
 
 
@@ -92,7 +97,7 @@ def add_updates(
         hidden = torch.bmm(down, inputs.reshape(slots, -1, inputs.shape[-1]).transpose(1, 2))  # [K, r, C ...]
         base = output.reshape(slots, -1, output.shape[-1])  # [K, C ..., out]
         return torch.baddbmm(base, hidden.transpose(1, 2), up.transpose(1, 2)).view(output.shape)
-    if (len(places.laid) - rows) * math.prod(each) <= _PRODUCT_TOKENS * slots:
+    if not places.sparse and (len(places.laid) - rows) * math.prod(each) <= _PRODUCT_TOKENS * slots:
         laid = inputs.index_select(0, places.laid)  # [K C, ..., in]
         updates = low_rank_products(laid.reshape(slots, -1, inputs.shape[-1]), down, up)  # [K, C ..., out]
         updates = updates.reshape(len(places.laid), *each, -1)
@@ -103,6 +108,7 @@ def add_updates(
         parts = [
             low_rank_products(part.reshape(1, -1, part.shape[-1]), down[slot : slot + 1], up[slot : slot + 1])
             for slot, part in enumerate(own)
+            if len(part)
         ]
         updates = torch.cat(parts, dim=1).reshape(rows, *each, -1)  # [N, ..., out]
     updated = (output.index_select(0, places.rows) + updates).to(output.dtype)  # [N, ..., out]
@@ -135,20 +141,45 @@ def keeping_room(model: Any) -> Iterator[None]:
         _leave_if_idle(model, group)
 
 
+@contextlib.contextmanager
+def parking(model: Any) -> Iterator[None]:
+    """Inside the block a memory that loses its rows keeps its place in the stacks, until it is forgotten.
+
+    For batches that come and go while the memories stay: what has no row costs the reading of its factors at most.
+    """
+    group = _group(model)
+    group.parkers += 1
+    try:
+        yield
+    finally:
+        group.parkers -= 1
+        if not group.parkers:
+            group.drop_parked()
+        _leave_if_idle(model, group)
+
+
+def forget_rows(model: Any, name: str) -> None:
+    """What `name` has in the stacks is not used again: its tensors change, or it is detached. It has no rows."""
+    group = vars(model).get(_IN_USE)
+    if group is not None:
+        group.members.pop(name, None)
+        group.changed()
+
+
 def _group(model: Any) -> _Group:
     group: _Group = vars(model).setdefault(_IN_USE, _Group())
     return group
 
 
 def _leave_if_idle(model: Any, group: _Group) -> None:
-    if not group.members and not group.keepers:
+    if not group.members and not group.keepers and not group.parkers:
         group.close()
         del vars(model)[_IN_USE]
 
 
 @dataclass(eq=False)
 class _Member:
-    """One memory that has rows; a new one each time that it gets some after it had none."""
+    """One memory that has rows; a new one each time that it gets some after it had none. Without rows it is parked."""
 
     rows: tuple[int, ...]
     updates: Mapping[Any, LowRank]
@@ -162,25 +193,36 @@ class _Group:
 
     def __init__(self) -> None:
         self.members: dict[str, _Member] = {}
-        self.keepers = 0
+        self.keepers = self.parkers = 0
         self._stacks: dict[Any, _Stack] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._places: dict[tuple[Any, ...], Places] = {}
+        self._by_rows: list[_Member] | None = None  # all of them, in the order of their rows
         self._version = 0
 
     def assign(self, name: str, rows: tuple[int, ...], updates: Mapping[Any, LowRank]) -> None:
-        if not rows:
+        if not rows and not self.parkers:
             self.members.pop(name, None)
         elif name in self.members:
             self.members[name].rows = rows
-        else:
+        elif rows:
             self.members[name] = _Member(rows, updates)
             for module in updates:
                 if module not in self._stacks:
                     self._stacks[module] = _Stack()
                     self._hooks.append(module.register_forward_hook(self._add))
+        self.changed()
+
+    def changed(self) -> None:
+        """Memories or their rows are not what they were."""
         self._places.clear()
+        self._by_rows = None
         self._version += 1
+
+    def drop_parked(self) -> None:
+        """Those that have no rows lose their place."""
+        self.members = {name: member for name, member in self.members.items() if member.rows}
+        self.changed()
 
     def close(self) -> None:
         for handle in self._hooks:
@@ -190,8 +232,9 @@ class _Group:
     def _add(self, module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         stack = self._stacks[module]
         if stack.version != self._version:
-            members = [member for member in self.members.values() if module in member.updates]
-            stack.hold(module, sorted(members, key=lambda member: member.rows))
+            if self._by_rows is None:
+                self._by_rows = sorted(self.members.values(), key=lambda member: member.rows)
+            stack.hold(module, [member for member in self._by_rows if module in member.updates])
             stack.places = self._places_of(stack.members, output.device)
             stack.version = self._version
         if stack.places is None:
@@ -202,7 +245,7 @@ class _Group:
     def _places_of(self, members: Sequence[_Member], device: torch.device) -> Places | None:
         """The same for all matrices that the same memories update."""
         key = (device, *members)
-        if members and key not in self._places:
+        if any(member.rows for member in members) and key not in self._places:
             self._places[key] = Places.of([member.rows for member in members], device)
         return self._places.get(key)
 
@@ -227,12 +270,16 @@ class _Stack:
         Where a memory is not wanted any more, a new one or the last one is laid over it.
         """
         staying = set(wanted).intersection(self.members)
+        if len(staying) == len(wanted) == len(self.members):
+            return
         new = [member for member in wanted if member not in staying]
         rank = max((len(member.updates[module].down) for member in wanted), default=0)
         if new and (len(wanted) > len(self._down) or rank > self._down.shape[1]):
             update, self.members, new = wanted[0].updates[module], [], list(wanted)
-            self._down = update.down.new_empty(len(wanted), rank, update.down.shape[1])
-            self._up = update.up.new_empty(len(wanted), len(update.up), rank)
+            # where memories come one by one, not each of them has all others laid anew
+            places = max(len(wanted), 5 * len(self._down) // 4)
+            self._down = update.down.new_empty(places, rank, update.down.shape[1])
+            self._up = update.up.new_empty(places, len(update.up), rank)
         unused = [slot for slot, member in enumerate(self.members) if member not in staying]
         for slot in reversed(unused):
             if new:

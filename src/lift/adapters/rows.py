@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lift.adapters.adapter import attached
+from lift.adapters.lora_rows import parking
 from lift.errors import AdapterError
 
 
@@ -48,11 +49,35 @@ class RowAssignment:
         _check_names(model, names)
         self.model = model
         self.names = list(names)
+        self._is_aside = False
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with these rows of the batch alone, in this order."""
-        self.names = [self.names[index] for index in indices]
-        self.apply()
+        self.assign([self.names[index] for index in indices])
+
+    def assign(self, names: Sequence[str | None]) -> None:
+        """Go on with a batch that has these rows, in this order; AdapterError for a name that is not attached."""
+        _check_names(self.model, names)
+        self.names = list(names)
+        if not self._is_aside:
+            self.apply()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside the block the model uses no adapter, and is free for other batches and for adapters to come and go.
+
+        What was read of this batch's memories is kept, and behind the block they have their rows again, as they are
+        assigned by then.
+        """
+        with parking(self.model):
+            self._is_aside = True
+            try:
+                for adapter in attached(self.model).values():
+                    adapter.apply_to(())
+                yield
+            finally:
+                self._is_aside = False
+                self.apply()
 
     def apply(self) -> None:
         """Tell every attached adapter its rows."""
@@ -61,6 +86,8 @@ class RowAssignment:
 
     def check_batch(self, _model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise AdapterError unless the batch has one row a name; a hook in front of the model's forward."""
+        if self._is_aside:
+            return
         inputs = next((kwargs[key] for key in ("input_ids", "inputs_embeds") if kwargs.get(key) is not None), None)
         inputs = args[0] if inputs is None else inputs
         if len(inputs) != len(self.names):

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
 from lift.adapters.adapter import Adapter, check_state, first_of
-from lift.adapters.lora_rows import add_low_rank, apply_to_rows
+from lift.adapters.lora_rows import add_low_rank, apply_to_rows, forget_rows
 from lift.errors import AdapterError
 from lift.models.low_rank import LowRank, tell_applied
 
@@ -101,6 +101,7 @@ class StoredLoraAdapter(Adapter):
         """Let gradients reach the adapter, or not."""
         # a trained adapter updates its rows itself, a frozen one together with others
         with self.disabled():
+            forget_rows(self.model, self.name)
             super().set_trainable(trainable)
 
     def trained_state(self) -> dict[str, torch.Tensor]:
@@ -112,6 +113,7 @@ class StoredLoraAdapter(Adapter):
         check_state(dict(self._factors), state)
         # what was read of the tensors for rows of a batch is read anew
         with self.disabled(), torch.no_grad():
+            forget_rows(self.model, self.name)
             for key, factor in self._factors.items():
                 factor.copy_(state[key])
 
@@ -141,7 +143,7 @@ class StoredLoraAdapter(Adapter):
         return output.index_copy(0, indices, updated)
 
     def _remove(self) -> None:
-        """Nothing is left of an adapter without rows."""
+        forget_rows(self.model, self.name)
 
 
 def _keys(path: str) -> tuple[str, str]:

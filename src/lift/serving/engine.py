@@ -1,0 +1,143 @@
+"""The one thread that owns the base model: it takes questions in turns, and runs them all in one batch.
+
+Each turn of its loop takes waiting questions as far as there is room, gives every running row one token, and settles
+what has ended. What goes wrong with one question ends that question alone.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from lift.adapters.adapter import attached
+from lift.adapters.lora_rows import keeping_room, parking
+from lift.adapters.rows import rows
+from lift.answering import stored_adapter
+from lift.errors import EngineClosed, LiftError, UsageError
+from lift.memories.library import Library
+from lift.models.base_model import BaseModel
+from lift.models.shared_prefix import keeps_tokens
+from lift.serving.loop import COUNTED, Loop
+from lift.serving.request import Request, check_request
+from lift.serving.running import Asked
+from lift.serving.ticket import Ticket
+from lift.serving.waiting import Waiting
+
+_ROWS_OF_A_QUESTION = 2  # "auto" reads and recalls
+
+
+class Engine:
+    """Answers questions to the memories of `library`, and to their base model, on one resident `base`.
+
+    At most `rows` rows run (a question with the context "auto" takes two), at most `waiting` questions wait, and at
+    most `resident` memories are attached, the longest unused are detached for others. Raises UsageError for a bound
+    that nothing fits, and for a model whose rows cannot come and go.
+    """
+
+    def __init__(
+        self, base: BaseModel, library: Library, *, rows: int = 32, waiting: int = 256, resident: int = 32
+    ) -> None:
+        if rows < _ROWS_OF_A_QUESTION or waiting < 1 or resident < 1:
+            raise UsageError(f"expected rows >= 2, waiting >= 1 and resident >= 1, got {rows}, {waiting}, {resident}")
+        if not keeps_tokens(base.model):
+            raise UsageError(
+                f"expected a model that keeps keys and values by token, got {base.id}; "
+                "ask its memories one by one, with `lift ask`"
+            )
+        self.base = base
+        self.library = library
+        self.resident = resident
+        self._changed = threading.Condition()
+        self._waiting: Waiting[Asked] = Waiting(waiting)
+        self._counts = dict.fromkeys(COUNTED, 0)
+        self._loop = Loop(base, self._changed, self._waiting, self._counts, rows=rows, resident=resident)
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether questions are answered."""
+        return self._thread is not None and self._thread.is_alive() and not self._closing
+
+    def start(self) -> None:
+        """Begin to answer; raises EngineClosed where it was started before."""
+        if self._thread is not None:
+            raise EngineClosed("expected an engine that was not started before; make another one")
+        self._thread = threading.Thread(target=self._run, name="lift-engine", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Refuse new questions, answer those that were taken, and after `timeout_s` give up what is not done."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            self._loop.cut_off()
+            self._thread.join()
+
+    def submit(self, request: Request) -> Ticket:
+        """Let a question wait for its turn; safe from any thread.
+
+        Raises UsageError for what cannot be asked, LibraryError for a memory that is unknown or damaged,
+        WrongBaseModelError for one of other weights, QueueFull where too many wait, EngineClosed where nobody answers.
+        """
+        check_request(request)
+        memory = None
+        if request.memory is not None:
+            memory = self.library[request.memory]
+            stored_adapter(memory, self.base)
+        ticket = Ticket(request, self._wake)
+        with self._changed:
+            if not self.alive:
+                raise EngineClosed("expected an engine that answers, got one that is closing or not started; ask later")
+            try:
+                self._waiting.add(request.memory, Asked(ticket, memory))
+            except LiftError:
+                self._counts["refused"] += 1
+                raise
+            self._counts["submitted"] += 1
+            self._changed.notify_all()
+        return ticket
+
+    def forget(self, memory_name: str) -> None:
+        """The memory of that name was removed, renamed or replaced: what is kept of its document is not used again."""
+        self._loop.forget(memory_name)
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers for a monitor: what runs and waits now, and what was done since the start."""
+        with self._changed:
+            return {
+                **self._loop.now(),
+                "waiting": len(self._waiting),
+                "resident": len(attached(self.base.model)),
+                **self._counts,
+            }
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            with keeping_room(self.base.model), parking(self.base.model), rows(self.base.model, []) as assignment:
+                self._loop.begin(assignment)
+                while self._wait():
+                    self._loop.turn()
+        except BaseException as error:  # the callers hear of it, nobody else would
+            self._failure = error
+            raise
+        finally:
+            with self._changed:
+                self._closing = True
+                left = [asked.ticket for asked in self._waiting.drop(lambda _asked: True)]
+            for ticket in [*left, *self._loop.tickets()]:
+                ticket.finish(
+                    EngineClosed(f"expected an answer, got an engine that ended ({self._failure}); ask later")
+                )
+
+    def _wait(self) -> bool:
+        """Wait for something to do; False where there is nothing to come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._loop.busy or len(self._waiting) > 0 or self._closing)
+            return self._loop.busy or len(self._waiting) > 0 or not self._closing
