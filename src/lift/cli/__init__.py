@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import lift
-from lift.cli import absorb, ask, bench, evaluate, library, plan, recipes, start
+from lift.cli import absorb, ask, bench, evaluate, library, plan, recipes, serve, start
 from lift.errors import LiftError
 
 _STARTED = time.monotonic()
@@ -37,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (absorb, plan, ask, library, recipes, start, evaluate, bench):
+for _module in (absorb, plan, ask, library, serve, recipes, start, evaluate, bench):
     _module.add_commands(app)
 
 

@@ -22,6 +22,7 @@ from lift.documents.cleaning import clean_text
 from lift.documents.plain_text import LIST_ITEM, join_lines, vocabulary
 from lift.errors import DocumentError
 
+MAX_PAGES = 10_000
 # What pypdf lets through, besides its own errors, when a damaged file breaks an assumption of its code.
 _BROKEN = (
     ValueError,
@@ -63,7 +64,8 @@ class Line:
 def read_pdf(data: bytes, name: str) -> Content:
     """Read a PDF's text with its pages.
 
-    Raises DocumentError, naming the file as `name`, where it is broken, locked by a password, or a scan without text.
+    Raises DocumentError, naming the file as `name`, where it is broken, locked by a password, a scan without text, or
+    of more than MAX_PAGES pages.
     """
     import pypdf
     from pypdf.errors import DependencyError, PyPdfError
@@ -75,7 +77,11 @@ def read_pdf(data: bytes, name: str) -> Content:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise DocumentError(f"{name}: the PDF is encrypted; save it without a password and try again")
-        pages = [_page_lines(page, number) for number, page in enumerate(reader.pages, start=1)]
+        pages = []
+        for number, page in enumerate(reader.pages, start=1):
+            if number > MAX_PAGES:
+                raise DocumentError(f"{name}: expected at most {MAX_PAGES:,} pages, got more; split the file")
+            pages.append(_page_lines(page, number))
         title = _metadata_title(reader)
     except DependencyError as error:
         raise DocumentError(f"{name}: the PDF is encrypted; save it without a password and try again") from error

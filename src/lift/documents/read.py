@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lift.documents.blocks import Content, assemble, one_line
 from lift.documents.document import Document
 from lift.documents.encoding import decode
 from lift.documents.plain_text import read_plain_text
 from lift.errors import DocumentError
+
+if TYPE_CHECKING:
+    from lift.documents.zip_archive import Archive
 
 MAX_BYTES = 200 * 1000 * 1000
 STANDARD_INPUT = "standard input"
@@ -64,6 +68,20 @@ def read_document(source: str | Path, *, title: str | None = None, name: str | N
     return assemble(chosen, name, content.blocks)
 
 
+def check_readable(data: bytes, name: str) -> None:
+    """Raise DocumentError where no reader takes a file of these bytes called `name`; what it says is not read."""
+    start, suffix = data[:_SNIFFED_BYTES], Path(name).suffix.lower()
+    if not data:
+        raise DocumentError(f"{name}: expected text, got an empty file; give a file with words in it")
+    if _PDF_MARK in start[:1024]:
+        return
+    if start.startswith(_ZIP_MARKS):
+        _open_zip(data, name)
+        return
+    _check_start(start, name, suffix)
+    decode(data, name)
+
+
 def document_from_text(text: str, title: str, source: str = "text") -> Document:
     """A document from plain text in memory; raises DocumentError where the text is empty or only white space."""
     return assemble(one_line(title) or source, source, read_plain_text(text).blocks)
@@ -84,15 +102,7 @@ def _read_content(data: bytes, name: str, suffix: str) -> Content:
         return read_pdf(data, name)
     if start.startswith(_ZIP_MARKS):
         return _read_zip(data, name)
-    for mark, kind, remedy in _REFUSED:
-        if start.startswith(mark):
-            raise DocumentError(f"{name}: expected a document, got {kind}; {remedy}")
-    if suffix in {".pdf", ".docx", ".epub"}:
-        raise DocumentError(
-            f"{name}: expected a {suffix[1:]} file as its name says, "
-            f"got something else (it begins with {start[:8]!r}); "
-            "the file is broken or misnamed"
-        )
+    _check_start(start, name, suffix)
     if suffix in _HTML_SUFFIXES or _HTML_START.match(start):
         from lift.documents.html import read_html
 
@@ -105,21 +115,40 @@ def _read_content(data: bytes, name: str, suffix: str) -> Content:
     return read_plain_text(text)
 
 
-def _read_zip(data: bytes, name: str) -> Content:
-    from lift.documents.zip_archive import Archive
+def _check_start(start: bytes, name: str, suffix: str) -> None:
+    for mark, kind, remedy in _REFUSED:
+        if start.startswith(mark):
+            raise DocumentError(f"{name}: expected a document, got {kind}; {remedy}")
+    if suffix in {".pdf", ".docx", ".epub"}:
+        raise DocumentError(
+            f"{name}: expected a {suffix[1:]} file as its name says, "
+            f"got something else (it begins with {start[:8]!r}); "
+            "the file is broken or misnamed"
+        )
 
-    archive = Archive(data, name)
-    if "META-INF/container.xml" in archive:
+
+def _read_zip(data: bytes, name: str) -> Content:
+    archive, is_epub = _open_zip(data, name)
+    if is_epub:
         from lift.documents.epub import read_epub
 
         return read_epub(archive)
-    if any(member.startswith("word/") for member in archive.members):
-        from lift.documents.docx import read_docx
+    from lift.documents.docx import read_docx
 
-        return read_docx(archive)
-    raise DocumentError(
-        f"{name}: expected a docx or epub file, got another zip archive; unpack it, or save it as docx, pdf or txt"
-    )
+    return read_docx(archive)
+
+
+def _open_zip(data: bytes, name: str) -> tuple[Archive, bool]:
+    """The archive that a docx or epub file is, and whether it is the latter."""
+    from lift.documents.zip_archive import Archive
+
+    archive = Archive(data, name)
+    is_epub = "META-INF/container.xml" in archive
+    if not is_epub and not any(member.startswith("word/") for member in archive.members):
+        raise DocumentError(
+            f"{name}: expected a docx or epub file, got another zip archive; unpack it, or save it as docx, pdf or txt"
+        )
+    return archive, is_epub
 
 
 def _read_file(path: Path, name: str) -> bytes:

@@ -1,0 +1,1 @@
+"""The library over HTTP: OpenAI's routes, Lift's own, and a page."""

@@ -1,0 +1,50 @@
+"""What routes work with, and which key may use them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Depends, Request
+
+from lift.jobs.store import JobStore
+from lift.jobs.supervisor import Supervisor
+from lift.memories.library import Library
+from lift.server.failures import Refusal
+from lift.server.keys import Key
+from lift.server.metrics import Metrics
+from lift.server.settings import ServerSettings
+from lift.serving.engine import Engine
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything behind the routes. `stopping` is set when the server is asked to end."""
+
+    engine: Engine
+    store: JobStore
+    supervisor: Supervisor
+    library: Library
+    settings: ServerSettings
+    metrics: Metrics
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def parts_of(request: Request) -> Parts:
+    """What the application of this request was made of."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def needs(scope: str) -> Any:
+    """A dependency of routes: the caller's key must hold `scope`, where the server wants keys."""
+
+    async def check(request: Request) -> None:
+        caller: Key | None = request.state.caller
+        if caller is not None and not caller.may(scope):
+            raise Refusal(
+                403, f"the key {caller.name!r} may not do this; it takes the scope {scope!r}", code="missing_scope"
+            )
+
+    return Depends(check)

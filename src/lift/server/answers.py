@@ -1,0 +1,167 @@
+"""Questions to the engine on behalf of a caller who may leave at any time, and answers in the shapes they go out in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+
+from lift.answers import Evidence
+from lift.server.callers import while_there
+from lift.server.failures import Refusal
+from lift.server.metrics import Metrics
+from lift.serving.engine import Engine
+from lift.serving.request import Completion, Piece, Request
+from lift.serving.ticket import Ticket
+
+_KEEP_ALIVE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One whole answer, with the pieces that it came in."""
+
+    completion: Completion
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that came of the answer `index`: a piece of it, or, at its end, the whole."""
+
+    index: int
+    piece: Piece | None
+    completion: Completion | None
+
+
+async def submit(engine: Engine, request: Request, count: int = 1) -> list[Ticket]:
+    """Ask `count` times, each time with another seed; raises what Engine.submit raises, and then nothing is asked."""
+    tickets: list[Ticket] = []
+    try:
+        for number in range(count):
+            tickets.append(await run_in_threadpool(engine.submit, _numbered(request, number)))
+    except BaseException:
+        cancel(tickets)
+        raise
+    return tickets
+
+
+def cancel(tickets: Sequence[Ticket]) -> None:
+    """Give up on answers; those that are whole stay."""
+    for ticket in tickets:
+        ticket.cancel()
+
+
+async def whole(http: HttpRequest, tickets: Sequence[Ticket], metrics: Metrics) -> list[Answered]:
+    """Wait for all answers; raises CallerLeft, with the answers cancelled, when the caller goes."""
+    begun = time.monotonic()
+    try:
+        found = await while_there(http, _gather(tickets))
+    finally:
+        cancel(tickets)
+    for answered in found:
+        check_whole(answered.completion)
+        metrics.answered(answered.completion.prompt_tokens, answered.completion.completion_tokens)
+    metrics.first_text(time.monotonic() - begun)
+    return found
+
+
+async def parts(tickets: Sequence[Ticket], metrics: Metrics) -> AsyncIterator[Part | None]:
+    """All answers as they come, mixed; None where nothing came for a while and the line should be kept open."""
+    begun = time.monotonic()
+    queue: asyncio.Queue[Part | BaseException] = asyncio.Queue()
+
+    async def follow(index: int, ticket: Ticket) -> None:
+        try:
+            async for piece in ticket.apieces():
+                queue.put_nowait(Part(index, piece, None))
+            queue.put_nowait(Part(index, None, ticket.result()))
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.ensure_future(follow(index, ticket)) for index, ticket in enumerate(tickets)]
+    unfinished, started = len(tickets), False
+    try:
+        while unfinished:
+            try:
+                part = await asyncio.wait_for(queue.get(), _KEEP_ALIVE_S)
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(part, BaseException):
+                raise part
+            if not started:
+                metrics.first_text(time.monotonic() - begun)
+                started = True
+            if part.completion is not None:
+                check_whole(part.completion)
+                metrics.answered(part.completion.prompt_tokens, part.completion.completion_tokens)
+                unfinished -= 1
+            yield part
+    finally:
+        cancel(tickets)
+        for task in tasks:
+            task.cancel()
+
+
+def check_whole(completion: Completion) -> None:
+    """Raise Refusal for an answer that ended before it began, for want of time or because the server stops."""
+    if completion.finish_reason == "cancelled":
+        raise Refusal(503, "the server is being stopped; ask again in a moment", code="stopping", retry_after_s=5.0)
+    if completion.finish_reason == "timeout" and not completion.text:
+        raise Refusal(504, "there was no answer within the time limit; ask again, or for fewer tokens", code="timeout")
+
+
+def finish_reason(completion: Completion) -> str:
+    """OpenAI's word: what a time limit cut is as long as it could be."""
+    return "stop" if completion.finish_reason == "stop" else "length"
+
+
+def usage(completions: Sequence[Completion]) -> dict[str, Any]:
+    """Tokens read, once for all answers to the same prompt, and tokens written."""
+    read = max((completion.prompt_tokens for completion in completions), default=0)
+    written = sum(completion.completion_tokens for completion in completions)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def lift_fields(completion: Completion) -> dict[str, Any]:
+    """What OpenAI's shapes have no place for: where the answer stands in the document, and what was left out."""
+    return {
+        "context": completion.context,
+        "evidence": [evidence_fields(evidence) for evidence in completion.evidence],
+        "supported": completion.supported,
+        "truncated": completion.truncated,
+        "dropped_turns": completion.dropped_turns,
+        "timed_out": completion.finish_reason == "timeout",
+        "seconds_waiting": round(completion.seconds_waiting, 4),
+        "seconds": round(completion.seconds, 4),
+    }
+
+
+def evidence_fields(evidence: Evidence) -> dict[str, Any]:
+    """A sentence of the document, with page and heading where those are known."""
+    place = evidence.place
+    where = {"page": place.page, "heading": place.heading} if place is not None and str(place) else None
+    return {"sentence": evidence.sentence, "text": evidence.text, "place": where}
+
+
+async def _gather(tickets: Sequence[Ticket]) -> list[Answered]:
+    return list(await asyncio.gather(*map(_follow, tickets)))
+
+
+async def _follow(ticket: Ticket) -> Answered:
+    pieces = [piece async for piece in ticket.apieces()]
+    return Answered(ticket.result(), tuple(pieces))
+
+
+def _numbered(request: Request, number: int) -> Request:
+    sampling = request.sampling
+    if number == 0 or sampling.seed is None:
+        return request
+    seed = (sampling.seed + number) % 2**63
+    return replace(request, sampling=replace(sampling, seed=seed))

@@ -1,0 +1,90 @@
+"""schemathesis over the whole OpenAPI document: whatever is sent, no fault of the server and no undocumented answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+import schemathesis.cli
+from click.testing import CliRunner
+from conftest import tiny_llama
+from live_server import TEXT, put_memory, serving
+
+from lift.models.base_model import BaseModel
+
+# an id that was drawn at random is what the document asks for, and is not found all the same
+LEFT_OUT = "positive_data_acceptance"
+# what is known must stay; a plan of a file that there is loads a model, in a process of its own
+LEAVE_STANDING = ("--exclude-method", "DELETE", "--exclude-path", "/api/plan")
+
+
+@pytest.fixture
+def url(tiny_tokenizer: Any, tmp_path: Path) -> Iterator[str]:
+    """A server with a memory, a file and a job, and beside it the settings that name them to schemathesis."""
+    base = BaseModel(model=tiny_llama(), tokenizer=tiny_tokenizer, id="tiny", fingerprint="0" * 64)
+    with serving(base, tmp_path / "library", answer_s=20.0) as live:
+        put_memory(live.library, base, "quill")
+        file = live.store.add_file("m.md", "fine-tune", TEXT.encode(), 10_000)
+        job = live.store.create(file.id)
+        live.store.cancel(job.id)
+        names = {"name": "quill", "model": "quill", "job_id": job.id, "file_id": file.id}
+        lines = [f'"path.{name}" = "{value}"' for name, value in names.items()]
+        (tmp_path / "known.toml").write_text("\n".join(["[parameters]", *lines]), "utf-8")
+        (tmp_path / "guessed.toml").write_text("", "utf-8")
+        yield live.url
+
+
+@pytest.fixture
+def known_models() -> Iterator[None]:
+    """Bodies ask models that there are: names drawn at random would never come to an answer."""
+
+    @schemathesis.hook
+    def map_body(_context: Any, body: Any) -> Any:
+        if isinstance(body, dict) and isinstance(body.get("model"), str):
+            body["model"] = "quill"
+        return body
+
+    yield
+    schemathesis.hooks.GLOBAL_HOOK_DISPATCHER.unregister(map_body)
+
+
+def fuzz(url: str, config: Path, examples: int, *more: str) -> None:
+    """Run schemathesis with all its phases but the stateful one; its report is what a failure shows."""
+    options = ["--phases", "examples,coverage,fuzzing", "--exclude-checks", LEFT_OUT, *more]
+    options += ["--max-examples", str(examples), "--generation-deterministic", "--request-timeout", "60"]
+    command = ["--config-file", str(config), "run", f"{url}/openapi.json", *options]
+    said = CliRunner().invoke(schemathesis.cli.schemathesis, command)
+    assert said.exit_code == 0, said.output
+
+
+def test_every_answer_is_one_that_the_document_promises(url: str, tmp_path: Path) -> None:
+    fuzz(url, tmp_path / "guessed.toml", 2)
+
+
+def test_answers_about_what_there_is_are_what_the_document_promises(
+    url: str, tmp_path: Path, known_models: None
+) -> None:
+    fuzz(url, tmp_path / "known.toml", 2, *LEAVE_STANDING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["guessed.toml", "known.toml"])
+def test_that_stays_true_however_long_one_tries(url: str, tmp_path: Path, known_models: None, config: str) -> None:
+    fuzz(url, tmp_path / config, 200, *(LEAVE_STANDING if config == "known.toml" else ()))
+
+
+def test_the_document_promises_errors_in_one_shape(url: str) -> None:
+    document = httpx.get(f"{url}/openapi.json").json()
+    assert len(document["paths"]) > 20
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert "422" not in operation["responses"]
+            failures = {status: each for status, each in operation["responses"].items() if int(status) >= 400}
+            assert failures, (path, method)
+            for each in failures.values():
+                reference = each["content"]["application/json"]["schema"]["$ref"]
+                assert reference == "#/components/schemas/ErrorBody"
