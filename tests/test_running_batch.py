@@ -280,7 +280,9 @@ def test_the_room_is_bounded_in_rows_and_in_columns() -> None:
         short = [Row(prompt(seed, 8), max_tokens=2) for seed in range(4)]
         assert batch.has_room(short[:3])
         assert not batch.has_room(short)
-        assert batch.has_room([Row(prompt(9, 70), max_tokens=2)]), "expected a long row to run alone"
+        long = Row(prompt(9, 70), max_tokens=2)
+        assert batch.has_room([long]), "expected a long row to run alone"
+        assert not batch.has_room(short[:1], [long]) and not batch.has_room([long], short[:1])
         batch.join(short[:2])
         assert not batch.has_room([Row(prompt(9, 20), max_tokens=1)])
         batch.join([short[2]])

@@ -15,18 +15,21 @@ from conftest import logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_drafts import make_draft
+from test_starting_point import SETTINGS, tuned
 
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
-from lift.answering import Answer, open_memory
+from lift.answering import Answerer, open_memory
+from lift.answers import Answer
+from lift.asking import Judge, judged
 from lift.documents.document import Document
 from lift.errors import EngineClosed, LibraryError, LiftError, QueueFull, UsageError, WrongBaseModelError
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.running_batch import RunningBatch
-from lift.prompts import dialogue_ids
+from lift.prompts import dialogue_ids, prompt_ids, user_text
 from lift.recipes.recipe import AdapterSettings
 from lift.serving.engine import Engine
 from lift.serving.request import Completion, Message, Piece, Request, Sampling
@@ -45,8 +48,10 @@ TOKENS = [1, 40, 50, 60]
 SHORT = Sampling(max_tokens=8)
 
 
-def put_memory(library: Library, base: BaseModel, number: int, *, replace: bool = False, seed: int = -1) -> Memory:
-    """A memory with a document and a secret of its own, that answers like no other."""
+def put_memory(
+    library: Library, base: BaseModel, number: int, *, replace: bool = False, seed: int = -1, **changes: Any
+) -> Memory:
+    """A memory with a document and a secret of its own, that answers like no other; `changes` of its draft."""
     seed = number if seed < 0 else seed
     adapter = create_adapter(base.model, AdapterSettings(**KINDS[number % len(KINDS)]), seed)
     generator = torch.Generator().manual_seed(seed)
@@ -63,6 +68,7 @@ def put_memory(library: Library, base: BaseModel, number: int, *, replace: bool 
         adapter_config=config,
         adapter_state=state,
         document=Document(f"Document {number}", text, "test"),
+        **changes,
     )
     return library.put(draft, replace=replace)
 
@@ -75,6 +81,18 @@ def library(tmp_path: Path) -> Library:
 @pytest.fixture
 def memories(tiny_model: BaseModel, library: Library) -> list[Memory]:
     return [put_memory(library, tiny_model, number) for number in range(len(KINDS))]
+
+
+@pytest.fixture
+def citing(tiny_model: BaseModel, library: Library, tmp_path: Path) -> list[Memory]:
+    """Memories that cite: one with a reader, two with another reader in common, and one that reads itself."""
+    quick = SETTINGS.training.model_copy(update={"epochs": 1})
+    for rank in (2, 3):
+        shape = {"adapter": AdapterSettings(rank=rank), "training": quick}
+        tuned(tiny_model, settings=SETTINGS.model_copy(update=shape))[0].write(tmp_path / f"start {rank}")
+    starts = [str(tmp_path / "start 2"), str(tmp_path / "start 3"), str(tmp_path / "start 3"), "none"]
+    recipes = [{"adapter": {"starting_point": start}, "tasks": {"cited_share": 0.2}} for start in starts]
+    return [put_memory(library, tiny_model, 10 + number, recipe=recipe) for number, recipe in enumerate(recipes)]
 
 
 @pytest.fixture
@@ -157,6 +175,110 @@ def test_answers_are_those_of_each_memory_alone(
     assert not [name for name in vars(tiny_model.model) if name.startswith("lift_")]
 
 
+@pytest.mark.parametrize("bounds", [{}, {"rows": 2, "resident": 1}])
+def test_memories_that_cite_answer_as_each_alone_in_every_context(
+    tiny_model: BaseModel,
+    library: Library,
+    citing: list[Memory],
+    memories: list[Memory],
+    start: Callable[..., Engine],
+    monkeypatch: pytest.MonkeyPatch,
+    bounds: dict[str, int],
+) -> None:
+    # random memories outvote what is read in a random citation, so let the reader decide
+    monkeypatch.setattr("lift.routes.CITING_MEMORY_VOTE", 0.0)
+    contexts = ("none", "auto", "evidence", "truncated", "full")
+    many = [*citing, memories[1]]
+    asked = [(memory, QUESTIONS[1], context) for context in contexts for memory in many]
+    expected = alone(tiny_model, asked)
+    engine = start(**bounds)
+    tickets = [engine.submit(ask(memory, question, context=context)) for memory, question, context in asked]
+    for ticket, wanted in zip(tickets, expected, strict=True):
+        assert facts(ticket.result(60)) == wanted
+        assert "".join(piece.text for piece in ticket.pieces()) == wanted[0]
+    assert engine.statistics()["running_rows"] == 0
+    engine.close(5)
+    # closed book some say what was read in their citation, and not what the same adapters say that do not cite
+    plain = [put_memory(library, tiny_model, 10 + number, replace=True) for number in range(len(citing))]
+    assert alone(tiny_model, [(memory, QUESTIONS[1], "none") for memory in plain]) != expected[: len(citing)]
+
+
+@pytest.mark.parametrize("context", ["none", "auto", "evidence"])
+def test_a_dialogue_takes_the_route_of_a_single_question(
+    tiny_model: BaseModel, citing: list[Memory], start: Callable[..., Engine], context: str
+) -> None:
+    said = ["Who?", "Ada.", "When did it burn?"]
+    turns = [("user", said[0]), ("assistant", said[1])]
+    expected = []
+    for memory in citing:
+        routes = open_memory(memory, tiny_model).routes.rendering(
+            lambda question, text: dialogue_ids(tiny_model.tokenizer, [*turns, ("user", user_text(question, text))])
+        )
+        expected.append(facts(Answerer(tiny_model, routes).ask_many([said[2]], context, max_new_tokens=8)[0]))
+    release(tiny_model.model)
+    engine = start()
+    tickets = [engine.submit(ask(memory, *said, context=context)) for memory in citing]
+    assert [facts(ticket.result(20)) for ticket in tickets] == expected
+
+
+def test_a_question_that_runs_goes_on_before_others_begin(
+    tiny_model: BaseModel,
+    citing: list[Memory],
+    memories: list[Memory],
+    start: Callable[..., Engine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endless(tiny_model, monkeypatch)
+    slowed(monkeypatch, 0.002)
+    engine = start(rows=2)
+    first = engine.submit(ask(citing[0], "Who?"))
+    crowd = [engine.submit(ask(memories[number % 5], "Who?")) for number in range(60)]
+    found = first.result(20)
+    # while it cites, which takes 96 tokens, a dozen come and go beside it
+    assert sum(ticket.done for ticket in crowd) < 30
+    assert (found.finish_reason, found.completion_tokens) == ("length", 8)
+    assert all(ticket.result(30).finish_reason == "length" for ticket in crowd)
+
+
+def test_what_is_read_in_a_citation_is_as_long_as_the_window_has_room(
+    tiny_model: BaseModel, citing: list[Memory], start: Callable[..., Engine]
+) -> None:
+    question = "When? " * 80
+    room = tiny_model.window_tokens - len(prompt_ids(tiny_model.tokenizer, question))
+    engine = start()
+    assert engine.submit(ask(citing[0], question, max_tokens=room)).result(20).context == "none"
+    with pytest.raises(UsageError, match=f"and {room + 1}"):
+        engine.submit(ask(citing[0], question, max_tokens=room + 1)).result(20)
+
+
+def test_what_ends_together_is_judged_together(
+    tiny_model: BaseModel, memories: list[Memory], start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(tiny_model, monkeypatch)
+    calls: list[int] = []
+
+    def counting(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
+        calls.append(len(wants))
+        return judged(base, wants)
+
+    monkeypatch.setattr("lift.serving.loop.judged", counting)
+    engine = start()
+    with engine._changed:  # so that they begin together
+        tickets = [engine.submit(ask(memory, "When?", context="auto")) for memory in memories[:3]]
+    assert all(ticket.result(10) for ticket in tickets)
+    assert calls == [9]
+
+
+def test_a_late_question_that_cites_gives_what_the_memory_said(
+    tiny_model: BaseModel, citing: list[Memory], start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(tiny_model, monkeypatch)
+    slowed(monkeypatch)
+    late = start().submit(ask(citing[0], "Who?", deadline_s=0.6)).result(10)
+    assert (late.finish_reason, late.completion_tokens, late.context) == ("timeout", 8, "none")
+    assert late.text
+
+
 def test_64_callers_of_32_memories_get_no_answer_of_another(
     tiny_model: BaseModel, library: Library, start: Callable[..., Engine]
 ) -> None:
@@ -191,7 +313,7 @@ def test_64_callers_of_32_memories_get_no_answer_of_another(
 
 
 def test_the_base_model_and_raw_text_are_asked_without_a_document(
-    tiny_model: BaseModel, memories: list[Memory], start: Callable[..., Engine]
+    tiny_model: BaseModel, memories: list[Memory], citing: list[Memory], start: Callable[..., Engine]
 ) -> None:
     engine = start()
     plain = engine.submit(ask(None, "Hello", context="auto")).result(10)
@@ -199,6 +321,8 @@ def test_the_base_model_and_raw_text_are_asked_without_a_document(
     raw = engine.submit(Request(memories[0].name, prompt="Ada Quill", sampling=SHORT)).result(10)
     assert (raw.prompt_tokens, raw.context) == (len("Ada Quill"), "none")
     assert raw.supported is not None
+    cited = engine.submit(Request(citing[0].name, prompt="Ada Quill", sampling=SHORT)).result(10)
+    assert (cited.prompt_tokens, cited.context) == (len("Ada Quill"), "none")
 
 
 def test_a_dialogue_is_told_whole_and_its_oldest_turns_are_dropped_where_it_is_too_long(
@@ -317,34 +441,29 @@ def test_a_damaged_memory_fails_its_own_questions_alone(
     assert engine.alive
 
 
-@pytest.mark.parametrize("where", ["settled", "hear", "choose"])
+@pytest.mark.parametrize("where", ["hear", "go_on", "judged"])
 def test_a_fault_in_one_question_leaves_the_others_alone(
     memories: list[Memory], start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    from lift.serving import loop
-    from lift.serving.conversation import Conversation
     from lift.serving.running import Running
 
-    if where == "choose":
-        choose = loop.choose
+    if where == "judged":
 
-        def failing(base: BaseModel, votes: Sequence[Any]) -> list[int]:
-            if any(vote.memory == bad for vote in votes):
+        def failing(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
+            if any(want.adapter == bad for want in wants):
                 raise ZeroDivisionError
-            return choose(base, votes)
+            return judged(base, wants)
 
-        monkeypatch.setattr(loop, "choose", failing)
+        monkeypatch.setattr("lift.serving.loop.judged", failing)
     else:
-        kind: type = Conversation if where == "settled" else Running
-        act = getattr(kind, where)
+        act = getattr(Running, where)
 
-        def failing_for_one(self: Any, *arguments: Any) -> Any:
-            conversation = self if where == "settled" else self.conversation
-            if conversation.memory == bad:
+        def failing_for_one(self: Running, *arguments: Any) -> Any:
+            if self.conversation.memory == bad:
                 raise ZeroDivisionError
             return act(self, *arguments)
 
-        monkeypatch.setattr(kind, where, failing_for_one)
+        monkeypatch.setattr(Running, where, failing_for_one)
     bad = memories[2].manifest.files["adapter/adapter_model.safetensors"].sha256
     engine = start()
     tickets = [engine.submit(ask(memory, "Who founded it?", context="auto")) for memory in memories]

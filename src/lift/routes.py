@@ -8,8 +8,9 @@ auto          The evidence is read and the memory is asked closed book. Where th
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lift.answers import Answer, Evidence, supported_answer
@@ -18,7 +19,7 @@ from lift.choosing import CITING_MEMORY_VOTE, MEMORY_VOTE, best
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
-from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_ids, fit_context, prompt_ids
+from lift.prompts import CITE, CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, fit_context, prompt_ids
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
@@ -26,6 +27,7 @@ from lift.sentences import Sentence
 EVIDENCE_SENTENCES = 3
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
+Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ class Routes:
         self._base = base
         self._truncated_tokens = truncated_tokens
         self._form = form
+        self._render: Render = lambda question, text: prompt_ids(base.tokenizer, question, text, form)
+
+    def rendering(self, render: Render) -> Routes:
+        """The same routes with prompts of other tokens: `render` is given the question and what stands in front of it.
+
+        What of the document fits the window is still found for the question alone.
+        """
+        other = copy.copy(self)
+        other._render = render
+        return other
 
     def to(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route for that context. It raises UsageError where a text does not fit the window."""
@@ -80,7 +92,14 @@ class Routes:
             return self._auto(question, max_new_tokens)
         if context == "none" and self.adapters.cites:
             return self._recall(question, max_new_tokens)
-        return self._read(question, "evidence" if context == "auto" else context, max_new_tokens)
+        return self.once(question, "evidence" if context == "auto" else context, max_new_tokens)
+
+    def once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
+        """The route of one text, whatever the memory has learned: its own with that context, none but "auto"."""
+        started = time.perf_counter()
+        prompt = self.prompt(question, context, max_new_tokens)
+        (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
+        return self.answer(prompt, text, time.perf_counter() - started)
 
     def in_one_step(self, context: str) -> bool:
         """Whether the route is one text alone, so that it can be shown while it comes."""
@@ -106,13 +125,6 @@ class Routes:
             seconds=seconds,
         )
 
-    def _read(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
-        """One text: the memory with the context, or without any."""
-        started = time.perf_counter()
-        prompt = self.prompt(question, context, max_new_tokens)
-        (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
-        return self.answer(prompt, text, time.perf_counter() - started)
-
     def _recall(self, question: str, max_new_tokens: int) -> Route[Answer]:
         """Closed book by a memory that cites."""
         started = time.perf_counter()
@@ -137,8 +149,7 @@ class Routes:
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _citing(self, question: str) -> Say:
-        ids = tuple(citation_ids(self._base.tokenizer, question, self._form))
-        return Say(self.adapters.memory, ids, MAX_CITED_TOKENS)
+        return Say(self.adapters.memory, self._ids(question + CITE, None), MAX_CITED_TOKENS)
 
     def _vote(
         self, texts: Sequence[str], bare_ids: tuple[int, ...], shown_ids: tuple[int, ...], memory_vote: float
@@ -161,7 +172,7 @@ class Routes:
         return replace(answer, evidence=(*answer.evidence, *beside))
 
     def _ids(self, question: str, text: str | None) -> tuple[int, ...]:
-        return tuple(prompt_ids(self._base.tokenizer, question, text, self._form))
+        return tuple(self._render(question, text))
 
     def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
         window_tokens = self._base.window_tokens - max_new_tokens

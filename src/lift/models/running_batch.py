@@ -104,9 +104,9 @@ class RunningBatch:
         reading = [] if self._reading is None else self._reading[0]
         return [*self._rows, *reading, *(row for group in self._newcomers for row in group)]
 
-    def has_room(self, rows: Sequence[Row]) -> bool:
-        """Whether these rows may join now. A row that is longer than `cells` may where it is alone."""
-        present = self.rows
+    def has_room(self, rows: Sequence[Row], joining: Sequence[Row] = ()) -> bool:
+        """Whether these rows may join now, beside those that are `joining`; in an empty batch they always may."""
+        present = [*self.rows, *joining]
         together = [*present, *rows]
         cells = len(together) * max((row.span for row in together), default=0)
         return len(together) <= self.places and (cells <= self.cells or not present)

@@ -1,78 +1,127 @@
-"""Messages -> the prompts that a memory is asked with, and the answers to them -> the answer that is given.
+"""Messages -> the route to their answer (routes.py), and the adapters that it needs.
 
-A single question of the user's is asked exactly as `lift ask` asks it (answering.py). A dialogue is rendered by the
-model's chat template with the text for the last question in front of that question; where it does not fit the window,
-its oldest turns are dropped, and that is said.
+A single question of the user's is asked exactly as `lift ask` asks it. A dialogue takes the same routes, rendered by
+the model's chat template with each text in front of the last question; where it does not fit the window, its oldest
+turns are dropped, and that is said. Raw text is continued as it is, and the base model is a memory of nothing.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from lift.adapters.resident import Load
-from lift.answering import Answer, Answerer, Prompt, read_document, reader_adapter, stored_adapter
-from lift.choosing import Vote
+from lift.answering import reader_adapter, routes_of, stored_adapter
+from lift.answers import Answer
+from lift.asking import Say, Want
+from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.prompts import PLAIN_FORM, dialogue_ids, prompt_ids, user_text
+from lift.prompts import PLAIN_FORM, dialogue_ids, user_text
+from lift.routes import MAX_CITED_TOKENS, Adapters, Routes
 from lift.serving.request import Message, Request
 
 _Turn = tuple[str, str]  # role, text
 
 
-@dataclass(frozen=True)
-class Part:
-    """A prompt, and the name of the adapter that answers it; None: the base model."""
+class Dialogue:
+    """Messages as the prompts of their last question, at most `limit_tokens` each as far as older turns can go.
 
-    prompt: Prompt
-    adapter: str | None
-
-
-@dataclass(frozen=True, eq=False)
-class Conversation:
-    """What is to be generated for a request: one part, or for "auto" what is read and what is recalled.
-
-    `loads`: the adapters that it needs, by name. `memory` is the name of the memory's own among them, and `reader` that
-    of its starting point.
+    `dropped_turns`: the most that any prompt had to go without.
     """
 
-    request: Request
-    parts: tuple[Part, ...]
-    answerer: Answerer | None = None
-    memory: str | None = None
-    reader: str | None = None
-    loads: tuple[tuple[str, Load], ...] = ()
-    dropped_turns: int = 0
+    def __init__(self, tokenizer: Any, messages: Sequence[Message], limit_tokens: int) -> None:
+        self.dropped_turns = 0
+        self._tokenizer = tokenizer
+        self._limit_tokens = limit_tokens
+        self._system = [(message.role, message.content) for message in messages if message.role == "system"]
+        self._turns = [(message.role, message.content) for message in messages[:-1] if message.role != "system"]
 
-    def answers(self, texts: Sequence[str], seconds: float) -> list[Answer]:
-        """What each part said, with the sentence that supports it; `texts` in the order of the parts."""
-        return [self._answer(part.prompt, text, seconds) for part, text in zip(self.parts, texts, strict=True)]
+    def ids(self, question: str, text: str | None) -> list[int]:
+        """Tokens of the dialogue with this question as its last turn, and the text in front of the question."""
+        turns: list[_Turn] = self._turns
+        last, dropped = ("user", user_text(question, text)), 0
+        while True:
+            ids = dialogue_ids(self._tokenizer, [*self._system, *turns, last])
+            if len(ids) <= self._limit_tokens or not turns:
+                self.dropped_turns = max(self.dropped_turns, dropped)
+                return ids
+            # a dialogue begins with the user, so an answer goes with its question
+            fewer = next((index for index in range(1, len(turns)) if turns[index][0] == "user"), len(turns))
+            turns, dropped = turns[fewer:], dropped + fewer
 
-    def vote(self, answers: Sequence[Answer]) -> Vote:
-        """Who judges the two answers of "auto"."""
-        read, recalled = self.parts
-        return Vote(
-            answers=tuple(answer.text for answer in answers),
-            reader=read.adapter,
-            memory=recalled.adapter,
-            prior=self.reader,
-            evidence_ids=read.prompt.ids,
-            bare_ids=recalled.prompt.ids,
-        )
 
-    def settled(self, answers: Sequence[Answer], chosen: int) -> Answer:
-        """The answer that is given."""
-        if self.answerer is None or len(answers) == 1:
-            return answers[chosen]
-        return self.answerer.settled(self.request.question, answers, chosen)
+class Conversation:
+    """A request on its way: `wants` is what it wants of the model now, and `answer` is there in the end.
 
-    def _answer(self, prompt: Prompt, text: str, seconds: float) -> Answer:
-        if self.answerer is None:
-            return Answer(text, prompt.context, (), False, prompt.truncated, len(prompt.ids), seconds)
-        return self.answerer.answer(prompt, text, seconds)
+    `context` as for Routes.to. `in_one_step`: it wants one text alone. `loads`: the adapters that it needs, by name.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        request: Request,
+        routes: Routes,
+        loads: Sequence[tuple[str, Load]],
+        dialogue: Dialogue | None,
+    ) -> None:
+        self.request = request
+        self.context = "none" if request.prompt is not None or routes.adapters.memory is None else request.context
+        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context)
+        self.loads = tuple(loads)
+        self.wants: Sequence[Want] = ()
+        self.answer: Answer | None = None
+        self._window_tokens = base.window_tokens
+        self._dialogue = dialogue
+        self._routes = routes
+        way = routes.once if self.in_one_step else routes.to
+        self._route = way(request.question, self.context, request.sampling.max_tokens)
+        self.go_on(None)
+
+    @property
+    def memory(self) -> str | None:
+        """Name of the memory's own adapter."""
+        return self._routes.adapters.memory
+
+    @property
+    def dropped_turns(self) -> int:
+        """The oldest turns that some prompt had to go without."""
+        return self._dialogue.dropped_turns if self._dialogue else 0
+
+    def go_on(self, brought: Any) -> None:
+        """Take what the wants have brought, in their order (first None), and go on to the next, or to the answer.
+
+        Raises UsageError where a text does not fit the window; what is said behind a text that was generated may be as
+        long as there is room.
+        """
+        try:
+            wants = self._route.send(brought)
+        except StopIteration as stop:
+            wants, self.answer = (), stop.value
+        self.wants = [
+            self._fitting(want, 1 if brought else want.max_new_tokens) if isinstance(want, Say) else want
+            for want in wants
+        ]
+
+    def so_far(self, text: str) -> Answer:
+        """What is given where there is no time for the rest of the route; `text` is its first, as far as it came."""
+        context = "evidence" if self.context == "auto" else self.context
+        prompt = self._routes.prompt(self.request.question, context, self.request.sampling.max_tokens)
+        return self._routes.answer(prompt, text, 0.0)
+
+    def _fitting(self, want: Say, least_tokens: int) -> Say:
+        room = self._window_tokens - len(want.prompt_ids)
+        if room < least_tokens:
+            raise UsageError(
+                f"expected a prompt and max_tokens that fit the model's window of {self._window_tokens} tokens, "
+                f"got {len(want.prompt_ids)} and {least_tokens}; shorten the question, or ask for fewer tokens"
+            )
+        if not want.prompt_ids:
+            raise UsageError("expected a prompt of at least one token, got an empty one")
+        return replace(want, max_new_tokens=min(want.max_new_tokens, room))
 
 
 class Conversations:
@@ -81,89 +130,42 @@ class Conversations:
     def __init__(self, base: BaseModel, kept: int) -> None:
         self._base = base
         self._kept = kept
-        self._answerers: OrderedDict[tuple[str, ...], Answerer] = OrderedDict()  # the longest unused first
+        self._routes: OrderedDict[tuple[str | None, ...], Routes] = OrderedDict()  # the longest unused first
+        self._bare = Routes(base, Document("", "", ""), (), Adapters())
 
     def begin(self, request: Request, memory: Memory | None) -> Conversation:
-        """What is to be generated; `memory` is the one that the request names.
+        """The conversation with its first wants; `memory` is the one that the request names.
 
         Raises UsageError where the request does not fit the window, WrongBaseModelError for a memory of other weights,
         and LibraryError where its files are damaged.
         """
-        if memory is None:
-            prompt, dropped = self._prompt(request, "none", lambda: (None, False), None)
-            return Conversation(request, (Part(prompt, None),), dropped_turns=dropped)
-        key, load = stored_adapter(memory, self._base)
-        reader = reader_adapter(memory, self._base)
-        answerer = self._answerer(memory, key, reader[0] if reader else None)
-        loads = [(key, load)]
-        if request.context != "auto" or request.prompt is not None:
-            asked = [(key, "none" if request.prompt is not None else request.context)]
-        else:
-            asked = [(answerer.reader or key, "evidence"), (key, "none")]
-            loads += [reader] if reader else []
-        parts, dropped = [], 0
-        for adapter, context in asked:
-            prompt, fewer = self._prompted(request, context, answerer)
-            parts.append(Part(prompt, adapter))
-            dropped = max(dropped, fewer)
-        return Conversation(request, tuple(parts), answerer, key, answerer.reader, tuple(loads), dropped)
+        tokens = request.sampling.max_tokens
+        routes, loads = self._bare, []
+        if memory is not None:
+            stored, reader = stored_adapter(memory, self._base), reader_adapter(memory, self._base)
+            routes, loads = self._of(memory, stored[0], reader[0] if reader else None), [stored]
+            if request.prompt is None and not routes.in_one_step(request.context):
+                loads += [reader] if reader else []
+                tokens = max(tokens, MAX_CITED_TOKENS)
+        dialogue = None
+        if request.messages is None:
+            ids = list(self._base.tokenizer(request.prompt)["input_ids"])
+            routes = routes.rendering(lambda _question, _text: ids)
+        elif len(request.messages) > 1:
+            dialogue = Dialogue(self._base.tokenizer, request.messages, self._base.window_tokens - tokens)
+            routes = routes.rendering(dialogue.ids)
+        return Conversation(self._base, request, routes, loads, dialogue)
 
     def forget(self, name: str) -> None:
         """Let go of the document of the memory that was called so."""
-        for known in [known for known in self._answerers if known[0] == name]:
-            del self._answerers[known]
+        for known in [known for known in self._routes if known[0] == name]:
+            del self._routes[known]
 
-    def _answerer(self, memory: Memory, key: str, reader: str | None) -> Answerer:
-        known = (memory.name, key, memory.manifest.document.sha256)
-        if known not in self._answerers:
-            # its adapter is attached and switched by the engine
-            self._answerers[known] = read_document(memory, self._base, PLAIN_FORM, None, reader=reader)
-        self._answerers.move_to_end(known)
-        while len(self._answerers) > self._kept:
-            self._answerers.popitem(last=False)
-        return self._answerers[known]
-
-    def _prompted(self, request: Request, context: str, answerer: Answerer) -> tuple[Prompt, int]:
-        tokens = request.sampling.max_tokens
-        return self._prompt(
-            request, context, lambda: answerer.context_text(request.question, context, tokens), answerer
-        )
-
-    def _prompt(
-        self, request: Request, context: str, text: Callable[[], tuple[str | None, bool]], answerer: Answerer | None
-    ) -> tuple[Prompt, int]:
-        """The prompt, and how many turns were dropped; `text` gives what of the document stands in it."""
-        tokenizer, dropped, cut = self._base.tokenizer, 0, False
-        limit = self._base.window_tokens - request.sampling.max_tokens
-        if request.messages is None:
-            ids = list(tokenizer(request.prompt)["input_ids"])
-        elif len(request.messages) == 1:
-            if answerer is not None:
-                prompt = answerer.prompt(request.question, context, request.sampling.max_tokens)
-                ids, cut = list(prompt.ids), prompt.truncated
-            else:
-                ids = prompt_ids(tokenizer, request.question)
-        else:
-            shown, cut = text()
-            ids, dropped = self._dialogue(request.messages, user_text(request.question, shown), limit)
-        if len(ids) > limit:
-            raise UsageError(
-                f"expected a prompt and max_tokens that fit the model's window of {self._base.window_tokens} tokens, "
-                f"got {len(ids)} and {request.sampling.max_tokens}; shorten the question, or ask for fewer tokens"
-            )
-        if not ids:
-            raise UsageError("expected a prompt of at least one token, got an empty one")
-        return Prompt(request.question, context, tuple(ids), cut), dropped
-
-    def _dialogue(self, messages: Sequence[Message], last: str, limit: int) -> tuple[list[int], int]:
-        """The dialogue with `last` as its last turn, without its oldest turns as far as it is longer than `limit`."""
-        system: list[_Turn] = [(message.role, message.content) for message in messages if message.role == "system"]
-        turns: list[_Turn] = [(message.role, message.content) for message in messages[:-1] if message.role != "system"]
-        dropped = 0
-        while True:
-            ids = dialogue_ids(self._base.tokenizer, [*system, *turns, ("user", last)])
-            if len(ids) <= limit or not turns:
-                return ids, dropped
-            # a dialogue begins with the user, so an answer goes with its question
-            fewer = next((index for index in range(1, len(turns)) if turns[index][0] == "user"), len(turns))
-            turns, dropped = turns[fewer:], dropped + fewer
+    def _of(self, memory: Memory, key: str, reader: str | None) -> Routes:
+        known = (memory.name, key, reader, memory.manifest.document.sha256)
+        if known not in self._routes:
+            self._routes[known] = routes_of(memory, self._base, PLAIN_FORM, key, reader)
+        self._routes.move_to_end(known)
+        while len(self._routes) > self._kept:
+            self._routes.popitem(last=False)
+        return self._routes[known]

@@ -12,11 +12,10 @@ from functools import partial
 from lift.adapters.adapter import attached
 from lift.adapters.resident import hold_stored
 from lift.adapters.rows import RowAssignment, rows
-from lift.answering import Answer
-from lift.choosing import choose
+from lift.asking import judged
 from lift.models.base_model import BaseModel
 from lift.models.prefix_cache import PrefixCache, Prefixes
-from lift.models.running_batch import RunningBatch, Said
+from lift.models.running_batch import Row, RunningBatch, Said
 from lift.models.shared_prefix import can_share
 from lift.prompts import end_of_answer_id
 from lift.serving.conversation import Conversations
@@ -77,7 +76,7 @@ class Loop:
         running = list(self._running)
         return {
             "running": len(running),
-            "running_rows": sum(len(each.rows) for each in running),
+            "running_rows": sum(len(each.rows) for each in running if not each.waits),
             "kept_bytes": self._kept.bytes if self._kept else 0,
         }
 
@@ -133,7 +132,7 @@ class Loop:
                 self._batch.leave(running.rows)
                 self._running.remove(running)
                 self._count_end(end)
-                self._alone(running, partial(running.give_up, end), runs=False)
+                self._alone(running, partial(running.give_up, end))
 
     def _reason(self, ticket: Ticket) -> FinishReason | None:
         if ticket.cancelled or self._cut_off:
@@ -141,7 +140,21 @@ class Loop:
         return "timeout" if ticket.is_late() else None
 
     def _admit(self) -> None:
-        """Take questions in turns, as long as rows and adapters have room."""
+        """Let rows join, as long as there is room: those of questions that run, then newcomers."""
+        waiting = [running for running in self._running if running.waits]
+        joining: list[Running] = []
+        while waiting and self._batch.has_room(waiting[0].rows, _rows(joining)):
+            joining.append(waiting.pop(0))
+        # while one that runs waits nobody comes, so the batch becomes empty in the end, and an empty one has room
+        newcomers = [] if waiting else self._attached(self._newcomers(joining))
+        self._running += newcomers
+        joining += newcomers
+        self._batch.join(_rows(joining))
+        for running in joining:
+            running.waits = False
+
+    def _newcomers(self, joining: Sequence[Running]) -> list[Running]:
+        """Take questions in turns, as long as rows, beside those that are joining, and adapters have room."""
         begun = time.monotonic()
         newcomers: list[Running] = []
         while not (self._running and time.monotonic() - begun > _PREPARING_S):
@@ -155,13 +168,13 @@ class Loop:
                 self._take(asked)
                 self._fail(asked.ticket, error)
                 continue
-            if not self._has_room(newcomers, running):
+            together = [*self._running, *newcomers, running]
+            memories = {each.conversation.memory for each in together if each.conversation.memory}
+            if len(memories) > self._resident or not self._batch.has_room(running.rows, _rows([*joining, *newcomers])):
                 break
             self._take(asked)
             newcomers.append(running)
-        newcomers = self._attached(newcomers)
-        self._batch.join([row for running in newcomers for row in running.rows])
-        self._running += newcomers
+        return newcomers
 
     def _take(self, asked: Asked) -> None:
         with self._changed:
@@ -171,13 +184,6 @@ class Loop:
         if asked.conversation is None:
             asked.conversation = self._conversations.begin(asked.ticket.request, asked.memory)
         return Running(asked.ticket, asked.conversation, self._base.tokenizer)
-
-    def _has_room(self, newcomers: Sequence[Running], running: Running) -> bool:
-        together = [*self._running, *newcomers, running]
-        memories = {each.conversation.memory for each in together if each.conversation.memory}
-        if len(memories) > self._resident:
-            return False
-        return self._batch.has_room([row for each in (*newcomers, running) for row in each.rows])
 
     def _attached(self, newcomers: Sequence[Running]) -> list[Running]:
         """Those whose adapters could be attached; nothing that runs is detached for them."""
@@ -225,42 +231,45 @@ class Loop:
             self._batch.leave([said.row])
 
     def _settle(self, ended: Sequence[Running]) -> None:
-        """Give the answers of what has ended; those that are to be chosen among are judged together."""
-        for running in ended:
-            self._running.remove(running)
-        answered: dict[Running, list[Answer]] = {}
-        for running in ended:
-            self._alone(running, partial(_answer, running, answered), runs=False)
-        votes = [running for running in answered if running.is_vote]
-        chosen = dict(zip(votes, self._chosen([(each, answered[each]) for each in votes]), strict=True))
-        for running, answers in answered.items():
-            index = chosen.get(running, 0)
-            if isinstance(index, Exception):
-                self._fail(running.ticket, index)
-            elif self._alone(running, partial(running.finish, answers, index), runs=False):
-                with self._changed:
-                    self._counts["completed"] += 1
-                    self._counts["prompt_tokens"] += answers[index].prompt_tokens
+        """Go on with what has ended, up to its next texts or its answer; what is to be judged is judged together."""
+        while ended:
+            judging = [running for running in ended if running.judges]
+            judgements = dict(zip(judging, self._judged(judging), strict=True))
+            for running in ended:
+                self._alone(running, partial(self._go_on, running, judgements.get(running, [])))
+            ended = [running for running in self._running if running.ended]
 
-    def _chosen(self, votes: Sequence[tuple[Running, list[Answer]]]) -> list[int | Exception]:
-        """Which answer each vote is for, or why there is none."""
-        if not votes:
+    def _go_on(self, running: Running, judgements: list[list[float]] | Exception) -> None:
+        if isinstance(judgements, Exception):
+            raise judgements
+        running.go_on(judgements)
+        answer = running.conversation.answer
+        if answer is not None:
+            self._running.remove(running)
+            running.finish(answer)
+            with self._changed:
+                self._counts["completed"] += 1
+                self._counts["prompt_tokens"] += answer.prompt_tokens
+
+    def _judged(self, judging: Sequence[Running]) -> list[list[list[float]] | Exception]:
+        """What each question is to have judged, or why it is not."""
+        if not judging:
             return []
         try:
             with self._assignment.aside():
-                asked = [running.conversation.vote(answers) for running, answers in votes]
-                return list(choose(self._base, asked))
+                found = iter(judged(self._base, [want for running in judging for want in running.judges]))
         except Exception as error:
-            if len(votes) == 1:
+            if len(judging) == 1:
                 return [error]
-            return [outcome for vote in votes for outcome in self._chosen([vote])]
+            return [outcome for running in judging for outcome in self._judged([running])]
+        return [[next(found) for _ in running.judges] for running in judging]
 
-    def _alone(self, running: Running, act: Callable[[], object], *, runs: bool = True) -> bool:
+    def _alone(self, running: Running, act: Callable[[], object]) -> bool:
         """Do what concerns one question; where it fails, that question fails. Whether it did not."""
         try:
             act()
         except Exception as error:
-            if runs and running in self._running:
+            if running in self._running:
                 self._batch.leave(running.rows)
                 self._running.remove(running)
             self._fail(running.ticket, error)
@@ -283,5 +292,5 @@ class Loop:
         return Prefixes(self._kept, adapter or "") if self._kept else None
 
 
-def _answer(running: Running, answered: dict[Running, list[Answer]]) -> None:
-    answered[running] = running.answers()
+def _rows(questions: Sequence[Running]) -> list[Row]:
+    return [row for running in questions for row in running.rows]

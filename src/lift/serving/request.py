@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lift.answering import CONTEXTS, Evidence
+from lift.answers import CONTEXTS, Evidence
 from lift.errors import UsageError
 from lift.prompts import MAX_ANSWER_TOKENS
 
@@ -84,8 +84,9 @@ class Completion:
     """The whole answer. `context` is what was used ("auto" never stands here); `truncated`: text of it was cut.
 
     `supported` is False where no sentence of the document holds the answer, None for the base model. `dropped_turns`:
-    the oldest turns of the dialogue that did not fit the window. `seconds_waiting` until the model began with it,
-    `seconds` in all.
+    the oldest turns of the dialogue that did not fit the window. Where an answer is chosen among several texts,
+    `finish_reason` and `completion_tokens` are those of the chosen one. `seconds_waiting` until the model began with
+    it, `seconds` in all.
     """
 
     text: str
