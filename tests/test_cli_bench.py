@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lift.bench import absorb, growth, llama_peer
+from lift.bench import absorb, growth, llama_peer, serve
+from lift.bench.processes import Served
 from lift.bench.side import SideRun
 from lift.bench.worker import perform
 from lift.cli import run
@@ -138,6 +141,46 @@ def test_a_table_says_what_was_not_reached(
     assert "at least 5.0x" in shown
     assert "padded, batch 16, rate 0.001; 25 tokens with loss a second" in shown
     assert "trainer, padded, batch 16, rate 0.001, seed 0: recall 25% after 60 s, not 60%" in captured.err
+
+
+def test_serving_beside_one_client_and_a_naive_server(
+    tiny_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def serving(*_: object) -> Iterator[Served]:
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            port = nobody.getsockname()[1]
+        yield Served(f"http://127.0.0.1:{port}", lambda: None)
+
+    monkeypatch.setitem(serve.bench_serve.__kwdefaults__, "serving", serving)
+    monkeypatch.setenv("COLUMNS", "160")
+    arguments = ["serve", "--model", tiny_directory, "--clients", "2", "--memories", "2", "--seconds", "1.2", *QUICK]
+    result = bench_json(capsys, *arguments)
+    assert [(row["side"], row["clients"]) for row in result["rows"]] == [("lift", 2), ("one-client", 1), ("naive", 2)]
+    assert result["speedup"].keys() == {"one-client", "naive"}
+    assert all(row["lost"] == row["failures"] > 0 for row in result["rows"])
+    assert bench(*arguments) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 memories, context auto" in shown
+    assert "naive 0 answers, 0 with their own secret, 0 with another's; " in shown
+    assert "lift beside naive not known" in shown
+    assert "times ConnectionRefusedError" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--context", "full"], "auto or none"),
+        (["--seconds", "0"], "seconds above 0"),
+        (["--memories", "1000"], "1 to 256 memories"),
+        (["--clients", "1"], "--clients"),
+    ],
+)
+def test_wrong_use_of_serving_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("serve", *arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
 
 
 @pytest.mark.parametrize(

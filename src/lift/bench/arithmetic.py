@@ -57,6 +57,13 @@ def log_log_slope(sizes: Sequence[float], costs: Sequence[float]) -> float | Non
     return covariance / sum((a - mean_x) ** 2 for a in x)
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The least value that at least `share` (0 to 1) of all do not exceed; raises ValueError where there is none."""
+    if not values:
+        raise ValueError("expected at least one measurement")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
 @dataclass(frozen=True)
 class Spread:
     """Middle, least and most of a few measurements."""

@@ -15,7 +15,8 @@ import torch
 from lift.bench.arithmetic import Matrices
 from lift.memories.manifest import installed_versions
 
-_STATUS = Path("/proc/self/status")
+_PROCESSES = Path("/proc")
+_STATUS = _PROCESSES / "self" / "status"
 _CLEAR = Path("/proc/self/clear_refs")
 _PROCESSORS = Path("/proc/cpuinfo")
 _ROWS = 256
@@ -104,13 +105,23 @@ class PeakMemory:
         """The most bytes held so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        if _STATUS.exists():
-            line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-            return int(line.split()[1]) * 1024
+        if _STATUS.exists() and (held := _high_water(_STATUS)) is not None:
+            return held
         import resource
 
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_bytes_of(process: int) -> int | None:
+    """The most memory that a child process of that number has held; None where it has ended or that is not known."""
+    status = _PROCESSES / str(process) / "status"
+    return _high_water(status) if status.exists() else None
+
+
+def _high_water(status: Path) -> int | None:
+    marks = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(marks[0].split()[1]) * 1024 if marks else None
 
 
 def _processor_name() -> str:

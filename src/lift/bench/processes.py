@@ -10,12 +10,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+from lift.bench.machine import peak_bytes_of
 from lift.errors import BenchError
 from lift.evaluation.run_files import read_value, write_value
+
+_STOPPING_S = 60.0
 
 
 class Running(Protocol):
@@ -64,3 +69,44 @@ def kept_in(directory: Path, run: Running = in_own_process) -> Running:
         return result
 
     return remembered
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that answers at `url`; `peak_bytes`: the most memory it has held, None where that is not known."""
+
+    url: str
+    peak_bytes: Callable[[], int | None]
+
+
+@contextmanager
+def serving_process(arguments: Sequence[str]) -> Iterator[Served]:
+    """A server, run by this interpreter with `arguments`, as long as the block lasts; then it is asked to end.
+
+    It says where it is in its first line, {"url": ...}. Raises BenchError where it ends before, and where it has ended
+    by itself afterwards.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        command = [sys.executable, "-W", "ignore", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, encoding="utf-8") as process:
+            try:
+                line = process.stdout.readline() if process.stdout else ""
+                if not line.strip():
+                    raise BenchError(f"expected a server, got a process that ended ({_last_line(log)})")
+                yield Served(json.loads(line)["url"], lambda: peak_bytes_of(process.pid))
+                if process.poll() is not None:
+                    raise BenchError(
+                        f"expected a server until the end, got exit status {process.returncode} ({_last_line(log)}); "
+                        "if that was for want of memory, take fewer memories"
+                    )
+            finally:
+                process.terminate()
+                try:
+                    process.wait(_STOPPING_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _last_line(log: IO[str]) -> str:
+    log.seek(0)
+    return ([line.strip() for line in log if line.strip()] or ["it said nothing"])[-1]

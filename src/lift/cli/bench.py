@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lift.cli.bench_tables import show_absorb, show_ask, show_growth
+from lift.cli.bench_tables import show_absorb, show_ask, show_growth, show_serve
 from lift.cli.options import (
     JsonOption,
     LibraryOption,
@@ -31,6 +31,8 @@ Examples:
   lift bench ask novel.txt --llama-python other/bin/python
   lift bench growth novel.txt --lengths 1k,4k,16k,64k,160k --plots figures
   lift bench growth novel.txt --memories none
+  lift bench serve
+  lift bench serve --clients 16 --memories 8 --seconds 60 --context none --json
   lift bench limits --shape llama-8b --lengths 8k,32k,128k
 
 Progress goes to standard error. Leave the machine alone meanwhile: everything is measured in one run."""
@@ -49,6 +51,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("absorb", epilog=_EPILOG)(absorb)
     bench.command("ask", epilog=_EPILOG)(ask)
     bench.command("growth", epilog=_EPILOG)(growth)
+    bench.command("serve", epilog=_EPILOG)(serve)
     bench.command("limits", epilog=_EPILOG)(limits)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
 
@@ -225,6 +228,44 @@ def growth(
         result["library"] = bench_library(base, settings, counts, remark)
         result["settings"]["library"] = NOTE
     _give_out(result, plot_growth, plots, show_growth, as_json)
+
+
+def serve(
+    clients: Annotated[int, typer.Option("--clients", min=2, metavar="N", help="Who ask at the same time.")] = 64,
+    memories: Annotated[int, typer.Option("--memories", min=1, metavar="N", help="Memories that are asked.")] = 32,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", metavar="S", help="Half with all clients, a quarter with one, one the naive server."),
+    ] = 120.0,
+    context: Annotated[
+        str, typer.Option("--context", metavar="C", help="auto: each memory reads and recalls; none: closed book.")
+    ] = "auto",
+    rows: Annotated[
+        int, typer.Option("--rows", min=2, metavar="N", help="Answers in the making at once, as for lift serve.")
+    ] = 64,
+    recipe: RecipeOption = "default",
+    overrides: SetOption = None,
+    model: ModelOption = "smollm2",
+    as_json: JsonOption = False,
+) -> None:
+    """Many clients of `lift serve` beside one, and beside a naive server: answers a second, waiting, and mix-ups.
+
+    Each memory of a temporary library holds a secret word; an answer with that of another is mixed, one that did not
+    come is lost. Answers that were asked for in time are waited for.
+    """
+    from lift.bench.serve import ServePlan, bench_serve
+
+    plan = ServePlan(clients=clients, memories=memories, seconds=seconds, context=context, rows=rows)
+    plan.check()
+    from lift.models.load import load_model
+    from lift.recipes.recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides or ())
+    result = bench_serve(load_model(model, on_progress=remark), settings, plan, say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        show_serve(result)
 
 
 def limits(

@@ -185,6 +185,55 @@ def show_growth(result: Mapping[str, Any]) -> None:
     )
 
 
+def show_serve(result: Mapping[str, Any]) -> None:
+    """Print what bench_serve found."""
+    _show_machine(result)
+    settings = result["settings"]
+    lines = [
+        (
+            row["side"],
+            str(row["clients"]),
+            f"{row['requests_per_s']:.2f}",
+            f"{row['tokens_per_s']:.1f}",
+            _halfway(row["first_token_s"]),
+            _halfway(row["answer_s"]),
+        )
+        for row in result["rows"]
+    ]
+    columns = ["side", "clients", "answers/s", "tokens/s", "first text", "whole"]
+    title = f"{settings['memories']} memories, context {settings['context']}; p50 / p95 in seconds"
+    stdout().print(build_table(columns, lines, title=title))
+    print_facts(
+        [
+            *((row["side"], _checked(row)) for row in result["rows"]),
+            *((f"lift beside {side}", _more(ratio)) for side, ratio in result["speedup"].items()),
+        ]
+    )
+    for row in result["rows"]:
+        for fault, count in row["faults"].items():
+            stdout().print(f"- {row['side']}: {count} times {fault}", markup=False)
+    for note in result["notes"]:
+        stdout().print(f"- {note}", markup=False)
+
+
+def _halfway(times: Mapping[str, float] | None) -> str:
+    return f"{times['p50']:.2f} / {times['p95']:.2f}" if times else ""
+
+
+def _checked(row: Mapping[str, Any]) -> str:
+    held = f", {format_bytes(row['peak_bytes'])} held" if row["peak_bytes"] else ""
+    return (
+        f"{row['answers']} answers, {row['own']} with their own secret, {row['mixed']} with another's; "
+        f"{row['lost']} lost{held}"
+    )
+
+
+def _more(ratio: Mapping[str, Any]) -> str:
+    if ratio["requests_per_s"] is None:
+        return "not known: the other gave no answer in time"
+    return f"{ratio['requests_per_s']:.1f}x the answers, {ratio['tokens_per_s'] or 0:.1f}x the tokens a second"
+
+
 def _show_machine(result: Mapping[str, Any]) -> None:
     machine = result["machine"]
     stdout().print(
