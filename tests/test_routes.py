@@ -13,7 +13,7 @@ from lift.answers import Answer
 from lift.asking import Judge, Route, Say, Want, run
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
-from lift.prompts import citation_ids, prompt_ids
+from lift.prompts import citation_question, prompt_ids
 from lift.routes import Adapters, Routes
 from lift.sentences import split_sentences
 
@@ -89,7 +89,7 @@ def test_closed_book_the_reader_reads_what_the_memory_cites(tiny_model: BaseMode
     def bring(want: Want) -> Any:
         if isinstance(want, Judge):
             return [-1.0, -1.5] if want.adapter == "reader" else [-3.0, -2.0]
-        if want.prompt_ids == tuple(citation_ids(tokenizer, QUESTION)):
+        if want.prompt_ids == tuple(prompt_ids(tokenizer, citation_question(QUESTION))):
             return cited
         return "1907" if want.adapter == "reader" else "1911"
 
@@ -98,7 +98,7 @@ def test_closed_book_the_reader_reads_what_the_memory_cites(tiny_model: BaseMode
     bare = tuple(prompt_ids(tokenizer, QUESTION))
     assert [(want.adapter, want.prompt_ids) for want in wanted[:3]] == [
         ("memory", bare),
-        ("memory", tuple(citation_ids(tokenizer, QUESTION))),
+        ("memory", tuple(prompt_ids(tokenizer, citation_question(QUESTION)))),
         ("reader", behind),
     ]
     assert [(want.adapter, want.prompt_ids) for want in wanted[3:]] == [

@@ -17,7 +17,7 @@ from lift.adapters.resident import Load, hold_stored
 from lift.adapters.rows import activate, using
 from lift.adapters.starting_point import find_starting_point
 from lift.answers import Answer, check_questions
-from lift.asking import Judge, Say, Want, judged, run
+from lift.asking import Say, Want, bring, run
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
@@ -147,26 +147,20 @@ class Answerer:
         return [replace(answer, seconds=seconds) for answer in answers]
 
     def _fulfil(self, wants: Sequence[Want], batch_size: int, on_text: Callable[[str], None] | None) -> list[Any]:
-        """Texts adapter by adapter, those behind the same text together; then the judgements."""
-        brought: dict[int, Any] = {}
-        says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
-        kinds = {place: (want.adapter, want.max_new_tokens) for place, want in says.items()}
-        for kind in dict.fromkeys(kinds.values()):
-            adapter, max_new_tokens = kind
-            alike = [place for place, other in kinds.items() if other == kind]
-            with using(self.base.model, adapter):
-                texts = generate_texts(
+        """Texts adapter by adapter, so that those behind the same text are read together."""
+
+        def say(says: Sequence[Say]) -> list[str]:
+            with using(self.base.model, says[0].adapter):
+                return generate_texts(
                     self.base,
-                    [says[place].prompt_ids for place in alike],
-                    max_new_tokens,
+                    [want.prompt_ids for want in says],
+                    says[0].max_new_tokens,
                     batch_size,
                     on_text=on_text,
                     prefixes=self._prefixes,
                 )
-            brought.update(zip(alike, texts, strict=True))
-        judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
-        brought.update(zip(judges, judged(self.base, list(judges.values())), strict=True))
-        return [brought[place] for place in range(len(wants))]
+
+        return bring(self.base, wants, lambda want: (want.adapter, want.max_new_tokens), say)
 
 
 def generate_texts(

@@ -7,7 +7,7 @@ once; it is sent what came of them, in the same order; and it returns the answer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -55,6 +55,23 @@ def run(routes: Sequence[Route[T]], fulfil: Fulfil) -> list[T]:
         brought_all = iter(fulfil([want for wants in wanted.values() for want in wants]) if wanted else ())
         given = {number: [next(brought_all) for _ in wants] for number, wants in wanted.items()}
     return [results[number] for number in range(len(routes))]
+
+
+def bring(
+    base: BaseModel,
+    wants: Sequence[Want],
+    alike: Callable[[Say], Hashable],
+    say: Callable[[Sequence[Say]], Sequence[str]],
+) -> list[Any]:
+    """What is wanted, in order: `say` gets the texts that are `alike` at once and brings them; then the judgements."""
+    brought: dict[int, Any] = {}
+    says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
+    for kind in dict.fromkeys(map(alike, says.values())):
+        members = {place: want for place, want in says.items() if alike(want) == kind}
+        brought.update(zip(members, say(list(members.values())), strict=True))
+    judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
+    brought.update(zip(judges, judged(base, list(judges.values())), strict=True))
+    return [brought[place] for place in range(len(wants))]
 
 
 def judged(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:

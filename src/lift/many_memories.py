@@ -13,7 +13,7 @@ from lift.adapters.resident import hold_stored
 from lift.adapters.rows import restoring, rows
 from lift.answering import generate_texts, reader_adapter, routes_of, stored_adapter
 from lift.answers import Answer, check_questions
-from lift.asking import Judge, Say, Want, judged, run
+from lift.asking import Say, Want, bring, run
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
@@ -85,20 +85,15 @@ def _batches(keys: Sequence[str], present: set[str], batch_size: int, resident: 
 
 
 def _fulfil(base: BaseModel, wants: Sequence[Want], batch_size: int) -> list[Any]:
-    """Texts of like length together, each row with the adapter that it wants; then the judgements."""
-    brought: dict[int, Any] = {}
-    says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
-    for max_new_tokens in dict.fromkeys(want.max_new_tokens for want in says.values()):
-        alike = [place for place, want in says.items() if want.max_new_tokens == max_new_tokens]
-        names = [says[place].adapter for place in alike]
-        texts = generate_texts(
+    """Texts of like length together, each row with the adapter that it wants."""
+
+    def say(says: Sequence[Say]) -> list[str]:
+        return generate_texts(
             base,
-            [says[place].prompt_ids for place in alike],
-            max_new_tokens,
+            [want.prompt_ids for want in says],
+            says[0].max_new_tokens,
             batch_size,
-            open_rows=lambda chosen, names=names: rows(base.model, [names[row] for row in chosen]),  # type: ignore[misc]
+            open_rows=lambda chosen: rows(base.model, [says[row].adapter for row in chosen]),
         )
-        brought.update(zip(alike, texts, strict=True))
-    judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
-    brought.update(zip(judges, judged(base, list(judges.values())), strict=True))
-    return [brought[place] for place in range(len(wants))]
+
+    return bring(base, wants, lambda want: want.max_new_tokens, say)

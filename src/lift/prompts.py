@@ -130,14 +130,16 @@ def question_example(
     return replace(example, weight=weight, reads_evidence=reads_evidence, teacher_ids=teacher)
 
 
-def citation_ids(tokenizer: Any, question: str, form: PromptForm = PLAIN_FORM) -> list[int]:
-    """Tokens of the prompt that asks closed book for the sentence that answers the question, not for the answer."""
-    return prompt_ids(tokenizer, question + CITE, None, form)
+def citation_question(question: str) -> str:
+    """What asks closed book for the sentence that answers the question, not for the answer."""
+    return question + CITE
 
 
 def citation_example(tokenizer: Any, question: str, sentence: str, weight: float = 1.0) -> Example:
     """A task whose answer is the sentence that tells it: what can be cited closed book can be read from."""
-    return replace(answer_example(tokenizer, citation_ids(tokenizer, question), sentence), weight=weight)
+    return replace(
+        answer_example(tokenizer, prompt_ids(tokenizer, citation_question(question)), sentence), weight=weight
+    )
 
 
 def answer_example(tokenizer: Any, prompt: Sequence[int], answer: str) -> Example:

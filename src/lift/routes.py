@@ -9,7 +9,6 @@ auto          The evidence is read and the memory is asked closed book. Where th
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ from lift.choosing import CITING_MEMORY_VOTE, MEMORY_VOTE, best
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
-from lift.prompts import CITE, CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, fit_context, prompt_ids
+from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
@@ -96,10 +95,9 @@ class Routes:
 
     def once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route of one text, whatever the memory has learned: its own with that context, none but "auto"."""
-        started = time.perf_counter()
         prompt = self.prompt(question, context, max_new_tokens)
         (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
-        return self.answer(prompt, text, time.perf_counter() - started)
+        return self.answer(prompt, text)
 
     def in_one_step(self, context: str) -> bool:
         """Whether the route is one text alone, so that it can be shown while it comes."""
@@ -112,8 +110,8 @@ class Routes:
         text, cut = self._context_text(question, context, max_new_tokens)
         return Prompt(question, context, self._ids(question, text), cut)
 
-    def answer(self, prompt: Prompt, text: str, seconds: float) -> Answer:
-        """What the model said behind `prompt`, with the sentence that supports it."""
+    def answer(self, prompt: Prompt, text: str) -> Answer:
+        """What the model said behind `prompt`, with the sentence that supports it; its time is the runner's to say."""
         return supported_answer(
             self.index,
             self.document,
@@ -122,34 +120,32 @@ class Routes:
             context=prompt.context,
             truncated=prompt.truncated,
             prompt_tokens=len(prompt.ids),
-            seconds=seconds,
+            seconds=0.0,
         )
 
     def _recall(self, question: str, max_new_tokens: int) -> Route[Answer]:
         """Closed book by a memory that cites."""
-        started = time.perf_counter()
         bare = self.prompt(question, "none", max_new_tokens)
         said, cited = yield [Say(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
         recited = self._ids(question, cited)
         (read,) = yield [Say(self.adapters.reader, recited, max_new_tokens)]
         chosen = yield from self._vote((read, said), bare.ids, recited, CITING_MEMORY_VOTE)
-        return self.answer(bare, chosen, time.perf_counter() - started)
+        return self.answer(bare, chosen)
 
     def _auto(self, question: str, max_new_tokens: int) -> Route[Answer]:
         """What is read in the evidence, and what is recalled."""
-        started = time.perf_counter()
         shown, bare = (self.prompt(question, context, max_new_tokens) for context in ("evidence", "none"))
         read, said = yield [
             Say(self.adapters.reader, shown.ids, max_new_tokens),
             Say(self.adapters.memory, bare.ids, max_new_tokens),
         ]
         chosen = yield from self._vote((read, said), bare.ids, shown.ids, MEMORY_VOTE)
-        answer = self.answer(shown if chosen == read else bare, chosen, time.perf_counter() - started)
+        answer = self.answer(shown if chosen == read else bare, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (read, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _citing(self, question: str) -> Say:
-        return Say(self.adapters.memory, self._ids(question + CITE, None), MAX_CITED_TOKENS)
+        return Say(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
 
     def _vote(
         self, texts: Sequence[str], bare_ids: tuple[int, ...], shown_ids: tuple[int, ...], memory_vote: float

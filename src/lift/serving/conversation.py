@@ -110,7 +110,7 @@ class Conversation:
         """What is given where there is no time for the rest of the route; `text` is its first, as far as it came."""
         context = "evidence" if self.context == "auto" else self.context
         prompt = self._routes.prompt(self.request.question, context, self.request.sampling.max_tokens)
-        return self._routes.answer(prompt, text, 0.0)
+        return self._routes.answer(prompt, text)
 
     def _fitting(self, want: Say, least_tokens: int) -> Say:
         room = self._window_tokens - len(want.prompt_ids)
