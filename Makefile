@@ -27,8 +27,9 @@ demo: $(VENV)/.setup-core
 	$(VENV)/bin/python scripts/demo.py
 
 test: $(VENV)/.setup-dev
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
 
+# one after the other: they measure, and use all processors by themselves
 test-slow: $(VENV)/.setup-dev
 	$(VENV)/bin/python -m pytest -m slow
 

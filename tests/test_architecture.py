@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "lift"
 MAX_LINES = 450
 
 # What every stage may import, then the stages in the order of the method, then the doors.
-SHARED = ["errors", "config", "recipes", "models"]
+SHARED = ["errors", "config", "recipes", "losses", "models"]
 STAGES = [
     "documents",
     "sentences",
@@ -27,7 +27,6 @@ STAGES = [
     "prompts",
     "batches",
     "adapters",
-    "losses",
     "training",
     "scoring",
     "retrieval",

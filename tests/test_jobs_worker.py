@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import tiny_llama
 
 import lift.jobs.worker
@@ -99,11 +100,14 @@ def place(tmp_path: Path, model: Path) -> Iterator[Place]:
     made.store.close()
 
 
-def check_whole(place: Place) -> None:
-    """Every job has given a memory, all are whole, nothing unfinished is left, and no event is missing."""
+def check_whole(place: Place, others: Collection[str] = ()) -> None:
+    """Every job has given a memory, all are whole, nothing unfinished is left, and no event is missing.
+
+    `others`: memories that are not of jobs.
+    """
     jobs = place.store.jobs()
     assert {job.status for job in jobs} == {"succeeded"}
-    assert {job.memory for job in jobs} == set(place.library.names())
+    assert {job.memory for job in jobs} | set(others) == set(place.library.names())
     assert place.library.verify() == []
     assert not list((place.library.root / ".absorbing").glob("*"))
     events = place.store.events()
@@ -259,10 +263,15 @@ def arguments_of(place: Place, parent: int, checkpoint_every_s: float = 0.1) -> 
 
 @contextmanager
 def forked(work: Callable[[], object]) -> Iterator[int]:
-    """A child of this process, so that nothing need be imported again; killed behind the block if it still runs."""
+    """A child of this process, so that nothing need be imported again; killed behind the block if it still runs.
+
+    The child has none of torch's threads. Torch makes new ones when it is told their number, and not safely when the
+    threads that read a model ask for it at once.
+    """
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)
             work()
             os._exit(0)
         finally:

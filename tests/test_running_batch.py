@@ -19,6 +19,7 @@ from lift.adapters.rows import RowAssignment, activate, rows
 from lift.errors import ModelError
 from lift.models import running_batch
 from lift.models.generate import generate
+from lift.models.prefill import Reading
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, RunningBatch, Said
 from lift.models.sampling import Drawing, draw
@@ -67,6 +68,7 @@ class Batch:
         self.tokens: dict[Row, list[int]] = {}
         self.ends: dict[Row, str] = {}
         self.errors: dict[Row, Exception] = {}
+        self.logprobs: dict[Row, float] = {}
 
     def step(self) -> list[Said]:
         said = self.running.step()
@@ -77,6 +79,8 @@ class Batch:
                 self.ends[each.row] = each.end
             if each.error is not None:
                 self.errors[each.row] = each.error
+            if each.logprob is not None:
+                self.logprobs[each.row] = each.logprob
         return said
 
     def run(self) -> None:
@@ -202,6 +206,75 @@ def test_log_probabilities_are_those_of_the_model() -> None:
         assert [value for _, value in each.drawn.likeliest] == pytest.approx(values.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_given_answers_are_as_likely_as_the_model_alone_finds_them(architecture: str) -> None:
+    model = model_with_all_kinds(architecture)
+    names = KINDS * 2
+    prompts = [prompt(seed, 4 + seed % 7, 12) for seed in range(len(names))]
+    given = [prompt(50 + seed, 1 + seed % 4) for seed in range(len(names))]
+    expected = []
+    for name, asked, answer in zip(names, prompts, given, strict=True):
+        activate(model, name)
+        odds = torch.log_softmax(model(torch.tensor([asked + answer])).logits[0].float(), dim=-1)
+        places = range(len(asked) - 1, len(asked) + len(answer) - 1)
+        expected.append(sum(float(odds[place, token]) for place, token in zip(places, answer, strict=True)))
+    activate(model, None)
+    readings = [Reading() for _ in names]
+    with rows(model, []) as assignment:
+        batch = Batch(model, assignment, kept=False, rows=len(names))
+        drawing = [Row(*each, max_tokens=3) for each in zip(prompts, names, strict=True)]
+        for row, reading in list(zip(drawing, readings, strict=True))[1::2]:
+            row.reading = reading
+        batch.running.join(drawing)
+        judged = [
+            Row(asked, name, answer=answer, reading=reading)
+            for asked, name, answer, reading in zip(prompts, names, given, readings, strict=True)
+        ]
+        batch.step()
+        assert [reading.tokens for reading in readings] == [
+            len(asked) if index % 2 else 0 for index, asked in enumerate(prompts)
+        ]
+        assert batch.running.has_room(judged), "expected rows that do not run to need no place"
+        batch.running.join(judged)
+        batch.run()
+    assert [batch.logprobs[row] for row in judged] == pytest.approx(expected, abs=1e-4)
+    assert [batch.tokens.get(row, []) for row in drawing] == [alone(model, row) for row in drawing]
+
+
+def test_of_a_prompt_that_is_read_only_the_answer_is_read() -> None:
+    model = tiny("llama")
+    read: list[tuple[int, int]] = []
+    reading = Reading()
+    asked = prompt(1, 40)
+    with rows(model, []) as assignment:
+        batch = Batch(model, assignment, kept=False)
+        batch.running.join([Row(asked, max_tokens=1, reading=reading)])
+        batch.run()
+        handle = model.register_forward_pre_hook(
+            lambda _model, _args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        batch.running.join([Row(asked, answer=prompt(seed, 3), reading=reading) for seed in (2, 3)])
+        batch.run()
+        handle.remove()
+    assert read == [(2, 3)]
+
+
+def test_a_prompt_that_answers_have_in_common_is_read_once() -> None:
+    model = tiny("llama")
+    read: list[tuple[int, int]] = []
+    reading = Reading()
+    with rows(model, []) as assignment:
+        batch = Batch(model, assignment, kept=False)
+        handle = model.register_forward_pre_hook(
+            lambda _model, _args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
+        )
+        batch.running.join([Row(prompt(1, 40), answer=prompt(seed, 3), reading=reading) for seed in (2, 3)])
+        batch.run()
+        handle.remove()
+    assert read == [(1, 40), (2, 3)]
+    assert len(batch.logprobs) == 2
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.floats(0.05, 1.0), st.floats(0.1, 3.0))
 def test_only_the_likeliest_tokens_that_fill_the_share_are_drawn(
@@ -214,6 +287,15 @@ def test_only_the_likeliest_tokens_that_fill_the_share_are_drawn(
     drawing = Drawing(temperature, top_p, torch.Generator().manual_seed(0))
     found = {draw(torch.tensor([logits]), [drawing])[0].token for _ in range(30)}
     assert found <= allowed
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p"), [(5e-324, 1.0), (1e-46, 0.9), (1e-38, 1.0), (0.5, 5e-324), (0.5, 1e-46), (5e-324, 5e-324)]
+)
+def test_next_to_nothing_draws_the_likeliest_token(temperature: float, top_p: float) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.9, -50.0], [0.0, 0.0, 0.0, 5.0]])
+    drawn = draw(logits, [Drawing(temperature, top_p, torch.Generator().manual_seed(0)), Drawing()])
+    assert [each.token for each in drawn] == [1, 3]
 
 
 def test_numbers_that_are_not_finite_end_their_own_row_alone() -> None:
@@ -234,6 +316,7 @@ def test_numbers_that_are_not_finite_end_their_own_row_alone() -> None:
 def test_rows_that_run_wait_for_a_bounded_number_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
     monkeypatch.setattr(running_batch, "READ_TOKENS", 16)
+    monkeypatch.setattr(running_batch, "READ_TOKENS_A_ROW", 5)
     passes: list[int] = []
     long = Row(prompt(1, 100), max_tokens=2)
     running = Row(prompt(2, 4), max_tokens=60)

@@ -18,15 +18,19 @@ from lift.models.base_model import BaseModel
 
 # an id that was drawn at random is what the document asks for, and is not found all the same
 LEFT_OUT = "positive_data_acceptance"
-# what is known must stay; a plan of a file that there is loads a model, in a process of its own
+# what is known must stay, under its name; a plan of a file that there is loads a model, in a process of its own
 LEAVE_STANDING = ("--exclude-method", "DELETE", "--exclude-path", "/api/plan")
+LEAVE_STANDING += ("--exclude-operation-id", "patch_api_memories_name")
+# a form has no types: schemathesis sends 0 as the file "0", and takes it for a number that was accepted
+LEAVE_STANDING += ("--exclude-operation-id", "post_v1_files")
 
 
 @pytest.fixture
 def url(tiny_tokenizer: Any, tmp_path: Path) -> Iterator[str]:
     """A server with a memory, a file and a job, and beside it the settings that name them to schemathesis."""
     base = BaseModel(model=tiny_llama(), tokenizer=tiny_tokenizer, id="tiny", fingerprint="0" * 64)
-    with serving(base, tmp_path / "library", answer_s=20.0) as live:
+    # a limit that bites would stand in for the answers of the routes
+    with serving(base, tmp_path / "library", answer_s=20.0, requests_per_minute=1_000_000) as live:
         put_memory(live.library, base, "quill")
         file = live.store.add_file("m.md", "fine-tune", TEXT.encode(), 10_000)
         job = live.store.create(file.id)
@@ -39,13 +43,18 @@ def url(tiny_tokenizer: Any, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def known_models() -> Iterator[None]:
-    """Bodies ask models that there are: names drawn at random would never come to an answer."""
+def known_names(url: str) -> Iterator[None]:
+    """Bodies name models and files that there are: names drawn at random would never come to an answer or a job."""
+    (file,) = httpx.get(f"{url}/v1/files").json()["data"]
 
     @schemathesis.hook
     def map_body(_context: Any, body: Any) -> Any:
-        if isinstance(body, dict) and isinstance(body.get("model"), str):
-            body["model"] = "quill"
+        # what is to be refused stays as it is: no name at all, or something that is none
+        known = {"model": "quill"}
+        if isinstance(body, dict) and "training_file" in body:
+            known = {"model": "tiny", "training_file": file["id"]}
+        if isinstance(body, dict) and all(isinstance(body.get(key), str) and body[key] for key in known):
+            body |= known
         return body
 
     yield
@@ -55,7 +64,7 @@ def known_models() -> Iterator[None]:
 def fuzz(url: str, config: Path, examples: int, *more: str) -> None:
     """Run schemathesis with all its phases but the stateful one; its report is what a failure shows."""
     options = ["--phases", "examples,coverage,fuzzing", "--exclude-checks", LEFT_OUT, *more]
-    options += ["--max-examples", str(examples), "--generation-deterministic", "--request-timeout", "60"]
+    options += ["--max-examples", str(examples), "--request-timeout", "60"]
     command = ["--config-file", str(config), "run", f"{url}/openapi.json", *options]
     said = CliRunner().invoke(schemathesis.cli.schemathesis, command)
     assert said.exit_code == 0, said.output
@@ -63,14 +72,18 @@ def fuzz(url: str, config: Path, examples: int, *more: str) -> None:
 
 @pytest.mark.slow
 def test_every_answer_is_one_that_the_document_promises(url: str, tmp_path: Path) -> None:
-    fuzz(url, tmp_path / "guessed.toml", 2)
+    fuzz(url, tmp_path / "guessed.toml", 2, "--generation-deterministic")
 
 
 @pytest.mark.slow
 def test_answers_about_what_there_is_are_what_the_document_promises(
-    url: str, tmp_path: Path, known_models: None
+    url: str, tmp_path: Path, known_names: None
 ) -> None:
-    fuzz(url, tmp_path / "known.toml", 2, *LEAVE_STANDING)
+    # so many, from this seed, come to answers and jobs; the first examples of a route are mostly refused
+    fuzz(url, tmp_path / "known.toml", 20, "--seed", "1", *LEAVE_STANDING)
+    told = httpx.get(f"{url}/metrics").text
+    for route in ("/v1/chat/completions", "/v1/completions", "/v1/fine_tuning/jobs", "/api/compare"):
+        assert f'lift_http_requests_total{{method="POST",route="{route}",status="200"}}' in told
 
 
 def test_the_document_promises_errors_in_one_shape(url: str) -> None:

@@ -22,13 +22,13 @@ from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
 from lift.answering import Answerer, open_memory
 from lift.answers import Answer
-from lift.asking import Judge, judged
 from lift.documents.document import Document
 from lift.errors import EngineClosed, LibraryError, LiftError, QueueFull, UsageError, WrongBaseModelError
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.models.running_batch import RunningBatch
+from lift.models.prefill import Prefill
+from lift.models.running_batch import Row, RunningBatch
 from lift.prompts import dialogue_ids, prompt_ids, user_text
 from lift.recipes.recipe import AdapterSettings
 from lift.serving.engine import Engine
@@ -251,22 +251,26 @@ def test_what_is_read_in_a_citation_is_as_long_as_the_window_has_room(
         engine.submit(ask(citing[0], question, max_tokens=room + 1)).result(20)
 
 
-def test_what_ends_together_is_judged_together(
+def test_a_vote_reads_the_answers_and_not_again_the_prompts_before_them(
     tiny_model: BaseModel, memories: list[Memory], start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless(tiny_model, monkeypatch)
-    calls: list[int] = []
+    read: list[tuple[int, int]] = []
+    reading = Prefill.read
 
-    def counting(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
-        calls.append(len(wants))
-        return judged(base, wants)
+    def counting(prefill: Prefill, tokens: int) -> Any:
+        given = [len(row.answer) for row in prefill._rows]
+        if any(given):
+            read.append((len(given), prefill.tokens // len(given) - max(given)))
+        return reading(prefill, tokens)
 
-    monkeypatch.setattr("lift.serving.loop.judged", counting)
+    monkeypatch.setattr(Prefill, "read", counting)
     engine = start()
     with engine._changed:  # so that they begin together
         tickets = [engine.submit(ask(memory, "When?", context="auto")) for memory in memories[:3]]
     assert all(ticket.result(10) for ticket in tickets)
-    assert calls == [9]
+    assert sum(rows for rows, _ in read) == 3 * 3 * 2, "expected two answers behind three prompts of each memory"
+    assert {more for _, more in read} == {0}, "expected no token of a prompt beside those of the answers"
 
 
 def test_a_late_question_that_cites_gives_what_the_memory_said(
@@ -448,13 +452,14 @@ def test_a_fault_in_one_question_leaves_the_others_alone(
     from lift.serving.running import Running
 
     if where == "judged":
+        read = RunningBatch._read
 
-        def failing(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
-            if any(want.adapter == bad for want in wants):
+        def failing(batch: RunningBatch, group: list[Row], budget: int) -> Any:
+            if any(row.answer and row.adapter == bad for row in group):
                 raise ZeroDivisionError
-            return judged(base, wants)
+            return read(batch, group, budget)
 
-        monkeypatch.setattr("lift.serving.loop.judged", failing)
+        monkeypatch.setattr(RunningBatch, "_read", failing)
     else:
         act = getattr(Running, where)
 

@@ -10,7 +10,7 @@ import torch
 
 from lift.models.draft import Guesses, can_draft
 from lift.models.prefix_cache import PrefixCache, Prefixes
-from lift.models.shared_prefix import Sharing, can_share, last_column, order_alike, plan_sharing, read_shared
+from lift.models.shared_prefix import Sharing, can_share, last_columns, order_alike, plan_sharing, read_shared
 
 
 class Rows(Protocol):
@@ -101,7 +101,7 @@ def _stream(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=last_column(ids),
+            logits_to_keep=last_columns(ids),
         ).logits[:, -1]  # [B, vocabulary]
         tokens = _choose(logits, temperature, generator)  # [B]
         ended = torch.isin(tokens, stop)  # [B]

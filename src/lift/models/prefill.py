@@ -1,73 +1,140 @@
 """Prompts that are read together before their answers join a running batch: in passes of a bounded number of tokens.
 
-What of a prompt was read before with the same adapter is laid into the cache and not read again (prefix_cache.py). All
-rows read as many of their last columns as the one that needs most, so what stands before is known of each.
+Or answers that are given: how likely each of them is behind its prompt. What of a prompt was read before with the same
+adapter is laid into the cache and not read again. All rows read as many of their last columns as the one that needs
+most, so what stands before is known of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lift.models.prefix_cache import Prefixes
+from lift.losses import cross_entropy
+from lift.models.prefix_cache import Layers, Prefixes
 from lift.models.running_cache import RunningCache
-from lift.models.shared_prefix import last_column
+from lift.models.shared_prefix import last_columns
 
 _PASS_TOKENS = 32  # what a pass costs beside its tokens; see shared_prefix.py
 
 
+@dataclass(eq=False)
+class Reading:
+    """Keys and values of a prompt once it is read, [1, K, T, d] a layer, for answers behind it that are given."""
+
+    layers: Layers = ()
+
+    @property
+    def tokens(self) -> int:
+        """How many are read."""
+        return self.layers[0][0].shape[2] if self.layers else 0
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What is read: a prompt, and behind it an answer that is given, if there is one.
+
+    `reading`: what is known of the prompt, and told when it is read; `kept`: prompts of the same adapter.
+    """
+
+    prompt: Sequence[int]
+    answer: Sequence[int] = ()
+    reading: Reading | None = None
+    kept: Prefixes | None = None
+
+    @property
+    def inputs(self) -> list[int]:
+        """The tokens that the model reads: the last one of an answer says nothing more."""
+        return [*self.prompt, *self.answer[:-1]]
+
+    @property
+    def known_tokens(self) -> int:
+        """How many need not be read, all but the prompt's last one at most."""
+        least = self.reading.tokens if self.reading else 0
+        known = self.kept.known_tokens(self.prompt[:-1]) if self.kept else 0
+        return min(max(least, known), len(self.prompt) - 1)
+
+    def known_layers(self) -> Layers:
+        """Keys and values of the known tokens, and maybe of more."""
+        if self.reading is not None and self.reading.layers:
+            return self.reading.layers
+        return self.kept.find(self.prompt[:-1]) if self.kept else ()
+
+
 class Prefill:
-    """The prompts of some rows; `prefixes`: what is kept of each row's adapter, None: nothing is to be.
+    """Rows that are read together, all with an answer or all without.
 
     `tokens` are those that all rows together are still to read, padding included.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], prefixes: Sequence[Prefixes | None]) -> None:
+    def __init__(self, model: Any, rows: Sequence[Behind]) -> None:
         self._model = model
-        self._prompts = prompts
-        self._prefixes = prefixes
-        self._known = [
-            kept.known_tokens(prompt[:-1]) if kept else 0 for prompt, kept in zip(prompts, prefixes, strict=True)
-        ]
-        self._left = max(len(prompt) - known for prompt, known in zip(prompts, self._known, strict=True))
-        self._width = max(map(len, prompts))
-        self.cache = RunningCache(model, len(prompts), len(prompts) * self._width)
-        for prompt, kept in zip(prompts, prefixes, strict=True):
-            tokens = max(0, len(prompt) - self._left)
-            self.cache.begin(kept.find(prompt[:-1]) if kept and tokens else (), tokens)
+        self._rows = rows
+        self._inputs = [row.inputs for row in rows]
+        self._known = [row.known_tokens for row in rows]
+        self._left = max(len(ids) - known for ids, known in zip(self._inputs, self._known, strict=True))
+        self._width = max(map(len, self._inputs))
+        self._last = max(1, *(len(row.answer) for row in rows))  # columns whose logits are wanted
+        self.cache = RunningCache(model, len(rows), len(rows) * self._width)
+        for row, ids in zip(rows, self._inputs, strict=True):
+            tokens = max(0, len(ids) - self._left)
+            self.cache.begin(row.known_layers() if tokens else (), tokens)
 
     @property
     def tokens(self) -> int:
         """Tokens that are still to be read, padding included."""
-        return self._left * len(self._prompts)
+        return self._left * len(self._rows)
 
     def read(self, tokens: int) -> torch.Tensor | None:
-        """Read up to so many tokens, a column at least; the logits behind the prompts [B, vocabulary] with the last."""
-        columns = min(self._left, max(1, tokens // len(self._prompts)))
-        ids = torch.zeros(len(self._prompts), columns, dtype=torch.long)  # [B, columns]
+        """Read up to so many tokens, a column at least; with the last of them the logits [B, last, vocabulary].
+
+        Of rows without an answer those behind the prompts, else those of the answers' tokens, that end in the last
+        column. None before.
+        """
+        columns = min(self._left, max(1, tokens // len(self._rows)))
+        if self._left - columns < max(self._last, columns // 4):  # crumbs are not worth a pass
+            columns = self._left
+        ids = torch.zeros(len(self._rows), columns, dtype=torch.long)  # [B, columns]
         begun = self._width - self._left
-        for row, prompt in enumerate(self._prompts):
-            start = begun - (self._width - len(prompt))  # of the columns within the prompt
-            part = prompt[max(0, start) : max(0, start + columns)]
+        for row, inputs in enumerate(self._inputs):
+            start = begun - (self._width - len(inputs))  # of the columns within the row
+            part = inputs[max(0, start) : max(0, start + columns)]
             ids[row, columns - len(part) :] = torch.tensor(part, dtype=torch.long)
         self._left -= columns
-        lengths = [max(0, len(prompt) - self._left) for prompt in self._prompts]
-        logits = forward(self._model, self.cache, ids, lengths)
+        lengths = [max(0, len(inputs) - self._left) for inputs in self._inputs]
+        logits = forward(self._model, self.cache, ids, lengths, 1 if self._left else self._last)
         if self._left:
             return None
         self._keep()
         return logits
 
+    def log_probabilities(self, logits: torch.Tensor) -> list[float]:
+        """log P(answer | prompt) of each row, from what `read` has given."""
+        places = [
+            (index, self._last - len(row.answer) + place)
+            for index, row in enumerate(self._rows)
+            for place in range(len(row.answer))
+        ]
+        rows, columns = (torch.tensor(each, device=logits.device) for each in zip(*places, strict=True))
+        targets = torch.tensor([token for row in self._rows for token in row.answer], device=logits.device)  # [M]
+        losses = cross_entropy(logits[rows, columns], targets)  # [M]
+        return [-float(part.sum()) for part in torch.split(losses, [len(row.answer) for row in self._rows])]
+
     def _keep(self) -> None:
-        for row, (prompt, known, kept) in enumerate(zip(self._prompts, self._known, self._prefixes, strict=True)):
-            if kept and kept.wants(len(prompt), known):
-                kept.keep(prompt, self.cache.row(row))
+        for index, (row, known) in enumerate(zip(self._rows, self._known, strict=True)):
+            if row.answer:
+                continue
+            if row.reading is not None:
+                row.reading.layers = [(keys.clone(), values.clone()) for keys, values in self.cache.row(index)]
+            if row.kept and row.kept.wants(len(row.prompt), known):
+                row.kept.keep(row.prompt, self.cache.row(index))
 
 
-def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """Read more columns `ids`, [B, T], of the rows in `cache`; the last logits, [B, vocabulary].
+def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:
+    """Read more columns `ids`, [B, T], of the rows in `cache`; the logits of the last ones, [B, last, vocabulary].
 
     `lengths`: tokens of each row behind it. A row that is shorter than what is read has its padding on the left.
     """
@@ -85,8 +152,8 @@ def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequenc
         position_ids=positions.to(model.device),
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=last_column(ids),
-    ).logits[:, -1]
+        logits_to_keep=last_columns(ids, last),
+    ).logits[:, -last:]
     cache.advance(columns, lengths)
     return logits
 

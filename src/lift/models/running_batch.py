@@ -1,12 +1,13 @@
 """Continuous batching: rows join a running batch when their prompts are read, and leave it when their answers end.
 
 Every row has an adapter, a way of drawing and an end of its own. A row's answer is the one that it would have alone
-(generate.py). Between two tokens of the rows that run, only so many tokens of newcomers are read, so that nobody stands
-still for a long prompt.
+(generate.py). A row whose answer is given is read, and is told how likely it is, without ever running. Between two
+tokens of the rows that run, only so many tokens of newcomers are read, so that nobody stands still for a long prompt.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -16,15 +17,17 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 
 from lift.errors import ModelError
-from lift.models.prefill import Prefill, forward, group_alike
+from lift.models.prefill import Behind, Prefill, Reading, forward, group_alike
 from lift.models.prefix_cache import Prefixes
 from lift.models.running_cache import RunningCache
 from lift.models.sampling import Drawing, Drawn, draw
 
 _T = TypeVar("_T")
-READ_TOKENS = 128  # of newcomers, between two tokens of those that run
+READ_TOKENS = 128  # of newcomers, between two tokens of those that run; small passes cost twice as much a token
+READ_TOKENS_A_ROW = 8  # where many are there: most of them wait to be read
 _READ_ALONE_TOKENS = 1024  # where nobody waits for a token
 _GROUP_TOKENS = 512  # that are read in common at most
+_GROUP_CELLS = 4096  # tokens, padding included, that rows with a given answer have in common at most
 
 
 class Assignment(Protocol):
@@ -41,12 +44,18 @@ class Assignment(Protocol):
 
 @dataclass(eq=False)
 class Row:
-    """A prompt whose answer is wanted: tokens, the name of the adapter (None: the base), how it is drawn, its bound."""
+    """A prompt whose answer is wanted: tokens, the name of the adapter (None: the base), how it is drawn, its bound.
+
+    With an `answer`, its end among its tokens, it is wanted how likely that is. `reading`: what rows of the same prompt
+    and adapter have in common; it is read by one that runs, or once for all that have an answer.
+    """
 
     prompt: Sequence[int]
     adapter: str | None = None
     drawing: Drawing = field(default_factory=Drawing)
     max_tokens: int = 1
+    answer: Sequence[int] = ()
+    reading: Reading | None = None
 
     @property
     def span(self) -> int:
@@ -58,20 +67,22 @@ class Row:
 class Said:
     """What became of a row in a step: a token, `end`, or both, or the error that ended it.
 
-    An end token is no part of the answer: then there is an end without a token.
+    An end token is no part of the answer: then there is an end without a token. `logprob`: of a given answer.
     """
 
     row: Row
     drawn: Drawn | None = None
     end: Literal["stop", "length"] | None = None
     error: Exception | None = None
+    logprob: float | None = None
 
 
 class RunningBatch:
     """Up to `rows` rows at a time, of at most `cells` columns in all: the longest row counts for each.
 
-    `open_rows` opens a batch of newcomers with their adapters, beside the running one, whose adapters `assignment`
-    holds. `prefixes(adapter)` is what is kept of prompts that were read with it.
+    Rows with a given answer need no place. `open_rows` opens a batch of newcomers with their adapters, beside the
+    running one, whose adapters `assignment` holds. `prefixes(adapter)` is what is kept of prompts that were read with
+    it.
     """
 
     def __init__(
@@ -106,8 +117,8 @@ class RunningBatch:
 
     def has_room(self, rows: Sequence[Row], joining: Sequence[Row] = ()) -> bool:
         """Whether these rows may join now, beside those that are `joining`; in an empty batch they always may."""
-        present = [*self.rows, *joining]
-        together = [*present, *rows]
+        present = _that_run([*self.rows, *joining])
+        together = [*present, *_that_run(rows)]
         cells = len(together) * max((row.span for row in together), default=0)
         return len(together) <= self.places and (cells <= self.cells or not present)
 
@@ -115,12 +126,20 @@ class RunningBatch:
         """Let rows take part from the next step on; ValueError where a prompt is empty."""
         if any(not row.prompt for row in rows):
             raise ValueError("expected prompts of at least one token")
-        known = [kept.known_tokens(row.prompt[:-1]) if (kept := self._prefixes(row.adapter)) else 0 for row in rows]
-        left = [len(row.prompt) - tokens for row, tokens in zip(rows, known, strict=True)]
-        for group in group_alike(left):
-            fits = max(1, _GROUP_TOKENS // max(left[index] for index in group))
-            for first in range(0, len(group), fits):
-                self._newcomers.append([rows[index] for index in group[first : first + fits]])
+        judged = [row for row in rows if row.answer]
+        for alike in (_that_run(rows), _prompts_in_common(judged), judged):
+            reads = [self._behind(row) for row in alike]
+            lengths = [len(each.inputs) for each in reads]
+            left = [
+                len(row.answer) if row.answer and row.reading else length - each.known_tokens
+                for row, each, length in zip(alike, reads, lengths, strict=True)
+            ]
+            for group in group_alike(left):
+                fits = _GROUP_TOKENS // max(left[index] for index in group)
+                if alike is judged:
+                    fits = min(fits, _GROUP_CELLS // max(lengths[index] for index in group))
+                for first in range(0, len(group), max(fits, 1)):
+                    self._newcomers.append([alike[index] for index in group[first : first + max(fits, 1)]])
 
     @torch.inference_mode()
     def leave(self, rows: Iterable[Row]) -> None:
@@ -150,13 +169,14 @@ class RunningBatch:
         return said
 
     def _read_newcomers(self) -> list[Said]:
-        budget = READ_TOKENS if self._rows else _READ_ALONE_TOKENS
+        most = max(READ_TOKENS, READ_TOKENS_A_ROW * len(self.rows)) if self._rows else _READ_ALONE_TOKENS
+        budget = most
         said: list[Said] = []
-        while budget > 0 and (self._reading or self._newcomers):
+        while (self._reading or self._newcomers) and (budget == most or budget >= READ_TOKENS):
             group = self._newcomers.popleft() if self._reading is None else self._reading[0]
             with self._assignment.aside():
                 try:
-                    done, drawn = self._read(group, budget)
+                    done, told = self._read(group, budget)
                 except Exception as error:
                     self._reading = None
                     if len(group) == 1:
@@ -165,34 +185,38 @@ class RunningBatch:
                         self._newcomers.extendleft([row] for row in reversed(group))
                     continue
                 budget -= done
-                if drawn is not None:
-                    said += self._hear(group, drawn)
-                    self._assign()
+                if told:
+                    said += self._hear(group, told)
         return said
 
-    def _read(self, group: list[Row], budget: int) -> tuple[int, list[Drawn] | None]:
-        """Read on; how many tokens, and the first token of each row's answer where all are read."""
+    def _read(self, group: list[Row], budget: int) -> tuple[int, list[Drawn | float]]:
+        """Read on; how many tokens, and where all are read, what is first of each row's answer, or how likely it is."""
         if self._reading is None:
-            kept = [self._prefixes(row.adapter) for row in group]
-            self._reading = group, Prefill(self._model, [row.prompt for row in group], kept)
+            self._reading = group, Prefill(self._model, [self._behind(row) for row in group])
         prefill = self._reading[1]
         before = prefill.tokens
         with self._open_rows([row.adapter for row in group]):
             logits = prefill.read(budget)
         if logits is None:
-            return before - prefill.tokens, None
-        drawn = draw(logits, [row.drawing for row in group])
-        for index in range(len(group)):
-            states = prefill.cache.row(index)
-            self._cache.begin(states, len(group[index].prompt))
+            return before - prefill.tokens, []
         self._reading = None
-        return before, drawn
+        if group[0].answer:
+            return before, [*prefill.log_probabilities(logits)]
+        if not group[0].max_tokens:
+            return before, []
+        drawn = draw(logits[:, -1], [row.drawing for row in group])
+        for index, row in enumerate(group):
+            self._cache.begin(prefill.cache.row(index), len(row.prompt))
+        return before, [*drawn]
+
+    def _behind(self, row: Row) -> Behind:
+        return Behind(row.prompt, row.answer, row.reading, self._prefixes(row.adapter))
 
     def _decode(self) -> list[Said]:
         ids = torch.tensor(self._tokens)[:, None]  # [B, 1]
         lengths = [length + 1 for length in self._cache.lengths]
         logits = forward(self._model, self._cache, ids, lengths)
-        drawn = draw(logits, [row.drawing for row in self._rows])
+        drawn = draw(logits[:, -1], [row.drawing for row in self._rows])
         said, ended = [], []
         for index, each in enumerate(drawn):
             said.append(self._said(self._rows[index], each, self._given[index]))
@@ -206,25 +230,27 @@ class RunningBatch:
             self._assign()
         return said
 
-    def _hear(self, group: Sequence[Row], drawn: Sequence[Drawn]) -> list[Said]:
-        """Newcomers, whose states are in the cache, with the first token of each; those that end at once leave."""
-        said = [self._said(row, each, 0) for row, each in zip(group, drawn, strict=True)]
+    def _hear(self, group: Sequence[Row], told: Sequence[Drawn | float]) -> list[Said]:
+        """What newcomers say: those that are to run are in the cache, and leave it again where they end at once."""
+        said: list[Said] = []
         first = len(self._rows)
-        self._rows += group
-        self._tokens += [each.token or 0 for each in drawn]
-        self._given += [1] * len(group)
-        for index in reversed(range(len(group))):
+        for row, each in zip(group, told, strict=True):
+            if isinstance(each, float):
+                said.append(_judged(row, each))
+                continue
+            said.append(self._said(row, each, 0))
+            self._rows.append(row)
+            self._tokens.append(each.token or 0)
+            self._given.append(1)
+        for index in reversed(range(len(self._rows) - first)):
             if said[index].end or said[index].error:
                 self._drop(first + index)
+        self._assign()
         return said
 
     def _said(self, row: Row, drawn: Drawn, given: int) -> Said:
         if drawn.token is None:
-            error = ModelError(
-                f"expected finite numbers from the model, got others with {row.adapter or 'no adapter'}; "
-                "verify the memory's files, or absorb its text again with a lower learning rate"
-            )
-            return Said(row, error=error)
+            return Said(row, error=_not_finite(row))
         if drawn.token in self._end_ids:
             return Said(row, end="stop")
         return Said(row, drawn, "length" if given + 1 >= row.max_tokens else None)
@@ -238,6 +264,35 @@ class RunningBatch:
 
     def _assign(self) -> None:
         self._assignment.assign([row.adapter for row in self._rows])
+
+
+def _that_run(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row.answer and row.max_tokens]
+
+
+def _prompts_in_common(judged: Sequence[Row]) -> list[Row]:
+    """Rows that only read: the prompts that several rows have in common and nobody has read. They are heard of never.
+
+    Where one fails, each of the others reads for itself.
+    """
+    unread: dict[Reading, Row] = {}
+    for row in judged:
+        if row.reading is not None and not row.reading.tokens:
+            unread.setdefault(row.reading, Row(row.prompt, row.adapter, max_tokens=0, reading=row.reading))
+    return list(unread.values())
+
+
+def _judged(row: Row, logprob: float) -> Said:
+    if not math.isfinite(logprob):
+        return Said(row, error=_not_finite(row))
+    return Said(row, end="stop", logprob=logprob)
+
+
+def _not_finite(row: Row) -> ModelError:
+    return ModelError(
+        f"expected finite numbers from the model, got others with {row.adapter or 'no adapter'}; "
+        "verify the memory's files, or absorb its text again with a lower learning rate"
+    )
 
 
 def _replace_by_last(values: list[_T], index: int) -> None:

@@ -57,11 +57,13 @@ def _drawn(logits: torch.Tensor, greedy: int, drawing: Drawing) -> Drawn:
 
 
 def _sampled(logits: torch.Tensor, drawing: Drawing) -> int:
-    # a temperature next to 0 would divide to infinity
-    odds = torch.softmax((logits - logits.max()) / drawing.temperature, dim=-1)[None]  # [1, vocabulary]
+    # a temperature next to 0 would divide to infinity, and one that float32 takes for 0 to what is no number
+    temperature = max(drawing.temperature, torch.finfo(torch.float32).tiny)
+    odds = torch.softmax((logits - logits.max()) / temperature, dim=-1)[None]  # [1, vocabulary]
     if drawing.top_p < 1:
         sorted_odds, tokens = odds.sort(descending=True, stable=True)
-        # the token that fills the share is among them, so there is one at least
+        # the token that fills the share is among them, so there is one at least, of what float32 takes for 0 too
         kept = sorted_odds.cumsum(-1) - sorted_odds < drawing.top_p
+        kept[:, 0] = True
         odds = torch.zeros_like(odds).scatter(-1, tokens, sorted_odds * kept)
     return int(torch.multinomial(odds, 1, generator=drawing.generator))

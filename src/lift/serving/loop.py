@@ -12,7 +12,6 @@ from functools import partial
 from lift.adapters.adapter import attached
 from lift.adapters.resident import hold_stored
 from lift.adapters.rows import RowAssignment, rows
-from lift.asking import judged
 from lift.models.base_model import BaseModel
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, RunningBatch, Said
@@ -231,18 +230,14 @@ class Loop:
             self._batch.leave([said.row])
 
     def _settle(self, ended: Sequence[Running]) -> None:
-        """Go on with what has ended, up to its next texts or its answer; what is to be judged is judged together."""
+        """Go on with what has ended, up to its next rows or its answer."""
         while ended:
-            judging = [running for running in ended if running.judges]
-            judgements = dict(zip(judging, self._judged(judging), strict=True))
             for running in ended:
-                self._alone(running, partial(self._go_on, running, judgements.get(running, [])))
+                self._alone(running, partial(self._go_on, running))
             ended = [running for running in self._running if running.ended]
 
-    def _go_on(self, running: Running, judgements: list[list[float]] | Exception) -> None:
-        if isinstance(judgements, Exception):
-            raise judgements
-        running.go_on(judgements)
+    def _go_on(self, running: Running) -> None:
+        running.go_on()
         answer = running.conversation.answer
         if answer is not None:
             self._running.remove(running)
@@ -250,19 +245,6 @@ class Loop:
             with self._changed:
                 self._counts["completed"] += 1
                 self._counts["prompt_tokens"] += answer.prompt_tokens
-
-    def _judged(self, judging: Sequence[Running]) -> list[list[list[float]] | Exception]:
-        """What each question is to have judged, or why it is not."""
-        if not judging:
-            return []
-        try:
-            with self._assignment.aside():
-                found = iter(judged(self._base, [want for running in judging for want in running.judges]))
-        except Exception as error:
-            if len(judging) == 1:
-                return [error]
-            return [outcome for running in judging for outcome in self._judged([running])]
-        return [[next(found) for _ in running.judges] for running in judging]
 
     def _alone(self, running: Running, act: Callable[[], object]) -> bool:
         """Do what concerns one question; where it fails, that question fails. Whether it did not."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lift.answers import Answer
-from lift.asking import Judge, Say
+from lift.asking import Judge, Want
 from lift.memories.memory import Memory
+from lift.models.prefill import Reading
 from lift.models.running_batch import Row, Said
 from lift.models.sampling import Drawing, Drawn
+from lift.prompts import answer_ids
 from lift.serving.conversation import Conversation
 from lift.serving.request import Completion, FinishReason, Piece, TokenInfo
 from lift.serving.text_stream import TextStream
@@ -41,6 +42,34 @@ class _Text:
     stream: TextStream
     end: FinishReason | None = None
 
+    @property
+    def rows(self) -> list[Row]:
+        return [self.row]
+
+    @property
+    def ended(self) -> bool:
+        return self.end is not None
+
+    @property
+    def brought(self) -> str:
+        return self.stream.text
+
+
+@dataclass(eq=False)
+class _Judgement:
+    """What one judge finds: a row of the batch an answer, and how likely each is."""
+
+    rows: list[Row]
+    found: dict[Row, float]
+
+    @property
+    def ended(self) -> bool:
+        return len(self.found) == len(self.rows)
+
+    @property
+    def brought(self) -> list[float]:
+        return [self.found[row] for row in self.rows]
+
 
 class Running:
     """One question in the batch, step by step. A single text is shown as it grows, one of several when it is chosen.
@@ -53,14 +82,15 @@ class Running:
         self.conversation = conversation
         self._tokenizer = tokenizer
         self._begun = time.monotonic()
-        self._step: list[_Text] = []
+        self._step: list[_Text | _Judgement] = []
         self._texts: list[_Text] = []  # of all steps
+        self._readings: dict[tuple[str | None, tuple[int, ...]], Reading] = {}  # by adapter and prompt
         self._begin_step()
 
     @property
     def rows(self) -> list[Row]:
         """Those of the step at hand."""
-        return [text.row for text in self._step]
+        return [row for part in self._step for row in part.rows]
 
     @property
     def adapters(self) -> set[str]:
@@ -70,16 +100,18 @@ class Running:
     @property
     def ended(self) -> bool:
         """Whether all rows of the step at hand have said what they say."""
-        return all(text.end for text in self._step)
-
-    @property
-    def judges(self) -> list[Judge]:
-        """What is to be judged at the step at hand."""
-        return [want for want in self.conversation.wants if isinstance(want, Judge)]
+        return all(part.ended for part in self._step)
 
     def hear(self, said: Said) -> bool:
         """A row's next token, or its end; whether the row is to be taken out, since a stop text came."""
-        text = self._step[self.rows.index(said.row)]
+        part = next(part for part in self._step if said.row in part.rows)
+        if isinstance(part, _Text):
+            return self._hear_text(part, said)
+        if said.logprob is not None:
+            part.found[said.row] = said.logprob
+        return False
+
+    def _hear_text(self, text: _Text, said: Said) -> bool:
         stream = text.stream
         pieces = []
         if said.drawn is not None and said.drawn.token is not None:
@@ -92,11 +124,9 @@ class Running:
                 self._show(piece)
         return stream.stopped and said.end is None
 
-    def go_on(self, judgements: Sequence[list[float]]) -> None:
-        """Go on with the texts of the step at hand and what its `judges` have found, to the next one or the answer."""
-        texts, found = iter([text.stream.text for text in self._step]), iter(judgements)
-        brought = [next(texts) if isinstance(want, Say) else next(found) for want in self.conversation.wants]
-        self.conversation.go_on(brought)
+    def go_on(self) -> None:
+        """Go on with what the step at hand has brought, to the next one or the answer."""
+        self.conversation.go_on([part.brought for part in self._step])
         self._begin_step()
 
     def finish(self, answer: Answer) -> None:
@@ -114,19 +144,22 @@ class Running:
         self.ticket.finish(self._completion(self.conversation.so_far(first.stream.text), first, reason))
 
     def _begin_step(self) -> None:
+        self._step = [self._part(want) for want in self.conversation.wants]
+        self._texts += [part for part in self._step if isinstance(part, _Text)]
+        self.waits = bool(self._step)
+
+    def _part(self, want: Want) -> _Text | _Judgement:
+        reading = self._readings.setdefault((want.adapter, want.prompt_ids), Reading())
+        if isinstance(want, Judge):
+            given = [answer_ids(self._tokenizer, answer) for answer in want.answers]
+            return _Judgement([Row(want.prompt_ids, want.adapter, answer=ids, reading=reading) for ids in given], {})
         sampling, request = self.ticket.request.sampling, self.ticket.request
         # a text that is continued may go on with white space, an answer does not begin with it
         strip = request.messages is not None
-        self._step = [
-            _Text(
-                Row(want.prompt_ids, want.adapter, _drawing(self.ticket), want.max_new_tokens),
-                TextStream(self._tokenizer, sampling.stop, strip=strip),
-            )
-            for want in self.conversation.wants
-            if isinstance(want, Say)
-        ]
-        self._texts += self._step
-        self.waits = bool(self._step)
+        row = Row(want.prompt_ids, want.adapter, _drawing(self.ticket), want.max_new_tokens)
+        if not self.conversation.in_one_step:  # else nothing comes behind it that could be judged
+            row.reading = reading
+        return _Text(row, TextStream(self._tokenizer, sampling.stop, strip=strip))
 
     def _show(self, piece: Piece | None) -> None:
         if piece is not None:
