@@ -70,6 +70,19 @@ def test_a_memory_answers_after_it_was_opened_again_and_the_base_is_untouched(ti
     assert open_memory(Library()["merrow"], tiny_model).ask("When?", "none").text == first
 
 
+def test_a_share_of_what_the_training_has_changed_is_kept(tiny_model: BaseModel) -> None:
+    library = Library()
+    for share in ("1", "0.5"):
+        settings = ["training.learning_rate=0.02", f"fidelity.kept_change={share}", "adapter.starting_point=none"]
+        absorb(tiny_model, library, *settings, name=f"kept {share}")
+    whole, half = (library[f"kept {share}"].load_adapter_state() for share in ("1", "0.5"))
+    ups = [key for key in whole if "lora_B" in key]  # they begin at zero
+    assert any(whole[key].any() for key in ups)
+    for key in ups:
+        torch.testing.assert_close(half[key].float(), 0.5 * whole[key].float(), rtol=0.01, atol=1e-5)
+    assert all(not torch.equal(half[key], whole[key]) for key in whole)
+
+
 def test_the_same_document_is_not_trained_twice(tiny_model: BaseModel) -> None:
     library = Library()
     first = absorb(tiny_model, library, name="one")[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lift.evaluation import embeddings
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.methods.method import Asked, Lookup, Passage
 from lift.evaluation.methods.registry import all_methods, find_methods
-from lift.evaluation.reader import ModelReader, clipped
+from lift.evaluation.reader import ModelReader, Reply, clipped
 from lift.evaluation.records import Asking, Question, Record
 from lift.models.base_model import BaseModel
 from lift.prompts import PromptForm, prompt_ids, user_text
@@ -149,3 +150,20 @@ def test_a_cache_answers_what_it_was_told_after_a_crash(tiny_model: BaseModel, t
     assert [reply.text for reply in alone] == [reply.text for reply in first]
     assert [reply.alone for reply in first + alone] == [False, False, True, True]
     assert ask(4, one_by_one=True) == alone
+
+
+def test_answers_of_other_routes_are_not_taken_for_those_of_today(
+    tiny_model: BaseModel, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def route(_reader: ModelReader, questions: Sequence[str], *_arguments: Any, **_options: Any) -> list[Reply]:
+        asked.extend(questions)
+        return [Reply("a museum", "", 1, 1, 0.1) for _ in questions]
+
+    monkeypatch.setattr(ModelReader, "route", route)
+    for version in (7, 7, 8):
+        monkeypatch.setattr("lift.routes.VERSION", version)
+        reader = CachedReader(ModelReader(tiny_model), AnswerCache(tmp_path / "answers.jsonl"))
+        reader.route(["Who?"], [None], PromptForm(), 4, context="auto")
+    assert len(asked) == 2

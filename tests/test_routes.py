@@ -14,7 +14,7 @@ from lift.asking import Judge, Route, Say, Want, run
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.prompts import citation_question, prompt_ids
-from lift.routes import Adapters, Routes
+from lift.routes import EVIDENCE_SENTENCES, WIDE_SENTENCES, Adapters, Routes
 from lift.sentences import split_sentences
 
 TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907."
@@ -67,10 +67,43 @@ def test_auto_asks_reader_and_memory_and_lets_them_vote(
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring)
     assert (answer.text, answer.context) == (chosen, context)
+    # the text has no more sentences than the narrow evidence, so it is read once
     assert [want.adapter for want in wanted] == ["reader", "memory", "reader", "memory", "reader"]
     assert not routes(tiny_model, BOTH).in_one_step("auto")
     # they differ, so what BM25 finds best stands beside what supports the answer
     assert "The tower burned in 1907." in [each.text for each in answer.evidence]
+
+
+@pytest.mark.parametrize(("narrow", "wide", "chosen"), [(-1.0, -9.0, "1907"), (-4.0, -1.0, "in 1911")])
+def test_auto_reads_narrow_and_wide_and_their_mean_counts(
+    tiny_model: BaseModel, narrow: float, wide: float, chosen: str
+) -> None:
+    text = "The tower burned in 1907. " + " ".join(f"Room {number} of the tower is dark." for number in range(8))
+    tower = Routes(tiny_model, Document("Tower", text, "test"), split_sentences(text), BOTH)
+    wanted: list[Want] = []
+
+    def bring(want: Want) -> Any:
+        shown = len(want.prompt_ids)
+        if isinstance(want, Say):
+            return "nobody knows" if want.adapter == "memory" else "1907" if shown < longest else "in 1911"
+        assert want.answers == ("1907", "in 1911", "nobody knows")
+        if want.adapter == "memory" or shown < shortest:
+            return [-1.0, -1.0, -1.0]
+        return [-3.0, narrow if shown < longest else wide, -9.0]
+
+    shortest, longest = (
+        len(tower.prompt(QUESTION, "evidence", 8, sentences).ids) for sentences in (EVIDENCE_SENTENCES, WIDE_SENTENCES)
+    )
+    assert shortest < longest
+
+    def fulfil(wants: Sequence[Want]) -> list[Any]:
+        wanted.extend(wants)
+        return [bring(want) for want in wants]
+
+    (answer,) = run([tower.to(QUESTION, "auto", 8)], fulfil)
+    assert answer.text == chosen
+    assert answer.context == "evidence"
+    assert [type(want).__name__ for want in wanted] == ["Say"] * 3 + ["Judge"] * 4
 
 
 def test_nothing_is_judged_where_all_say_the_same(tiny_model: BaseModel) -> None:

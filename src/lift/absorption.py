@@ -80,6 +80,7 @@ def absorb_events(
         else:
             learned = yield from _learn(session, made, writer, options)
         yield Probing(len(learned.probes))
+        session.keep_share()
         adapter = session.round_to_stored()
         report = session.probe(document, made.sentences, learned.probes)
     finally:

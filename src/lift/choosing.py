@@ -4,8 +4,9 @@
 
 The memory votes with what it knows of the document: how much likelier it finds an answer than a model does that has
 never seen the text (the prior). An answer that is likely anyway, being short or common, gains nothing by that. The
-reader is shown evidence from the document, or closed book a sentence that the memory has cited; that may be wrong, and
-the memory's vote counts twice as much then. (w was found on other documents than those reported on: docs/log.md.)
+reader is shown evidence from the document, once narrow and once wide, of which the mean counts; or closed book a
+sentence that the memory has cited, which may be wrong, and the memory's vote counts twice as much then. (w was found on
+other documents than those reported on: docs/log.md.)
 """
 
 from __future__ import annotations

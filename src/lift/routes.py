@@ -3,7 +3,8 @@
 closed book   The memory answers; one that has learned to cite also says the sentence that tells the answer, and what
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
-auto          The evidence is read and the memory is asked closed book. Where they differ, they vote (choosing.py).
+auto          The evidence is read twice, a few sentences and twice as many, and the memory is asked closed book. Where
+              they differ, they vote (choosing.py).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from lift.answers import Answer, Evidence, supported_answer
 from lift.asking import Judge, Route, Say
@@ -23,7 +25,11 @@ from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
 
+VERSION = 2  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
+WIDE_SENTENCES = (
+    2 * EVIDENCE_SENTENCES
+)  # for what retrieval ranks too low; a small reader answers less well behind them
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
@@ -105,9 +111,12 @@ class Routes:
             return self.adapters.memory is None
         return context != "none" or not self.adapters.cites
 
-    def prompt(self, question: str, context: str, max_new_tokens: int) -> Prompt:
-        """What the model reads to answer; `context` is none but "auto". Raises UsageError as `to`."""
-        text, cut = self._context_text(question, context, max_new_tokens)
+    def prompt(self, question: str, context: str, max_new_tokens: int, sentences: int = EVIDENCE_SENTENCES) -> Prompt:
+        """What the model reads to answer; `context` is none but "auto", `sentences` are those of the evidence.
+
+        Raises UsageError as `to`.
+        """
+        text, cut = self._context_text(question, context, max_new_tokens, sentences)
         return Prompt(question, context, self._ids(question, text), cut)
 
     def answer(self, prompt: Prompt, text: str) -> Answer:
@@ -129,35 +138,44 @@ class Routes:
         said, cited = yield [Say(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
         recited = self._ids(question, cited)
         (read,) = yield [Say(self.adapters.reader, recited, max_new_tokens)]
-        chosen = yield from self._vote((read, said), bare.ids, recited, CITING_MEMORY_VOTE)
+        chosen = yield from self._vote((read, said), bare.ids, [recited], CITING_MEMORY_VOTE)
         return self.answer(bare, chosen)
 
     def _auto(self, question: str, max_new_tokens: int) -> Route[Answer]:
         """What is read in the evidence, and what is recalled."""
-        shown, bare = (self.prompt(question, context, max_new_tokens) for context in ("evidence", "none"))
-        read, said = yield [
-            Say(self.adapters.reader, shown.ids, max_new_tokens),
+        bare = self.prompt(question, "none", max_new_tokens)
+        narrow, wide = (
+            self.prompt(question, "evidence", max_new_tokens, count) for count in (EVIDENCE_SENTENCES, WIDE_SENTENCES)
+        )
+        shown = [narrow, wide] if wide.ids != narrow.ids else [narrow]
+        *read, said = yield [
+            *(Say(self.adapters.reader, prompt.ids, max_new_tokens) for prompt in shown),
             Say(self.adapters.memory, bare.ids, max_new_tokens),
         ]
-        chosen = yield from self._vote((read, said), bare.ids, shown.ids, MEMORY_VOTE)
-        answer = self.answer(shown if chosen == read else bare, chosen)
-        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (read, said))
+        chosen = yield from self._vote((*read, said), bare.ids, [prompt.ids for prompt in shown], MEMORY_VOTE)
+        behind = next((prompt for prompt, text in zip(shown, read, strict=True) if text == chosen), bare)
+        answer = self.answer(behind, chosen)
+        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*read, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _citing(self, question: str) -> Say:
         return Say(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
 
     def _vote(
-        self, texts: Sequence[str], bare_ids: tuple[int, ...], shown_ids: tuple[int, ...], memory_vote: float
+        self, texts: Sequence[str], bare_ids: tuple[int, ...], shown: Sequence[tuple[int, ...]], memory_vote: float
     ) -> Route[str]:
-        """The likeliest of the texts, the first where nothing speaks for another; silence never wins."""
+        """The likeliest of the texts, the first where nothing speaks for another; silence never wins.
+
+        `shown`: the prompts that the reader judges them behind.
+        """
         candidates = tuple(dict.fromkeys(text for text in texts if text))
         if len(candidates) < 2:
             return candidates[0] if candidates else texts[0]
         reader, memory = self.adapters.reader, self.adapters.memory
         prior = reader if reader != memory else None
-        asked = [(reader, shown_ids), (memory, bare_ids), (prior, bare_ids)]
-        read, recalled, before = yield [Judge(adapter, ids, candidates) for adapter, ids in asked]
+        asked = [*((reader, ids) for ids in shown), (memory, bare_ids), (prior, bare_ids)]
+        *readings, recalled, before = yield [Judge(adapter, ids, candidates) for adapter, ids in asked]
+        read = [fmean(each) for each in zip(*readings, strict=True)]
         return candidates[best(read, recalled, before, memory_vote)]
 
     def _with_best_sentence(self, question: str, answer: Answer) -> Answer:
@@ -170,13 +188,15 @@ class Routes:
     def _ids(self, question: str, text: str | None) -> tuple[int, ...]:
         return tuple(self._render(question, text))
 
-    def _context_text(self, question: str, context: str, max_new_tokens: int) -> tuple[str | None, bool]:
+    def _context_text(
+        self, question: str, context: str, max_new_tokens: int, sentences: int
+    ) -> tuple[str | None, bool]:
         window_tokens = self._base.window_tokens - max_new_tokens
         tokenizer = self._base.tokenizer
         if context == "none":
             return None, False
         if context == "evidence":
-            found = self.index.evidence(question, EVIDENCE_SENTENCES)
+            found = self.index.evidence(question, sentences)
             shown = " ".join(sentence.text for sentence in found)
             return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
         if context == "truncated" and self._truncated_tokens:

@@ -86,6 +86,7 @@ class Session:
         self._opened = started if before is None else time.monotonic()
         self._resumed_s = 0.0
         self.steps: list[Step] = []
+        self._beginning = adapter.trained_state() if recipe.fidelity.kept_change < 1 else {}
 
     @property
     def elapsed_s(self) -> float:
@@ -171,6 +172,17 @@ class Session:
                 training.close()  # type: ignore[attr-defined]
                 self.steps.extend(steps)
                 self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
+
+    def keep_share(self) -> None:
+        """Keep of what the training has changed the share fidelity.kept_change.
+
+        theta_0 + share (theta - theta_0), on the line between beginning and end (WiSE-FT, arXiv 2109.01903, equation
+        1): the last of the change costs other texts more than it gains for this one.
+        """
+        if self._beginning:
+            trained, share = self.adapter.trained_state(), self.recipe.fidelity.kept_change
+            kept = {key: torch.lerp(value, trained[key], share) for key, value in self._beginning.items()}
+            self.adapter.load_state(kept)
 
     def round_to_stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Put the adapter as it will be stored in place of the trained one; returns (config, tensors).

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from lift import routes
 from lift.errors import UsageError
 from lift.evaluation.reader import ModelReader, Reader, Reply
 from lift.evaluation.run_files import append_row, read_rows
@@ -83,7 +84,8 @@ class CachedReader:
         reader = self._reader
         if isinstance(reader, ModelReader):
             ask = partial(reader.route, context=context)
-            return self._known_or_asked(ask, f"route/{context}", questions, contexts, form, max_new_tokens, one_by_one)
+            how = f"route/{routes.VERSION}/{context}"
+            return self._known_or_asked(ask, how, questions, contexts, form, max_new_tokens, one_by_one)
         if context != "none":
             raise UsageError(f"expected a memory to choose a context for, got {self.id}")
         return self.read(questions, contexts, form, max_new_tokens, one_by_one)

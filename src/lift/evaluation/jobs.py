@@ -17,7 +17,7 @@ from lift.evaluation.suite_reading import SuiteRecords
 from lift.recipes.recipe import Recipe, load_recipe
 
 # Raised whenever the same key would stand for other answers or scores than before.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

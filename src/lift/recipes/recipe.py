@@ -86,6 +86,12 @@ class FidelitySettings(Settings):
     reading_share: float = Field(
         0.0, ge=0, description="passages in an epoch with their questions behind them, as a share of its groups"
     )
+    kept_change: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of what an absorption has changed that is kept in the end (WiSE-FT)",
+    )
 
 
 class AdapterSettings(Settings):
