@@ -368,4 +368,5 @@ def _finish(evaluation: Evaluation, as_json: bool) -> None:
     stdout().print(build_table(["suite", "method", "metric", "mean %", "questions", "errors"], rows))
     if summary["faults"]:
         stdout().print(f"{summary['faults']} faults in the data were passed over; run.json names them", markup=False)
-    stdout().print("\n".join(f"written: {path}" for path in written), markup=False)
+    # a path that is broken at the end of a line cannot be copied
+    stdout().print("\n".join(f"written: {path}" for path in written), markup=False, soft_wrap=True)
