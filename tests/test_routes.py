@@ -104,6 +104,10 @@ def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     assert answer.text == chosen
     assert answer.context == "evidence"
     assert [type(want).__name__ for want in wanted] == ["Say"] * 3 + ["Judge"] * 4
+    wanted.clear()
+    (same,) = run([tower.to(QUESTION, "auto", 8)], lambda wants: [wanted.append(want) or "1907" for want in wants])
+    assert same.text == "1907"
+    assert len(wanted) == 2, "expected nothing more to be read where reading and memory agree"
 
 
 def test_nothing_is_judged_where_all_say_the_same(tiny_model: BaseModel) -> None:

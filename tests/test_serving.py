@@ -152,7 +152,7 @@ def endless(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BaseModel, "end_token_ids", property(lambda _base: ()))
 
 
-@pytest.mark.parametrize("bounds", [{}, {"rows": 7, "resident": 2}, {"rows": 3, "resident": 1}])
+@pytest.mark.parametrize("bounds", [{}, {"rows": 5, "resident": 2}, {"rows": 2, "resident": 1}])
 def test_answers_are_those_of_each_memory_alone(
     tiny_model: BaseModel, memories: list[Memory], start: Callable[..., Engine], bounds: dict[str, int]
 ) -> None:
@@ -175,7 +175,7 @@ def test_answers_are_those_of_each_memory_alone(
     assert not [name for name in vars(tiny_model.model) if name.startswith("lift_")]
 
 
-@pytest.mark.parametrize("bounds", [{}, {"rows": 3, "resident": 1}])
+@pytest.mark.parametrize("bounds", [{}, {"rows": 2, "resident": 1}])
 def test_memories_that_cite_answer_as_each_alone_in_every_context(
     tiny_model: BaseModel,
     library: Library,
@@ -230,7 +230,7 @@ def test_a_question_that_runs_goes_on_before_others_begin(
 ) -> None:
     endless(tiny_model, monkeypatch)
     slowed(monkeypatch, 0.002)
-    engine = start(rows=3)
+    engine = start(rows=2)
     first = engine.submit(ask(citing[0], "Who?"))
     crowd = [engine.submit(ask(memories[number % 5], "Who?")) for number in range(60)]
     found = first.result(20)
@@ -392,7 +392,7 @@ def test_a_question_that_is_given_up_frees_its_place(
 ) -> None:
     endless(tiny_model, monkeypatch)
     slowed(monkeypatch)
-    engine = start(rows=3, resident=1)
+    engine = start(rows=2, resident=1)
     running = engine.submit(ask(memories[0], "Who?", max_tokens=800))
     waiting = engine.submit(ask(memories[1], "Who?"))
     unheard = engine.submit(ask(memories[2], "Who?"))
@@ -414,7 +414,7 @@ def test_what_takes_longer_than_its_deadline_ends_with_what_there_is(
 ) -> None:
     endless(tiny_model, monkeypatch)
     slowed(monkeypatch)
-    engine = start(rows=3, resident=1)
+    engine = start(rows=2, resident=1)
     for context in ("none", "auto"):
         running = engine.submit(ask(memories[0], "Who?", max_tokens=400, context=context, deadline_s=0.3))
         waiting = engine.submit(ask(memories[1], "Who?", deadline_s=0.1))
@@ -524,7 +524,7 @@ def test_too_many_questions_are_refused_with_the_time_to_wait(
 ) -> None:
     endless(tiny_model, monkeypatch)
     slowed(monkeypatch)
-    engine = start(rows=3, waiting=4)
+    engine = start(rows=2, waiting=4)
     tickets = [engine.submit(ask(memories[0], "Who?", max_tokens=100))]
     while engine.statistics()["waiting"]:
         time.sleep(0.005)
@@ -547,7 +547,7 @@ def test_a_crowd_at_one_memory_does_not_hold_up_another(
     memories: list[Memory], start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slowed(monkeypatch, 0.002)
-    engine = start(rows=3)
+    engine = start(rows=2)
     crowd = [engine.submit(ask(memories[0], "Who?")) for _ in range(30)]
     single = engine.submit(ask(memories[1], "Who?"))
     single.result(20)
@@ -591,7 +591,7 @@ def test_what_cannot_be_asked_is_refused_at_once(
 def test_closing_answers_what_was_taken_and_refuses_the_rest(
     memories: list[Memory], tiny_model: BaseModel, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(tiny_model, library, rows=3)
+    engine = Engine(tiny_model, library, rows=2)
     with pytest.raises(EngineClosed):
         engine.submit(ask(memories[0], "Who?"))
     engine.start()
@@ -602,7 +602,7 @@ def test_closing_answers_what_was_taken_and_refuses_the_rest(
         engine.submit(ask(memories[0], "Who?"))
     endless(tiny_model, monkeypatch)
     slowed(monkeypatch)
-    engine = Engine(tiny_model, library, rows=3)
+    engine = Engine(tiny_model, library, rows=2)
     engine.start()
     tickets = [engine.submit(ask(memories[0], "Who?", max_tokens=900)) for _ in range(3)]
     next(tickets[0].pieces())

@@ -3,8 +3,8 @@
 closed book   The memory answers; one that has learned to cite also says the sentence that tells the answer, and what
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
-auto          The evidence is read twice, a few sentences and twice as many, and the memory is asked closed book. Where
-              they differ, they vote (choosing.py).
+auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, twice as
+              many sentences are read as well, and all vote (choosing.py).
 """
 
 from __future__ import annotations
@@ -142,20 +142,21 @@ class Routes:
         return self.answer(bare, chosen)
 
     def _auto(self, question: str, max_new_tokens: int) -> Route[Answer]:
-        """What is read in the evidence, and what is recalled."""
-        bare = self.prompt(question, "none", max_new_tokens)
-        narrow, wide = (
-            self.prompt(question, "evidence", max_new_tokens, count) for count in (EVIDENCE_SENTENCES, WIDE_SENTENCES)
-        )
-        shown = [narrow, wide] if wide.ids != narrow.ids else [narrow]
-        *read, said = yield [
-            *(Say(self.adapters.reader, prompt.ids, max_new_tokens) for prompt in shown),
+        """What is read in the evidence, and what is recalled; where these differ, what is read in more of it, too."""
+        narrow, bare = (self.prompt(question, context, max_new_tokens) for context in ("evidence", "none"))
+        read, said = yield [
+            Say(self.adapters.reader, narrow.ids, max_new_tokens),
             Say(self.adapters.memory, bare.ids, max_new_tokens),
         ]
-        chosen = yield from self._vote((*read, said), bare.ids, [prompt.ids for prompt in shown], MEMORY_VOTE)
-        behind = next((prompt for prompt, text in zip(shown, read, strict=True) if text == chosen), bare)
+        shown, texts = [narrow], [read]
+        wide = self.prompt(question, "evidence", max_new_tokens, WIDE_SENTENCES)
+        if read != said and wide.ids != narrow.ids:
+            shown.append(wide)
+            texts += yield [Say(self.adapters.reader, wide.ids, max_new_tokens)]
+        chosen = yield from self._vote((*texts, said), bare.ids, [prompt.ids for prompt in shown], MEMORY_VOTE)
+        behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
-        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*read, said))
+        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _citing(self, question: str) -> Say:

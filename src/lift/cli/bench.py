@@ -241,7 +241,7 @@ def serve(
         str, typer.Option("--context", metavar="C", help="auto: each memory reads and recalls; none: closed book.")
     ] = "auto",
     rows: Annotated[
-        int, typer.Option("--rows", min=3, metavar="N", help="Answers in the making at once, as for lift serve.")
+        int, typer.Option("--rows", min=2, metavar="N", help="Answers in the making at once, as for lift serve.")
     ] = 64,
     recipe: RecipeOption = "default",
     overrides: SetOption = None,

@@ -39,7 +39,7 @@ def serve(
     library: LibraryOption = None,
     model: ModelOption = "smollm2",
     rows: Annotated[
-        int, typer.Option("--rows", min=3, metavar="N", help="Answers in the making at once; auto takes three.")
+        int, typer.Option("--rows", min=2, metavar="N", help="Answers in the making at once; auto takes two.")
     ] = 32,
     waiting: Annotated[
         int, typer.Option("--waiting", min=1, metavar="N", help="Questions that may wait before others are refused.")

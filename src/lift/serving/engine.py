@@ -22,13 +22,13 @@ from lift.serving.running import Asked
 from lift.serving.ticket import Ticket
 from lift.serving.waiting import Waiting
 
-_ROWS_OF_A_QUESTION = 3  # that it reads twice and recalls, at a time
+_ROWS_OF_A_QUESTION = 2  # that it reads and recalls, or answers and cites, at a time
 
 
 class Engine:
     """Answers questions to the memories of `library`, and to their base model, on one resident `base`.
 
-    At most `rows` rows run (a question whose answer is chosen among several takes up to three at a time), at most
+    At most `rows` rows run (a question whose answer is chosen among several takes two at a time), at most
     `waiting` questions wait, and at most `resident` memories are attached, beside what reads for them; the longest
     unused are detached for others. Raises UsageError for a bound that nothing fits, and for a model whose rows cannot
     come and go.
