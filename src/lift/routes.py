@@ -149,10 +149,11 @@ class Routes:
             Say(self.adapters.memory, bare.ids, max_new_tokens),
         ]
         shown, texts = [narrow], [read]
-        wide = self.prompt(question, "evidence", max_new_tokens, WIDE_SENTENCES)
-        if read != said and wide.ids != narrow.ids:
-            shown.append(wide)
-            texts += yield [Say(self.adapters.reader, wide.ids, max_new_tokens)]
+        if read != said:
+            wide = self.prompt(question, "evidence", max_new_tokens, WIDE_SENTENCES)
+            if wide.ids != narrow.ids:
+                shown.append(wide)
+                texts += yield [Say(self.adapters.reader, wide.ids, max_new_tokens)]
         chosen = yield from self._vote((*texts, said), bare.ids, [prompt.ids for prompt in shown], MEMORY_VOTE)
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)

@@ -86,7 +86,8 @@ class Session:
         self._opened = started if before is None else time.monotonic()
         self._resumed_s = 0.0
         self.steps: list[Step] = []
-        self._beginning = adapter.trained_state() if recipe.fidelity.kept_change < 1 else {}
+        interpolated = before is None and recipe.fidelity.kept_change < 1
+        self._beginning = adapter.trained_state() if interpolated else {}
 
     @property
     def elapsed_s(self) -> float:

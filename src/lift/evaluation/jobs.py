@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lift import routes
 from lift.documents.document import Document
 from lift.evaluation.memory_store import other_document
 from lift.evaluation.methods.method import Method
@@ -17,7 +18,7 @@ from lift.evaluation.suite_reading import SuiteRecords
 from lift.recipes.recipe import Recipe, load_recipe
 
 # Raised whenever the same key would stand for other answers or scores than before.
-VERSION = 4
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def make_jobs(
                 if recipe is not None:
                     parts.append(starts[method.recipe])
                 if recipe is not None and method.memory != "start":
-                    parts += [recipe.digest(), suite.plan.budget_s, other.sha256 if other is not None else None]
+                    parts += [
+                        routes.VERSION,
+                        recipe.digest(),
+                        suite.plan.budget_s,
+                        other.sha256 if other is not None else None,
+                    ]
                 key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
                 yield Job(suite, record, method, recipe, other, key)

@@ -47,7 +47,8 @@ class Row:
     """A prompt whose answer is wanted: tokens, the name of the adapter (None: the base), how it is drawn, its bound.
 
     With an `answer`, its end among its tokens, it is wanted how likely that is. `reading`: what rows of the same prompt
-    and adapter have in common; it is read by one that runs, or once for all that have an answer.
+    and adapter have in common; it is read by one that runs, or once for all that have an answer. With `max_tokens` 0 it
+    is read, and nothing is said.
     """
 
     prompt: Sequence[int]
