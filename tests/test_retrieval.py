@@ -32,6 +32,15 @@ def test_evidence_stands_in_the_order_of_the_document() -> None:
     assert {1, 2} <= {sentence.index for sentence in found}
 
 
+def test_what_was_read_stands_first() -> None:
+    question = "Which storm? And which lenses does the museum own?"
+    narrow, all_of_them = (index().evidence(question, count, read=2) for count in (2, 4))
+    assert narrow == index().evidence(question, 2)
+    assert all_of_them[:2] == narrow
+    assert sorted(sentence.index for sentence in all_of_them) == [0, 1, 2, 3]
+    assert all_of_them[2].index < all_of_them[3].index
+
+
 def test_a_question_without_any_known_word_gets_the_beginning() -> None:
     assert index().search("Quo vadis?", 3) == []
     assert [sentence.index for sentence in index().evidence("Quo vadis?", 2)] == [0, 1]

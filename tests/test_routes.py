@@ -13,6 +13,7 @@ from lift.answers import Answer
 from lift.asking import Judge, Route, Say, Want, run
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
+from lift.models.prefix_cache import common_tokens
 from lift.prompts import citation_question, prompt_ids
 from lift.routes import EVIDENCE_SENTENCES, WIDE_SENTENCES, Adapters, Routes
 from lift.sentences import split_sentences
@@ -22,11 +23,13 @@ QUESTION = "When did the tower burn?"
 BOTH = Adapters("memory", "reader", cites=True)
 
 
-def routes(base: BaseModel, adapters: Adapters) -> Routes:
-    return Routes(base, Document("Tower", TEXT, "test"), split_sentences(TEXT), adapters)
+def routes(base: BaseModel, adapters: Adapters, text: str = TEXT) -> Routes:
+    return Routes(base, Document("Tower", text, "test"), split_sentences(text), adapters)
 
 
-def take(base: BaseModel, adapters: Adapters, context: str, bring: Callable[[Want], Any]) -> tuple[Answer, list[Want]]:
+def take(
+    base: BaseModel, adapters: Adapters, context: str, bring: Callable[[Want], Any], text: str = TEXT
+) -> tuple[Answer, list[Want]]:
     """The answer, and what was wanted on the way to it."""
     wanted: list[Want] = []
 
@@ -34,7 +37,7 @@ def take(base: BaseModel, adapters: Adapters, context: str, bring: Callable[[Wan
         wanted.extend(wants)
         return [bring(want) for want in wants]
 
-    (answer,) = run([routes(base, adapters).to(QUESTION, context, 8)], fulfil)
+    (answer,) = run([routes(base, adapters, text).to(QUESTION, context, 8)], fulfil)
     return answer, wanted
 
 
@@ -78,34 +81,29 @@ def test_auto_asks_reader_and_memory_and_lets_them_vote(
 def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     tiny_model: BaseModel, narrow: float, wide: float, chosen: str
 ) -> None:
-    text = "The tower burned in 1907. " + " ".join(f"Room {number} of the tower is dark." for number in range(8))
-    tower = Routes(tiny_model, Document("Tower", text, "test"), split_sentences(text), BOTH)
-    wanted: list[Want] = []
+    text = " ".join([*(f"Room {number} of the tower is dark." for number in range(8)), "The tower burned in 1907."])
+    tower = routes(tiny_model, BOTH, text)
+    shortest, longest = (
+        tower.prompt(QUESTION, "evidence", 8, sentences).ids for sentences in (EVIDENCE_SENTENCES, WIDE_SENTENCES)
+    )
 
     def bring(want: Want) -> Any:
-        shown = len(want.prompt_ids)
         if isinstance(want, Say):
-            return "nobody knows" if want.adapter == "memory" else "1907" if shown < longest else "in 1911"
+            return "nobody knows" if want.adapter == "memory" else "1907" if want.prompt_ids == shortest else "in 1911"
         assert want.answers == ("1907", "in 1911", "nobody knows")
-        if want.adapter == "memory" or shown < shortest:
+        if want.adapter == "memory" or want.prompt_ids not in (shortest, longest):
             return [-1.0, -1.0, -1.0]
-        return [-3.0, narrow if shown < longest else wide, -9.0]
+        return [-3.0, narrow if want.prompt_ids == shortest else wide, -9.0]
 
-    shortest, longest = (
-        len(tower.prompt(QUESTION, "evidence", 8, sentences).ids) for sentences in (EVIDENCE_SENTENCES, WIDE_SENTENCES)
-    )
-    assert shortest < longest
-
-    def fulfil(wants: Sequence[Want]) -> list[Any]:
-        wanted.extend(wants)
-        return [bring(want) for want in wants]
-
-    (answer,) = run([tower.to(QUESTION, "auto", 8)], fulfil)
+    answer, wanted = take(tiny_model, BOTH, "auto", bring, text)
     assert answer.text == chosen
     assert answer.context == "evidence"
     assert [type(want).__name__ for want in wanted] == ["Say"] * 3 + ["Judge"] * 4
-    wanted.clear()
-    (same,) = run([tower.to(QUESTION, "auto", 8)], lambda wants: [wanted.append(want) or "1907" for want in wants])
+    shown = " ".join(sentence.text for sentence in tower.index.evidence(QUESTION, EVIDENCE_SENTENCES))
+    begun = common_tokens(*(prompt_ids(tiny_model.tokenizer, "", text) for text in (shown, f"{shown} More.")))
+    assert begun > len(shown) / 2
+    assert longest[:begun] == shortest[:begun], "expected reading to go on behind what was read"
+    same, wanted = take(tiny_model, BOTH, "auto", lambda _want: "1907", text)
     assert same.text == "1907"
     assert len(wanted) == 2, "expected nothing more to be read where reading and memory agree"
 

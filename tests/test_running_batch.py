@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,6 @@ from lift.adapters.rows import RowAssignment, activate, rows
 from lift.errors import ModelError
 from lift.models import running_batch
 from lift.models.generate import generate
-from lift.models.prefill import Reading
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, RunningBatch, Said
 from lift.models.sampling import Drawing, draw
@@ -53,11 +53,16 @@ def alone(model: Any, row: Row) -> list[int]:
     return answer
 
 
+def own_prefixes() -> Prefixes:
+    """Where the rows of one question keep whatever they read with one adapter."""
+    return Prefixes(PrefixCache(worth_tokens=1), "")
+
+
 class Batch:
     """A running batch with its adapters, and what each of its rows has said."""
 
     def __init__(self, model: Any, assignment: RowAssignment, *, kept: bool = True, **bounds: int) -> None:
-        cache = PrefixCache(lambda _model: None)
+        cache = PrefixCache()
 
         def prefixes(name: str | None) -> Prefixes | None:
             return Prefixes(cache, name or "") if kept else None
@@ -219,19 +224,19 @@ def test_given_answers_are_as_likely_as_the_model_alone_finds_them(architecture:
         places = range(len(asked) - 1, len(asked) + len(answer) - 1)
         expected.append(sum(float(odds[place, token]) for place, token in zip(places, answer, strict=True)))
     activate(model, None)
-    readings = [Reading() for _ in names]
+    known = [own_prefixes() for _ in names]
     with rows(model, []) as assignment:
         batch = Batch(model, assignment, kept=False, rows=len(names))
         drawing = [Row(*each, max_tokens=3) for each in zip(prompts, names, strict=True)]
-        for row, reading in list(zip(drawing, readings, strict=True))[1::2]:
-            row.reading = reading
+        for row, own in list(zip(drawing, known, strict=True))[1::2]:
+            row.known = own
         batch.running.join(drawing)
         judged = [
-            Row(asked, name, answer=answer, reading=reading)
-            for asked, name, answer, reading in zip(prompts, names, given, readings, strict=True)
+            Row(asked, name, answer=answer, known=own)
+            for asked, name, answer, own in zip(prompts, names, given, known, strict=True)
         ]
         batch.step()
-        assert [reading.tokens for reading in readings] == [
+        assert [own.known_tokens(asked) for own, asked in zip(known, prompts, strict=True)] == [
             len(asked) if index % 2 else 0 for index, asked in enumerate(prompts)
         ]
         assert batch.running.has_room(judged), "expected rows that do not run to need no place"
@@ -241,38 +246,36 @@ def test_given_answers_are_as_likely_as_the_model_alone_finds_them(architecture:
     assert [batch.tokens.get(row, []) for row in drawing] == [alone(model, row) for row in drawing]
 
 
-def test_of_a_prompt_that_is_read_only_the_answer_is_read() -> None:
+@pytest.mark.parametrize(
+    ("before", "asked", "answers", "expected"),
+    [
+        ([Row(prompt(1, 40))], prompt(1, 40), (2, 3), [(2, 3)]),
+        ([], prompt(1, 40), (2, 3), [(1, 40), (2, 3)]),
+        ([Row([*prompt(1, 30), *prompt(4, 10)])], [*prompt(1, 30), *prompt(5, 12)], (), [(1, 12)]),
+    ],
+    ids=["answers behind a prompt that is read", "a prompt that answers have in common", "a prompt that begins alike"],
+)
+def test_what_is_known_is_not_read_again(
+    before: list[Row], asked: list[int], answers: tuple[int, ...], expected: list[tuple[int, int]]
+) -> None:
     model = tiny("llama")
     read: list[tuple[int, int]] = []
-    reading = Reading()
-    asked = prompt(1, 40)
+    known = own_prefixes()
     with rows(model, []) as assignment:
         batch = Batch(model, assignment, kept=False)
-        batch.running.join([Row(asked, max_tokens=1, reading=reading)])
+        batch.running.join([dataclasses.replace(row, known=known) for row in before])
         batch.run()
         handle = model.register_forward_pre_hook(
             lambda _model, _args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
         )
-        batch.running.join([Row(asked, answer=prompt(seed, 3), reading=reading) for seed in (2, 3)])
+        wanted = [Row(asked, answer=prompt(seed, 3), known=known) for seed in answers] or [Row(asked, known=known)]
+        batch.running.join(wanted)
         batch.run()
         handle.remove()
-    assert read == [(2, 3)]
-
-
-def test_a_prompt_that_answers_have_in_common_is_read_once() -> None:
-    model = tiny("llama")
-    read: list[tuple[int, int]] = []
-    reading = Reading()
-    with rows(model, []) as assignment:
-        batch = Batch(model, assignment, kept=False)
-        handle = model.register_forward_pre_hook(
-            lambda _model, _args, given: read.append(tuple(given["input_ids"].shape)), with_kwargs=True
-        )
-        batch.running.join([Row(prompt(1, 40), answer=prompt(seed, 3), reading=reading) for seed in (2, 3)])
-        batch.run()
-        handle.remove()
-    assert read == [(1, 40), (2, 3)]
-    assert len(batch.logprobs) == 2
+    assert read == expected
+    assert len(batch.logprobs) == len(answers)
+    if not answers:
+        assert batch.tokens[wanted[0]] == alone(model, wanted[0])
 
 
 @settings(max_examples=60, deadline=None)

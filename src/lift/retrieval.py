@@ -64,16 +64,17 @@ class SentenceIndex:
         best = np.argsort(-scores, kind="stable")[:count]
         return [self.sentences[index] for index in best if scores[index] > 0]
 
-    def evidence(self, query: str, count: int) -> list[Sentence]:
+    def evidence(self, query: str, count: int, read: int = 0) -> list[Sentence]:
         """The `count` best sentences in the order of the document, for a prompt.
 
         Where fewer share a word with the query, the neighbours of the best fill the places: a fact is often told in
         two sentences of which one alone holds the words. Where none does, the document's beginning is what is left.
+        The best `read` of them, which were read before, stand first, so that reading goes on behind them.
         """
         found = [sentence.index for sentence in self.search(query, count)] or [0]
         by_distance = sorted(range(len(self.sentences)), key=lambda index: abs(index - found[0]))
         chosen = list(dict.fromkeys([*found, *by_distance]))[:count]
-        return [self.sentences[index] for index in sorted(chosen)]
+        return [self.sentences[index] for index in [*sorted(chosen[:read]), *sorted(chosen[read:])]]
 
     def support(self, question: str, answer: str) -> Support | None:
         """The sentence that holds most of the answer's words, and among equals most of the question's."""

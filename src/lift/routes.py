@@ -3,8 +3,8 @@
 closed book   The memory answers; one that has learned to cite also says the sentence that tells the answer, and what
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
-auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, twice as
-              many sentences are read as well, and all vote (choosing.py).
+auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, as many
+              sentences again are read behind the first, and all vote (choosing.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
 
-VERSION = 2  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 3  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -198,7 +198,7 @@ class Routes:
         if context == "none":
             return None, False
         if context == "evidence":
-            found = self.index.evidence(question, sentences)
+            found = self.index.evidence(question, sentences, read=EVIDENCE_SENTENCES)
             shown = " ".join(sentence.text for sentence in found)
             return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
         if context == "truncated" and self._truncated_tokens:

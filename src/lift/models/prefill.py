@@ -21,29 +21,16 @@ from lift.models.shared_prefix import last_columns
 _PASS_TOKENS = 32  # what a pass costs beside its tokens; see shared_prefix.py
 
 
-@dataclass(eq=False)
-class Reading:
-    """Keys and values of a prompt once it is read, [1, K, T, d] a layer, for answers behind it that are given."""
-
-    layers: Layers = ()
-
-    @property
-    def tokens(self) -> int:
-        """How many are read."""
-        return self.layers[0][0].shape[2] if self.layers else 0
-
-
 @dataclass(frozen=True)
 class Behind:
     """What is read: a prompt, and behind it an answer that is given, if there is one.
 
-    `reading`: what is known of the prompt, and told when it is read; `kept`: prompts of the same adapter.
+    `known`: where prompts that were read with the same adapter are found, and those that are read now are kept.
     """
 
     prompt: Sequence[int]
     answer: Sequence[int] = ()
-    reading: Reading | None = None
-    kept: Prefixes | None = None
+    known: Sequence[Prefixes] = ()
 
     @property
     def inputs(self) -> list[int]:
@@ -53,24 +40,27 @@ class Behind:
     @property
     def known_tokens(self) -> int:
         """How many need not be read, all but the prompt's last one at most."""
-        least = self.reading.tokens if self.reading else 0
-        known = self.kept.known_tokens(self.prompt[:-1]) if self.kept else 0
-        return min(max(least, known), len(self.prompt) - 1)
+        return max((each.known_tokens(self._to_find) for each in self.known), default=0)
 
     def known_layers(self) -> Layers:
         """Keys and values of the known tokens, and maybe of more."""
-        if self.reading is not None and self.reading.layers:
-            return self.reading.layers
-        return self.kept.find(self.prompt[:-1]) if self.kept else ()
+        if not self.known:
+            return ()
+        return max(self.known, key=lambda each: each.known_tokens(self._to_find)).find(self._to_find)
+
+    @property
+    def _to_find(self) -> Sequence[int]:
+        # the logits behind the last one are wanted
+        return self.prompt[:-1]
 
 
 class Prefill:
-    """Rows that are read together, all with an answer or all without.
+    """Rows that are read together, all with an answer or all without, in `cache`, whose rows before are lost.
 
     `tokens` are those that all rows together are still to read, padding included.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Behind]) -> None:
+    def __init__(self, model: Any, rows: Sequence[Behind], cache: RunningCache) -> None:
         self._model = model
         self._rows = rows
         self._inputs = [row.inputs for row in rows]
@@ -78,7 +68,8 @@ class Prefill:
         self._left = max(len(ids) - known for ids, known in zip(self._inputs, self._known, strict=True))
         self._width = max(map(len, self._inputs))
         self._last = max(1, *(len(row.answer) for row in rows))  # columns whose logits are wanted
-        self.cache = RunningCache(model, len(rows), len(rows) * self._width)
+        self.cache = cache
+        cache.restart(len(rows), self._width - self._left, self._left)
         for row, ids in zip(rows, self._inputs, strict=True):
             tokens = max(0, len(ids) - self._left)
             self.cache.begin(row.known_layers() if tokens else (), tokens)
@@ -125,12 +116,11 @@ class Prefill:
 
     def _keep(self) -> None:
         for index, (row, known) in enumerate(zip(self._rows, self._known, strict=True)):
-            if row.answer:
-                continue
-            if row.reading is not None:
-                row.reading.layers = [(keys.clone(), values.clone()) for keys, values in self.cache.row(index)]
-            if row.kept and row.kept.wants(len(row.prompt), known):
-                row.kept.keep(row.prompt, self.cache.row(index))
+            wanting = [each for each in row.known if not row.answer and each.wants(len(row.prompt), known)]
+            if wanting:
+                layers = [(keys.clone(), values.clone()) for keys, values in self.cache.row(index)]
+            for each in wanting:
+                each.keep(row.prompt, layers)
 
 
 def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 LIMIT_BYTES = 512 * 2**20
-_WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
+WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer, [1, K, T, d]
 
@@ -33,12 +33,20 @@ class _Entry:
 class PrefixCache:
     """Prompts that one model has read, at most `limit_bytes` of keys and values; the longest unused make room.
 
-    `state(model)` is what beside the tokens determines them: equal only while the model makes the same of the same
-    tokens. While it is None nothing is kept or found.
+    Those that begin like one that is kept are kept too where `worth_tokens` of them are new. `state(model)` is what
+    beside the tokens determines them: equal only while the model makes the same of the same tokens. While it is None,
+    or where there is no such function, `open` finds nothing, and states are told to Prefixes by who knows them.
     """
 
-    def __init__(self, state: Callable[[Any], Hashable | None], limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        state: Callable[[Any], Hashable | None] = lambda _model: None,
+        limit_bytes: int = LIMIT_BYTES,
+        *,
+        worth_tokens: int = WORTH_TOKENS,
+    ) -> None:
         self.limit_bytes = limit_bytes
+        self.worth_tokens = worth_tokens
         self._state = state
         self._entries: list[_Entry] = []  # the longest unused first
 
@@ -103,7 +111,7 @@ class Prefixes:
 
     def wants(self, tokens: int, known: int) -> bool:
         """Whether a prompt of so many tokens, of which so many were known, is worth its room."""
-        return tokens - known >= _WORTH_TOKENS or known == 0
+        return tokens - known >= self._cache.worth_tokens or known == 0
 
     def keep(self, tokens: Sequence[int], layers: Layers) -> None:
         """Keep what was read of `tokens`; nothing may write to the tensors afterwards."""

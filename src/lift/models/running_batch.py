@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 
 from lift.errors import ModelError
-from lift.models.prefill import Behind, Prefill, Reading, forward, group_alike
+from lift.models.prefill import Behind, Prefill, forward, group_alike
 from lift.models.prefix_cache import Prefixes
 from lift.models.running_cache import RunningCache
 from lift.models.sampling import Drawing, Drawn, draw
@@ -46,9 +46,9 @@ class Assignment(Protocol):
 class Row:
     """A prompt whose answer is wanted: tokens, the name of the adapter (None: the base), how it is drawn, its bound.
 
-    With an `answer`, its end among its tokens, it is wanted how likely that is. `reading`: what rows of the same prompt
-    and adapter have in common; it is read by one that runs, or once for all that have an answer. With `max_tokens` 0 it
-    is read, and nothing is said.
+    With an `answer`, its end among its tokens, it is wanted how likely that is. `known`: prompts that were read for the
+    same question with the same adapter; rows that have it in common leave there what they read, and one reads for all
+    that have an answer behind the same prompt. With `max_tokens` 0 it is read, and nothing is said.
     """
 
     prompt: Sequence[int]
@@ -56,7 +56,7 @@ class Row:
     drawing: Drawing = field(default_factory=Drawing)
     max_tokens: int = 1
     answer: Sequence[int] = ()
-    reading: Reading | None = None
+    known: Prefixes | None = None
 
     @property
     def span(self) -> int:
@@ -68,7 +68,8 @@ class Row:
 class Said:
     """What became of a row in a step: a token, `end`, or both, or the error that ended it.
 
-    An end token is no part of the answer: then there is an end without a token. `logprob`: of a given answer.
+    An end token is no part of the answer: then there is an end without a token, and `ending` is the end token.
+    `logprob`: of a given answer.
     """
 
     row: Row
@@ -76,6 +77,7 @@ class Said:
     end: Literal["stop", "length"] | None = None
     error: Exception | None = None
     logprob: float | None = None
+    ending: Drawn | None = None
 
 
 class RunningBatch:
@@ -109,6 +111,7 @@ class RunningBatch:
         self._given: list[int] = []  # tokens that each row has got
         self._newcomers: deque[list[Row]] = deque()
         self._reading: tuple[list[Row], Prefill] | None = None
+        self._reading_cache = RunningCache(model, rows, cells)
 
     @property
     def rows(self) -> list[Row]:
@@ -132,7 +135,7 @@ class RunningBatch:
             reads = [self._behind(row) for row in alike]
             lengths = [len(each.inputs) for each in reads]
             left = [
-                len(row.answer) if row.answer and row.reading else length - each.known_tokens
+                len(row.answer) if row.answer and row.known else length - each.known_tokens
                 for row, each, length in zip(alike, reads, lengths, strict=True)
             ]
             for group in group_alike(left):
@@ -193,7 +196,7 @@ class RunningBatch:
     def _read(self, group: list[Row], budget: int) -> tuple[int, list[Drawn | float]]:
         """Read on; how many tokens, and where all are read, what is first of each row's answer, or how likely it is."""
         if self._reading is None:
-            self._reading = group, Prefill(self._model, [self._behind(row) for row in group])
+            self._reading = group, Prefill(self._model, [self._behind(row) for row in group], self._reading_cache)
         prefill = self._reading[1]
         before = prefill.tokens
         with self._open_rows([row.adapter for row in group]):
@@ -211,7 +214,8 @@ class RunningBatch:
         return before, [*drawn]
 
     def _behind(self, row: Row) -> Behind:
-        return Behind(row.prompt, row.answer, row.reading, self._prefixes(row.adapter))
+        known = (row.known, self._prefixes(row.adapter))
+        return Behind(row.prompt, row.answer, [each for each in known if each is not None])
 
     def _decode(self) -> list[Said]:
         ids = torch.tensor(self._tokens)[:, None]  # [B, 1]
@@ -253,7 +257,7 @@ class RunningBatch:
         if drawn.token is None:
             return Said(row, error=_not_finite(row))
         if drawn.token in self._end_ids:
-            return Said(row, end="stop")
+            return Said(row, end="stop", ending=drawn)
         return Said(row, drawn, "length" if given + 1 >= row.max_tokens else None)
 
     def _drop(self, index: int) -> None:
@@ -276,10 +280,11 @@ def _prompts_in_common(judged: Sequence[Row]) -> list[Row]:
 
     Where one fails, each of the others reads for itself.
     """
-    unread: dict[Reading, Row] = {}
+    unread: dict[tuple[Prefixes, tuple[int, ...]], Row] = {}
     for row in judged:
-        if row.reading is not None and not row.reading.tokens:
-            unread.setdefault(row.reading, Row(row.prompt, row.adapter, max_tokens=0, reading=row.reading))
+        if row.known is not None and row.known.known_tokens(row.prompt) < len(row.prompt):
+            reads = Row(row.prompt, row.adapter, max_tokens=0, known=row.known)
+            unread.setdefault((row.known, tuple(row.prompt)), reads)
     return list(unread.values())
 
 

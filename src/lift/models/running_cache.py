@@ -18,6 +18,7 @@ from lift.models.prefix_cache import Layers
 from lift.models.shared_prefix import keeps_tokens
 
 _SPARE_COLUMNS = 128  # so that the whole is moved seldom
+_KEPT_CELLS = 8192  # rows times columns whose storage is used again
 
 
 class _Extent:
@@ -94,6 +95,17 @@ class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             moved.append(target)
         self.keys, self.values = moved
 
+    def renew(self) -> None:
+        """Take the shape that the extent has now. What was in the room is lost, its storage is used again."""
+        if not self.is_initialized:
+            return
+        for room in self._room:
+            before_bytes = room.untyped_storage().nbytes()
+            room.resize_(self._shape(room))
+            if room.nbytes > before_bytes:
+                # what is masked is multiplied by zero, which takes numbers that are finite
+                room.zero_()
+
     def clear(self) -> None:
         """Let go of the room."""
         self.keys = self.values = None
@@ -145,6 +157,21 @@ class RunningCache(Cache):
         self._lengths.append(tokens)
         extent.first = extent.end - max(self._lengths)
 
+    def restart(self, rows: int, width: int, more: int) -> None:
+        """Without any row, room for so many of at most `width` columns, and `more` for the model's next forwards.
+
+        Storage that there is is used again where it is no more than is often needed: fresh storage of a hundred
+        megabytes costs as much time as reading a question.
+        """
+        extent = self._extent
+        if extent.places * extent.columns > _KEPT_CELLS:
+            self._clear()
+        extent.rows, extent.places, extent.columns = 0, rows, width + more
+        extent.first = extent.end = width
+        self._lengths = []
+        for room in self._rooms:
+            room.renew()
+
     def prepare(self, tokens: int) -> None:
         """Make room for a forward pass of so many columns."""
         self._make_room(self._extent.rows, self.width, tokens)
@@ -167,9 +194,7 @@ class RunningCache(Cache):
         extent.rows = last
         extent.first = extent.end - max(self._lengths, default=0)
         if not last:
-            extent.first = extent.end = extent.places = extent.columns = 0
-            for room in self._rooms:
-                room.clear()
+            self._clear()
 
     def row(self, row: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of a row, views [1, K, T, d] a layer."""
@@ -180,6 +205,12 @@ class RunningCache(Cache):
             keys, values = room._room
             found.append((keys[row : row + 1, :, start:end], values[row : row + 1, :, start:end]))
         return found
+
+    def _clear(self) -> None:
+        extent = self._extent
+        extent.first = extent.end = extent.places = extent.columns = 0
+        for room in self._rooms:
+            room.clear()
 
     def _make_room(self, rows: int, width: int, more: int) -> None:
         """Let `rows` rows fit, `width` columns left of the end, and `more` right of it."""

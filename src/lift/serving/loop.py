@@ -60,7 +60,7 @@ class Loop:
         self._resident = resident
         self._conversations = Conversations(base, max(resident, _READY_DOCUMENTS))
         # adapters go by the hash of their file: what was read with one stays true when it is detached
-        self._kept = PrefixCache(lambda _model: None) if can_share(base.model) else None
+        self._kept = PrefixCache() if can_share(base.model) else None
         self._running: list[Running] = []
         self._forgotten: list[str] = []
         self._cut_off = False
@@ -182,7 +182,7 @@ class Loop:
     def _prepared(self, asked: Asked) -> Running:
         if asked.conversation is None:
             asked.conversation = self._conversations.begin(asked.ticket.request, asked.memory)
-        return Running(asked.ticket, asked.conversation, self._base.tokenizer)
+        return Running(asked.ticket, asked.conversation, self._base.tokenizer, shares=self._kept is not None)
 
     def _attached(self, newcomers: Sequence[Running]) -> list[Running]:
         """Those whose adapters could be attached; nothing that runs is detached for them."""

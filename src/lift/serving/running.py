@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from lift.answers import Answer
 from lift.asking import Judge, Want
 from lift.memories.memory import Memory
-from lift.models.prefill import Reading
+from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, Said
 from lift.models.sampling import Drawing, Drawn
 from lift.prompts import answer_ids
@@ -36,11 +37,22 @@ class Asked:
 
 @dataclass(eq=False)
 class _Text:
-    """One text of a question: its row in the batch, what it has said, and how it ended."""
+    """One text of a question: its row in the batch, what it has said, and how it ended.
+
+    `tokens`, the end token among them, are as likely as `logprob`, None where that is not told.
+    """
 
     row: Row
     stream: TextStream
     end: FinishReason | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprob: float | None = 0.0
+
+    def add(self, drawn: Drawn) -> None:
+        """Another token, or the end token."""
+        if drawn.token is not None:
+            self.tokens.append(drawn.token)
+        self.logprob = None if self.logprob is None or drawn.logprob is None else self.logprob + drawn.logprob
 
     @property
     def rows(self) -> list[Row]:
@@ -57,34 +69,41 @@ class _Text:
 
 @dataclass(eq=False)
 class _Judgement:
-    """What one judge finds: a row of the batch an answer, and how likely each is."""
+    """What one judge finds: a row of the batch for each of the answers, but those whose likelihood is known."""
 
-    rows: list[Row]
+    given: list[Row]
     found: dict[Row, float]
 
     @property
+    def rows(self) -> list[Row]:
+        return [row for row in self.given if row not in self.found]
+
+    @property
     def ended(self) -> bool:
-        return len(self.found) == len(self.rows)
+        return not self.rows
 
     @property
     def brought(self) -> list[float]:
-        return [self.found[row] for row in self.rows]
+        return [self.found[row] for row in self.given]
 
 
 class Running:
     """One question in the batch, step by step. A single text is shown as it grows, one of several when it is chosen.
 
-    `waits`: the rows of the step at hand are not in the batch yet.
+    `waits`: the rows of the step at hand are not in the batch yet. `shares`: what a prompt begins with need not be read
+    again for another one; see can_share.
     """
 
-    def __init__(self, ticket: Ticket, conversation: Conversation, tokenizer: Any) -> None:
+    def __init__(self, ticket: Ticket, conversation: Conversation, tokenizer: Any, *, shares: bool) -> None:
         self.ticket = ticket
         self.conversation = conversation
         self._tokenizer = tokenizer
         self._begun = time.monotonic()
         self._step: list[_Text | _Judgement] = []
         self._texts: list[_Text] = []  # of all steps
-        self._readings: dict[tuple[str | None, tuple[int, ...]], Reading] = {}  # by adapter and prompt
+        self._shares = shares
+        self._read = PrefixCache(worth_tokens=1)  # what later steps begin with
+        self._known: dict[Hashable, Prefixes] = {}
         self._begin_step()
 
     @property
@@ -114,6 +133,9 @@ class Running:
     def _hear_text(self, text: _Text, said: Said) -> bool:
         stream = text.stream
         pieces = []
+        for drawn in (said.drawn, said.ending):
+            if drawn is not None:
+                text.add(drawn)
         if said.drawn is not None and said.drawn.token is not None:
             pieces.append(stream.hear(said.drawn.token, self._info(said.drawn)))
         text.end = "stop" if stream.stopped else said.end
@@ -149,17 +171,27 @@ class Running:
         self.waits = bool(self._step)
 
     def _part(self, want: Want) -> _Text | _Judgement:
-        reading = self._readings.setdefault((want.adapter, want.prompt_ids), Reading())
+        alike = want.adapter if self._shares else (want.adapter, want.prompt_ids)
+        known = self._known.setdefault(alike, Prefixes(self._read, alike))
         if isinstance(want, Judge):
             given = [answer_ids(self._tokenizer, answer) for answer in want.answers]
-            return _Judgement([Row(want.prompt_ids, want.adapter, answer=ids, reading=reading) for ids in given], {})
+            rows = [Row(want.prompt_ids, want.adapter, answer=ids, known=known) for ids in given]
+            found = {row: logprob for row in rows if (logprob := self._logprob_said(row)) is not None}
+            return _Judgement(rows, found)
         sampling, request = self.ticket.request.sampling, self.ticket.request
         # a text that is continued may go on with white space, an answer does not begin with it
         strip = request.messages is not None
         row = Row(want.prompt_ids, want.adapter, _drawing(self.ticket), want.max_new_tokens)
-        if not self.conversation.in_one_step:  # else nothing comes behind it that could be judged
-            row.reading = reading
+        if not self.conversation.in_one_step:  # else nothing comes behind it
+            row.known = known
+            row.drawing = replace(row.drawing, told=row.drawing.told or 0)
         return _Text(row, TextStream(self._tokenizer, sampling.stop, strip=strip))
+
+    def _logprob_said(self, judged: Row) -> float | None:
+        """How likely a given answer is, where it was said behind the same prompt with the same adapter; else None."""
+        wanted = [*judged.answer], judged.adapter, judged.prompt
+        said = [text for text in self._texts if (text.tokens, text.row.adapter, text.row.prompt) == wanted]
+        return said[0].logprob if said else None
 
     def _show(self, piece: Piece | None) -> None:
         if piece is not None:
@@ -181,7 +213,7 @@ class Running:
         )
 
     def _info(self, drawn: Drawn) -> TokenInfo | None:
-        if drawn.token is None or drawn.logprob is None:
+        if self.ticket.request.sampling.logprobs is None or drawn.token is None or drawn.logprob is None:
             return None
         top = tuple((self._decode(token), logprob) for token, logprob in drawn.likeliest)
         return TokenInfo(self._decode(drawn.token), drawn.logprob, top)
