@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -244,6 +244,42 @@ def test_given_answers_are_as_likely_as_the_model_alone_finds_them(architecture:
         batch.run()
     assert [batch.logprobs[row] for row in judged] == pytest.approx(expected, abs=1e-4)
     assert [batch.tokens.get(row, []) for row in drawing] == [alone(model, row) for row in drawing]
+
+
+@pytest.fixture
+def nothing_is_zero() -> Iterator[None]:
+    """Storage that is fresh, or used again in another shape, is not a number anywhere."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.zeros(1).new_empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("nothing_is_zero")
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_what_lay_in_the_storage_before_is_never_seen(architecture: str) -> None:
+    model = model_with_all_kinds(architecture)
+    wanted = [
+        Row(prompt(seed, length, 12), name, max_tokens=4 + seed)
+        for seed, (length, name) in enumerate(zip((3, 40, 7, 90, 1, 160, 5, 22), KINDS * 2, strict=False))
+    ]
+    known = own_prefixes()
+    with rows(model, []) as assignment:
+        batch = Batch(model, assignment, rows=3)
+        for row in [*wanted[:4], Row(prompt(9, 50), known=known), *wanted[4:]]:
+            while not batch.running.has_room([row]):
+                batch.step()
+            batch.running.join([row])
+            batch.step()
+        batch.run()
+        fresh = Batch(model, assignment)
+        # one row of the pass knows its prompt's beginning, the other nothing
+        fresh.running.join([Row(prompt(9, 50), answer=[3, 4], known=known), Row(prompt(3, 1), answer=[5, 6])])
+        fresh.run()
+    assert not batch.errors | fresh.errors
+    assert len(fresh.logprobs) == 2
+    assert [batch.tokens.get(row, []) for row in wanted] == [alone(model, row) for row in wanted]
 
 
 @pytest.mark.parametrize(

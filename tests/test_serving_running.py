@@ -37,7 +37,8 @@ def say(running: Running, row: Row, base: BaseModel, text: str, *, ends: bool = 
     *tokens, end = answer_ids(base.tokenizer, text)
     for token in tokens[:-1] if not ends else tokens:
         running.hear(Said(row, Drawn(token, EACH)))
-    running.hear(Said(row, end="stop", ending=Drawn(end, EACH)) if ends else Said(row, Drawn(tokens[-1], EACH), "length"))
+    last = Said(row, end="stop", ending=Drawn(end, EACH)) if ends else Said(row, Drawn(tokens[-1], EACH), "length")
+    running.hear(last)
 
 
 def answer_of(base: BaseModel, row: Row) -> str:
