@@ -47,7 +47,7 @@ class ServePlan:
     memories: int = 32
     seconds: float = 120.0
     context: str = "auto"
-    rows: int = 64
+    rows: int = 128  # a question that is asked with auto has two at first
 
     def check(self) -> None:
         """Raise UsageError for what cannot be asked or measured."""

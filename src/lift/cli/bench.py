@@ -242,7 +242,7 @@ def serve(
     ] = "auto",
     rows: Annotated[
         int, typer.Option("--rows", min=2, metavar="N", help="Answers in the making at once, as for lift serve.")
-    ] = 64,
+    ] = 128,
     recipe: RecipeOption = "default",
     overrides: SetOption = None,
     model: ModelOption = "smollm2",
