@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 LIMIT_BYTES = 512 * 2**20
-WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
+_WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer, [1, K, T, d]
 
@@ -43,7 +43,7 @@ class PrefixCache:
         state: Callable[[Any], Hashable | None] = lambda _model: None,
         limit_bytes: int = LIMIT_BYTES,
         *,
-        worth_tokens: int = WORTH_TOKENS,
+        worth_tokens: int = _WORTH_TOKENS,
     ) -> None:
         self.limit_bytes = limit_bytes
         self.worth_tokens = worth_tokens
