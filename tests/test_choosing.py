@@ -44,4 +44,8 @@ def test_log_probabilities_are_those_of_each_answer_alone(tiny_model: BaseModel)
 def test_the_vote(
     reading: list[float], recalling: list[float], prior: list[float], memory_vote: float, chosen: int
 ) -> None:
-    assert best(reading, recalling, prior, memory_vote) == chosen
+    assert best(reading, recalling, prior, memory_vote=memory_vote) == chosen
+
+
+def test_without_a_vote_of_the_memory_the_reader_decides() -> None:
+    assert best([-2.0, -1.0, -1.0]) == 1

@@ -108,6 +108,24 @@ def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     assert len(wanted) == 2, "expected nothing more to be read where reading and memory agree"
 
 
+@pytest.mark.parametrize(("behind_evidence", "chosen", "context"), [(-1.0, "1911", "none"), (-9.0, "1907", "evidence")])
+def test_a_memory_that_reads_itself_judges_behind_the_evidence_alone(
+    tiny_model: BaseModel, behind_evidence: float, chosen: str, context: str
+) -> None:
+    text = " ".join([*(f"Room {number} of the tower is dark." for number in range(8)), "The tower burned in 1907."])
+    narrow = routes(tiny_model, BOTH, text).prompt(QUESTION, "evidence", 8).ids
+
+    def bring(want: Want) -> Any:
+        if isinstance(want, Say):
+            return "1907" if want.prompt_ids == narrow else "1911"
+        return [-2.0, behind_evidence]
+
+    answer, wanted = take(tiny_model, Adapters("memory", "memory"), "auto", bring, text)
+    assert (answer.text, answer.context) == (chosen, context)
+    assert [type(want).__name__ for want in wanted] == ["Say", "Say", "Judge"]
+    assert wanted[-1].prompt_ids == narrow
+
+
 def test_nothing_is_judged_where_all_say_the_same(tiny_model: BaseModel) -> None:
     for context in ("auto", "none"):
         _, wanted = take(tiny_model, BOTH, context, lambda _want: "1907")

@@ -5,8 +5,8 @@
 The memory votes with what it knows of the document: how much likelier it finds an answer than a model does that has
 never seen the text (the prior). An answer that is likely anyway, being short or common, gains nothing by that. The
 reader is shown evidence from the document, once narrow and once wide, of which the mean counts; or closed book a
-sentence that the memory has cited, which may be wrong, and the memory's vote counts twice as much then. (w was found on
-other documents than those reported on: docs/log.md.)
+sentence that the memory has cited, which may be wrong, and the memory's vote counts twice as much then. A memory that
+reads the evidence itself has no further vote. (w was found on other documents than those reported on: docs/log.md.)
 """
 
 from __future__ import annotations
@@ -27,13 +27,20 @@ _BATCH_TOKENS = 1024
 
 
 def best(
-    reading: Sequence[float], recalling: Sequence[float], prior: Sequence[float], memory_vote: float = MEMORY_VOTE
+    reading: Sequence[float],
+    recalling: Sequence[float] | None = None,
+    prior: Sequence[float] | None = None,
+    *,
+    memory_vote: float = MEMORY_VOTE,
 ) -> int:
-    """Which answer has the highest score, the first of equal ones; each sequence has one log-probability an answer."""
-    scores = [
-        read + memory_vote * (recalled - before)
-        for read, recalled, before in zip(reading, recalling, prior, strict=True)
-    ]
+    """Which answer has the highest score, the first of equal ones; each sequence has one log-probability an answer.
+
+    Without `recalling` and `prior` the reader alone decides.
+    """
+    gained = [0.0] * len(reading)
+    if recalling is not None and prior is not None:
+        gained = [recalled - before for recalled, before in zip(recalling, prior, strict=True)]
+    scores = [read + memory_vote * more for read, more in zip(reading, gained, strict=True)]
     return max(range(len(scores)), key=scores.__getitem__)
 
 

@@ -4,7 +4,8 @@ closed book   The memory answers; one that has learned to cite also says the sen
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
 auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, as many
-              sentences again are read behind the first, and all vote (choosing.py).
+              sentences again are read behind the first, and all vote (choosing.py). A memory that reads for itself
+              judges both behind the evidence: it has what it knows in mind then, and a further vote would count twice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
 
-VERSION = 3  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 4  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -149,12 +150,14 @@ class Routes:
             Say(self.adapters.memory, bare.ids, max_new_tokens),
         ]
         shown, texts = [narrow], [read]
-        if read != said:
+        reads_itself = self.adapters.reader == self.adapters.memory
+        if read != said and not reads_itself:
             wide = self.prompt(question, "evidence", max_new_tokens, WIDE_SENTENCES)
             if wide.ids != narrow.ids:
                 shown.append(wide)
                 texts += yield [Say(self.adapters.reader, wide.ids, max_new_tokens)]
-        chosen = yield from self._vote((*texts, said), bare.ids, [prompt.ids for prompt in shown], MEMORY_VOTE)
+        vote = 0.0 if reads_itself else MEMORY_VOTE
+        chosen = yield from self._vote((*texts, said), bare.ids, [prompt.ids for prompt in shown], vote)
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
@@ -175,10 +178,12 @@ class Routes:
             return candidates[0] if candidates else texts[0]
         reader, memory = self.adapters.reader, self.adapters.memory
         prior = reader if reader != memory else None
-        asked = [*((reader, ids) for ids in shown), (memory, bare_ids), (prior, bare_ids)]
-        *readings, recalled, before = yield [Judge(adapter, ids, candidates) for adapter, ids in asked]
-        read = [fmean(each) for each in zip(*readings, strict=True)]
-        return candidates[best(read, recalled, before, memory_vote)]
+        asked = [(reader, ids) for ids in shown]
+        if memory_vote:
+            asked += [(memory, bare_ids), (prior, bare_ids)]
+        judged = yield [Judge(adapter, ids, candidates) for adapter, ids in asked]
+        read = [fmean(each) for each in zip(*judged[: len(shown)], strict=True)]
+        return candidates[best(read, *judged[len(shown) :], memory_vote=memory_vote)]
 
     def _with_best_sentence(self, question: str, answer: Answer) -> Answer:
         """The answer with the sentence that fits the question best beside the one that supports it."""
