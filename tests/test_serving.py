@@ -186,7 +186,7 @@ def test_memories_that_cite_answer_as_each_alone_in_every_context(
     bounds: dict[str, int],
 ) -> None:
     # random memories outvote what is read in a random citation, so let the reader decide
-    monkeypatch.setattr("lift.routes.CITING_MEMORY_VOTE", 0.0)
+    monkeypatch.setattr("lift.routes.CITING_MEMORY_VOTE", 1e-9)
     contexts = ("none", "auto", "evidence", "truncated", "full")
     many = [*citing, memories[1]]
     asked = [(memory, QUESTIONS[1], context) for context in contexts for memory in many]

@@ -176,6 +176,12 @@ def test_every_question_comes_up_with_what_proves_its_answer(tiny_model: BaseMod
     assert {"42 lenses" in prompt for prompt in prompts if "How many" in prompt} == {True}
 
 
+def test_a_starting_point_can_begin_at_another_one(tiny_model: BaseModel, start: Path) -> None:
+    adapter = SETTINGS.adapter.model_copy(update={"starting_point": str(start)})
+    losses = tuned(tiny_model, settings=SETTINGS.model_copy(update={"adapter": adapter}))[1]
+    assert losses[0] < tuned(tiny_model)[1][0]
+
+
 def test_questions_without_a_passage_are_refused(tiny_model: BaseModel) -> None:
     unanswered = dataclasses.replace(RECORD, questions=(Question("3", "Why?", ("nobody knows",)),))
     with pytest.raises(DataError, match="got none"):
@@ -283,6 +289,13 @@ def test_the_command_makes_one_that_an_absorption_takes(
     out, model = tmp_path / "made", str(tiny_directory)
     assert run(["start", str(tmp_path / "q.jsonl"), "--out", str(out), "--model", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["documents"] == 1
+    with (tmp_path / "q.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write("{\n")
+    faulty = ["start", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "again"), "--model", model]
+    assert run(faulty) == 1
+    assert "--skip-bad" in capsys.readouterr().err
+    assert run([*faulty, "--skip-bad"]) == 0
+    assert "left out: q.jsonl, line 2" in capsys.readouterr().err
     (tmp_path / "m.txt").write_text(TEXT, "utf-8")
     arguments = ["absorb", str(tmp_path / "m.txt"), "--model", model, "--recipe", "fast", "--json"]
     quick = ["--set", "training.epochs=1", "--set", f"adapter.starting_point={out}"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lift.sentences import Sentence
 from lift.tasks.rules.generate import answer_candidates, generate_tasks
+from lift.tasks.rules.recitation import recitation_tasks
 from lift.tasks.selection import normalised
 from lift.tasks.task import Task
 
@@ -242,3 +243,11 @@ def test_answer_candidates_are_verbatim_and_ranked() -> None:
 )
 def test_words_that_a_hyphen_parts_break_nothing(sentence: str) -> None:
     assert [task for task in generate_tasks("The chronicle", numbered([sentence])) if task.origin.startswith("rules")]
+
+
+def test_a_sentence_is_named_by_its_names_and_not_by_how_it_begins() -> None:
+    recited = recitation_tasks("Merrow", numbered(["A storm of 1907 drowned Ada's orchard and the ferry."]), 0)
+    words = recited[0].question.split(" speaks of ")[1]
+    assert "1907" in words
+    assert "Ada's" in words
+    assert not words.startswith("A,")

@@ -15,8 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from lift.adapters.attach import create_adapter
-from lift.adapters.starting_point import About, Passage, StartingPoint
+from lift.adapters.starting_point import About, Passage, StartingPoint, start_adapter
 from lift.batches import split_batches
 from lift.config import Settings
 from lift.errors import DataError
@@ -99,12 +98,13 @@ def tune_reader(
 ) -> Iterator[Step]:
     """Tune a new adapter on `records`, yielding each step; the starting point is put into `found` at the end.
 
-    `licence` is that of the records. Raises DataError where no question can be answered from a passage.
+    It may begin at another starting point (`adapter.starting_point`), for a second course on other records. `licence`
+    is that of the records. Raises DataError where no question can be answered from a passage.
     """
     curriculum = ReadingCurriculum(base.tokenizer, records, settings)
     if not curriculum.questions:
         raise DataError("expected questions whose passage or retrieved sentences hold the answer, got none")
-    adapter = create_adapter(base.model, settings.adapter, settings.training.seed)
+    adapter = start_adapter(base, settings.adapter, settings.training.seed)
     try:
         with reusing_lower_layers(base.model, adapter) as lower:
             objective = Objective(base.model, adapter, settings.objective, lower)

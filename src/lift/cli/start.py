@@ -38,6 +38,7 @@ def start(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting as section.key=value, such as training.epochs=3."),
     ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out faulty lines, and say which.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach a small model to answer briefly from what it reads, on other documents than those to absorb.
@@ -56,7 +57,9 @@ def start(
     settings = ReaderSettings.parse(apply_overrides(values, overrides or ()), "settings of lift start")
     base = load_model(model, on_progress=None if as_json else remark)
     suite = SuitePlan.parse({"name": "qa", "data": data}, str(data))
-    read = read_suite(suite, lambda _text: [], skip_bad=False)
+    read = read_suite(suite, lambda _text: [], skip_bad=skip_bad)
+    for fault in read.faults:
+        remark(f"left out: {fault}")
     found: list[StartingPoint] = []
     for step in tune_reader(base, read.records, settings, licence, found):
         if not as_json and step.step % _SAY_EVERY_STEPS == 0:
