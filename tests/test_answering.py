@@ -84,11 +84,10 @@ def auto(
     recalled: str,
     read: str,
     doubts: Sequence[str] = (),
-    known_anyway: Sequence[str] = (),
 ) -> Answer:
-    """The answer of a memory that says `recalled` closed book and `read` behind evidence.
+    """The answer of a memory that reads for itself: it says `recalled` closed book, and `read` behind evidence.
 
-    The reader finds the answers in `doubts` unlikely; those in `known_anyway` are likely without the document too.
+    Behind evidence it finds the answers in `doubts` unlikely, closed book all but the one that it recalls.
     """
     adapter = LoraAdapter.create(base.model, AdapterSettings(rank=2), seed=0)
 
@@ -99,12 +98,11 @@ def auto(
     def judge(
         model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        believed = [recalled] if adapter.rows is None else list(known_anyway)
         return [
             [
                 (UNLIKELY if each in doubts else LIKELY)
                 if "\n\n" in tokenizer.decode(list(prompt))
-                else (LIKELY if each in believed else UNLIKELY)
+                else (LIKELY if each == recalled else UNLIKELY)
                 for each in wanted
             ]
             for prompt, wanted in zip(prompts, answers, strict=True)
@@ -138,9 +136,10 @@ def test_auto_gives_what_was_read_where_the_reader_doubts_what_is_recalled(
     assert auto(monkeypatch, tiny_model, "Napoleon", "1907", doubts=["Napoleon"]).text == "1907"
 
 
-def test_a_memory_has_no_vote_for_what_is_likely_anyway(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert auto(monkeypatch, tiny_model, "1911", "1907").text == "1911"
-    assert auto(monkeypatch, tiny_model, "1911", "1907", known_anyway=["1911"]).text == "1907"
+def test_a_memory_that_reads_for_itself_has_no_vote_besides(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert auto(monkeypatch, tiny_model, "1911", "1907").text == "1907"
 
 
 def test_where_auto_had_a_choice_the_best_sentence_stands_beside_the_answer(
