@@ -324,8 +324,8 @@ class Killer:
 @pytest.mark.usefixtures("parser")
 def test_kills_at_random_moments_lose_no_job_no_event_and_no_memory(place: Place) -> None:
     for text in TEXTS[:2]:
-        place.submit(text, overrides=LONG)
-    killer = Killer(place, 0, 0.5)
+        place.submit(text, overrides=(*SMALL, "training.epochs=8"))
+    killer = Killer(place, 0, 0.2)  # a quick machine is done with a job in a second or two
     while not place.ended() and killer.kills < 60:
         with forked(lambda: main(arguments_of(place, os.getppid()))):
             killer.wait()
