@@ -267,11 +267,11 @@ def test_a_vote_reads_the_answers_and_not_again_the_prompts_before_them(
     monkeypatch.setattr(Prefill, "read", counting)
     engine = start()
     with engine._changed:  # so that they begin together
-        tickets = [engine.submit(ask(memory, "When?", context="auto")) for memory in citing[:3]]
+        tickets = [engine.submit(ask(memory, "Who?", context="auto")) for memory in citing[:3]]
     assert all(ticket.result(10) for ticket in tickets)
     # each is judged behind two prompts of the reader, one of the memory and one of the prior
     answers = sum(rows for rows, _ in read) // 4
-    assert answers in range(2 * 2, 3 * 3 + 1), "expected two or three answers of two memories at least"
+    assert answers in range(3 * 2, 3 * 3 + 1), "expected two or three answers a memory"
     assert {more for _, more in read} == {0}, "expected no token of a prompt beside those of the answers"
 
 

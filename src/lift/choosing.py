@@ -28,8 +28,8 @@ _BATCH_TOKENS = 1024
 
 def best(
     reading: Sequence[float],
-    recalling: Sequence[float] | None = None,
-    prior: Sequence[float] | None = None,
+    recalling: Sequence[float] = (),
+    prior: Sequence[float] = (),
     *,
     memory_vote: float = MEMORY_VOTE,
 ) -> int:
@@ -37,9 +37,7 @@ def best(
 
     Without `recalling` and `prior` the reader alone decides.
     """
-    gained = [0.0] * len(reading)
-    if recalling is not None and prior is not None:
-        gained = [recalled - before for recalled, before in zip(recalling, prior, strict=True)]
+    gained = [recalled - before for recalled, before in zip(recalling, prior, strict=True)] or [0.0] * len(reading)
     scores = [read + memory_vote * more for read, more in zip(reading, gained, strict=True)]
     return max(range(len(scores)), key=scores.__getitem__)
 

@@ -17,7 +17,7 @@ _WORD = re.compile(r"[^\W_](?:[\w'’.-]*[^\W_])?")
 def _key_words(text: str, count: int) -> list[str]:
     """The longest words and names of the sentence, in its order; a capital at its beginning makes no name."""
     words = list(dict.fromkeys(_WORD.findall(text)))
-    names = {word for word in words[1:] if word[:1].isupper()} | {word for word in words if word[:1].isdigit()}
+    names = {word for place, word in enumerate(words) if word[:1].isdigit() or (place and word[:1].isupper())}
     ranked = sorted(words, key=lambda word: (word in names, len(word)), reverse=True)[:count]
     return [word for word in words if word in ranked]
 
