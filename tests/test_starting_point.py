@@ -23,7 +23,7 @@ from lift.errors import AdapterError, DataError, WrongBaseModelError
 from lift.evaluation.reader import ModelReader
 from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
-from lift.preparation import TaskWriter, outline, prepare
+from lift.preparation import TaskWriter, outline, prepare, prepare_stream
 from lift.prompts import PLAIN_FORM, Example, preserved_example
 from lift.reader_tuning import ReaderSettings, ReadingCurriculum, ReadingSettings, tune_reader
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings, load_recipe
@@ -31,6 +31,7 @@ from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import split_sentences
 from lift.tasks.task_file import TaskFile
+from lift.training.curriculum import Curriculum
 from lift.training.objective import Objective
 
 TEXT = "Ada Quill founded the museum. The museum owns 42 lenses. A storm came in 1907. Bram Holt sells the tickets."
@@ -252,6 +253,35 @@ def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel
     assert len(seen[1]) == own + len(bare)
     asked = [base.tokenizer.decode(example.ids) for example in seen[2]]
     assert any("Who sells the tickets?" in prompt or "How many lenses" in prompt for prompt in asked)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        (["context.beside_start=false"], False),
+        (["context.beside_start=true"], True),
+        (["context.beside_start=false", "adapter.starting_point=none"], True),
+    ],
+)
+def test_a_memory_is_trained_to_read_where_no_starting_point_reads_for_it(
+    tiny_model: BaseModel, start: Path, settings: list[str], reads: bool, streamed: bool
+) -> None:
+    base = tiny_model
+    text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
+    own = ["context.share=1", "fidelity.share=0", "fidelity.reading_share=0"]
+    recipe = load_recipe("default", [*own, f"adapter.starting_point={start}", *settings])
+    made = outline(Document("Harbour", text, "test"), base, recipe)
+    writer = TaskWriter(made, base, recipe)
+    if streamed:
+        curriculum: Curriculum = prepare_stream(made, writer, base, recipe)
+        list(curriculum.updates(0))  # the epoch that follows the writing has no contexts
+    else:
+        tasks = TaskFile(task for piece in writer.stream() for task in piece.tasks)
+        curriculum = prepare(made, tasks, base, recipe).curriculum
+    examples = [example for update in curriculum.updates(1) for batch in update.batches for example in batch]
+    assert examples
+    assert any(example.reads_evidence for example in examples) == reads
 
 
 def test_memories_with_a_reader_answer_together_as_each_alone(

@@ -68,6 +68,24 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_steps(tiny_mo
     assert sum(step.loss for step in steps[-4:]) < 0.8 * sum(step.loss for step in steps[:4])
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "gated-memory"])
+def test_the_ratio_of_rates_is_that_of_the_first_step_of_b(tiny_model: BaseModel, kind: str) -> None:
+    one_step = ["training.schedule=constant", "training.max_tokens=1", "training.clip=1e9", f"adapter.kind={kind}"]
+    # far below clipping and rounding, AdamW's first step is the rate itself, whatever the gradient
+    changes = []
+    for ratio in (1, 4):
+        chosen = recipe(*one_step, f"training.lora_plus_ratio={ratio}")
+        adapter = create_adapter(tiny_model.model, chosen.adapter, chosen.training.seed)
+        before = adapter.trained_state()
+        assert len(list(start(tiny_model, adapter, chosen))) == 1
+        changes.append({key: value - before[key] for key, value in adapter.trained_state().items()})
+        adapter.detach()
+    once, often = changes
+    assert any(value.abs().max() > 0 for value in once.values())
+    for key, change in once.items():
+        assert torch.allclose(often[key], change * (4 if "lora_B" in key else 1), atol=1e-6), key
+
+
 def test_the_base_model_is_not_trained(tiny_model: BaseModel) -> None:
     before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
     run(tiny_model, recipe())

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lift.adapters.starting_point import find_starting_point
+from lift.adapters.starting_point import StartingPoint, find_starting_point
 from lift.documents.document import Document
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
@@ -135,19 +135,25 @@ def prepare(
     """
     if not recipe.segments.weight and all(task.held_back for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
-    others = recipe.fidelity.share or recipe.fidelity.reading_share
-    begun = find_starting_point(base, recipe.adapter) if others else None
+    begun = find_starting_point(base, recipe.adapter)
     curriculum = Curriculum(
         base.tokenizer,
         base.window_tokens,
         made.document,
         made.sentences,
         tasks,
-        recipe,
+        beside(begun, recipe),
         start,
         begun.passages if begun is not None else (),
     )
     return Preparation(made, tasks, curriculum, start, shortenings)
+
+
+def beside(start: StartingPoint | None, recipe: Recipe) -> Recipe:
+    """The recipe as it is followed from that starting point: what reads for a memory need not be trained to read."""
+    if start is None or recipe.context.beside_start:
+        return recipe
+    return recipe.model_copy(update={"context": recipe.context.model_copy(update={"share": 0.0})})
 
 
 def nothing_to_train(made: Outline, recipe: Recipe) -> str:
@@ -160,6 +166,7 @@ def nothing_to_train(made: Outline, recipe: Recipe) -> str:
 
 def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:
     """The curriculum of tasks that are still being written."""
+    followed = beside(find_starting_point(base, recipe.adapter), recipe)
     return StreamedCurriculum(
-        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), recipe
+        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed
     )

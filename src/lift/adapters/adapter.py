@@ -53,6 +53,10 @@ class Adapter(ABC):
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, this adapter's alone, in a stable order."""
 
+    def rate_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+        """Its parameters in groups, each with the factor of its learning rate; `ratio` is that of B in B A (LoRA+)."""
+        return [(self.parameters(), 1.0)]
+
     @abstractmethod
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""

@@ -98,6 +98,14 @@ class LoraAdapter(Adapter):
         """What is trained, this adapter's alone, in a stable order."""
         return list(self._parameters)
 
+    def rate_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+        """B with `ratio` times the rate of A and of all else (LoRA+, arXiv 2402.12354, section 4)."""
+        ups = {id(layer.lora_B[self._peft_name].weight) for layer in self._layers}
+        return [
+            ([weight for weight in self._parameters if id(weight) not in ups], 1.0),
+            ([weight for weight in self._parameters if id(weight) in ups], ratio),
+        ]
+
     def set_trainable(self, trainable: bool) -> None:
         """Let gradients reach the adapter, or not."""
         # the layers of one that is trained compute in another way

@@ -75,6 +75,9 @@ class ContextSettings(Settings):
     window_tokens: int = Field(0, ge=0, description="M, longest prompt of a truncated context; 0: the model's window")
     share: float = Field(0.5, ge=0, le=10, description="tasks asked again behind sentences, as a share of the tasks")
     sentences: int = Field(4, ge=1, description="sentences of such a context: the evidence and others")
+    beside_start: bool = Field(
+        True, description="whether share counts beside a starting point, too, which reads for its memories"
+    )
 
 
 class FidelitySettings(Settings):
@@ -169,6 +172,9 @@ class TrainingSettings(Settings):
     )
     gather: bool = Field(False, description="one update an epoch, its gradient gathered over all batches")
     learning_rate: float = Field(5e-4, gt=0, description="peak rate of AdamW")
+    lora_plus_ratio: float = Field(
+        1.0, gt=0, description="LoRA: the rate of B as a multiple of that of A (LoRA+, arXiv 2402.12354)"
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="how the rate falls to zero")
     warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the training in which the rate rises")
     batch_tokens: int = Field(384, ge=16, description="tokens computed at once, shared prefixes counted once")

@@ -83,8 +83,9 @@ def train(
     history = [] if history is None else history
     adapter.set_trainable(True)
     parameters = adapter.parameters()
+    groups = adapter.rate_groups(settings.lora_plus_ratio)
     optimizer = torch.optim.AdamW(
-        parameters,
+        [{"params": weights} for weights, _ in groups],
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
@@ -124,8 +125,8 @@ def train(
                     finished = True
                     return
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
+                    group["lr"] = rate * factor
                 whole = objective.weight_of(itertools.chain.from_iterable(update.batches))
                 losses: list[torch.Tensor] = []
                 answered: list[tuple[Batch, torch.Tensor]] = []
