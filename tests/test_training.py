@@ -9,7 +9,7 @@ import torch
 from conftest import tiny_llama
 
 from lift.adapters.adapter import Adapter
-from lift.adapters.attach import create_adapter
+from lift.adapters.attach import create_adapter, restore_adapter
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe, load_recipe
@@ -68,14 +68,19 @@ def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_steps(tiny_mo
     assert sum(step.loss for step in steps[-4:]) < 0.8 * sum(step.loss for step in steps[:4])
 
 
+@pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "gated-memory"])
-def test_the_ratio_of_rates_is_that_of_the_first_step_of_b(tiny_model: BaseModel, kind: str) -> None:
+def test_the_ratio_of_rates_is_that_of_the_first_step_of_b(tiny_model: BaseModel, kind: str, stored: bool) -> None:
     one_step = ["training.schedule=constant", "training.max_tokens=1", "training.clip=1e9", f"adapter.kind={kind}"]
     # far below clipping and rounding, AdamW's first step is the rate itself, whatever the gradient
     changes = []
     for ratio in (1, 4):
         chosen = recipe(*one_step, f"training.lora_plus_ratio={ratio}")
         adapter = create_adapter(tiny_model.model, chosen.adapter, chosen.training.seed)
+        if stored:
+            kept = adapter.stored()
+            adapter.detach()
+            adapter = restore_adapter(tiny_model.model, *kept)
         before = adapter.trained_state()
         assert len(list(start(tiny_model, adapter, chosen))) == 1
         changes.append({key: value - before[key] for key, value in adapter.trained_state().items()})

@@ -97,6 +97,12 @@ class StoredLoraAdapter(Adapter):
         """What is trained, this adapter's alone, in a stable order."""
         return list(self._factors.values())
 
+    def rate_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+        """B with `ratio` times the rate of A (LoRA+, arXiv 2402.12354, section 4)."""
+        downs = [factor for key, factor in self._factors.items() if ".lora_A." in key]
+        ups = [factor for key, factor in self._factors.items() if ".lora_B." in key]
+        return [(downs, 1.0), (ups, ratio)]
+
     def set_trainable(self, trainable: bool) -> None:
         """Let gradients reach the adapter, or not."""
         # a trained adapter updates its rows itself, a frozen one together with others
