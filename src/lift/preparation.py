@@ -142,14 +142,14 @@ def prepare(
         made.document,
         made.sentences,
         tasks,
-        beside(begun, recipe),
+        _beside(begun, recipe),
         start,
         begun.passages if begun is not None else (),
     )
     return Preparation(made, tasks, curriculum, start, shortenings)
 
 
-def beside(start: StartingPoint | None, recipe: Recipe) -> Recipe:
+def _beside(start: StartingPoint | None, recipe: Recipe) -> Recipe:
     """The recipe as it is followed from that starting point: what reads for a memory need not be trained to read."""
     if start is None or recipe.context.beside_start:
         return recipe
@@ -166,7 +166,7 @@ def nothing_to_train(made: Outline, recipe: Recipe) -> str:
 
 def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:
     """The curriculum of tasks that are still being written."""
-    followed = beside(find_starting_point(base, recipe.adapter), recipe)
+    followed = _beside(find_starting_point(base, recipe.adapter), recipe)
     return StreamedCurriculum(
         base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed
     )
