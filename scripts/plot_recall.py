@@ -41,7 +41,10 @@ def _points(runs: list[Path], against: str, methods: list[str], metric: str) -> 
         cost = _cost(run, against)
         for row in _rows(run / "results.jsonl"):
             if row["method"] in methods:
-                found[cost][row["method"]].append(100 * row["scores"].get(metric, 0.0))  # none where asking failed
+                if row["scores"] and metric not in row["scores"]:
+                    raise SystemExit(f"{run}: expected one of the metrics {sorted(row['scores'])}, got {metric!r}")
+                # a question that could not be asked has no scores, and counts as wrong
+                found[cost][row["method"]].append(100 * row["scores"].get(metric, 0.0))
     return found
 
 
