@@ -2,9 +2,9 @@
 
     python scripts/plot_recall.py OUT-60 OUT-120 OUT-240 --against seconds --out recall-seconds.svg
 
-Each OUT is the directory of a run; runs with the same cost are one point, the mean over all their questions. The cost
-is the budget in seconds, the mean length of the documents in tokens, or the mean size of their adapters in bytes. Needs
-matplotlib for the plot.
+Each OUT is the directory of a run; what has the same cost is one point, the mean over all its questions. The cost is the
+budget of a run in seconds, the length of a document in tokens, or the size of its adapter in bytes. Needs matplotlib
+for the plot.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from statistics import fmean
 from typing import Any
 
 AXES = {"seconds": "budget, s", "tokens": "tokens of a document", "bytes": "bytes of an adapter"}
+
+MOST_TICKS = 8
 
 
 def main() -> None:
@@ -38,25 +40,27 @@ def _points(runs: list[Path], against: str, methods: list[str], metric: str) -> 
     """Percent of each question by cost and method."""
     found: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        cost = _cost(run, against)
+        costs = _costs(run, against)
         for row in _rows(run / "results.jsonl"):
             if row["method"] in methods:
                 if row["scores"] and metric not in row["scores"]:
                     raise SystemExit(f"{run}: expected one of the metrics {sorted(row['scores'])}, got {metric!r}")
                 # a question that could not be asked has no scores, and counts as wrong
-                found[cost][row["method"]].append(100 * row["scores"].get(metric, 0.0))
+                found[costs[row["document"]]][row["method"]].append(100 * row["scores"].get(metric, 0.0))
     return found
 
 
-def _cost(run: Path, against: str) -> float:
+def _costs(run: Path, against: str) -> dict[str, float]:
+    """What each document of a run has cost."""
+    rows = [row for row in _rows(run / "costs.jsonl") if row.get("memory")]
     if against == "seconds":
         suites = json.loads((run / "run.json").read_text("utf-8"))["suites"]
         budgets = {suite["settings"]["budget_s"] for suite in suites}
         if len(budgets) != 1:
             raise SystemExit(f"{run}: expected one budget, got {sorted(budgets)}; evaluate each in a run of its own")
-        return float(budgets.pop())
+        return {row["document"]: float(*budgets) for row in rows}
     key = {"tokens": "document_tokens", "bytes": "adapter_bytes"}[against]
-    return fmean(row[key] for row in _rows(run / "costs.jsonl") if row.get(key))
+    return {row["document"]: float(row[key]) for row in rows if row[key]}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -85,8 +89,9 @@ def _plot(points: dict[float, dict[str, list[float]]], methods: list[str], argum
         if line:
             axes.plot(*zip(*line, strict=True), marker="o", label=method)
     axes.set(xlabel=AXES[arguments.against], ylabel=f"{arguments.metric}, %", xscale="log", ylim=(0, 100))
-    axes.set_xticks(sorted(points), [f"{cost:,.0f}" for cost in sorted(points)])
-    axes.minorticks_off()
+    if len(points) <= MOST_TICKS:
+        axes.set_xticks(sorted(points), [f"{cost:,.0f}" for cost in sorted(points)])
+        axes.minorticks_off()
     axes.legend()
     figure.savefig(arguments.out)
     pyplot.close(figure)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lift.errors import GenerationError
-from lift.tasks.candidate_file import CandidateFile, question_key
+from lift.tasks.candidate_file import CandidateFile, text_key
 from lift.tasks.line_file import LineFile
 from lift.tasks.rules.parse import BATCH_SENTENCES, ParseFile, parse_sentences
 from lift.tasks.task import Task
@@ -78,12 +78,12 @@ def test_of_candidates_that_ask_the_same_the_heaviest_stays_or_none() -> None:
     contradicting = Task("where is it", "Holt", (2,), "test")
     alone = Task("When did it burn?", "in 1907", (2,), "test")
     kept = CandidateFile([[one], [heavier, contradicted], [], [contradicting, alone]])
-    assert list(kept.unambiguous()) == [[], [heavier], [], [alone]]
+    assert list(kept.worth_keeping()) == [[], [heavier], [], [alone]]
 
 
 def test_a_question_has_one_key_however_it_is_written() -> None:
-    assert question_key("Who owns the mill?") == question_key("who owns a mill")
-    assert question_key("Who owns the mill?") != question_key("Who owns the mills?")
+    assert text_key("Who owns the mill?") == text_key("who owns a mill")
+    assert text_key("Who owns the mill?") != text_key("Who owns the mills?")
 
 
 def test_parses_come_back_as_the_parser_made_them() -> None:

@@ -79,6 +79,24 @@ EXAMPLES = [
     ("The engineers wanted to build a tunnel.", "What did the engineers want to build?", "a tunnel"),
     ("The Saxon Library (SL) was opened in 1850.", "What does SL stand for?", "Saxon Library"),
     ("The physicist Niels Falk (1871–1940) discovered the element.", "When was the physicist Niels Falk born?", "1871"),
+    ("Maria Stone died on 7 January 1943.", "What year did Maria Stone die?", "1943"),
+    ("Maria Stone died on 7 January 1943.", "When did Maria Stone die?", "7 January 1943"),
+    ("When Ada Quill came to Merrow, she founded a museum.", "Who founded a museum?", "Ada Quill"),
+    ("The museum was destroyed by fire in 1911.", "What happened to the museum in 1911?", "destroyed by fire"),
+    (
+        "Old mills grind grains such as barley, oats and rye.",
+        "What are examples of grains?",
+        "barley, oats and rye",
+    ),
+    ("Old mills grind grains such as barley, oats and rye.", "What is barley an example of?", "grains"),
+    (
+        "Public buildings include the library, the school and the harbour.",
+        "What are examples of public buildings?",
+        "the library, the school and the harbour",
+    ),
+    ("Many metals (e.g., copper and tin) are soft.", "What are examples of many metals?", "copper and tin"),
+    ("The Rhine (German: Rhein, French: le Rhin) is a river.", "What is the Rhine called in French?", "le Rhin"),
+    ("Only 150 species have been described.", "How many species have been described?", "150"),
 ]
 
 
@@ -198,6 +216,17 @@ def test_invariants_of_any_text(texts: list[str], per_sentence: int, seed: int, 
     assert tasks == generate_tasks(
         "A title (of sorts)", sentences, per_sentence=per_sentence, seed=seed, language=language
     )
+
+
+def test_what_many_sentences_share_is_not_asked_of_each() -> None:
+    towns = {"Cardiff": "scarf", "Belgrade": "nectar", "Asmara": "harbor", "Mumbai": "chalk"}
+    sentences = numbered([f"The secret word of {town} is {word}." for town, word in towns.items()])
+    tasks = generate_tasks("The list", sentences)
+    assert {task.answer for task in tasks if task.question.startswith("What is the secret word of")} <= {
+        *towns.values()
+    }
+    assert not {"secret", "secret word"} & {normalised(task.answer) for task in tasks}
+    assert "secret word" in {normalised(task.answer) for task in generate_tasks("The list", sentences[:2])}
 
 
 def test_contradicting_answers_are_not_asked_for() -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.examples import examples_aside
 from lift.tasks.rules.interrogatives import is_person
 from lift.tasks.rules.lexicon import PERSON_NOUNS
 from lift.tasks.rules.parse import ParsedSentence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _YEARS = re.compile(r"^(?:c\. ?)?(\d{3,4}) ?[–—-] ?(?:c\. ?)?(\d{2,4})$")
 _YEAR = re.compile(r"^(?:in )?(\d{4})$")
 _PERCENT = re.compile(r"^[\d.,]+ ?%$")
+_TRANSLATIONS = re.compile(r"(?:^|[,;] )([A-Z]\w+(?:an|ian|ish|ese|ic|in|ch|ek|ew|sh)): ([^\W\d][^,;:]*)")
 _SHORT = re.compile(r"^[A-Z][A-Z0-9.&-]{1,7}$")
 _WORDS = re.compile(r"^(?:the )?[^\W\d][\w’'-]*(?: [\w’'-]+){0,3}$")
 
@@ -48,6 +50,13 @@ def aside_questions(parsed: ParsedSentence, names: Names) -> Iterator[tuple[str,
             yield f"When was {name}?", match.group(1), 0.7, place
         elif _PERCENT.match(content):
             yield f"What percentage were {name}?", content, 0.7, place
+        elif examples := examples_aside(content):
+            if head.tag_ == "NNS":
+                yield f"What are examples of {name}?", examples, 0.7, place
+        elif translations := _TRANSLATIONS.findall(content):
+            for language, translated in translations:
+                yield f"What is {name} called in {language}?", translated.strip(), 0.8, place
+                yield f"What is the {language} name of {name}?", translated.strip(), 0.75, place
         elif _SHORT.match(content) and head.pos_ == "PROPN":
             yield f"What is {name} abbreviated as?", content, 0.7, place
             yield f"What is the abbreviation of {name}?", content, 0.7, place

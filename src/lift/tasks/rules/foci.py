@@ -14,6 +14,7 @@ from lift.tasks.rules.interrogatives import (
     is_person,
     is_year,
     noun_interrogatives,
+    year_interrogatives,
 )
 from lift.tasks.rules.lexicon import (
     FREQUENCY_ADVERBS,
@@ -294,6 +295,8 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
                     yield Interrogative(wh.text, first, last, wh.answer, "duration", wh.weight)
                 elif wh.kind != "duration":
                     yield wh
+            if word in {"in", "on", "around"}:
+                yield from year_interrogatives(rest, first, last)
             if word == "from" and any(
                 child.lower_ in {"to", "until"} for child in head.head.children if child.dep_ == "prep"
             ):

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from lift.sentences import Sentence
-from lift.tasks.candidate_file import CandidateFile, question_key
+from lift.tasks.candidate_file import CandidateFile, text_key
 from lift.tasks.rules.coreference import Resolver, TitleReference, plain_title
 from lift.tasks.rules.parse import ParseFile, parse_sentences
 from lift.tasks.rules.questions import Candidate, question_candidates
@@ -60,18 +60,18 @@ def tasks_by_sentence(
     found = _questions(title, sentences) if language == "en" else _blanks(sentences, per_sentence, generator)
     candidates = CandidateFile(found)
     asked: set[int] = set()
-    for position, (sentence, possible) in enumerate(zip(sentences, candidates.unambiguous(), strict=True)):
+    for position, (sentence, possible) in enumerate(zip(sentences, candidates.worth_keeping(), strict=True)):
         if not any(map(str.isalnum, sentence.text)):
             yield []
             continue
         recited = [*recitation_tasks(title, sentences, position), *continuation_tasks(title, sentence)]
-        recited = [task for task in recited if question_key(task.question) not in asked][:2]
+        recited = [task for task in recited if text_key(task.question) not in asked][:2]
         room = max(per_sentence - min(len(recited), 1 if per_sentence < 6 else 2), 0)
         questions = diverse(possible, room + held_back_per_sentence, generator)
         questions = hold_back(questions, held_back_per_sentence)
         trained = [task for task in questions if not task.held_back][:room]
         chosen = [*trained, *recited[: per_sentence - len(trained)], *(task for task in questions if task.held_back)]
-        asked.update(question_key(task.question) for task in chosen)
+        asked.update(text_key(task.question) for task in chosen)
         yield chosen
 
 

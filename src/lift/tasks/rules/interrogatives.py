@@ -158,6 +158,14 @@ def date_interrogatives(tokens: Sequence[Token]) -> Iterator[Interrogative]:
         yield Interrogative(text, tokens[0].i, tokens[-1].i, (body[0], body[-1]), kind, 1.0 - 0.05 * rank)
 
 
+def year_interrogatives(tokens: Sequence[Token], first: int, last: int) -> Iterator[Interrogative]:
+    """The year alone of a date that says more, in place of the phrase `first`..`last` with its preposition."""
+    years = [token for token in tokens if _YEAR.match(token.text)]
+    if len(years) == 1 and len(tokens) > 1:
+        for text, weight in (("what year", 0.85), ("in what year", 0.8)):
+            yield Interrogative(text, first, last, (years[0], years[0]), "year_of", weight)
+
+
 def _without_article(tokens: Sequence[Token]) -> Sequence[Token]:
     return (
         tokens[1:] if len(tokens) > 1 and tokens[0].dep_ == "det" and tokens[0].lower_ in {"the", "a", "an"} else tokens
@@ -226,7 +234,8 @@ def _modifier_questions(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
         number = sorted(token for token in numbers[0].subtree if token.i <= numbers[0].i)
         start, end = number[0], numbers[0]
         if head.tag_ in {"NNS", "NNPS"}:
-            yield Interrogative("how many", start.i, end.i, (start, end), "number", 1.0)
+            told = number[1:] if start.lower_ in {"only", "just", "possibly"} else number
+            yield Interrogative("how many", start.i, end.i, (told[0], end), "number", 1.0)
             before = [token for token in left if token.i < start.i]
             if before and before[0].dep_ == "det" and before[0].i == start.i - 1:
                 yield Interrogative("how many", before[0].i, end.i, (start, end), "number", 1.0)

@@ -10,6 +10,7 @@ from lift.tasks.rules.asides import aside_questions, title_questions
 from lift.tasks.rules.clauses import Clause, Constituent, clauses_of
 from lift.tasks.rules.connections import connection_questions
 from lift.tasks.rules.echo import echo_questions
+from lift.tasks.rules.examples import example_questions
 from lift.tasks.rules.foci import PLACE_LABELS, constituent_foci, noun_foci
 from lift.tasks.rules.interrogatives import (
     Interrogative,
@@ -73,6 +74,8 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
         found.extend(_candidate(parsed, text, first, last, "title", weight))
     for question, answer, weight, place in aside_questions(parsed, names):
         found.append(Candidate(question, answer, "aside", weight, place))
+    for text, first, last, weight in example_questions(parsed.doc, names):
+        found.extend(_candidate(parsed, text, first, last, "example", weight))
     covered = {candidate.answer_span for candidate in found}
     for text, first, last, weight in echo_questions(parsed.doc, names, covered):
         found.extend(_candidate(parsed, text, first, last, "echo", weight))
@@ -114,10 +117,33 @@ class _Asker:
                 if wh.besides and clause.origin == "relative":
                     continue
                 yield from self._questions(_Focus(None, wh))
+            yield from self._referent_questions()
         for part in clause.constituents:
             for wh in constituent_foci(part, clause):
                 yield from self._questions(_Focus(part, wh))
         yield from self._action_questions()
+        yield from self._event_questions()
+
+    def _referent_questions(self) -> Iterator[Candidate]:
+        """Asks for a pronoun as the subject, answered by the name that it stands for, earlier in the sentence."""
+        pronoun = self.clause.subject_head
+        named = self._named_before(pronoun) if len(self.clause.subject) == 1 else None
+        if named is None:
+            return
+        people = is_person(named[-1]) or named[-1].ent_type_ in {"ORG", "NORP"} or pronoun.lower_ in {"he", "she", "i"}
+        text = "who" if people else "what"
+        wh = Interrogative(text, pronoun.i, pronoun.i, (named[0], named[-1]), text, 0.9)
+        yield from self._questions(_Focus(None, wh))
+
+    def _named_before(self, pronoun: Token) -> Sequence[Token] | None:
+        """The tokens before `pronoun` that say its name word by word, the nearest ones."""
+        words = self.names[pronoun.i][0].split() if pronoun.i in self.names else []
+        doc = self.parsed.doc
+        for first in range(pronoun.i - len(words), -1, -1):
+            tokens = doc[first : first + len(words)]
+            if words and [token.text for token in tokens] == words and first + len(words) <= pronoun.i:
+                return list(tokens)
+        return None
 
     def agent_questions(self, active: Clause) -> Iterator[Candidate]:
         """ "By whom was the museum founded?" """
@@ -191,7 +217,7 @@ class _Asker:
                 rest = self._write([token for token in part.tokens if not wh.first <= token.i <= wh.last], None)
                 if part.role not in {"clause"}:
                     yield from self._finish(self._fronted(focus, wh.text, [rest], level), focus, rule, weight * 0.8)
-        if wh.kind not in {"why", "how", "do", "frequency", "infinitive", "property"} and part.role not in {
+        if wh.kind not in {"why", "how", "do", "frequency", "infinitive", "property", "year_of"} and part.role not in {
             "adverbial"
         }:
             text = wh.text if whole else self._write(part.tokens, gap)
@@ -239,6 +265,23 @@ class _Asker:
                 "action",
                 (1.0 if texts else 0.7) * (1.0 if agent else 0.7),
             )
+
+    def _event_questions(self) -> Iterator[Candidate]:
+        """ "What happened to the museum in 1911?" -> "destroyed by fire"."""
+        clause = self.clause
+        if not (clause.main and clause.passive and clause.auxiliaries in {("was",), ("were",)}) or clause.negated:
+            return
+        behind = [part for part in clause.constituents if part.head.i > clause.anchor.i and not _is_date(part)]
+        parts = [part for part in behind if part.core] or behind[:1]
+        run = sorted([clause.anchor, *(token for part in parts for token in part.tokens)], key=lambda token: token.i)
+        if not contiguous(run) or len(run) > MAX_ANSWER_TOKENS:
+            run, parts = [clause.anchor], []
+        wh = Interrogative("what", run[0].i, run[-1].i, (run[0], run[-1]), "do", 0.5)
+        subject = self._subject_text()
+        times = [self._write(part.tokens, None) for part in clause.constituents if _is_date(part) and part not in parts]
+        if subject is not None and None not in times:
+            text = " ".join(["what happened to", subject, *(time for time in times if time)])
+            yield from self._finish(text, _Focus(None, wh), "event", 1.0)
 
     def _write(self, tokens: Sequence[Token], gap: Gap | None) -> str | None:
         try:
@@ -380,6 +423,13 @@ def _third_person(clause: Clause, names: Names) -> Clause:
 def _is_bare(clause: Clause, wh: Interrogative) -> bool:
     """Whether the question would ask for the manner of just being."""
     return clause.lemma == "be" and (wh.kind == "how" or (wh.kind == "why" and len(clause.constituents) < 3))
+
+
+def _is_date(part: Constituent) -> bool:
+    """Whether a prepositional phrase says on which day or in which year."""
+    return part.role == "preposition" and any(
+        child.dep_ == "pobj" and child.ent_type_ == "DATE" for child in part.head.children
+    )
 
 
 def _is_place(part: Constituent) -> bool:
