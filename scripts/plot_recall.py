@@ -2,9 +2,9 @@
 
     python scripts/plot_recall.py OUT-60 OUT-120 OUT-240 --against seconds --out recall-seconds.svg
 
-Each OUT is the directory of a run; what has the same cost is one point, the mean over all its questions. The cost is the
-budget of a run in seconds, the length of a document in tokens, or the size of its adapter in bytes. Needs matplotlib
-for the plot.
+Each OUT is the directory of a run; what has the same cost is one point, the mean over all its questions. The cost is
+the budget of a run in seconds, the length of a document in tokens, or the size of its adapter in bytes. Needs
+matplotlib for the plot.
 """
 
 from __future__ import annotations

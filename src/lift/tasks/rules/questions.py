@@ -35,6 +35,7 @@ _ORIGIN_WEIGHT = {
     "passive": 0.9,
 }
 _TIME_KINDS = frozenset({"when", "year", "date", "decade", "century", "duration"})
+_STATES = frozenset({"base", "call", "consider", "know", "locate", "name", "regard", "see", "situate", "use"})
 _POSSESSIVES = frozenset({"his", "her", "its", "their", "my", "our", "your"})
 
 
@@ -269,7 +270,8 @@ class _Asker:
     def _event_questions(self) -> Iterator[Candidate]:
         """ "What happened to the museum in 1911?" -> "destroyed by fire"."""
         clause = self.clause
-        if not (clause.main and clause.passive and clause.auxiliaries in {("was",), ("were",)}) or clause.negated:
+        told = any(child.dep_ == "auxpass" for child in clause.anchor.children) and clause.lemma not in _STATES
+        if not (told and clause.main and clause.auxiliaries in {("was",), ("were",)}) or clause.negated:
             return
         behind = [part for part in clause.constituents if part.head.i > clause.anchor.i and not _is_date(part)]
         parts = [part for part in behind if part.core] or behind[:1]
