@@ -284,6 +284,28 @@ def test_a_memory_is_trained_to_read_where_no_starting_point_reads_for_it(
     assert any(example.reads_evidence for example in examples) == reads
 
 
+@pytest.mark.parametrize(
+    ("settings", "hurried"),
+    [
+        (["adapter.starting_point=none", "training.lora_plus_from_zero=false"], False),
+        (["adapter.starting_point=none", "training.lora_plus_from_zero=true"], True),
+        (["training.lora_plus_from_zero=false"], True),
+    ],
+)
+def test_b_is_hurried_from_a_starting_point_and_from_zero_where_the_recipe_says_so(
+    tiny_model: BaseModel, start: Path, tmp_path: Path, settings: list[str], hurried: bool
+) -> None:
+    own = [f"adapter.starting_point={start}", "training.epochs=1", "adapter.rank=2", "fidelity.kept_change=1"]
+    states = []
+    for ratio in (1, 4):
+        recipe = load_recipe("fast", [*own, *settings, f"training.lora_plus_ratio={ratio}"])
+        library = lift.Library(tmp_path / str(ratio), tiny_model)
+        memory = lift.absorb(Document("Merrow", TEXT, "test"), tiny_model, recipe=recipe, library=library)
+        states.append(memory.stored.load_adapter_state())
+    same = all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert same != hurried
+
+
 def test_memories_with_a_reader_answer_together_as_each_alone(
     tiny_model: BaseModel, start: Path, tmp_path: Path
 ) -> None:

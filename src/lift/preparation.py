@@ -142,18 +142,25 @@ def prepare(
         made.document,
         made.sentences,
         tasks,
-        _beside(begun, recipe),
+        followed(recipe, begun),
         start,
         begun.passages if begun is not None else (),
     )
     return Preparation(made, tasks, curriculum, start, shortenings)
 
 
-def _beside(start: StartingPoint | None, recipe: Recipe) -> Recipe:
-    """The recipe as it is followed from that starting point: what reads for a memory need not be trained to read."""
-    if start is None or recipe.context.beside_start:
+def followed(recipe: Recipe, start: StartingPoint | None) -> Recipe:
+    """The recipe as it is followed from that starting point, or from none.
+
+    What reads for a memory need not be trained to read; and a LoRA from zero, which nothing ties to other texts, is not
+    hurried where the recipe says so.
+    """
+    if start is not None:
+        kept = recipe.context if recipe.context.beside_start else recipe.context.model_copy(update={"share": 0.0})
+        return recipe.model_copy(update={"context": kept})
+    if recipe.training.lora_plus_from_zero:
         return recipe
-    return recipe.model_copy(update={"context": recipe.context.model_copy(update={"share": 0.0})})
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"lora_plus_ratio": 1.0})})
 
 
 def nothing_to_train(made: Outline, recipe: Recipe) -> str:
@@ -166,7 +173,7 @@ def nothing_to_train(made: Outline, recipe: Recipe) -> str:
 
 def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:
     """The curriculum of tasks that are still being written."""
-    followed = _beside(find_starting_point(base, recipe.adapter), recipe)
+    begun = find_starting_point(base, recipe.adapter)
     return StreamedCurriculum(
-        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed
+        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed(recipe, begun)
     )

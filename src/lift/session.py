@@ -13,6 +13,7 @@ import torch
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import restore_adapter
+from lift.adapters.starting_point import find_starting_point
 from lift.answering import Answerer
 from lift.documents.document import Document
 from lift.errors import InterruptedAbsorption
@@ -21,7 +22,7 @@ from lift.memories.manifest import Cost, RecallPoint, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
 from lift.models.base_model import BaseModel
 from lift.planning import Calibration, calibrate, peak_memory_bytes, thinned
-from lift.preparation import Outline, Preparation
+from lift.preparation import Outline, Preparation, followed
 from lift.recall import PROBE_BATCH, RecallReport, choose_probes, probe_recall
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.sentences import Sentence
@@ -138,13 +139,15 @@ class Session:
         begun = time.monotonic()
         steps: list[Step] = []
         fresh, before_s = 0, 0.0
+        start = find_starting_point(self.base, self.recipe.adapter)
+        own = followed(self.recipe.model_copy(update={"training": settings}), start).training
         with reusing_lower_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, self.recipe.objective, lower)
             training = train(
                 self.adapter,
                 objective,
                 curriculum,
-                settings,
+                own,
                 budget_s=seconds,
                 checkpoint=checkpoint,
                 checkpoint_every_s=checkpoint_every_s,

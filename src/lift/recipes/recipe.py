@@ -175,6 +175,7 @@ class TrainingSettings(Settings):
     lora_plus_ratio: float = Field(
         1.0, gt=0, description="LoRA: the rate of B as a multiple of that of A (LoRA+, arXiv 2402.12354)"
     )
+    lora_plus_from_zero: bool = Field(True, description="whether that holds without a starting point, too")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="how the rate falls to zero")
     warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the training in which the rate rises")
     batch_tokens: int = Field(384, ge=16, description="tokens computed at once, shared prefixes counted once")
