@@ -86,7 +86,7 @@ def memory(vendor: ScriptedVendor, library: Library) -> Memory:
 
 def test_a_memory_is_made_and_says_what_it_is(vendor: ScriptedVendor, library: Library) -> None:
     asked: list[str] = []
-    vendor.answer = lambda prompt: asked.append(prompt) or STORY
+    vendor.answer = lambda prompt: asked.append(prompt) or TEXT
     events = absorb(vendor, library, name="minutes")
     finished = events[-1]
     assert isinstance(finished, Finished)

@@ -327,6 +327,20 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
             yield wh
 
 
+def is_date(part: Constituent) -> bool:
+    """Whether a prepositional phrase says on which day or in which year."""
+    return part.role == "preposition" and any(
+        child.dep_ == "pobj" and child.ent_type_ == "DATE" for child in part.head.children
+    )
+
+
+def is_place(part: Constituent) -> bool:
+    """Whether a prepositional phrase says where: then nobody asks "what ... in?"."""
+    noun = next((child for child in part.head.children if child.dep_ == "pobj"), None)
+    directions = {"to", "from", "into"}
+    return noun is not None and noun.ent_type_ in PLACE_LABELS and part.head.lower_ in PLACE_PREPOSITIONS | directions
+
+
 def _adverbial_foci(part: Constituent) -> Iterator[Interrogative]:
     head, tokens = part.head, part.tokens
     first, last = tokens[0].i, tokens[-1].i

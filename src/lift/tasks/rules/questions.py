@@ -11,7 +11,7 @@ from lift.tasks.rules.clauses import Clause, Constituent, clauses_of
 from lift.tasks.rules.connections import connection_questions
 from lift.tasks.rules.echo import echo_questions
 from lift.tasks.rules.examples import example_questions
-from lift.tasks.rules.foci import PLACE_LABELS, constituent_foci, noun_foci
+from lift.tasks.rules.foci import constituent_foci, is_date, is_place, noun_foci
 from lift.tasks.rules.interrogatives import (
     Interrogative,
     answer_tokens,
@@ -195,7 +195,7 @@ class _Asker:
                 )
             elif part.head.pos_ in {"ADP", "SCONJ"} and wh.first == first + 1:
                 text = self._write(part.tokens, Gap(wh.first, wh.last, "whom" if wh.text == "who" else wh.text))
-                if wh.kind == "what" and _is_place(part):
+                if wh.kind == "what" and is_place(part):
                     continue
                 if wh.kind != "place" and (wh.kind != "what" or part.role == "agent" or level == "core"):
                     yield from self._finish(self._fronted(focus, text, [], level), focus, rule, weight * 0.9)
@@ -273,14 +273,14 @@ class _Asker:
         told = any(child.dep_ == "auxpass" for child in clause.anchor.children) and clause.lemma not in _STATES
         if not (told and clause.main and clause.auxiliaries in {("was",), ("were",)}) or clause.negated:
             return
-        behind = [part for part in clause.constituents if part.head.i > clause.anchor.i and not _is_date(part)]
+        behind = [part for part in clause.constituents if part.head.i > clause.anchor.i and not is_date(part)]
         parts = [part for part in behind if part.core] or behind[:1]
         run = sorted([clause.anchor, *(token for part in parts for token in part.tokens)], key=lambda token: token.i)
         if not contiguous(run) or len(run) > MAX_ANSWER_TOKENS:
             run, parts = [clause.anchor], []
         wh = Interrogative("what", run[0].i, run[-1].i, (run[0], run[-1]), "do", 0.5)
         subject = self._subject_text()
-        times = [self._write(part.tokens, None) for part in clause.constituents if _is_date(part) and part not in parts]
+        times = [self._write(part.tokens, None) for part in clause.constituents if is_date(part) and part not in parts]
         if subject is not None and None not in times:
             text = " ".join(["what happened to", subject, *(time for time in times if time)])
             yield from self._finish(text, _Focus(None, wh), "event", 1.0)
@@ -425,20 +425,6 @@ def _third_person(clause: Clause, names: Names) -> Clause:
 def _is_bare(clause: Clause, wh: Interrogative) -> bool:
     """Whether the question would ask for the manner of just being."""
     return clause.lemma == "be" and (wh.kind == "how" or (wh.kind == "why" and len(clause.constituents) < 3))
-
-
-def _is_date(part: Constituent) -> bool:
-    """Whether a prepositional phrase says on which day or in which year."""
-    return part.role == "preposition" and any(
-        child.dep_ == "pobj" and child.ent_type_ == "DATE" for child in part.head.children
-    )
-
-
-def _is_place(part: Constituent) -> bool:
-    """Whether a prepositional phrase says where: then nobody asks "what ... in?"."""
-    noun = next((child for child in part.head.children if child.dep_ == "pobj"), None)
-    directions = {"to", "from", "into"}
-    return noun is not None and noun.ent_type_ in PLACE_LABELS and part.head.lower_ in PLACE_PREPOSITIONS | directions
 
 
 def _in_order(texts: list[str], inserted: list[str], focus: _Focus, clause: Clause) -> list[str]:
