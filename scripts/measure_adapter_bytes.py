@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from torch.nn import functional
 
 from lift.adapters.adapter import attached
 from lift.adapters.attach import restore_adapter
@@ -24,6 +25,7 @@ from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
 from lift.models.load import load_model
+from lift.models.low_rank import nearest_product
 from lift.prompts import prompt_ids
 from lift.scoring import contained, f1
 
@@ -91,12 +93,10 @@ def _of_rank(state: State, rank: int) -> State:
     nearest = {}
     for key in (key for key in state if ".lora_A." in key):
         other = key.replace(".lora_A.", ".lora_B.")
-        up, down = state[other].float(), state[key].float()  # [out, r], [r, in]
-        (q_up, r_up), (q_down, r_down) = torch.linalg.qr(up), torch.linalg.qr(down.T)
-        left, values, right = torch.linalg.svd(r_up @ r_down.T)
-        roots = torch.where(torch.arange(len(values)) < rank, values.sqrt(), 0.0)  # [r]
-        nearest[other] = q_up @ left * roots
-        nearest[key] = roots[:, None] * (right @ q_down.T)
+        down, up = nearest_product(state[key].float(), state[other].float(), rank)  # [rank, in], [out, rank]
+        missing = state[key].shape[0] - rank
+        nearest[key] = functional.pad(down, (0, 0, 0, missing))  # [r, in]
+        nearest[other] = functional.pad(up, (0, missing))  # [out, r]
     return nearest
 
 

@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any
 
 AXES = {"seconds": "budget, s", "tokens": "tokens of a document", "bytes": "bytes of an adapter"}
-
 MOST_TICKS = 8
 
 
@@ -52,7 +51,7 @@ def _points(runs: list[Path], against: str, methods: list[str], metric: str) -> 
 
 def _costs(run: Path, against: str) -> dict[str, float]:
     """What each document of a run has cost."""
-    rows = [row for row in _rows(run / "costs.jsonl") if row.get("memory")]
+    rows = _rows(run / "costs.jsonl")
     if against == "seconds":
         suites = json.loads((run / "run.json").read_text("utf-8"))["suites"]
         budgets = {suite["settings"]["budget_s"] for suite in suites}

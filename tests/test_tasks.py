@@ -225,7 +225,9 @@ def test_what_many_sentences_share_is_not_asked_of_each() -> None:
     assert {task.answer for task in tasks if task.question.startswith("What is the secret word of")} <= {
         *towns.values()
     }
-    assert not {"secret", "secret word"} & {normalised(task.answer) for task in tasks}
+    answers = {normalised(task.answer) for task in tasks}
+    assert {*towns.values()} <= answers
+    assert not {"secret", "secret word"} & answers
     assert "secret word" in {normalised(task.answer) for task in generate_tasks("The list", sentences[:2])}
 
 

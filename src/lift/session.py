@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Event as StopFlag
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import restore_adapter
-from lift.adapters.starting_point import find_starting_point
+from lift.adapters.starting_point import StartingPoint, find_starting_point
 from lift.answering import Answerer
 from lift.documents.document import Document
 from lift.errors import InterruptedAbsorption
@@ -118,6 +119,10 @@ class Session:
         expected_s = calibration.total_s if training_s is None else min(calibration.total_s, training_s)
         return Schedule(preparation, calibration, training_s, expected_s, self.elapsed_s + expected_s + reserved_s)
 
+    @cached_property
+    def _starting_point(self) -> StartingPoint | None:
+        return find_starting_point(self.base, self.recipe.adapter)
+
     def train(
         self,
         curriculum: Curriculum,
@@ -139,8 +144,7 @@ class Session:
         begun = time.monotonic()
         steps: list[Step] = []
         fresh, before_s = 0, 0.0
-        start = find_starting_point(self.base, self.recipe.adapter)
-        own = followed(self.recipe.model_copy(update={"training": settings}), start).training
+        own = followed(self.recipe.model_copy(update={"training": settings}), self._starting_point).training
         with reusing_lower_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, self.recipe.objective, lower)
             training = train(

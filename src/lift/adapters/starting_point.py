@@ -23,6 +23,7 @@ from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter
 from lift.errors import AdapterError, WrongBaseModelError
 from lift.models.base_model import BaseModel
+from lift.models.low_rank import nearest_product
 from lift.recipes.recipe import AdapterSettings
 
 _ABOUT_FILE = "starting_point.json"
@@ -99,7 +100,7 @@ class StartingPoint:
                 )
             rank, wanted = down.shape[0], fresh[key].shape[0]
             if wanted < rank:
-                down, up = _nearest(down, up, wanted)
+                down, up = nearest_product(down, up, wanted)
             fitted[key] = torch.cat([down, fresh[key].float()[down.shape[0] :]])
             fitted[other] = torch.cat([up, torch.zeros_like(fresh[other].float()[:, up.shape[1] :])], dim=1)
         return fitted
@@ -186,12 +187,3 @@ def _parse(name: str, about: bytes, config: bytes, state: bytes, passages: bytes
 
 def _to_bytes(state: dict[str, torch.Tensor]) -> bytes:
     return save({_PEFT_PREFIX + key: tensor.contiguous() for key, tensor in state.items()})
-
-
-def _nearest(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [rank, in] and B [out, rank] of the nearest product of that rank to up @ down (Eckart and Young 1936)."""
-    basis_up, mixed_up = torch.linalg.qr(up)  # [out, r], [r, r]
-    basis_down, mixed_down = torch.linalg.qr(down.T)  # [in, r], [r, r]
-    left, values, right = torch.linalg.svd(mixed_up @ mixed_down.T)
-    roots = values[:rank].sqrt()
-    return roots[:, None] * (right[:rank] @ basis_down.T), basis_up @ left[:, :rank] * roots

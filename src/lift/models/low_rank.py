@@ -24,6 +24,15 @@ class LowRank:
     scaling: float
 
 
+def nearest_product(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [rank, in] and B [out, rank] of the nearest product of that rank to up @ down (Eckart and Young 1936)."""
+    basis_up, mixed_up = torch.linalg.qr(up)  # [out, r], [r, r]
+    basis_down, mixed_down = torch.linalg.qr(down.T)  # [in, r], [r, r]
+    left, values, right = torch.linalg.svd(mixed_up @ mixed_down.T)
+    roots = values[:rank].sqrt()
+    return roots[:, None] * (right[:rank] @ basis_down.T), basis_up @ left[:, :rank] * roots
+
+
 def tell_applied(model: Any, name: str, updates: Mapping[Any, LowRank]) -> None:
     """The adapter `name` adds these updates, by linear layer, to all rows from now on; none of its others."""
     told = {**vars(model).get(_APPLIED, {}), name: updates}

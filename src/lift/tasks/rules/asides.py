@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _YEARS = re.compile(r"^(?:c\. ?)?(\d{3,4}) ?[–—-] ?(?:c\. ?)?(\d{2,4})$")
 _YEAR = re.compile(r"^(?:in )?(\d{4})$")
 _PERCENT = re.compile(r"^[\d.,]+ ?%$")
-_TRANSLATIONS = re.compile(r"(?:^|[,;] )([A-Z]\w+(?:an|ian|ish|ese|ic|in|ch|ek|ew|sh)): ([^\W\d][^,;:]*)")
+_TRANSLATIONS = re.compile(r"(?:^|[,;] )([A-Z]\w+(?:an|ish|ese|ic|in|ch|ek|ew|sh)): ([^\W\d][^,;:]*)")
 _SHORT = re.compile(r"^[A-Z][A-Z0-9.&-]{1,7}$")
 _WORDS = re.compile(r"^(?:the )?[^\W\d][\w’'-]*(?: [\w’'-]+){0,3}$")
 

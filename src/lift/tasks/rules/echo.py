@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 from lift.tasks.rules.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
 from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS
-from lift.tasks.rules.phrases import Gap, Names, UnboundPronounError, after_comma, phrase_tokens, trimmed, write
+from lift.tasks.rules.phrases import (
+    Gap,
+    Names,
+    UnboundPronounError,
+    after_comma,
+    item_tokens,
+    list_members,
+    phrase_tokens,
+    trimmed,
+    write,
+)
 from lift.tasks.rules.spans import answer_spans
 
 if TYPE_CHECKING:
@@ -87,10 +97,7 @@ def _list_members(head: Token) -> list[Token]:
     first = head
     while first.dep_ == "conj" and first.head.pos_ in {"NOUN", "PROPN"}:
         first = first.head
-    members = [first]
-    while (following := next((child for child in members[-1].children if child.dep_ == "conj"), None)) is not None:
-        members.append(following)
-    return members
+    return list_members(first)
 
 
 def _besides(members: Sequence[Token], head: Token, names: Names) -> str | None:
@@ -105,11 +112,8 @@ def _besides(members: Sequence[Token], head: Token, names: Names) -> str | None:
     for member in members:
         if member.i == head.i:
             continue
-        later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
         try:
-            texts.append(
-                write(trimmed([word for word in phrase_tokens(member, brief=True) if word.i not in later]), names)
-            )
+            texts.append(write(trimmed(item_tokens(member, brief=True)), names))
         except UnboundPronounError:
             return None
     return f"{', '.join(texts[:-1])} and {texts[-1]}" if len(texts) > 1 else texts[0]

@@ -9,7 +9,16 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lift.tasks.rules.phrases import Names, UnboundPronounError, contiguous, phrase_tokens, trimmed, write
+from lift.tasks.rules.phrases import (
+    Names,
+    UnboundPronounError,
+    contiguous,
+    item_tokens,
+    list_members,
+    phrase_tokens,
+    trimmed,
+    write,
+)
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -66,13 +75,10 @@ def _kind(marker: Token) -> tuple[Token, ...] | None:
 
 def _examples(marker: Token) -> list[tuple[Token, ...]]:
     """What is listed behind `marker`, each as its tokens."""
-    members = [child for child in marker.children if child.dep_ in {"pobj", "dobj"}][:1]
-    while members and (following := [child for child in members[-1].children if child.dep_ == "conj"]):
-        members.append(following[0])
+    first = next((child for child in marker.children if child.dep_ in {"pobj", "dobj"}), None)
     found = []
-    for member in members:
-        later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
-        tokens = trimmed([word for word in phrase_tokens(member, brief=True) if word.i not in later])
+    for member in list_members(first) if first is not None else ():
+        tokens = trimmed(item_tokens(member, brief=True))
         if not tokens or not contiguous(tokens):
             return []
         found.append(tokens)

@@ -24,7 +24,7 @@ from lift.tasks.rules.lexicon import (
     TIME_NOUNS,
     TIME_PREPOSITIONS,
 )
-from lift.tasks.rules.phrases import contiguous, phrase_tokens, tight_name, trimmed
+from lift.tasks.rules.phrases import contiguous, item_tokens, list_members, phrase_tokens, tight_name, trimmed
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -126,17 +126,12 @@ def _renamed(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
 def _listed(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
     """Each member of a list: "Besides mills and bridges, what did Ada build?" """
     inside = {token.i for token in tokens}
-    members = [head]
-    while following := [child for child in members[-1].children if child.dep_ == "conj" and child.i in inside]:
-        members.append(following[0])
+    members = list_members(head, inside)
     if not 2 <= len(members) <= 5 or any(
         member.pos_ not in {"NOUN", "PROPN"} or member.ent_type_ == "DATE" for member in members
     ):
         return
-    items = []
-    for member in members:
-        later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
-        items.append(trimmed([word for word in phrase_tokens(member) if word.i in inside and word.i not in later]))
+    items = [trimmed([word for word in item_tokens(member) if word.i in inside]) for member in members]
     if not all(item and contiguous(item) for item in items):
         return
     for member, item in zip(members, items, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +101,22 @@ def phrase_tokens(head: Token, brief: bool = False) -> tuple[Token, ...]:
                     continue
             tokens.append(token)
     return tuple(sorted(set(tokens), key=lambda token: token.i))
+
+
+def list_members(first: Token, inside: Container[int] | None = None) -> list[Token]:
+    """The heads of the list that begins with `first`, as far as their indices are `inside`; `first` alone is a list."""
+    members = [first]
+    while following := [
+        child for child in members[-1].children if child.dep_ == "conj" and (inside is None or child.i in inside)
+    ]:
+        members.append(following[0])
+    return members
+
+
+def item_tokens(member: Token, brief: bool = False) -> list[Token]:
+    """The tokens of the phrase of a list's member, without the members after it."""
+    later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
+    return [word for word in phrase_tokens(member, brief) if word.i not in later]
 
 
 def trimmed(tokens: Sequence[Token]) -> tuple[Token, ...]:

@@ -139,11 +139,12 @@ class _Asker:
     def _named_before(self, pronoun: Token) -> Sequence[Token] | None:
         """The tokens before `pronoun` that say its name word by word, the nearest ones."""
         words = self.names[pronoun.i][0].split() if pronoun.i in self.names else []
-        doc = self.parsed.doc
+        if not words:
+            return None
         for first in range(pronoun.i - len(words), -1, -1):
-            tokens = doc[first : first + len(words)]
-            if words and [token.text for token in tokens] == words and first + len(words) <= pronoun.i:
-                return list(tokens)
+            tokens = list(self.parsed.doc[first : first + len(words)])
+            if [token.text for token in tokens] == words:
+                return tokens
         return None
 
     def agent_questions(self, active: Clause) -> Iterator[Candidate]:
