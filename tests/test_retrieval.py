@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from lift.retrieval import SentenceIndex
 from lift.sentences import Sentence
 
@@ -9,9 +11,9 @@ TEXTS = [
 ]
 
 
-def index() -> SentenceIndex:
+def index(texts: Sequence[str] = TEXTS) -> SentenceIndex:
     sentences, start = [], 0
-    for number, text in enumerate(TEXTS):
+    for number, text in enumerate(texts):
         sentences.append(Sentence(number, text, start, start + len(text), 0))
         start += len(text) + 1
     return SentenceIndex(sentences)
@@ -44,6 +46,16 @@ def test_what_was_read_stands_first() -> None:
 def test_a_question_without_any_known_word_gets_the_beginning() -> None:
     assert index().search("Quo vadis?", 3) == []
     assert [sentence.index for sentence in index().evidence("Quo vadis?", 2)] == [0, 1]
+
+
+def test_a_sentence_holds_a_question_where_it_alone_has_all_its_known_words() -> None:
+    found = index(["The tower burned in 1907.", "The old tower stands.", "A mill burned, too.", "Nobody lives there."])
+    holder = found.holder("When did the tower burn down, Ada?")
+    assert holder is not None
+    assert holder.text == "The tower burned in 1907."
+    assert found.holder("What burned?") is None, "expected none where two sentences have all the words"
+    assert found.holder("Which mill has a tower?") is None, "expected none where no sentence has all the words"
+    assert found.holder("Where is the harbour?") is None, "expected none where no word is known"
 
 
 def test_support_is_the_sentence_that_holds_the_answer() -> None:

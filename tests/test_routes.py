@@ -19,6 +19,9 @@ from lift.routes import EVIDENCE_SENTENCES, WIDE_SENTENCES, Adapters, Routes
 from lift.sentences import split_sentences
 
 TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907."
+ROOMS = " ".join(f"Room {number} of the tower is dark." for number in range(8))
+TOLD_ONCE = f"{ROOMS} The tower burned in 1907."
+TOLD_TWICE = f"{TOLD_ONCE} They say that the tower burned twice."
 QUESTION = "When did the tower burn?"
 BOTH = Adapters("memory", "reader", cites=True)
 
@@ -81,11 +84,10 @@ def test_auto_asks_reader_and_memory_and_lets_them_vote(
 def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     tiny_model: BaseModel, narrow: float, wide: float, chosen: str
 ) -> None:
-    text = " ".join([*(f"Room {number} of the tower is dark." for number in range(8)), "The tower burned in 1907."])
-    tower = routes(tiny_model, BOTH, text)
-    shortest, longest = (
-        tower.prompt(QUESTION, "evidence", 8, sentences).ids for sentences in (EVIDENCE_SENTENCES, WIDE_SENTENCES)
-    )
+    tower = routes(tiny_model, BOTH, TOLD_TWICE)
+    shortest = tower.prompt(QUESTION, "evidence", 8).ids
+    more = tower.index.evidence(QUESTION, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
+    longest = tower.prompt(QUESTION, "evidence", 8, more).ids
 
     def bring(want: Want) -> Any:
         if isinstance(want, Say):
@@ -95,7 +97,7 @@ def test_auto_reads_narrow_and_wide_and_their_mean_counts(
             return [-1.0, -1.0, -1.0]
         return [-3.0, narrow if want.prompt_ids == shortest else wide, -9.0]
 
-    answer, wanted = take(tiny_model, BOTH, "auto", bring, text)
+    answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_TWICE)
     assert answer.text == chosen
     assert answer.context == "evidence"
     assert [type(want).__name__ for want in wanted] == ["Say"] * 3 + ["Judge"] * 4
@@ -103,24 +105,35 @@ def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     begun = common_tokens(*(prompt_ids(tiny_model.tokenizer, "", text) for text in (shown, f"{shown} More.")))
     assert begun > len(shown) / 2
     assert longest[:begun] == shortest[:begun], "expected reading to go on behind what was read"
-    same, wanted = take(tiny_model, BOTH, "auto", lambda _want: "1907", text)
+    same, wanted = take(tiny_model, BOTH, "auto", lambda _want: "1907", TOLD_TWICE)
     assert same.text == "1907"
     assert len(wanted) == 2, "expected nothing more to be read where reading and memory agree"
+
+
+def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone(tiny_model: BaseModel) -> None:
+    alone = tuple(prompt_ids(tiny_model.tokenizer, QUESTION, "The tower burned in 1907."))
+
+    def bring(want: Want) -> Any:
+        return [-1.0, -2.0] if isinstance(want, Judge) else "1907" if want.adapter == "reader" else "1911"
+
+    answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_ONCE)
+    assert (answer.text, answer.context) == ("1907", "evidence")
+    assert [want.prompt_ids for want in wanted if isinstance(want, Say) and want.adapter == "reader"] == [alone]
+    assert next(want.prompt_ids for want in wanted if isinstance(want, Judge)) == alone
 
 
 @pytest.mark.parametrize(("behind_evidence", "chosen", "context"), [(-1.0, "1911", "none"), (-9.0, "1907", "evidence")])
 def test_a_memory_that_reads_itself_judges_behind_the_evidence_alone(
     tiny_model: BaseModel, behind_evidence: float, chosen: str, context: str
 ) -> None:
-    text = " ".join([*(f"Room {number} of the tower is dark." for number in range(8)), "The tower burned in 1907."])
-    narrow = routes(tiny_model, BOTH, text).prompt(QUESTION, "evidence", 8).ids
+    narrow = routes(tiny_model, BOTH, TOLD_TWICE).prompt(QUESTION, "evidence", 8).ids
 
     def bring(want: Want) -> Any:
         if isinstance(want, Say):
             return "1907" if want.prompt_ids == narrow else "1911"
         return [-2.0, behind_evidence]
 
-    answer, wanted = take(tiny_model, Adapters("memory", "memory"), "auto", bring, text)
+    answer, wanted = take(tiny_model, Adapters("memory", "memory"), "auto", bring, TOLD_TWICE)
     assert (answer.text, answer.context) == (chosen, context)
     assert [type(want).__name__ for want in wanted] == ["Say", "Say", "Judge"]
     assert wanted[-1].prompt_ids == narrow

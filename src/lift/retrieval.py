@@ -64,6 +64,15 @@ class SentenceIndex:
         best = np.argsort(-scores, kind="stable")[:count]
         return [self.sentences[index] for index in best if scores[index] > 0]
 
+    def holder(self, query: str) -> Sentence | None:
+        """The sentence that holds every word of the query that the document has, where no other sentence does.
+
+        What would stand beside it in a prompt is of the same words and tells of something else.
+        """
+        told_in = [set(self._told_in[word]) for word in self._content_words(query) if word in self._rarity]
+        holders = set.intersection(*told_in) if told_in else set[int]()
+        return self.sentences[holders.pop()] if len(holders) == 1 else None
+
     def evidence(self, query: str, count: int, read: int = 0) -> list[Sentence]:
         """The `count` best sentences in the order of the document, for a prompt.
 

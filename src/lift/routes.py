@@ -4,8 +4,10 @@ closed book   The memory answers; one that has learned to cite also says the sen
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
 auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, as many
-              sentences again are read behind the first, and all vote (choosing.py). A memory that reads for itself
-              judges both behind the evidence: it has what it knows in mind then, and a further vote would count twice.
+              sentences again are read behind the first, and all vote (choosing.py). Where one sentence alone holds all
+              that the question says, no other is read: what is like it distracts a small reader. A memory that reads
+              for itself judges both behind the evidence: it has what it knows in mind then, and a further vote would
+              count twice.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
 
-VERSION = 4  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 5  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -112,12 +114,14 @@ class Routes:
             return self.adapters.memory is None
         return context != "none" or not self.adapters.cites
 
-    def prompt(self, question: str, context: str, max_new_tokens: int, sentences: int = EVIDENCE_SENTENCES) -> Prompt:
-        """What the model reads to answer; `context` is none but "auto", `sentences` are those of the evidence.
+    def prompt(
+        self, question: str, context: str, max_new_tokens: int, evidence: Sequence[Sentence] | None = None
+    ) -> Prompt:
+        """What the model reads to answer; `context` is none but "auto", `evidence` instead of the usual sentences.
 
         Raises UsageError as `to`.
         """
-        text, cut = self._context_text(question, context, max_new_tokens, sentences)
+        text, cut = self._context_text(question, context, max_new_tokens, evidence)
         return Prompt(question, context, self._ids(question, text), cut)
 
     def answer(self, prompt: Prompt, text: str) -> Answer:
@@ -144,15 +148,18 @@ class Routes:
 
     def _auto(self, question: str, max_new_tokens: int) -> Route[Answer]:
         """What is read in the evidence, and what is recalled; where these differ, what is read in more of it, too."""
-        narrow, bare = (self.prompt(question, context, max_new_tokens) for context in ("evidence", "none"))
+        alone = self.index.holder(question)
+        narrow = self.prompt(question, "evidence", max_new_tokens, [alone] if alone else None)
+        bare = self.prompt(question, "none", max_new_tokens)
         read, said = yield [
             Say(self.adapters.reader, narrow.ids, max_new_tokens),
             Say(self.adapters.memory, bare.ids, max_new_tokens),
         ]
         shown, texts = [narrow], [read]
         reads_itself = self.adapters.reader == self.adapters.memory
-        if read != said and not reads_itself:
-            wide = self.prompt(question, "evidence", max_new_tokens, WIDE_SENTENCES)
+        if read != said and not reads_itself and not alone:
+            more = self.index.evidence(question, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
+            wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
                 shown.append(wide)
                 texts += yield [Say(self.adapters.reader, wide.ids, max_new_tokens)]
@@ -196,14 +203,14 @@ class Routes:
         return tuple(self._render(question, text))
 
     def _context_text(
-        self, question: str, context: str, max_new_tokens: int, sentences: int
+        self, question: str, context: str, max_new_tokens: int, evidence: Sequence[Sentence] | None
     ) -> tuple[str | None, bool]:
         window_tokens = self._base.window_tokens - max_new_tokens
         tokenizer = self._base.tokenizer
         if context == "none":
             return None, False
         if context == "evidence":
-            found = self.index.evidence(question, sentences, read=EVIDENCE_SENTENCES)
+            found = self.index.evidence(question, EVIDENCE_SENTENCES) if evidence is None else evidence
             shown = " ".join(sentence.text for sentence in found)
             return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
         if context == "truncated" and self._truncated_tokens:
