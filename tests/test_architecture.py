@@ -32,6 +32,7 @@ STAGES = [
     "retrieval",
     "memories",
     "answers",
+    "prose",
     "choosing",
     "asking",
     "routes",

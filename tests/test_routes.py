@@ -15,6 +15,7 @@ from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.models.prefix_cache import common_tokens
 from lift.prompts import citation_question, prompt_ids
+from lift.prose import asks_for_prose
 from lift.routes import EVIDENCE_SENTENCES, WIDE_SENTENCES, Adapters, Routes
 from lift.sentences import split_sentences
 
@@ -31,7 +32,12 @@ def routes(base: BaseModel, adapters: Adapters, text: str = TEXT) -> Routes:
 
 
 def take(
-    base: BaseModel, adapters: Adapters, context: str, bring: Callable[[Want], Any], text: str = TEXT
+    base: BaseModel,
+    adapters: Adapters,
+    context: str,
+    bring: Callable[[Want], Any],
+    text: str = TEXT,
+    question: str = QUESTION,
 ) -> tuple[Answer, list[Want]]:
     """The answer, and what was wanted on the way to it."""
     wanted: list[Want] = []
@@ -40,7 +46,7 @@ def take(
         wanted.extend(wants)
         return [bring(want) for want in wants]
 
-    (answer,) = run([routes(base, adapters, text).to(QUESTION, context, 8)], fulfil)
+    (answer,) = run([routes(base, adapters, text).to(question, context, 8)], fulfil)
     return answer, wanted
 
 
@@ -120,6 +126,38 @@ def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone(tiny_model:
     assert (answer.text, answer.context) == ("1907", "evidence")
     assert [want.prompt_ids for want in wanted if isinstance(want, Say) and want.adapter == "reader"] == [alone]
     assert next(want.prompt_ids for want in wanted if isinstance(want, Judge)) == alone
+
+
+def test_prose_is_written_by_the_base_behind_more_of_the_text(tiny_model: BaseModel) -> None:
+    request = "Summarize what is told about the tower."
+    answer, wanted = take(tiny_model, BOTH, "auto", lambda _want: "It burned.", TOLD_TWICE, request)
+    tower = routes(tiny_model, BOTH, TOLD_TWICE)
+    more = " ".join(sentence.text for sentence in tower.index.evidence(request, WIDE_SENTENCES))
+    assert [(want.adapter, want.prompt_ids) for want in wanted] == [
+        (None, tuple(prompt_ids(tiny_model.tokenizer, request, more)))
+    ]
+    assert (answer.text, answer.context) == ("It burned.", "evidence")
+
+
+@pytest.mark.parametrize(
+    ("question", "prose"),
+    [
+        ("Summarise the second chapter.", True),
+        ("Please, summarize the discussion about costs", True),
+        ("Could you explain how the tower was built?", True),
+        ("Give me a short overview of the museum.", True),
+        ("What did Ada Quill say about the storm?", True),
+        ("How did the keepers argue for a new tower?", True),
+        ("What did the state of Maine buy?", False),
+        ("What do some believe is the oldest tower?", False),
+        ("What did the council decide to build?", False),
+        ("Who explains the discussion?", False),
+        ("When did the tower burn?", False),
+        ("Was sagte Ada Quill über den Sturm?", False),
+    ],
+)
+def test_requests_and_what_was_said_ask_for_prose(question: str, prose: bool) -> None:
+    assert asks_for_prose(question) is prose
 
 
 @pytest.mark.parametrize(("behind_evidence", "chosen", "context"), [(-1.0, "1911", "none"), (-9.0, "1907", "evidence")])

@@ -7,7 +7,7 @@ auto          A few sentences of evidence are read, and the memory is asked clos
               sentences again are read behind the first, and all vote (choosing.py). Where one sentence alone holds all
               that the question says, no other is read: what is like it distracts a small reader. A memory that reads
               for itself judges both behind the evidence: it has what it knows in mind then, and a further vote would
-              count twice.
+              count twice. Where sentences are asked for (prose.py), the base model writes them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
+from lift.prose import asks_for_prose
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
@@ -97,6 +98,8 @@ class Routes:
     def to(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route for that context. It raises UsageError where a text does not fit the window."""
         if context == "auto" and self.adapters.memory is not None:
+            if asks_for_prose(question):
+                return self._prose(question, max_new_tokens)
             return self._auto(question, max_new_tokens)
         if context == "none" and self.adapters.cites:
             return self._recall(question, max_new_tokens)
@@ -169,6 +172,12 @@ class Routes:
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
         return answer if agreed else self._with_best_sentence(question, answer)
+
+    def _prose(self, question: str, max_new_tokens: int) -> Route[Answer]:
+        """What the base model, which nothing has made brief, writes behind more of the document."""
+        prompt = self.prompt(question, "evidence", max_new_tokens, self.index.evidence(question, WIDE_SENTENCES))
+        (text,) = yield [Say(None, prompt.ids, max_new_tokens)]
+        return self.answer(prompt, text)
 
     def _citing(self, question: str) -> Say:
         return Say(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
