@@ -17,7 +17,8 @@ from lift.asking import Say, Want, bring, run
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM, PromptForm
+from lift.prompts import PLAIN_FORM, PromptForm
+from lift.prose import answer_tokens
 
 RESIDENT_MEMORIES = 32
 
@@ -27,7 +28,7 @@ def ask_memories(
     asked: Sequence[tuple[Memory, str]],
     context: str = "none",
     *,
-    max_new_tokens: int = MAX_ANSWER_TOKENS,
+    max_new_tokens: int | None = None,
     batch_size: int = 32,
     resident: int = RESIDENT_MEMORIES,
     form: PromptForm = PLAIN_FORM,
@@ -61,7 +62,10 @@ def ask_memories(
             wanted = {keys[index]: loads[keys[index]] for index in batch}
             hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
             started = time.perf_counter()
-            routes = [ways[asked[index][0]].to(asked[index][1], context, max_new_tokens) for index in batch]
+            routes = [
+                ways[memory].to(question, context, max_new_tokens or answer_tokens(question))
+                for memory, question in (asked[index] for index in batch)
+            ]
             found_answers = run(routes, lambda wants: _fulfil(base, wants, batch_size))
             seconds = (time.perf_counter() - started) / len(batch)
             answers.update(zip(batch, (replace(answer, seconds=seconds) for answer in found_answers), strict=True))

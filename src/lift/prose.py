@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+from lift.prompts import MAX_ANSWER_TOKENS
+
+PROSE_TOKENS = 160
 _REQUEST = re.compile(
     r"(?:please[, ]+|(?:can|could|would|will) you (?:please )?)?"
     r"(?:summari[sz]e|describe|explain|discuss|outline|recap|elaborate|paraphrase|sum up|"
@@ -32,3 +35,8 @@ def asks_for_prose(question: str) -> bool:
     """Whether sentences are asked for: a request, or what somebody said or thought."""
     asked = question.strip()
     return bool(_REQUEST.match(asked) or _TOLD.match(asked))
+
+
+def answer_tokens(question: str) -> int:
+    """The most tokens of an answer to the question, where nobody says how many."""
+    return PROSE_TOKENS if asks_for_prose(question) else MAX_ANSWER_TOKENS

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from lift.answers import Context
 from lift.prompts import MAX_ANSWER_TOKENS
+from lift.prose import answer_tokens
 from lift.server.bodies import Body
 from lift.serving.request import Message, Request, Sampling
 
@@ -130,12 +131,12 @@ class AskBody(Body):
         """Whether the stream tells at its end how many tokens there were."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, memory: str | None, logprobs: int | None, max_tokens: int | None) -> Sampling:
-        """How the answer is drawn; a memory answers a question, the base model may go on for longer."""
+    def sampling(self, logprobs: int | None, max_tokens: int) -> Sampling:
+        """How the answer is drawn."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         usual = Sampling()
         return Sampling(
-            max_tokens=max_tokens or (MAX_ANSWER_TOKENS if memory is not None else _BASE_TOKENS),
+            max_tokens=max_tokens,
             temperature=usual.temperature if self.temperature is None else self.temperature,
             top_p=usual.top_p if self.top_p is None else self.top_p,
             seed=self.seed,
@@ -164,11 +165,14 @@ class ChatBody(AskBody):
     def request(self, memory: str | None, deadline_s: float) -> Request:
         """What the engine is asked; raises UsageError for messages that end with no question."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        messages = tuple(message.message for message in self.messages)
+        # a memory answers what is asked last, the base model may go on for longer
+        usual_tokens = _BASE_TOKENS if memory is None else answer_tokens(messages[-1].content)
         return Request(
             memory=memory,
-            messages=tuple(message.message for message in self.messages),
+            messages=messages,
             context=self.context or "auto",
-            sampling=self.sampling(memory, logprobs, self.max_completion_tokens or self.max_tokens),
+            sampling=self.sampling(logprobs, self.max_completion_tokens or self.max_tokens or usual_tokens),
             deadline_s=deadline_s,
         )
 
@@ -181,11 +185,12 @@ class CompletionBody(AskBody):
 
     def request(self, memory: str | None, deadline_s: float) -> Request:
         """What the engine is asked."""
+        usual_tokens = _BASE_TOKENS if memory is None else MAX_ANSWER_TOKENS
         return Request(
             memory=memory,
             prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
             context="none",
-            sampling=self.sampling(memory, self.logprobs, self.max_tokens),
+            sampling=self.sampling(self.logprobs, self.max_tokens or usual_tokens),
             deadline_s=deadline_s,
         )
 
