@@ -11,7 +11,8 @@ from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
-from lift.prompts import prompt_ids
+from lift.prompts import MAX_ANSWER_TOKENS, prompt_ids
+from lift.prose import PROSE_TOKENS
 from lift.recall import choose_probes, probe_recall
 from lift.recipes.recipe import AdapterSettings
 from lift.sentences import Sentence
@@ -45,6 +46,28 @@ def saying(monkeypatch: pytest.MonkeyPatch, base: BaseModel, *answers: str) -> l
 
     monkeypatch.setattr("lift.answering.generate", generate)
     return given
+
+
+@pytest.mark.parametrize(
+    ("question", "asked", "most"),
+    [
+        ("When did the tower burn?", None, MAX_ANSWER_TOKENS),
+        ("Summarize what is told about the tower.", None, PROSE_TOKENS),
+        ("Summarize what is told about the tower.", 5, 5),
+    ],
+)
+def test_prose_may_be_longer_where_nobody_says_how_long(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch, question: str, asked: int | None, most: int
+) -> None:
+    found: list[int] = []
+
+    def generate(_model: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, **_options: Any) -> Any:
+        found.append(max_new_tokens)
+        return [[1] for _ in prompts]
+
+    monkeypatch.setattr("lift.answering.generate", generate)
+    answerer(tiny_model).ask_many([question], "evidence", max_new_tokens=asked)
+    assert found == [most]
 
 
 @pytest.mark.parametrize(("context", "shown"), [("none", 0), ("full", 3), ("evidence", 3), ("truncated", 3)])

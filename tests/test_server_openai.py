@@ -15,6 +15,8 @@ from live_server import Live, ScriptedEngine, answer, completion, eventually, pu
 from lift.errors import QueueFull
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
+from lift.prompts import MAX_ANSWER_TOKENS
+from lift.prose import PROSE_TOKENS
 from lift.serving.request import Message, Piece, Request, Sampling
 
 QUESTION: list[Any] = [{"role": "user", "content": "Who founded the museum?"}]
@@ -66,6 +68,22 @@ def test_memories_of_other_weights_are_no_models(live: Live, tiny_model: BaseMod
         client.models.retrieve("foreign")
     with pytest.raises(openai.ConflictError, match="foreign"):
         client.chat.completions.create(model="foreign", messages=QUESTION)
+
+
+def test_a_request_for_prose_is_written_by_the_base_and_may_be_long(live: Live) -> None:
+    request = "Summarize what is told about the museum."
+    told = live.library["quill"].document.text  # it has no more sentences than are read
+
+    def say(model: str, text: str, **options: Any) -> Any:
+        return client_of(live).chat.completions.create(
+            model=model, messages=[{"role": "user", "content": text}], **options
+        )
+
+    said, expected = say("quill", request), say("tiny", f"{told}\n\n{request}", max_tokens=PROSE_TOKENS)
+    assert said.usage.completion_tokens > MAX_ANSWER_TOKENS
+    assert said.usage == expected.usage
+    assert said.choices[0].message.content == expected.choices[0].message.content
+    assert said.lift["context"] == "evidence"
 
 
 @pytest.mark.parametrize("model", ["quill", "tiny"])
