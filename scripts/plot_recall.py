@@ -86,7 +86,9 @@ def _plot(points: dict[float, dict[str, list[float]]], methods: list[str], argum
     for method in methods:
         line = [(cost, fmean(points[cost][method])) for cost in sorted(points) if points[cost][method]]
         if line:
-            axes.plot(*zip(*line, strict=True), marker="o", label=method)
+            # budgets and bytes are of the same documents; two lengths are of different ones, and nothing lies between
+            joined = "none" if arguments.against == "tokens" else "solid"
+            axes.plot(*zip(*line, strict=True), marker="o", linestyle=joined, label=method)
     axes.set(xlabel=AXES[arguments.against], ylabel=f"{arguments.metric}, %", xscale="log", ylim=(0, 100))
     if len(points) <= MOST_TICKS:
         axes.set_xticks(sorted(points), [f"{cost:,.0f}" for cost in sorted(points)])
