@@ -38,6 +38,7 @@ def take(
     bring: Callable[[Want], Any],
     text: str = TEXT,
     question: str = QUESTION,
+    most_tokens: int = 8,
 ) -> tuple[Answer, list[Want]]:
     """The answer, and what was wanted on the way to it."""
     wanted: list[Want] = []
@@ -46,7 +47,7 @@ def take(
         wanted.extend(wants)
         return [bring(want) for want in wants]
 
-    (answer,) = run([routes(base, adapters, text).to(question, context, 8)], fulfil)
+    (answer,) = run([routes(base, adapters, text).to(question, context, most_tokens)], fulfil)
     return answer, wanted
 
 
@@ -128,15 +129,27 @@ def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone(tiny_model:
     assert next(want.prompt_ids for want in wanted if isinstance(want, Judge)) == alone
 
 
-def test_prose_is_written_by_the_base_behind_more_of_the_text(tiny_model: BaseModel) -> None:
+@pytest.mark.parametrize(
+    ("written", "stands"),
+    [
+        ("The tower burned in 1907, and its rooms are dark.", True),
+        ("The tower burned. The tower burned. The tower burned. The tower burned.", False),
+        ("Karen Cornish, a former justice, presided over many famous trials in London.", False),
+        ("", False),
+    ],
+)
+def test_prose_is_written_by_the_base_or_quoted(tiny_model: BaseModel, written: str, stands: bool) -> None:
     request = "Summarize what is told about the tower."
-    answer, wanted = take(tiny_model, BOTH, "auto", lambda _want: "It burned.", TOLD_TWICE, request)
-    tower = routes(tiny_model, BOTH, TOLD_TWICE)
-    more = " ".join(sentence.text for sentence in tower.index.evidence(request, WIDE_SENTENCES))
+    answer, wanted = take(tiny_model, BOTH, "auto", lambda _want: written, TOLD_TWICE, request, 400)
+    index = routes(tiny_model, BOTH, TOLD_TWICE).index
+    more, few = (
+        " ".join(sentence.text for sentence in index.evidence(request, count))
+        for count in (WIDE_SENTENCES, EVIDENCE_SENTENCES)
+    )
     assert [(want.adapter, want.prompt_ids) for want in wanted] == [
         (None, tuple(prompt_ids(tiny_model.tokenizer, request, more)))
     ]
-    assert (answer.text, answer.context) == ("It burned.", "evidence")
+    assert (answer.text, answer.context) == (written if stands else few, "evidence")
 
 
 @pytest.mark.parametrize(

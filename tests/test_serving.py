@@ -473,7 +473,8 @@ def test_a_fault_in_one_question_leaves_the_others_alone(
         monkeypatch.setattr(Running, where, failing_for_one)
     bad = memories[2].manifest.files["adapter/adapter_model.safetensors"].sha256
     engine = start()
-    tickets = [engine.submit(ask(memory, "Who founded it?", context="auto")) for memory in memories]
+    # no sentence holds all of the question, and what is read differs from what is recalled
+    tickets = [engine.submit(ask(memory, "Who founded the tower?", context="auto")) for memory in memories]
     for number, ticket in enumerate(tickets):
         if number == 2:
             with pytest.raises(ZeroDivisionError):

@@ -1,8 +1,9 @@
-"""Whether a question is answered by a few words or by sentences: the wording decides, before anything is read.
+"""Whether a question is answered by a few words or by sentences, and whether sentences that were written can stand.
 
-A request ("Summarise ...", "Explain ...") wants sentences, and so does a question for what somebody said or thought,
-whose answer is a clause. Whatever is tuned to answer briefly is wrong for both. English; other languages are taken for
-questions of a few words.
+The wording decides, before anything is read. A request ("Summarise ...", "Explain ...") wants sentences, and so does a
+question for what somebody said or thought, whose answer is a clause. Whatever is tuned to answer briefly is wrong for
+both. English; other languages are taken for questions of a few words. A small model that is to write at length soon
+repeats itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from lift.prompts import MAX_ANSWER_TOKENS
 
 PROSE_TOKENS = 160
+_RUN_WORDS = 3
+_LEAST_NEW_RUNS = 0.7
 _REQUEST = re.compile(
     r"(?:please[, ]+|(?:can|could|would|will) you (?:please )?)?"
     r"(?:summari[sz]e|describe|explain|discuss|outline|recap|elaborate|paraphrase|sum up|"
@@ -40,3 +43,10 @@ def asks_for_prose(question: str) -> bool:
 def answer_tokens(question: str) -> int:
     """The most tokens of an answer to the question, where nobody says how many."""
     return PROSE_TOKENS if asks_for_prose(question) else MAX_ANSWER_TOKENS
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether more than three in ten runs of three words have come before."""
+    words = re.findall(r"\w+", text.lower())
+    runs = list(zip(*(words[start:] for start in range(_RUN_WORDS)), strict=False))
+    return len(set(runs)) < _LEAST_NEW_RUNS * len(runs)

@@ -100,6 +100,11 @@ class SentenceIndex:
         best = int(fullest[np.argmax(about[fullest])])
         return Support(self.sentences[best], float(covered[best]))
 
+    def coverage(self, text: str, told: str) -> float:
+        """The share of the content words of `text` that `told` has, 1 where it has none."""
+        known, words = set(self._all_words(told)), self._content_words(text)
+        return sum(word in known for word in words) / len(words) if words else 1.0
+
     def _all_words(self, text: str) -> list[str]:
         return [self._stemmed(word) for word in _WORD.findall(text.lower())]
 

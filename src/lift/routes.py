@@ -7,7 +7,8 @@ auto          A few sentences of evidence are read, and the memory is asked clos
               sentences again are read behind the first, and all vote (choosing.py). Where one sentence alone holds all
               that the question says, no other is read: what is like it distracts a small reader. A memory that reads
               for itself judges both behind the evidence: it has what it knows in mind then, and a further vote would
-              count twice. Where sentences are asked for (prose.py), the base model writes them.
+              count twice. Where sentences are asked for (prose.py), the base model writes them, or the document is
+              quoted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
-from lift.prose import asks_for_prose
+from lift.prose import asks_for_prose, repeats_itself
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence
@@ -36,6 +37,7 @@ WIDE_SENTENCES = (
 )  # for what retrieval ranks too low; a small reader answers less well behind them
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
+CARRIED_COVERAGE = 0.6
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 
@@ -174,10 +176,25 @@ class Routes:
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _prose(self, question: str, max_new_tokens: int) -> Route[Answer]:
-        """What the base model, which nothing has made brief, writes behind more of the document."""
-        prompt = self.prompt(question, "evidence", max_new_tokens, self.index.evidence(question, WIDE_SENTENCES))
+        """What the base model, which nothing has made brief, writes behind more of the document, if that carries it.
+
+        Else the document is quoted: a model that cannot write about what it reads says what it has heard elsewhere.
+        """
+        shown = self.index.evidence(question, WIDE_SENTENCES)
+        prompt = self.prompt(question, "evidence", max_new_tokens, shown)
         (text,) = yield [Say(None, prompt.ids, max_new_tokens)]
+        told = " ".join([question, *(sentence.text for sentence in shown)])
+        if not text or repeats_itself(text) or self.index.coverage(text, told) < CARRIED_COVERAGE:
+            text = self._quotation(question, max_new_tokens) or text
         return self.answer(prompt, text)
+
+    def _quotation(self, question: str, most_tokens: int) -> str:
+        """The usual sentences of evidence, or as many of the best as are not more than so many tokens."""
+        for count in range(EVIDENCE_SENTENCES, 0, -1):
+            text = " ".join(sentence.text for sentence in self.index.evidence(question, count))
+            if len(self._base.tokenizer(text, add_special_tokens=False)["input_ids"]) <= most_tokens:
+                return text
+        return ""
 
     def _citing(self, question: str) -> Say:
         return Say(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
