@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -87,7 +88,7 @@ def main() -> None:
             f"utilisation_of_{DEVICES[0].name}": speed * peak.flops_per_token / DEVICES[0].flops_per_s,
             "peak_gb": torch.cuda.max_memory_allocated() / GB,
             "predicted_gb": peak.train_bytes / GB,
-            "loss_finite": all(step.loss == step.loss for step in steps),
+            "loss_finite": all(math.isfinite(step.loss) for step in steps),
         }
         print(json.dumps(row), flush=True)
     prompts = torch.randint(shape.vocabulary, (arguments.rows, PROMPT_TOKENS)).tolist()

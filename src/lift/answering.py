@@ -26,7 +26,6 @@ from lift.models.base_model import BaseModel
 from lift.models.generate import Rows, generate
 from lift.models.prefix_cache import PrefixCache
 from lift.prompts import PLAIN_FORM, PromptForm, end_of_answer_id
-from lift.prose import answer_tokens
 from lift.recipes.recipe import AdapterSettings
 from lift.routes import Adapters, Routes
 from lift.sentences import Sentence, split_sentences
@@ -133,14 +132,14 @@ class Answerer:
     ) -> list[Answer]:
         """Answer in batches, in the order of the questions, by the routes of routes.py.
 
-        `max_new_tokens`: None is what such a question takes (prose.py). An answer that is chosen among several is shown
-        in one piece. Raises UsageError for an unknown context, an empty question, or a text that does not fit the
-        window.
+        Without `max_new_tokens` each may be as long as such a question wants (prose.py). An answer that is chosen among
+        several is shown in one piece. Raises UsageError for an unknown context, an empty question, or a text that does
+        not fit the window.
         """
         check_questions(questions, context)
         started = time.perf_counter()
         streamed = on_text if self.routes.in_one_step(context) else None
-        routes = [self.routes.to(each, context, max_new_tokens or answer_tokens(each)) for each in questions]
+        routes = [self.routes.to(question, context, max_new_tokens) for question in questions]
         answers = run(routes, lambda wants: self._fulfil(wants, batch_size, streamed))
         seconds = (time.perf_counter() - started) / max(len(questions), 1)
         if on_text and streamed is None:

@@ -18,7 +18,6 @@ from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.prompts import PLAIN_FORM, PromptForm
-from lift.prose import answer_tokens
 
 RESIDENT_MEMORIES = 32
 
@@ -62,10 +61,7 @@ def ask_memories(
             wanted = {keys[index]: loads[keys[index]] for index in batch}
             hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
             started = time.perf_counter()
-            routes = [
-                ways[memory].to(question, context, max_new_tokens or answer_tokens(question))
-                for memory, question in (asked[index] for index in batch)
-            ]
+            routes = [ways[asked[index][0]].to(asked[index][1], context, max_new_tokens) for index in batch]
             found_answers = run(routes, lambda wants: _fulfil(base, wants, batch_size))
             seconds = (time.perf_counter() - started) / len(batch)
             answers.update(zip(batch, (replace(answer, seconds=seconds) for answer in found_answers), strict=True))

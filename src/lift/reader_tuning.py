@@ -25,7 +25,7 @@ from lift.prompts import Example, preserved_example, question_example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
 from lift.retrieval import SentenceIndex
 from lift.scoring import contained
-from lift.sentences import split_sentences
+from lift.sentences import joined, split_sentences
 from lift.training.curriculum import Update
 from lift.training.loop import Step, train
 from lift.training.lower_layers import reusing_lower_layers
@@ -140,7 +140,7 @@ def _groups(tokenizer: Any, record: Record, retrieved: int) -> Iterator[list[Exa
     behind: dict[str, list[Example]] = defaultdict(list)
     for question in record.questions:
         answer = question.answers[0]
-        shown = " ".join(sentence.text for sentence in index.evidence(question.text, retrieved))
+        shown = joined(index.evidence(question.text, retrieved))
         for passage in dict.fromkeys(["\n".join(question.evidence), shown]):
             if passage and contained(passage, question.answers):
                 behind[passage].append(question_example(tokenizer, question.text, answer, passage, reads_evidence=True))

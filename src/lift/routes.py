@@ -25,10 +25,10 @@ from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
-from lift.prose import asks_for_prose, repeats_itself
+from lift.prose import answer_tokens, asks_for_prose, repeats_itself
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
-from lift.sentences import Sentence
+from lift.sentences import Sentence, joined
 
 VERSION = 5  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
@@ -97,8 +97,12 @@ class Routes:
         other._render = render
         return other
 
-    def to(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
-        """The route for that context. It raises UsageError where a text does not fit the window."""
+    def to(self, question: str, context: str, max_new_tokens: int | None = None) -> Route[Answer]:
+        """The route for that context; without `max_new_tokens` the answer may be as long as such a question wants.
+
+        It raises UsageError where a text does not fit the window.
+        """
+        max_new_tokens = max_new_tokens or answer_tokens(question)
         if context == "auto" and self.adapters.memory is not None:
             if asks_for_prose(question):
                 return self._prose(question, max_new_tokens)
@@ -183,7 +187,7 @@ class Routes:
         shown = self.index.evidence(question, WIDE_SENTENCES)
         prompt = self.prompt(question, "evidence", max_new_tokens, shown)
         (text,) = yield [Say(None, prompt.ids, max_new_tokens)]
-        told = " ".join([question, *(sentence.text for sentence in shown)])
+        told = f"{question} {joined(shown)}"
         if not text or repeats_itself(text) or self.index.coverage(text, told) < CARRIED_COVERAGE:
             text = self._quotation(question, max_new_tokens) or text
         return self.answer(prompt, text)
@@ -191,7 +195,7 @@ class Routes:
     def _quotation(self, question: str, most_tokens: int) -> str:
         """The usual sentences of evidence, or as many of the best as are not more than so many tokens."""
         for count in range(EVIDENCE_SENTENCES, 0, -1):
-            text = " ".join(sentence.text for sentence in self.index.evidence(question, count))
+            text = joined(self.index.evidence(question, count))
             if len(self._base.tokenizer(text, add_special_tokens=False)["input_ids"]) <= most_tokens:
                 return text
         return ""
@@ -237,8 +241,7 @@ class Routes:
             return None, False
         if context == "evidence":
             found = self.index.evidence(question, EVIDENCE_SENTENCES) if evidence is None else evidence
-            shown = " ".join(sentence.text for sentence in found)
-            return fit_context(tokenizer, question, shown, window_tokens, form=self._form)
+            return fit_context(tokenizer, question, joined(found), window_tokens, form=self._form)
         if context == "truncated" and self._truncated_tokens:
             window_tokens = min(window_tokens, self._truncated_tokens - max_new_tokens)
         text, cut = fit_context(tokenizer, question, self.document.text, window_tokens, CUT_STEP_TOKENS, self._form)

@@ -7,7 +7,7 @@ lines, mended where a fragment or a missed boundary would make a bad training sa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -73,6 +73,11 @@ def split_sentences(text: str, language: str = "en") -> list[Sentence]:
                     if left < right:
                         sentences.append(Sentence(len(sentences), text[left:right], left, right, number))
     return sentences
+
+
+def joined(sentences: Iterable[Sentence]) -> str:
+    """The sentences as one text, as a prompt shows them."""
+    return " ".join(sentence.text for sentence in sentences)
 
 
 def _line_groups(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

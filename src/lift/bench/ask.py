@@ -36,7 +36,7 @@ from lift.prompts import CUT_STEP_TOKENS, fit_context, prompt_ids
 from lift.recipes.recipe import AdapterSettings
 from lift.retrieval import SentenceIndex
 from lift.routes import EVIDENCE_SENTENCES
-from lift.sentences import split_sentences
+from lift.sentences import joined, split_sentences
 
 TRUNCATED_TOKENS = 1024
 WHOLE = ("full", "kept")
@@ -227,7 +227,7 @@ class _Asker:
         if context == "none":
             return prompt_ids(tokenizer, question)
         if context == "evidence":
-            text = " ".join(sentence.text for sentence in self._index.evidence(question, EVIDENCE_SENTENCES))
+            text = joined(self._index.evidence(question, EVIDENCE_SENTENCES))
         limit = self._base.window_tokens - self._plan.answer_tokens
         if context == "truncated":
             limit = min(limit, TRUNCATED_TOKENS)

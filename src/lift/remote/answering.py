@@ -18,7 +18,7 @@ from lift.remote.remote_model import base_fingerprint, base_id, read_remote_mode
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
 from lift.retrieval import SentenceIndex
 from lift.routes import EVIDENCE_SENTENCES
-from lift.sentences import Sentence, split_sentences
+from lift.sentences import Sentence, joined, split_sentences
 
 # The estimate of tokens may fall short; each time the endpoint finds a prompt too long, this share of it is kept.
 _SHRINK = 0.8
@@ -120,7 +120,7 @@ class RemoteAnswerer:
             return question, False
         text = self.document.text
         if context == "evidence":
-            text = " ".join(sentence.text for sentence in self.index.evidence(question, EVIDENCE_SENTENCES))
+            text = joined(self.index.evidence(question, EVIDENCE_SENTENCES))
         shown, cut = fit_text(question, text, limit_tokens)
         if cut and context == "full":
             raise UsageError(

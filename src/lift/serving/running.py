@@ -153,11 +153,14 @@ class Running:
 
     def finish(self, answer: Answer) -> None:
         """Give the answer that the route has come to: a text that was said, or what the route has in its place."""
-        said = [text for text in self._texts if text.stream.text == answer.text]
+        said = next((text for text in self._texts if text.stream.text == answer.text), None)
+        if said is None:
+            self._show(Piece(answer.text))
+            self.ticket.finish(self._completion(answer, self._texts[-1], "stop"))
+            return
         if not self.conversation.in_one_step:
-            self._show(said[0].stream.whole() if said else Piece(answer.text))
-        reason = (said[0].end if said else None) or "stop"
-        self.ticket.finish(self._completion(answer, said[0] if said else self._texts[-1], reason))
+            self._show(said.stream.whole())
+        self.ticket.finish(self._completion(answer, said, said.end or "stop"))
 
     def give_up(self, reason: FinishReason) -> None:
         """Give what there is by now: the first text, which is what was read where the context is "auto"."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from lift.sentences import Sentence, split_sentences
+from lift.sentences import Sentence, joined, split_sentences
 from lift.tasks.support import content_words, tokens
 
 # What is shorter (a heading, a line of a list) cannot be summed up in several sentences.
@@ -45,12 +45,12 @@ def askable_paragraphs(sentences: Sequence[Sentence]) -> list[Paragraph]:
     counted = [
         Paragraph(group, f"Paragraph {number}")
         for number, group in enumerate(groups, 1)
-        if len(tokens(_joined(group))) >= SHORTEST_PARAGRAPH_WORDS
+        if len(tokens(joined(group))) >= SHORTEST_PARAGRAPH_WORDS
     ]
     labelled = [
         Paragraph(paragraph.sentences, " ".join(label[1].split()))
         for paragraph in counted
-        if (label := _LABEL.match(_joined(paragraph.sentences)))
+        if (label := _LABEL.match(joined(paragraph.sentences)))
     ]
     if 2 * len(labelled) <= len(counted):
         return counted
@@ -97,10 +97,6 @@ def summary_fault(summary: str, sentences: Sequence[Sentence], target: str) -> s
         re.IGNORECASE,
     ):
         return "gives its number away"
-    if not set(content_words(summary)) & set(content_words(without_label(_joined(sentences)))):
+    if not set(content_words(summary)) & set(content_words(without_label(joined(sentences)))):
         return "names nothing of the text"
     return None
-
-
-def _joined(sentences: Sequence[Sentence]) -> str:
-    return " ".join(sentence.text for sentence in sentences)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from lift.recipes.recipe import Recipe
-from lift.sentences import Sentence
+from lift.sentences import Sentence, joined
 from lift.tasks.paragraphs import askable_paragraphs, draw_paragraphs, without_label
 
 
@@ -183,7 +183,7 @@ def material(request: TaskRequest) -> str:
 
     A paragraph is shown without its label, so that no summary can repeat it.
     """
-    passage = " ".join(sentence.text for sentence in request.shown)
+    passage = joined(request.shown)
     if request.form == "paragraph":
         shown = [f"Title: {request.title}", f"Paragraph: {without_label(passage)}", request.hint]
         return "\n\n".join(filter(None, shown))

@@ -2,12 +2,13 @@
 
 from lift.evaluation.methods.method import Asked, Method, Passage, fitted
 from lift.evaluation.records import Question
+from lift.sentences import joined
 
 
 def choose(question: Question, asked: Asked) -> Passage:
     """The best sentences by BM25, in the order of the document."""
     found = asked.lookup.words.evidence(question.text, asked.retrieved)
-    return fitted(" ".join(sentence.text for sentence in found), question, asked)
+    return fitted(joined(found), question, asked)
 
 
 METHOD = Method("bm25", "the base model with the sentences that BM25 finds", "evidence", choose)
