@@ -8,7 +8,8 @@ from lift.batches import pack
 from lift.models.base_model import BaseModel
 from lift.prompts import Example, contextual_segment_example, question_example, segment_example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings
-from lift.training.objective import Objective, Teacher, labelled_logits
+from lift.training.forward import labelled_logits
+from lift.training.objective import Objective, Teacher
 
 
 def examples(base: BaseModel) -> list[Example]:

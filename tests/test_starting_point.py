@@ -306,11 +306,13 @@ def test_b_is_hurried_from_a_starting_point_and_from_zero_where_the_recipe_says_
     assert same != hurried
 
 
+@pytest.mark.parametrize("activated", [False, True])
 def test_memories_with_a_reader_answer_together_as_each_alone(
-    tiny_model: BaseModel, start: Path, tmp_path: Path
+    tiny_model: BaseModel, start: Path, tmp_path: Path, activated: bool
 ) -> None:
     library = lift.Library(tmp_path / "library", tiny_model)
-    recipe = load_recipe("fast", [f"adapter.starting_point={start}", "training.epochs=2", "adapter.rank=2"])
+    own = [f"adapter.activated={str(activated).lower()}", "training.epochs=2", "adapter.rank=2"]
+    recipe = load_recipe("fast", [f"adapter.starting_point={start}", *own])
     texts = {"merrow": TEXT, "harbour": "The harbour has two piers. Ellen Marsh built the longer one in 1881."}
     for name, text in texts.items():
         lift.absorb(Document(name, text, "test"), tiny_model, recipe=recipe, name=name, library=library)

@@ -15,7 +15,8 @@ from lift.batches import Batch, pack
 from lift.prompts import IGNORED, Example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings
 from lift.training.attention_blocks import attention_groups, cheaper_than_one_product
-from lift.training.objective import Objective, labelled_logits
+from lift.training.forward import labelled_logits
+from lift.training.objective import Objective
 from lift.training.tree_attention import tree_attention
 
 KINDS = {

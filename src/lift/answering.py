@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from lift.adapters.adapter import Adapter, applied_state
+from lift.adapters.adapter import Adapter, applied_invocation, applied_state
 from lift.adapters.resident import Load, hold_stored
 from lift.adapters.rows import activate, using
 from lift.adapters.starting_point import find_starting_point
@@ -36,7 +36,7 @@ _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
 def kept_prefixes(model: torch.nn.Module) -> PrefixCache:
     """What was read on a resident model and is kept for later questions, one cache for all that it answers."""
     if model not in _kept:
-        _kept[model] = PrefixCache(applied_state)
+        _kept[model] = PrefixCache(applied_state, invocation=applied_invocation)
     return _kept[model]
 
 

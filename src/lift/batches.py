@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lift.models.invocation import Invocation, begin_of_action
 from lift.prompts import IGNORED, Example
 
 
@@ -51,13 +52,46 @@ class Batch:
         """Tokens computed, after sharing."""
         return len(self.parents)
 
-    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """What a model of that type is called with: ids and positions [1, T], mask [1, 1, T, T]."""
-        return {
-            "input_ids": self.ids[None].to(device),
-            "position_ids": self.positions[None].to(device),
-            "attention_mask": self.attention_mask(dtype).to(device),
-        }
+    def acted_on(self, invocation: Invocation) -> torch.Tensor:
+        """Which nodes an adapter with that invocation acts on: those of answers, and of the invocations before them.
+
+        None of an example that is to be as the base has it, or has no invocation. [1, T], bool
+        """
+        acted = torch.zeros(1, self.tokens, dtype=torch.bool)
+        end = 0
+        for example in self.members:
+            end += example.labelled_tokens
+            prompt = example.prompt
+            if example.keeps_base or not prompt:
+                continue
+            # from the last label up to the invocation, the nodes of the path are those of the tokens in reverse
+            node = int(self.predict_at[end - 1])
+            for _ in range(len(example.ids) - 1 - begin_of_action(prompt, invocation)):
+                acted[0, node] = True
+                node = self.parents[node]
+        return acted
+
+    def with_ancestors(self, nodes: Sequence[int]) -> list[int]:
+        """These nodes and all their ancestors, ascending."""
+        found: set[int] = set()
+        for node in nodes:
+            ancestor = node
+            while ancestor >= 0 and ancestor not in found:
+                found.add(ancestor)
+                ancestor = self.parents[ancestor]
+        return sorted(found)
+
+    def recurring(self) -> list[bool]:
+        """Which nodes belong to an example that comes again in later epochs. [T]"""
+        recurring = [False] * self.tokens
+        ends, end = self.predict_at.tolist(), 0
+        for example in self.members:
+            end += example.labelled_tokens
+            node = ends[end - 1]
+            while not example.drawn_anew and node >= 0 and not recurring[node]:
+                recurring[node] = True
+                node = self.parents[node]
+        return recurring
 
     def part(self, nodes: Sequence[int]) -> Batch:
         """These nodes alone, in ascending order and with all their ancestors among them; nothing is predicted there."""
@@ -73,14 +107,19 @@ class Batch:
             members=(),
         )
 
-    def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """Additive mask [1, 1, T, T]: 0 where a node attends (its ancestors and itself), the dtype's minimum else."""
+    def attention_mask(self, dtype: torch.dtype, window_tokens: int | None = None) -> torch.Tensor:
+        """Additive mask [1, 1, T, T]: 0 where a node attends (its ancestors and itself), the dtype's minimum else.
+
+        With `window_tokens` it attends to the last so many of those alone.
+        """
         size = self.tokens
         allowed = torch.zeros(size, size, dtype=torch.bool)  # [T, T]
         for node, parent in enumerate(self.parents):
             if parent >= 0:
                 allowed[node] = allowed[parent]
             allowed[node, node] = True
+        if window_tokens is not None:
+            allowed &= self.positions[:, None] - self.positions[None] < window_tokens
         mask = torch.full((size, size), torch.finfo(dtype).min, dtype=dtype)  # [T, T]
         return mask.masked_fill_(allowed, 0.0)[None, None]
 

@@ -19,7 +19,7 @@ import torch
 from lift.batches import pack, split_batches
 from lift.losses import cross_entropy
 from lift.prompts import answer_example
-from lift.training.objective import labelled_logits
+from lift.training.forward import labelled_logits
 
 MEMORY_VOTE = 0.5
 CITING_MEMORY_VOTE = 1.0

@@ -6,6 +6,7 @@ tokenised apart and joined, so the mask is the answer and its end token by const
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,11 @@ class Example:
     keeps_base: bool = False
     drawn_anew: bool = False
     task: int | None = None
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """What stands before the first label."""
+        return self.ids[: next(index for index, label in enumerate(self.labels) if label != IGNORED)]
 
     @property
     def labelled_tokens(self) -> int:
@@ -81,6 +87,25 @@ def prompt_ids(tokenizer: Any, question: str, context: str | None = None, form: 
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
     bare = text if form is not PLAIN_FORM else f"{text}\nAnswer:"
     return list(tokenizer(bare + form.answer_prefix)["input_ids"])
+
+
+def invocation_of(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that open an answer, with which every prompt ends: an activated adapter acts from there on.
+
+    They are the generation prompt of the chat template; where there is none, what the ends of all prompts share.
+    """
+    samples = [prompt_ids(tokenizer, question)[::-1] for question in ("Who was it?", "Name the place", "List all!")]
+    common = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*samples, strict=False))
+    ending = tuple(tokens[0] for tokens in common)[::-1]
+    if tokenizer.chat_template:
+        asked = [{"role": "user", "content": "Q"}]
+        whole, part = (
+            tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=k) for k in (True, False)
+        )
+        opening = tuple(tokenizer(whole.removeprefix(part), add_special_tokens=False)["input_ids"])
+        if opening and ending[-len(opening) :] == opening:
+            return opening
+    return ending
 
 
 def dialogue_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lift.errors import AdapterError
+from lift.models.invocation import Invocation
 
 _serials = itertools.count()
 _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed
@@ -24,7 +25,8 @@ _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that no
 class Adapter(ABC):
     """A small set of trained tensors, attached to the frozen `model` under `name` until `detach`.
 
-    `rows` says which rows of a batch it is applied to: None is all of them, () is none.
+    `rows` says which rows of a batch it is applied to: None is all of them, () is none. `invocation`: the tokens of a
+    prompt from which on it acts (models/invocation.py); () is everywhere.
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -33,6 +35,7 @@ class Adapter(ABC):
         self.model = model
         self.name = name
         self.rows: tuple[int, ...] | None = ()
+        self.invocation: Invocation = ()
         self._serial = next(_serials)
         self._trainings = 0
 
@@ -76,6 +79,12 @@ class Adapter(ABC):
     @abstractmethod
     def _remove(self) -> None:
         """Take out of the model whatever is left of an adapter that is applied to no row."""
+
+    @property
+    def row_invocations(self) -> list[Invocation | None]:
+        """Its invocation for each row of a batch, up to the last that it is applied to; None where it is not."""
+        rows = set(self.rows or ())
+        return [self.invocation if row in rows else None for row in range(max(rows, default=-1) + 1)]
 
     @property
     def first_layer(self) -> int:
@@ -137,14 +146,21 @@ def attached(model: Any) -> dict[str, Adapter]:
 
 
 def applied_state(model: Any) -> tuple[tuple[int, int, int], ...] | None:
-    """What the output of `model` depends on beside its base: equal only while every row is read in the same way.
+    """What `model` makes of a prompt depends on this beside its base: equal while every row is read in the same way.
 
-    None where rows of a batch differ in their adapters, or an adapter is in training.
+    None where rows of a batch differ in their adapters, or an adapter is in training. One that is activated does not
+    count: what stands in front of its invocation is the base's (applied_invocation).
     """
-    applied = [adapter for adapter in attached(model).values() if adapter.rows != ()]
+    applied = [adapter for adapter in attached(model).values() if adapter.rows != () and not adapter.invocation]
     states = [adapter.state for adapter in applied if adapter.rows is None]
     known = [state for state in states if state is not None]
     return tuple(known) if len(known) == len(applied) else None
+
+
+def applied_invocation(model: Any) -> Invocation:
+    """The invocation of the adapter that is applied to all rows; () where none is, or it acts everywhere."""
+    found = (adapter.invocation for adapter in attached(model).values() if adapter.rows is None)
+    return next((invocation for invocation in found if invocation), ())
 
 
 def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:

@@ -11,17 +11,22 @@ from lift.adapters.gated_memory_adapter import KIND, GatedMemoryAdapter
 from lift.adapters.lora import LoraAdapter, read_config
 from lift.adapters.stored_lora import StoredLoraAdapter, is_plain
 from lift.errors import AdapterError
+from lift.models.invocation import Invocation
 from lift.recipes.recipe import AdapterSettings
 
 
-def create_adapter(model: Any, settings: AdapterSettings, seed: int, name: str = "default") -> Adapter:
+def create_adapter(
+    model: Any, settings: AdapterSettings, seed: int, name: str = "default", *, invocation: Invocation = ()
+) -> Adapter:
     """Attach a new adapter of the kind in `settings`, frozen until set_trainable, the only one that is applied.
 
-    The same seed makes the same adapter. Raises AdapterError where the kind does not fit the model, or the name is
-    taken.
+    The same seed makes the same adapter. `invocation` is where one that is activated acts from. Raises AdapterError
+    where the kind does not fit the model, or the name is taken.
     """
-    kind = GatedMemoryAdapter if settings.kind == KIND else LoraAdapter
-    return kind.create(model, settings, seed, name)
+    if settings.kind == KIND:
+        return GatedMemoryAdapter.create(model, settings, seed, name)
+    activated = settings.activated and settings.kind == "lora"
+    return LoraAdapter.create(model, settings, seed, name, invocation if activated else ())
 
 
 def restore_adapter(

@@ -20,6 +20,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.lora_training import train_as_peft, train_in_one
 from lift.errors import AdapterError
+from lift.models.invocation import Invocation, add_in_rows_where_acting
 from lift.models.low_rank import LowRank, tell_applied
 from lift.recipes.recipe import AdapterSettings
 
@@ -43,9 +44,12 @@ class LoraAdapter(Adapter):
         self._swapped_out: dict[str, torch.Tensor] = {}
 
     @classmethod
-    def create(cls, model: Any, settings: AdapterSettings, seed: int, name: str = "default") -> LoraAdapter:
+    def create(
+        cls, model: Any, settings: AdapterSettings, seed: int, name: str = "default", invocation: Invocation = ()
+    ) -> LoraAdapter:
         """Attach a new adapter; its output equals the base model's until it is trained.
 
+        With `invocation` it acts from there on (Activated LoRA).
         Raises AdapterError where no matrix of the model matches the targets, or a layer that the model lacks.
         """
         targets = _matching_targets(model, settings.targets)
@@ -62,6 +66,7 @@ class LoraAdapter(Adapter):
             task_type="CAUSAL_LM",
         )
         adapter = cls(model, config, name)
+        adapter.invocation = invocation
         if settings.kind == "pissa":
             originals = _weights(model, targets)
         adapter._inject(seed)
@@ -79,7 +84,10 @@ class LoraAdapter(Adapter):
         cls, model: Any, config: dict[str, Any], state: dict[str, torch.Tensor], name: str = "default"
     ) -> LoraAdapter:
         """Attach a stored adapter; raises AdapterError on a key that is missing or too many, or a wrong shape."""
-        adapter = cls(model, read_config(config), name)
+        read = read_config(config)
+        if read.alora_invocation_tokens:
+            raise AdapterError("expected no alora_invocation_tokens in an adapter that is no plain LoRA; absorb again")
+        adapter = cls(model, read, name)
         adapter._inject(seed=0)
         try:
             adapter.load_state(state)
@@ -130,6 +138,8 @@ class LoraAdapter(Adapter):
             # the scaling alpha / r must stay what it was although the stored rank is doubled
             config.update(r=2 * self.config.r, lora_alpha=2 * self.config.lora_alpha)
         config.update(init_lora_weights=True, inference_mode=True)
+        if self.invocation:
+            config.update(alora_invocation_tokens=list(self.invocation))
         return _json_ready(config), state
 
     def _switch(self, rows: tuple[int, ...] | None) -> None:
@@ -147,8 +157,8 @@ class LoraAdapter(Adapter):
         train_as_peft(self._layers)
         plainly = rows is None and self._is_plain()
         tell_applied(self.model, self.name, self._updates() if plainly else {})
-        if plainly and any(weight.requires_grad for weight in self._parameters):
-            train_in_one(self._layers, self._peft_name)
+        if plainly and (self.invocation or any(weight.requires_grad for weight in self._parameters)):
+            train_in_one(self._layers, self._peft_name, self.invocation)
         with torch.inference_mode(False):
             self._row_indices = torch.tensor(rows or (), dtype=torch.long, device=self.model.device)
         if bool(rows) != bool(self._row_hooks):
@@ -164,7 +174,9 @@ class LoraAdapter(Adapter):
     def _updates(self) -> dict[Any, LowRank]:
         name = self._peft_name
         return {
-            layer.get_base_layer(): LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+            layer.get_base_layer(): LowRank(
+                layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], self.invocation
+            )
             for layer in self._layers
         }
 
@@ -174,13 +186,17 @@ class LoraAdapter(Adapter):
         PEFT's own batches by adapter name refuse DoRA, which is why they are not used.
         """
         name, indices = self._peft_name, self._row_indices.to(output.device)
-        base = output[indices]  # [rows, T, out]
-        inputs = args[0][indices].to(layer.lora_A[name].weight.dtype)  # [rows, T, in]
-        if name in layer.lora_variant:
-            updated = layer.lora_variant[name].forward(layer, active_adapter=name, x=inputs, result=base)
-        else:
-            updated = base + layer.lora_B[name](layer.lora_A[name](inputs)) * layer.scaling[name]
-        return output.index_copy(0, indices, updated.to(output.dtype))
+
+        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            base = output[indices]  # [rows, T, out]
+            inputs = inputs[indices].to(layer.lora_A[name].weight.dtype)  # [rows, T, in]
+            if name in layer.lora_variant:
+                updated = layer.lora_variant[name].forward(layer, active_adapter=name, x=inputs, result=base)
+            else:
+                updated = base + layer.lora_B[name](layer.lora_A[name](inputs)) * layer.scaling[name]
+            return output.index_copy(0, indices, updated.to(output.dtype))
+
+        return add_in_rows_where_acting(output, args[0], self.row_invocations, add)
 
     def _remove(self) -> None:
         for path, layer in list(_peft_layers(self.model)):

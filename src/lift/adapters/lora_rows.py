@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from lift.models.invocation import Invocation, add_in_rows_where_acting
 from lift.models.low_rank import LowRank
 
 _IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
@@ -37,6 +38,7 @@ class Places:
     those of a memory side by side and filled up to C with a row that is computed in vain. `real`: [N] which of [K C]
     are not. `in_order`: the rows are the first N of the batch, they lie as they are laid, and nothing is filled up.
     `sparse`: most of the memories have no row, so that nothing is laid, and each of the others has its own products.
+    `invocations`: those of the rows of the batch, up to the last row that uses a memory.
     """
 
     counts: tuple[int, ...]
@@ -45,10 +47,15 @@ class Places:
     real: torch.Tensor
     in_order: bool
     sparse: bool
+    invocations: tuple[Invocation | None, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], device: torch.device) -> Places:
-        """The places of each memory's rows; some memory has at least one, and no row has two memories."""
+    def of(cls, rows: Sequence[Sequence[int]], device: torch.device, invocations: Sequence[Invocation] = ()) -> Places:
+        """The places of each memory's rows, and with `invocations` from where on it acts there.
+
+        Some memory has at least one row, and no row has two memories.
+        """
+        used = {row: invocation for each, invocation in zip(rows, invocations, strict=False) for row in each}
         most, idle = max(map(len, rows)), sum(not each for each in rows)
         sparse = 2 * idle > len(rows)
         some = next(each[0] for each in rows if each)
@@ -61,6 +68,7 @@ class Places:
             real=torch.tensor(real, device=device),
             in_order=not idle and laid == list(range(sum(map(len, rows)))),
             sparse=sparse,
+            invocations=tuple(used.get(row) for row in range(max(used, default=-1) + 1)),
         )
 
 
@@ -237,16 +245,22 @@ class _Group:
             stack.hold(module, [member for member in self._by_rows if module in member.updates])
             stack.places = self._places_of(stack.members, output.device)
             stack.version = self._version
-        if stack.places is None:
+        places = stack.places
+        if places is None:
             return output
-        return add_updates(output, args[0], stack.down, stack.up, stack.places)
+
+        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            return add_updates(output, inputs, stack.down, stack.up, places)
+
+        return add_in_rows_where_acting(output, args[0], places.invocations, add)
 
     @torch.inference_mode(False)
     def _places_of(self, members: Sequence[_Member], device: torch.device) -> Places | None:
         """The same for all matrices that the same memories update."""
         key = (device, *members)
         if any(member.rows for member in members) and key not in self._places:
-            self._places[key] = Places.of([member.rows for member in members], device)
+            invocations = [next(iter(member.updates.values())).invocation for member in members]
+            self._places[key] = Places.of([member.rows for member in members], device, invocations)
         return self._places.get(key)
 
 

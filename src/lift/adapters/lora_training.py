@@ -17,6 +17,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lift.models.invocation import Invocation, acts_in_part, add_where_acting
+
 
 class _Updated(torch.autograd.Function):
     @staticmethod
@@ -67,14 +69,14 @@ def updated(
     return output
 
 
-def train_in_one(layers: Sequence[Any], name: str) -> None:
+def train_in_one(layers: Sequence[Any], name: str, invocation: Invocation = ()) -> None:
     """Let these layers of PEFT compute the update of its adapter `name` with `updated` wherever it alone is active.
 
-    Only those whose matrix is a plain one: others (of a quantised base) go on as PEFT has them.
+    Only those whose matrix is a plain one: others (of a quantised base) go on as PEFT has them, where it acts on all.
     """
     for layer in layers:
-        if type(layer.get_base_layer()) is torch.nn.Linear:
-            layer.forward = partial(_forward, layer, name)
+        if invocation or type(layer.get_base_layer()) is torch.nn.Linear:
+            layer.forward = partial(_forward, layer, name, invocation)
 
 
 def train_as_peft(layers: Sequence[Any]) -> None:
@@ -83,10 +85,19 @@ def train_as_peft(layers: Sequence[Any]) -> None:
         vars(layer).pop("forward", None)
 
 
-def _forward(layer: Any, name: str, inputs: torch.Tensor) -> torch.Tensor:
-    if layer.disable_adapters or layer.active_adapters != [name]:
+def _forward(layer: Any, name: str, invocation: Invocation, inputs: torch.Tensor) -> torch.Tensor:
+    base = layer.get_base_layer()
+    alone = not layer.disable_adapters and layer.active_adapters == [name]
+    partly = alone and acts_in_part(invocation)
+    if not partly and not (alone and type(base) is torch.nn.Linear):
         output: torch.Tensor = type(layer).forward(layer, inputs)
         return output
-    base = layer.get_base_layer()
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    if partly:
+
+        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            hidden = F.linear(inputs, down.to(inputs.dtype))  # [1, T, r]
+            return output + F.linear(hidden, up.to(inputs.dtype)) * float(layer.scaling[name])
+
+        return add_where_acting(base(inputs), inputs, invocation, add)
     return updated(inputs, base.weight, base.bias, down, up, layer.scaling[name])

@@ -2,7 +2,8 @@
 
 A small base model answers at length and beside the point; a starting point has learned from other texts, with questions
 that people asked, how an answer looks. What a memory then has to learn is its own text. It is an adapter like any other
-(PEFT's layout), bound to the weights that it was tuned on, and fits every rank and choice of layers.
+(PEFT's layout), bound to the weights that it was tuned on, and fits every rank and choice of layers. It acts on all
+that it reads; a memory that acts on answers alone takes of it what acts there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from lift.adapters.attach import create_adapter
 from lift.errors import AdapterError, WrongBaseModelError
 from lift.models.base_model import BaseModel
 from lift.models.low_rank import nearest_product
+from lift.prompts import invocation_of
 from lift.recipes.recipe import AdapterSettings
 
 _ABOUT_FILE = "starting_point.json"
@@ -120,7 +122,7 @@ class StartingPoint:
 def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adapter:
     """A new adapter on the base, at the starting point that its settings ask for; raises as find_starting_point."""
     found = find_starting_point(base, settings)
-    adapter = create_adapter(base.model, settings, seed)
+    adapter = create_adapter(base.model, settings, seed, invocation=invocation_of(base.tokenizer))
     if found is not None:
         try:
             adapter.load_state(found.fit(adapter.trained_state(), settings.alpha / settings.rank))

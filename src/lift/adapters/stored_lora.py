@@ -18,10 +18,12 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.lora_rows import add_low_rank, apply_to_rows, forget_rows
 from lift.errors import AdapterError
+from lift.models.invocation import add_in_rows_where_acting, add_where_acting
 from lift.models.low_rank import LowRank, tell_applied
 
-# which matrices, their rank and scaling; where the adapter comes from. Any other setting changes what the factors mean
-_OWN = {"r", "lora_alpha", "target_modules", "layers_to_transform", "layers_pattern"}
+# which matrices, their rank and scaling, from where on they act; where the adapter comes from. Any other setting
+# changes what the factors mean
+_OWN = {"r", "lora_alpha", "target_modules", "layers_to_transform", "layers_pattern", "alora_invocation_tokens"}
 _ORIGIN = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 _ORIGIN |= {"init_lora_weights", "runtime_config"}
 
@@ -78,13 +80,15 @@ class StoredLoraAdapter(Adapter):
             shapes[up] = torch.empty(layer.out_features, plain.r, device="meta")
         check_state(shapes, state)
         factors, updates = {}, {}
+        invocation = tuple(plain.alora_invocation_tokens or ())
         for path, layer in layers.items():
             for key in _keys(path):
                 factor = state[key].to(layer.weight.device, torch.float32, copy=True)
                 factors[key] = torch.nn.Parameter(factor, requires_grad=False)
             down, up = _keys(path)
-            updates[layer] = LowRank(factors[down], factors[up], plain.lora_alpha / plain.r)
+            updates[layer] = LowRank(factors[down], factors[up], plain.lora_alpha / plain.r, invocation)
         adapter = cls(model, config, factors, updates, name)
+        adapter.invocation = invocation
         adapter._enrol()
         return adapter
 
@@ -141,12 +145,21 @@ class StoredLoraAdapter(Adapter):
         self._hooks = [layer.register_forward_hook(hook) for layer in self._updates if alone]
 
     def _add_to_all(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return add_low_rank(output, args[0], self._updates[layer])
+        update = self._updates[layer]
+
+        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            return add_low_rank(output, inputs, update)
+
+        return add_where_acting(output, args[0], update.invocation, add)
 
     def _add_to_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         indices = self._row_indices.to(output.device)
-        updated = add_low_rank(output[indices], args[0][indices], self._updates[layer])
-        return output.index_copy(0, indices, updated)
+
+        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            updated = add_low_rank(output[indices], inputs[indices], self._updates[layer])
+            return output.index_copy(0, indices, updated)
+
+        return add_in_rows_where_acting(output, args[0], self.row_invocations, add)
 
     def _remove(self) -> None:
         forget_rows(self.model, self.name)

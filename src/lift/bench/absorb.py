@@ -33,7 +33,8 @@ NOTES = (
     "seconds of training alone: not the loading, the writing of the tasks (the same for all) or the probing",
     "all sides train on the examples of one epoch of the recipe's curriculum, the same in every epoch; Trainer shows "
     "them as often as the recipe has epochs, weighs every label alike, and lowers its rate linearly; A and B have one "
-    "rate on all sides (training.lora_plus_ratio is 1, whatever the recipe says)",
+    "rate on all sides, and the adapter acts everywhere (training.lora_plus_ratio is 1 and adapter.activated false, "
+    "whatever the recipe says)",
     "trainer: random batches of 16, padded, full logits; trainer-best: the quicker of batches of like length "
     "(train_sampling_strategy) and packed ones (DataCollatorWithFlattening), by real tokens a second in a short trial, "
     "and the best of the batch sizes",
@@ -76,7 +77,8 @@ def prepare_absorb(base: BaseModel, document: Document, recipe: Recipe, goal: Go
             "use --set objective.distillation=0"
         )
     one_rate = recipe.training.model_copy(update={"lora_plus_ratio": 1.0})
-    recipe = recipe.model_copy(update={"training": one_rate})
+    everywhere = recipe.adapter.model_copy(update={"activated": False})
+    recipe = recipe.model_copy(update={"training": one_rate, "adapter": everywhere})
     made = outline(document, base, recipe)
     tasks = [task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks]
     examples = fixed_curriculum(made, tasks, base, recipe).examples()

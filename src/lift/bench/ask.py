@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lift.adapters.adapter import applied_state, attached
+from lift.adapters.adapter import applied_invocation, applied_state, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.rows import activate
@@ -32,7 +32,7 @@ from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
 from lift.models.prefix_cache import PrefixCache
-from lift.prompts import CUT_STEP_TOKENS, fit_context, prompt_ids
+from lift.prompts import CUT_STEP_TOKENS, fit_context, invocation_of, prompt_ids
 from lift.recipes.recipe import AdapterSettings
 from lift.retrieval import SentenceIndex
 from lift.routes import EVIDENCE_SENTENCES
@@ -69,7 +69,7 @@ class Timing:
 
 def untrained_memory(base: BaseModel, settings: AdapterSettings, directory: Path) -> LoadAdapter:
     """A new adapter stored in `directory` as a memory's is, in bfloat16; what loads it from there."""
-    adapter = create_adapter(base.model, settings, 0)
+    adapter = create_adapter(base.model, settings, 0, invocation=invocation_of(base.tokenizer))
     config, state = adapter.stored()
     adapter.detach()
     path = directory / "adapter_model.safetensors"
@@ -166,7 +166,7 @@ class _Asker:
         self._plan = plan
         self._load = load
         self._now = stopwatch(base.device)
-        self._prefixes = PrefixCache(applied_state, limit_bytes=sys.maxsize)
+        self._prefixes = PrefixCache(applied_state, limit_bytes=sys.maxsize, invocation=applied_invocation)
         sentences = split_sentences(text)
         self._index = SentenceIndex(sentences)
         openings = [" ".join(sentence.text.split()[:_QUOTED_WORDS]) for sentence in sentences] or [text[:40]]

@@ -17,6 +17,7 @@ from lift.documents.document import Document
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
 from lift.preparation import TaskWriter, nothing_to_train, outline
+from lift.prompts import invocation_of
 from lift.recipes.recipe import Recipe
 from lift.tasks.task_file import TaskFile
 from lift.training.curriculum import Curriculum, Update
@@ -120,7 +121,7 @@ def _absorb(base: BaseModel, document: Document, recipe: Recipe, tokens_per_sent
 def _train(base: BaseModel, curriculum: WatchedCurriculum, recipe: Recipe, budget_s: float | None) -> int:
     """Train a new adapter, which is taken off again; returns the tokens computed."""
     curriculum.reached = 0.0
-    adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
+    adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed, invocation=invocation_of(base.tokenizer))
     try:
         with reusing_lower_layers(base.model, adapter) as lower:
             objective = Objective(base.model, adapter, recipe.objective, lower)

@@ -15,6 +15,7 @@ import torch
 from lift.evaluation.reader import ModelReader, Reader
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
+from lift.models.invocation import BarePass, passing
 from lift.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM
 from lift.scoring import contained, f1
 
@@ -79,7 +80,8 @@ def harm_row(base: Ability, memory: Ability) -> dict[str, object]:
 def perplexity(base: BaseModel, text: str) -> float:
     """exp of the mean negative log-likelihood of each token of `text` given those before it, cut to the window."""
     ids = base.tokenizer(text, return_tensors="pt")["input_ids"][:, : base.window_tokens].to(base.device)  # [1, T]
-    logits = base.model(ids).logits[0, :-1].float()  # [T - 1, vocabulary]
+    with passing(BarePass(ids.shape[1])):
+        logits = base.model(ids).logits[0, :-1].float()  # [T - 1, vocabulary]
     return math.exp(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item())
 
 

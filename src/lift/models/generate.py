@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from lift.models.draft import Guesses, can_draft
+from lift.models.invocation import PromptPass, passing
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.shared_prefix import Sharing, can_share, last_columns, order_alike, plan_sharing, read_shared
 
@@ -90,19 +91,22 @@ def _stream(
     cache = read_shared(model, prompts, sharing, kept)
     ids, positions = ids[:, -sharing.own :], positions[:, -sharing.own :]  # [B, own]
     alive = list(range(len(prompts)))
+    first: PromptPass | None = PromptPass(prompts, list(map(len, prompts)), sharing.own)
     if len(prompts) == 1 and temperature <= 0 and assigned is None and can_draft(model):
-        for token in _checked(model, ids, positions, cache, stop.tolist(), max_new_tokens):
+        for token in _checked(model, ids, positions, cache, stop.tolist(), max_new_tokens, first):
             yield 0, token
         return
     for _ in range(max_new_tokens):
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask if padded else None,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=last_columns(ids),
-        ).logits[:, -1]  # [B, vocabulary]
+        with passing(first):
+            logits = model(
+                input_ids=ids,
+                attention_mask=mask if padded else None,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=last_columns(ids),
+            ).logits[:, -1]  # [B, vocabulary]
+        first = None  # what comes behind the prompt is acted on
         tokens = _choose(logits, temperature, generator)  # [B]
         ended = torch.isin(tokens, stop)  # [B]
         for row, token, end in zip(alive, tokens.tolist(), ended.tolist(), strict=True):
@@ -129,19 +133,25 @@ def _checked(
     cache: Any,
     stop: Sequence[int],
     max_new_tokens: int,
+    first: PromptPass | None,
 ) -> Iterator[int]:
-    """The greedy continuation of one row, [1, own] of it not in `cache` yet: the model says it, in few passes."""
+    """The greedy continuation of one row, [1, own] of it not in `cache` yet: the model says it, in few passes.
+
+    `first`: the pass that reads those.
+    """
     guesses = Guesses(model)
     guessed: list[int] = []
     left = max_new_tokens
     while left > 0:
-        logits = model(
-            input_ids=ids,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1 + len(guessed),
-        ).logits[0]  # [1 + guessed, vocabulary]
+        with passing(first):
+            logits = model(
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1 + len(guessed),
+            ).logits[0]  # [1 + guessed, vocabulary]
+        first = None
         said: list[int] = logits.argmax(-1).tolist()
         right = next((index for index, token in enumerate(guessed) if token != said[index]), len(guessed))
         if guessed:

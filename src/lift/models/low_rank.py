@@ -12,16 +12,19 @@ from typing import Any
 
 import torch
 
+from lift.models.invocation import Invocation
+
 _APPLIED = "lift_low_rank"  # kept on the model itself, as what is attached is
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """The update s B A of one matrix: `down`, A [r, in]; `up`, B [out, r]; `scaling`, s."""
+    """The update s B A of one matrix: `down`, A [r, in]; `up`, B [out, r]; `scaling`, s; and where it acts from."""
 
     down: torch.Tensor
     up: torch.Tensor
     scaling: float
+    invocation: Invocation = ()
 
 
 def nearest_product(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lift.losses import cross_entropy
+from lift.models.invocation import PromptPass, passing
 from lift.models.prefix_cache import Layers, Prefixes
 from lift.models.running_cache import RunningCache
 from lift.models.shared_prefix import last_columns
@@ -40,18 +41,18 @@ class Behind:
     @property
     def known_tokens(self) -> int:
         """How many need not be read, all but the prompt's last one at most."""
-        return max((each.known_tokens(self._to_find) for each in self.known), default=0)
+        return max((each.known_tokens(self._lasting(each)) for each in self.known), default=0)
 
     def known_layers(self) -> Layers:
         """Keys and values of the known tokens, and maybe of more."""
         if not self.known:
             return ()
-        return max(self.known, key=lambda each: each.known_tokens(self._to_find)).find(self._to_find)
+        best = max(self.known, key=lambda each: each.known_tokens(self._lasting(each)))
+        return best.find(self._lasting(best))
 
-    @property
-    def _to_find(self) -> Sequence[int]:
+    def _lasting(self, known: Prefixes) -> Sequence[int]:
         # the logits behind the last one are wanted
-        return self.prompt[:-1]
+        return self.prompt[: min(len(self.prompt) - 1, known.lasting_tokens(self.prompt))]
 
 
 class Prefill:
@@ -96,7 +97,8 @@ class Prefill:
             ids[row, columns - len(part) :] = torch.tensor(part, dtype=torch.long)
         self._left -= columns
         lengths = [max(0, len(inputs) - self._left) for inputs in self._inputs]
-        logits = forward(self._model, self.cache, ids, lengths, 1 if self._left else self._last)
+        with passing(PromptPass([row.prompt for row in self._rows], lengths, columns)):
+            logits = forward(self._model, self.cache, ids, lengths, 1 if self._left else self._last)
         if self._left:
             return None
         self._keep()
@@ -120,7 +122,7 @@ class Prefill:
             if wanting:
                 layers = [(keys.clone(), values.clone()) for keys, values in self.cache.row(index)]
             for each in wanting:
-                each.keep(row.prompt, layers)
+                each.keep(row.prompt[: each.lasting_tokens(row.prompt)], layers)
 
 
 def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:

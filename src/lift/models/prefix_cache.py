@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from lift.models.invocation import Invocation, begin_of_action
+
 LIMIT_BYTES = 512 * 2**20
 _WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
 
@@ -36,6 +38,7 @@ class PrefixCache:
     Those that begin like one that is kept are kept too where `worth_tokens` of them are new. `state(model)` is what
     beside the tokens determines them: equal only while the model makes the same of the same tokens. While it is None,
     or where there is no such function, `open` finds nothing, and states are told to Prefixes by who knows them.
+    `invocation(model)` is where the model begins to read otherwise than its state says.
     """
 
     def __init__(
@@ -44,10 +47,12 @@ class PrefixCache:
         limit_bytes: int = LIMIT_BYTES,
         *,
         worth_tokens: int = _WORTH_TOKENS,
+        invocation: Callable[[Any], Invocation] = lambda _model: (),
     ) -> None:
         self.limit_bytes = limit_bytes
         self.worth_tokens = worth_tokens
         self._state = state
+        self._invocation = invocation
         self._entries: list[_Entry] = []  # the longest unused first
 
     @property
@@ -58,7 +63,9 @@ class PrefixCache:
     def open(self, model: Any) -> Prefixes | None:
         """What is kept for `model` as it is now, good until it changes; None while nothing can be."""
         state = self._state(model)
-        return None if state is None else Prefixes(self, (state, model.device, model.dtype))
+        if state is None:
+            return None
+        return Prefixes(self, (state, model.device, model.dtype), self._invocation(model))
 
     def clear(self) -> None:
         """Let go of all of it."""
@@ -91,11 +98,16 @@ class PrefixCache:
 
 
 class Prefixes:
-    """The prompts that are kept of a model in one state."""
+    """The prompts that are kept of a model in one state, up to the `invocation` of an adapter that acts from there."""
 
-    def __init__(self, cache: PrefixCache, state: Hashable) -> None:
+    def __init__(self, cache: PrefixCache, state: Hashable, invocation: Invocation = ()) -> None:
         self._cache = cache
         self._state = state
+        self._invocation = invocation
+
+    def lasting_tokens(self, prompt: Sequence[int]) -> int:
+        """How many tokens `prompt` begins with that are read alike in every prompt that begins with them."""
+        return begin_of_action(prompt, self._invocation) if self._invocation else len(prompt)
 
     def known_tokens(self, tokens: Sequence[int]) -> int:
         """How many tokens `tokens` begin with need not be read again."""
@@ -114,8 +126,13 @@ class Prefixes:
         return tokens - known >= self._cache.worth_tokens or known == 0
 
     def keep(self, tokens: Sequence[int], layers: Layers) -> None:
-        """Keep what was read of `tokens`; nothing may write to the tensors afterwards."""
-        own = [(_without_surplus(keys), _without_surplus(values)) for keys, values in layers]
+        """Keep what was read of `tokens`, and maybe of more; nothing may write to the tensors afterwards."""
+        count = len(tokens)
+        if not count:
+            return
+        own = [
+            (_without_surplus(keys[:, :, :count]), _without_surplus(values[:, :, :count])) for keys, values in layers
+        ]
         self._cache._add(_Entry(self._state, tuple(tokens), own))
 
 

@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from lift.models.invocation import PromptPass, passing
 from lift.models.prefix_cache import Layers, Prefixes, common_tokens
 
 LEAST_TOKENS = 32  # what prompts must have in common
@@ -71,7 +72,7 @@ def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None)
     nothing.
     """
     width = max(map(len, prompts))
-    known = [kept.known_tokens(prompt[:-1]) if kept else 0 for prompt in prompts]
+    known = [kept.known_tokens(_lasting(prompt, kept, 1)) if kept else 0 for prompt in prompts]
     best, least = Sharing(width), len(prompts) * width
     groups = _begin_alike(prompts)
     for candidate in (groups, [[row for group in groups for row in group]]):
@@ -95,11 +96,11 @@ def read_shared(
     """
     cache = _NotingCache(config=model.config)
     sources = [prompts[_longest(prompts, group)] for group in sharing.groups]
-    readings = [_read(model, source[: -sharing.own], kept) for source in sources]
+    readings = [_read(model, source, sharing.own, kept) for source in sources]
     columns = max(map(len, prompts)) - sharing.own
     if len(prompts) == 1:
         if kept and kept.wants(len(prompts[0]), columns):
-            cache.note(kept, prompts[0], readings[0] if readings else [])
+            cache.note(kept, _lasting(prompts[0], kept, 0), readings[0] if readings else [])
         for index, pair in enumerate(readings[0] if readings else ()):
             cache.begin_layer(index, *pair)
         return cache
@@ -157,9 +158,17 @@ class _NotingCache(DynamicCache):
         self._kept, self._before, self._added = None, (), {}
 
 
-def _read(model: Any, tokens: Sequence[int], kept: Prefixes | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Keys and values of each layer for `tokens`, [1, K, T, d]."""
-    found = list(kept.find(tokens)) if kept else []
+def _lasting(prompt: Sequence[int], kept: Prefixes, own: int) -> Sequence[int]:
+    """What of the prompt may be kept and found: without its last tokens, `own` of them at least."""
+    return prompt[: min(len(prompt) - own, kept.lasting_tokens(prompt))]
+
+
+def _read(
+    model: Any, prompt: Sequence[int], own: int, kept: Prefixes | None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values of each layer for all tokens of `prompt` but the last `own`, [1, K, T, d]."""
+    tokens = prompt[:-own]
+    found = list(kept.find(_lasting(prompt, kept, own))) if kept else []
     known = found[0][0].shape[2] if found else 0
     if known == len(tokens):
         return found
@@ -168,11 +177,12 @@ def _read(model: Any, tokens: Sequence[int], kept: Prefixes | None) -> list[tupl
     for index, (keys, values) in enumerate(found):
         cache.update(keys, values, index)
     ids = torch.tensor([list(tokens[known:])], device=model.device)  # [1, T - known]
-    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last_columns(ids))
+    with passing(PromptPass([prompt], [len(tokens)], ids.shape[1])):
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last_columns(ids))
     layers: list[Any] = cache.layers
     read = [(layer.keys, layer.values) for layer in layers]
     if kept and kept.wants(len(tokens), known):
-        kept.keep(tokens, read)
+        kept.keep(_lasting(prompt, kept, own), read)
     return read
 
 

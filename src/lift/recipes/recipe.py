@@ -105,6 +105,11 @@ class AdapterSettings(Settings):
     upper_share: float = Field(1.0, gt=0, le=1, description="share of the layers that get one, from the top")
     rank: int = Field(32, ge=1, description="r, rank of the update of each matrix")
     alpha: float = Field(64.0, gt=0, description="the update is scaled by alpha / rank")
+    activated: bool = Field(
+        False,
+        description="LoRA: it acts from the tokens that open the answer on; what stands before is read as the base "
+        "reads it (Activated LoRA)",
+    )
     targets: Literal["all-linear", "attention", "mlp"] = Field("all-linear", description="which matrices of a layer")
     width: float = Field(2.0, gt=0, le=64, description="hidden width of m, in head dimensions")
     gate: Literal["query", "exact"] = Field("query", description="g from q alone, or with the window's log-sum-exp")
@@ -226,6 +231,11 @@ class Recipe(Settings):
             raise ValueError("training.segment_epochs needs segments.weight above 0")
         if not self.training.segment_epochs + self.training.epochs:
             raise ValueError("training.epochs and training.segment_epochs are both 0, so there is nothing to train")
+        if self.adapter.kind == "lora" and self.adapter.activated and self.segments.weight:
+            raise ValueError(
+                "adapter.activated acts on answers alone, so it learns no segments; set it to false, or "
+                "segments.weight to 0"
+            )
         if self.tasks.weight and not self.objective.labels + self.objective.distillation:
             raise ValueError("objective.labels and objective.distillation are both 0, so tasks teach nothing")
         if self.generator.kind == "self" and self.generator.stream:

@@ -271,7 +271,11 @@ class Loop:
         return rows(self._base.model, names)
 
     def _prefixes(self, adapter: str | None) -> Prefixes | None:
-        return Prefixes(self._kept, adapter or "") if self._kept else None
+        if not self._kept:
+            return None
+        invocation = attached(self._base.model)[adapter].invocation if adapter else ()
+        # what stands in front of an invocation is the base's
+        return Prefixes(self._kept, "" if invocation else adapter or "", invocation)
 
 
 def _rows(questions: Sequence[Running]) -> list[Row]:

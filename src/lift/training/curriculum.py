@@ -118,7 +118,9 @@ class Curriculum:
         self._texts = [sentence.text for sentence in sentences]
         self._recipe = recipe
         self._passages = passages if recipe.fidelity.reading_share else ()
-        self._others = list(self._cut(passages)) if recipe.fidelity.share else []
+        # what is no answer an activated adapter does not touch
+        kept = recipe.fidelity.share > 0 and not recipe.adapter.activated
+        self._others = list(self._cut(passages)) if kept else []
         self._tasks = tasks
         self._trained = array("L")  # numbers of the tasks that are trained
         self._told_in = array("L")  # of each of these, the sentence that holds its answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,19 +15,8 @@ from lift.batches import Batch, pack
 from lift.losses import bucket_divergence, cross_entropy, top_k_log_probabilities
 from lift.prompts import IGNORED, Example
 from lift.recipes.recipe import ObjectiveSettings
+from lift.training.forward import labelled_logits
 from lift.training.lower_layers import LowerLayers
-from lift.training.tree_attention import tree_attention
-
-
-def labelled_logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Logits [M, vocabulary] at the labelled positions of a packed batch, and nowhere else."""
-    inputs = batch.inputs(model.device, model.dtype)
-    with tree_attention(model, batch, inputs["attention_mask"]):
-        logits: torch.Tensor = model(
-            **inputs, logits_to_keep=batch.predict_at.to(model.device), use_cache=False
-        ).logits[0]  # [M, vocabulary]
-    return logits
-
 
 _EVEN_ODDS = math.log(2)
 
@@ -93,8 +81,8 @@ class Objective:
         return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, right)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
-        with contextlib.nullcontext() if self._lower is None else self._lower.given(batch):
-            return labelled_logits(self._model, batch)  # [M, vocabulary]
+        """[M, vocabulary]"""
+        return labelled_logits(self._model, batch) if self._lower is None else self._lower.logits(batch)
 
 
 class Teacher:

@@ -1,0 +1,137 @@
+"""From where on an activated adapter acts: the tokens that open the answer, its invocation.
+
+Activated LoRA (arXiv 2504.12397, section 3): what stands in front of the invocation is read as the base reads it. Its
+keys and values are the base's, serve every adapter, and need not be computed again while one is trained; and what a
+memory has learned does not touch how a text is read. Whoever runs a pass of the model tells what it reads (`passing`);
+a pass that nobody tells of, such as that of the next token of an answer, is acted on in full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Protocol
+
+import torch
+
+Invocation = tuple[int, ...]  # () is that of an adapter that acts everywhere
+
+
+class Pass(Protocol):
+    """What a pass of the model reads."""
+
+    def acted_on(self, invocation: Invocation) -> torch.Tensor:
+        """Which of its B rows and T columns an adapter with that invocation acts on. [B, T], bool"""
+        ...
+
+
+class PromptPass:
+    """The last `columns` columns of rows, padded on the left, of `prompts` and more, `lengths` tokens in all."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int], columns: int) -> None:
+        self._prompts, self._lengths, self._columns = prompts, lengths, columns
+
+    def acted_on(self, invocation: Invocation) -> torch.Tensor:
+        """See Pass."""
+        begins = torch.tensor([begin_of_action(prompt, invocation) for prompt in self._prompts])  # [B]
+        first = torch.tensor(self._lengths) - self._columns  # [B], of the tokens of a row in the first column
+        return torch.arange(self._columns) + first[:, None] >= begins[:, None]
+
+
+class BarePass:
+    """A text that is no prompt, in one row: no adapter with an invocation acts on it."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def acted_on(self, _invocation: Invocation) -> torch.Tensor:
+        """See Pass."""
+        return torch.zeros(1, self._tokens, dtype=torch.bool)
+
+
+class _Told:
+    """The pass under way, and what was worked out for it."""
+
+    def __init__(self, current: Pass) -> None:
+        self._pass = current
+        self._known: dict[Hashable, torch.Tensor] = {}
+
+    def of_all(self, invocation: Invocation, device: torch.device) -> torch.Tensor:
+        if invocation not in self._known:
+            self._known[invocation] = self._pass.acted_on(invocation).to(device)
+        return self._known[invocation]
+
+    def of_rows(
+        self, invocations: Sequence[Invocation | None], shape: torch.Size, device: torch.device
+    ) -> torch.Tensor:
+        key = "rows", *invocations
+        if key not in self._known:
+            acted = torch.zeros(shape, dtype=torch.bool, device=device)  # [B, T]
+            for row, invocation in enumerate(invocations):
+                if invocation is not None:
+                    acted[row] = self.of_all(invocation, device)[row] if invocation else True
+            self._known[key] = acted
+        return self._known[key]
+
+
+_told: ContextVar[_Told | None] = ContextVar("lift_pass", default=None)
+
+
+@contextlib.contextmanager
+def passing(current: Pass | None) -> Iterator[None]:
+    """Inside the block the model reads what `current` says; None: all that it reads is acted on."""
+    token = _told.set(None if current is None else _Told(current))
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def begin_of_action(prompt: Sequence[int], invocation: Invocation) -> int:
+    """How many tokens of `prompt` stand in front of its last invocation; all but its last token where it has none."""
+    length = len(invocation)
+    for start in range(len(prompt) - length, -1, -1):
+        if prompt[start] == invocation[0] and tuple(prompt[start : start + length]) == invocation:
+            return start
+    return len(prompt) - 1
+
+
+def acts_in_part(invocation: Invocation) -> bool:
+    """Whether an adapter with that invocation is told where to act in the pass under way."""
+    return bool(invocation) and _told.get() is not None
+
+
+Add = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def add_where_acting(output: torch.Tensor, inputs: torch.Tensor, invocation: Invocation, add: Add) -> torch.Tensor:
+    """`add(output, inputs)`, linear in `inputs`, on what is acted on in the pass under way; all rows have one adapter.
+
+    `output`: [B, T, out]; `inputs`: [B, T, in]. What is not acted on keeps its output, bit for bit.
+    """
+    told = _told.get()
+    if told is None or not invocation:
+        return add(output, inputs)
+    return _add_in(told.of_all(invocation, output.device), output, inputs, add)
+
+
+def add_in_rows_where_acting(
+    output: torch.Tensor, inputs: torch.Tensor, invocations: Sequence[Invocation | None], add: Add
+) -> torch.Tensor:
+    """As add_where_acting, where each row has an adapter of its own, or None, as those behind the last invocation."""
+    told = _told.get()
+    if told is None or not any(invocations):
+        return add(output, inputs)
+    return _add_in(told.of_rows(invocations, output.shape[:2], output.device), output, inputs, add)
+
+
+def _add_in(acted: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, add: Add) -> torch.Tensor:
+    """`acted`: [B, T]"""
+    columns = acted.any(0).nonzero()
+    if not len(columns):
+        return output
+    first = int(columns[0])
+    own = inputs[:, first:] * acted[:, first:, None]  # [B, T - first, in]
+    changed = add(output[:, first:], own)
+    return changed if first == 0 else torch.cat([output[:, :first], changed], dim=1)
