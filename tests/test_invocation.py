@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from gradients import loss_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import save_file
-from tiny_models import ARCHITECTURES, tiny
+from tiny_models import ARCHITECTURES, deep, tiny
 
 from lift.adapters.adapter import Adapter, applied_invocation, applied_state
 from lift.adapters.attach import create_adapter, restore_adapter
@@ -182,11 +183,7 @@ BATCHES = [
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_trained_on_answers_alone_the_gradients_are_those_of_the_whole(architecture: str) -> None:
-    model = tiny(
-        architecture,
-        num_hidden_layers=4,
-        **({"layer_types": ["sliding_attention", "full_attention"] * 2} if architecture in ("qwen2", "gemma3") else {}),
-    )
+    model = deep(architecture)
     adapter = disturbed(model, UPPER)
     adapter.set_trainable(True)
     queries: list[int] = []
@@ -201,15 +198,6 @@ def test_trained_on_answers_alone_the_gradients_are_those_of_the_whole(architect
         parted.loss(BATCHES[0])
         handle.remove()
     assert queries == [int(BATCHES[0].acted_on(INVOCATION).sum())] == [6]
-
-
-def loss_and_gradient(objective: Objective, adapter: Adapter, batch: Any) -> tuple[float, torch.Tensor]:
-    loss = objective.loss(batch)
-    loss.backward()
-    gradient = torch.cat([p.grad.flatten() for p in adapter.parameters() if p.grad is not None])
-    for parameter in adapter.parameters():
-        parameter.grad = None
-    return loss.item(), gradient
 
 
 @settings(deadline=None, max_examples=30)

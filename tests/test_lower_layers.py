@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from gradients import loss_and_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, tiny
+from tiny_models import ARCHITECTURES, deep, tiny
 
 from lift import planning
 from lift.absorption import absorb_events
@@ -42,14 +43,7 @@ KINDS = {
     "query": AdapterSettings(kind="gated-memory", layers=(2, 3)),
     "exact": AdapterSettings(kind="gated-memory", gate="exact", layers=(3, 2)),
 }
-MIXED = ["sliding_attention", "full_attention"] * 2
 TEXT = "Ada Quill founded the museum of Merrow in 1911. It owns 42 lenses. The tower burned in 1907."
-
-
-def deep(architecture: str, **changes: Any) -> Any:
-    """A tiny model of four layers."""
-    layered: dict[str, Any] = {"layer_types": MIXED} if architecture in ("qwen2", "gemma3") else {}
-    return tiny(architecture, num_hidden_layers=4, **layered, **changes)
 
 
 def sample(*ids: int, drawn_anew: bool = False) -> Example:
@@ -74,15 +68,6 @@ def disturb(adapter: Adapter) -> None:
     generator = torch.Generator().manual_seed(7)
     for parameter in adapter.parameters():
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-def loss_and_gradient(objective: Objective, adapter: Adapter, batch: Batch) -> tuple[float, torch.Tensor]:
-    loss = objective.loss(batch)
-    loss.backward()
-    gradient = torch.cat([parameter.grad.flatten() for parameter in adapter.parameters() if parameter.grad is not None])
-    for parameter in adapter.parameters():
-        parameter.grad = None
-    return loss.item(), gradient
 
 
 def expect_equal(model: Any, adapter: Adapter, chosen: ObjectiveSettings, batches: list[Batch]) -> None:

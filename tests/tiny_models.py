@@ -67,3 +67,9 @@ def tiny(architecture: str, seed: int = 0, **changes: Any) -> Any:
             if weight.ndim == 1:
                 weight.data.add_(0.3 * torch.randn(weight.shape))
         return model.eval()
+
+
+def deep(architecture: str, **changes: Any) -> Any:
+    """A tiny model of four layers."""
+    layered: dict[str, Any] = {"layer_types": _MIXED_LAYERS * 2} if architecture in ("qwen2", "gemma3") else {}
+    return tiny(architecture, num_hidden_layers=4, **layered, **changes)

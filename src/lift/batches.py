@@ -55,18 +55,17 @@ class Batch:
     def acted_on(self, invocation: Invocation) -> torch.Tensor:
         """Which nodes an adapter with that invocation acts on: those of answers, and of the invocations before them.
 
-        None of an example that is to be as the base has it, or has no invocation. [1, T], bool
+        None of an example that is to be as the base has it. [1, T], bool
         """
         acted = torch.zeros(1, self.tokens, dtype=torch.bool)
         end = 0
         for example in self.members:
             end += example.labelled_tokens
-            prompt = example.prompt
-            if example.keeps_base or not prompt:
+            if example.keeps_base:
                 continue
             # from the last label up to the invocation, the nodes of the path are those of the tokens in reverse
             node = int(self.predict_at[end - 1])
-            for _ in range(len(example.ids) - 1 - begin_of_action(prompt, invocation)):
+            for _ in range(len(example.ids) - 1 - begin_of_action(example.prompt, invocation)):
                 acted[0, node] = True
                 node = self.parents[node]
         return acted

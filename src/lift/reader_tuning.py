@@ -66,7 +66,7 @@ class ReadingCurriculum:
         self._groups = [
             group for record in records for group in _groups(tokenizer, record, settings.reading.retrieved_sentences)
         ]
-        kept = settings.reading.fidelity > 0 and not settings.adapter.activated
+        kept = settings.reading.fidelity > 0 and not settings.adapter.acts_on_answers
         for passage in _passages(records) if kept else ():
             ids = tokenizer(passage.text, add_special_tokens=False)["input_ids"]
             self._groups.append([preserved_example(ids, settings.reading.fidelity)])

@@ -25,8 +25,7 @@ def create_adapter(
     """
     if settings.kind == KIND:
         return GatedMemoryAdapter.create(model, settings, seed, name)
-    activated = settings.activated and settings.kind == "lora"
-    return LoraAdapter.create(model, settings, seed, name, invocation if activated else ())
+    return LoraAdapter.create(model, settings, seed, name, invocation if settings.acts_on_answers else ())
 
 
 def restore_adapter(

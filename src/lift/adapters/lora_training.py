@@ -17,7 +17,9 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from lift.adapters.lora_rows import add_low_rank
 from lift.models.invocation import Invocation, acts_in_part, add_where_acting
+from lift.models.low_rank import LowRank
 
 
 class _Updated(torch.autograd.Function):
@@ -92,12 +94,7 @@ def _forward(layer: Any, name: str, invocation: Invocation, inputs: torch.Tensor
     if not partly and not (alone and type(base) is torch.nn.Linear):
         output: torch.Tensor = type(layer).forward(layer, inputs)
         return output
-    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    update = LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], invocation)
     if partly:
-
-        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-            hidden = F.linear(inputs, down.to(inputs.dtype))  # [1, T, r]
-            return output + F.linear(hidden, up.to(inputs.dtype)) * float(layer.scaling[name])
-
-        return add_where_acting(base(inputs), inputs, invocation, add)
-    return updated(inputs, base.weight, base.bias, down, up, layer.scaling[name])
+        return add_where_acting(base(inputs), inputs, invocation, partial(add_low_rank, update=update))
+    return updated(inputs, base.weight, base.bias, update.down, update.up, update.scaling)

@@ -122,7 +122,8 @@ class StartingPoint:
 def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adapter:
     """A new adapter on the base, at the starting point that its settings ask for; raises as find_starting_point."""
     found = find_starting_point(base, settings)
-    adapter = create_adapter(base.model, settings, seed, invocation=invocation_of(base.tokenizer))
+    invocation = invocation_of(base.tokenizer) if settings.acts_on_answers else ()
+    adapter = create_adapter(base.model, settings, seed, invocation=invocation)
     if found is not None:
         try:
             adapter.load_state(found.fit(adapter.trained_state(), settings.alpha / settings.rank))

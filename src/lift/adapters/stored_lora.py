@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,11 +147,7 @@ class StoredLoraAdapter(Adapter):
 
     def _add_to_all(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         update = self._updates[layer]
-
-        def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-            return add_low_rank(output, inputs, update)
-
-        return add_where_acting(output, args[0], update.invocation, add)
+        return add_where_acting(output, args[0], update.invocation, partial(add_low_rank, update=update))
 
     def _add_to_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         indices = self._row_indices.to(output.device)

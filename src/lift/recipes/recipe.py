@@ -121,6 +121,11 @@ class AdapterSettings(Settings):
         "one), none, or a directory",
     )
 
+    @property
+    def acts_on_answers(self) -> bool:
+        """Whether it acts on answers alone; other kinds than plain LoRA act everywhere."""
+        return self.kind == "lora" and self.activated
+
     def layers_of(self, count: int) -> tuple[int, ...]:
         """The layers that get one in a model of `count` layers; empty for all."""
         if self.layers or self.upper_share == 1:
@@ -231,7 +236,7 @@ class Recipe(Settings):
             raise ValueError("training.segment_epochs needs segments.weight above 0")
         if not self.training.segment_epochs + self.training.epochs:
             raise ValueError("training.epochs and training.segment_epochs are both 0, so there is nothing to train")
-        if self.adapter.kind == "lora" and self.adapter.activated and self.segments.weight:
+        if self.adapter.acts_on_answers and self.segments.weight:
             raise ValueError(
                 "adapter.activated acts on answers alone, so it learns no segments; set it to false, or "
                 "segments.weight to 0"

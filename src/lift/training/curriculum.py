@@ -119,7 +119,7 @@ class Curriculum:
         self._recipe = recipe
         self._passages = passages if recipe.fidelity.reading_share else ()
         # what is no answer an activated adapter does not touch
-        kept = recipe.fidelity.share > 0 and not recipe.adapter.activated
+        kept = recipe.fidelity.share > 0 and not recipe.adapter.acts_on_answers
         self._others = list(self._cut(passages)) if kept else []
         self._tasks = tasks
         self._trained = array("L")  # numbers of the tasks that are trained
