@@ -384,6 +384,16 @@ def test_a_file_that_is_too_large_or_breaks_off_leaves_nothing(store: JobStore) 
     assert len(store.files()) == 1
 
 
+def test_all_files_together_have_a_largest_size_and_room_comes_back(store: JobStore) -> None:
+    first = store.add_file("a", "p", b"x" * 600, LIMIT, max_stored_bytes=1_000)
+    store.add_file("b", "p", b"x" * 400, LIMIT, max_stored_bytes=1_000)
+    with pytest.raises(FileTooLargeError, match="at most 1,000 bytes together, got 1,000 that are kept and 1 more"):
+        store.add_file("c", "p", b"x", LIMIT, max_stored_bytes=1_000)
+    assert len(list((store.directory / "files").iterdir())) == len(store.files()) == 2
+    store.remove_file(first.id)
+    assert store.add_file("c", "p", b"x" * 600, LIMIT, max_stored_bytes=1_000).bytes == 600
+
+
 def test_a_kill_at_every_call_of_an_upload_leaves_a_whole_file_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -363,6 +363,15 @@ def test_bodies_have_a_largest_size(tiny_model: BaseModel, tmp_path: Path) -> No
         assert live.engine.taken == []
 
 
+def test_uploads_have_a_largest_size_together(tiny_model: BaseModel, tmp_path: Path) -> None:
+    with serving(tiny_model, tmp_path / "library", engine=ScriptedEngine(tiny_model), max_stored_bytes=5_000) as live:
+        kept = upload(live, "a.txt", b"a " * 2_000).json()
+        refused = upload(live, "b.txt", b"a " * 1_000)
+        assert refused.status_code == 413 and "5,000 bytes together" in refused.json()["error"]["message"]
+        assert httpx.delete(f"{live.url}/v1/files/{kept['id']}").status_code == 200
+        assert upload(live, "b.txt", b"a " * 1_000).status_code == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
 def test_an_answer_nobody_waits_for_is_given_up(live: Live, stream: bool, begun: bool) -> None:

@@ -78,7 +78,7 @@ class JobConflictError(JobError):
 
 
 class FileTooLargeError(JobError):
-    """An uploaded file has more bytes than are taken."""
+    """An uploaded file, or all files together, would have more bytes than are taken."""
 
 
 class QueueFull(LiftError):

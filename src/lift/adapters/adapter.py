@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lift.errors import AdapterError
-from lift.models.invocation import Invocation
+from lift.models.invocation import Invocation, by_row
 
 _serials = itertools.count()
 _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed
@@ -81,10 +81,9 @@ class Adapter(ABC):
         """Take out of the model whatever is left of an adapter that is applied to no row."""
 
     @property
-    def row_invocations(self) -> list[Invocation | None]:
+    def row_invocations(self) -> tuple[Invocation | None, ...]:
         """Its invocation for each row of a batch, up to the last that it is applied to; None where it is not."""
-        rows = set(self.rows or ())
-        return [self.invocation if row in rows else None for row in range(max(rows, default=-1) + 1)]
+        return by_row(dict.fromkeys(self.rows or (), self.invocation))
 
     @property
     def first_layer(self) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lift.models.invocation import Invocation, add_in_rows_where_acting
+from lift.models.invocation import Invocation, add_in_rows_where_acting, by_row
 from lift.models.low_rank import LowRank
 
 _IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
@@ -68,7 +68,7 @@ class Places:
             real=torch.tensor(real, device=device),
             in_order=not idle and laid == list(range(sum(map(len, rows)))),
             sparse=sparse,
-            invocations=tuple(used.get(row) for row in range(max(used, default=-1) + 1)),
+            invocations=by_row(used),
         )
 
 

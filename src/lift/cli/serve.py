@@ -50,6 +50,9 @@ def serve(
     max_upload_bytes: Annotated[
         int, typer.Option("--max-upload-bytes", min=1, metavar="N", help="The largest document that is taken.")
     ] = 50_000_000,
+    max_stored_bytes: Annotated[
+        int, typer.Option("--max-stored-bytes", min=1, metavar="N", help="What all kept uploads may have together.")
+    ] = 10_000_000_000,
     requests_per_minute: Annotated[
         int, typer.Option("--requests-per-minute", min=1, metavar="N", help="What a key may ask by default.")
     ] = 600,
@@ -100,6 +103,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         cors_origins=tuple(cors_origin or ()),
         max_upload_bytes=max_upload_bytes,
+        max_stored_bytes=max_stored_bytes,
         requests_per_minute=requests_per_minute,
         concurrent=concurrent,
         answer_s=answer_s,

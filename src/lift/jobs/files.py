@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,10 +44,17 @@ class FileStore:
         self._database = Database(directory / "jobs.sqlite")
         self._clear_leftovers()
 
-    def add_file(self, name: str, purpose: str, content: bytes | Iterable[bytes], max_bytes: int) -> StoredFile:
-        """Keep a file, on the disk when this returns; raises FileTooLargeError behind `max_bytes`.
+    def add_file(
+        self,
+        name: str,
+        purpose: str,
+        content: bytes | Iterable[bytes],
+        max_bytes: int,
+        max_stored_bytes: int | None = None,
+    ) -> StoredFile:
+        """Keep a file, on the disk when this returns.
 
-        What is left of a `name` with directories, control characters or too many letters is its end.
+        Raises FileTooLargeError behind `max_bytes`, and where all files would have more than `max_stored_bytes`. What is left of a `name` with directories, control characters or too many letters is its end.
         """
         temporary = self._files / (_TEMPORARY + secrets.token_hex(8))
         with self._database.writing():  # so that nobody clears it away between the next two lines
@@ -58,6 +66,8 @@ class FileStore:
                 f"file-{secrets.token_hex(12)}", _label(name), size, digest, storable(purpose), time.time()
             )
             with self._database.writing() as rows:
+                if max_stored_bytes is not None:
+                    _check_room(rows, size, max_stored_bytes)
                 os.rename(temporary, self._files / file.id)
                 sync_directory(self._files)
                 rows.execute(
@@ -126,6 +136,16 @@ def _write(descriptor: int, chunks: Iterable[bytes], max_bytes: int) -> tuple[in
             rest = rest[os.write(descriptor, rest) :]
     os.fsync(descriptor)
     return size, digest.hexdigest()
+
+
+def _check_room(rows: sqlite3.Connection, size_bytes: int, max_stored_bytes: int) -> None:
+    """Raise FileTooLargeError where a file of that size finds no room beside those that are kept."""
+    kept_bytes = rows.execute("SELECT coalesce(sum(bytes), 0) FROM files").fetchone()[0]
+    if kept_bytes + size_bytes > max_stored_bytes:
+        raise FileTooLargeError(
+            f"expected files of at most {max_stored_bytes:,} bytes together, got {kept_bytes:,} that are kept and "
+            f"{size_bytes:,} more; delete those that no job needs any longer"
+        )
 
 
 def _is_held(path: str) -> bool:

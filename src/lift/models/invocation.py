@@ -9,7 +9,7 @@ a pass that nobody tells of, such as that of the next token of an answer, is act
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -95,6 +95,11 @@ def begin_of_action(prompt: Sequence[int], invocation: Invocation) -> int:
         if prompt[start] == invocation[0] and tuple(prompt[start : start + length]) == invocation:
             return start
     return len(prompt) - 1
+
+
+def by_row(invocations: Mapping[int, Invocation]) -> tuple[Invocation | None, ...]:
+    """The invocations of the rows of a batch in order, up to the last row that has one; None where a row has none."""
+    return tuple(invocations.get(row) for row in range(max(invocations, default=-1) + 1))
 
 
 def acts_in_part(invocation: Invocation) -> bool:

@@ -57,14 +57,16 @@ def upload(
     """Upload a document. What it is, its first bytes say, not its name; no part of the name becomes a path."""
     name = file.filename or "file"
     content = file.file
-    largest = parts_of(request).settings.max_upload_bytes
+    settings = parts_of(request).settings
+    largest = settings.max_upload_bytes
     if (file.size or 0) > largest:
         raise Refusal(
             413, f"expected a file of at most {largest:,} bytes, got {file.size:,}; split it", code="too_large"
         )
     check_readable(content.read(), name)
     content.seek(0)
-    return _object(parts_of(request).store.add_file(name, purpose, _chunks(content), largest))
+    store = parts_of(request).store
+    return _object(store.add_file(name, purpose, _chunks(content), largest, settings.max_stored_bytes))
 
 
 @router.get("/v1/files", dependencies=[needs("read")])

@@ -17,8 +17,9 @@ class ServerSettings:
 
     `allowed_hosts`: names that requests may call the server by, besides the loopback ones. `cors_origins`: pages of
     other servers that may call it from a browser. `requests_per_minute` and `concurrent`: what a key may do whose own
-    line says nothing else. `answer_s` bounds an answer, its waiting included, `plan_s` a plan; `shutdown_s` is how long
-    running answers may take when the server is asked to stop.
+    line says nothing else. `max_upload_bytes` bounds a document, `max_stored_bytes` all that are kept. `answer_s`
+    bounds an answer, its waiting included, `plan_s` a plan; `shutdown_s` is how long running answers may take when the
+    server is asked to stop.
     """
 
     model: str = "smollm2"
@@ -28,6 +29,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_upload_bytes: int = 50_000_000
+    max_stored_bytes: int = 10_000_000_000
     max_body_bytes: int = 2_000_000
     requests_per_minute: int = 600
     concurrent: int = 64
