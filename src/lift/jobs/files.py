@@ -54,7 +54,8 @@ class FileStore:
     ) -> StoredFile:
         """Keep a file, on the disk when this returns.
 
-        Raises FileTooLargeError behind `max_bytes`, and where all files would have more than `max_stored_bytes`. What is left of a `name` with directories, control characters or too many letters is its end.
+        Raises FileTooLargeError behind `max_bytes`, and where all files would have more than `max_stored_bytes`.
+        What is left of a `name` with directories, control characters or too many letters is its end.
         """
         temporary = self._files / (_TEMPORARY + secrets.token_hex(8))
         with self._database.writing():  # so that nobody clears it away between the next two lines
