@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -175,6 +176,23 @@ def test_a_lone_document_has_a_control_too(tiny_model: BaseModel, tmp_path: Path
     quick = plan(data, "wrong-document", budget_s=6.0)
     list(Evaluation(quick, tmp_path / "out", tiny_model).run())
     assert [row["memory"] for row in results(tmp_path / "out")] == ["newcastle-upon-tyne"]
+
+
+def test_a_run_started_when_it_began_and_goes_on_counting_from_there(
+    tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "one.jsonl", HOLT)
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    running = Evaluation(plan(data, "closed-book"), tmp_path / "out", tiny_model).run()
+    next(running)
+    clock[0] = 3600.0
+    list(running)
+    told = load_run(tmp_path / "out").description
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(told["started"])).total_seconds()
+    assert told["seconds"] >= 3600 and age_s == pytest.approx(3600, abs=60)
+    list(Evaluation(plan(data, "closed-book"), tmp_path / "out", tiny_model).run())
+    assert load_run(tmp_path / "out").description["started"] == told["started"]
 
 
 def test_run_again_nothing_is_done_and_the_files_stay(

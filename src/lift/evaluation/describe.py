@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lift.evaluation import excerpts
@@ -52,13 +52,14 @@ def describe_run(
     recipes = {plan.recipe: load_recipe(plan.recipe, plan.overrides).model_dump(mode="json")}
     for recipe in {method.recipe for method in methods.values() if method.recipe}:
         recipes[recipe] = load_recipe(recipe).model_dump(mode="json")
+    began = datetime.now(UTC) - timedelta(seconds=seconds)
     return {
         "command": command,
         "model": model,
         "fingerprint": fingerprint,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": installed_versions(),
-        "started": before.get("started") or datetime.now(UTC).replace(microsecond=0).isoformat(),
+        "started": before.get("started") or began.isoformat(timespec="seconds"),
         "seconds": before.get("seconds", 0.0) + seconds,
         "suites": [*earlier, *suites],
         "methods": {**before.get("methods", {}), **{name: method.summary for name, method in methods.items()}},
