@@ -35,7 +35,12 @@ TASKS = [
     for word in ("What", "Which", "Held")
 ]
 BETWEEN_TOKENS = len(ELLIPSIS) + len(RECITE)  # the tiny tokenizer has one token a byte
-SEGMENTS = ["segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12"]
+SEGMENTS = [
+    "adapter.activated=false",
+    "segments.weight=1.0",
+    "segments.length_tokens=32",
+    "segments.step_tokens=12",
+]
 CONTEXTUAL = [*SEGMENTS, "tasks.weight=0", "context.segment_tokens=40"]
 
 

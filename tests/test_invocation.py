@@ -223,7 +223,7 @@ def test_a_text_that_is_no_prompt_is_read_as_by_the_base(tiny_model: BaseModel) 
 
 def test_what_cannot_be_activated_is_refused_or_acts_everywhere() -> None:
     with pytest.raises(RecipeError, match="it learns no segments"):
-        load_recipe("default", ["adapter.activated=true", "segments.weight=1"])
+        load_recipe("default", ["segments.weight=1"])
     model = tiny("llama")
     adapter = create_adapter(model, AdapterSettings(kind="dora", rank=2, activated=True), 0, invocation=INVOCATION)
     config, state = adapter.stored()

@@ -235,7 +235,7 @@ def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel
     base = tiny_model
     text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
     made = outline(Document("Harbour", text, "test"), base, load_recipe("fast"))
-    pieces = ["fidelity.piece_tokens=12", "fidelity.share=0.5", "fidelity.reading_share=0"]
+    pieces = ["adapter.activated=false", "fidelity.piece_tokens=12", "fidelity.share=0.5", "fidelity.reading_share=0"]
     passages_read = ["fidelity.share=0", "fidelity.reading_share=0.5"]
     seen: list[list[Example]] = []
     for settings in (["fidelity.share=0", "fidelity.reading_share=0"], pieces, passages_read):

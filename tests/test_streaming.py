@@ -47,7 +47,12 @@ PIECES = [
     )
     for index, sentence in enumerate(SENTENCES)
 ]
-SEGMENTS = ["segments.weight=1.0", "segments.length_tokens=32", "segments.step_tokens=12"]
+SEGMENTS = [
+    "adapter.activated=false",
+    "segments.weight=1.0",
+    "segments.length_tokens=32",
+    "segments.step_tokens=12",
+]
 NAMES = ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir"]
 HOUSES = " ".join(f"House {name}{number} of Port Merrow has {number + 100} rooms." for number, name in enumerate(NAMES))
 

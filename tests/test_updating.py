@@ -146,7 +146,8 @@ def test_a_share_of_the_old_tasks_is_trained_again(
 def test_segments_of_the_old_text_are_not_trained_again(
     tiny_model: BaseModel, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = absorb(tiny_model, library, "segments.weight=1", "segments.length_tokens=64", "segments.step_tokens=32")
+    segments = ["segments.weight=1", "segments.length_tokens=64", "segments.step_tokens=32"]
+    memory = absorb(tiny_model, library, "adapter.activated=false", *segments)
     seen: list[Any] = []
     recital = Curriculum._recital
 
@@ -397,7 +398,8 @@ def test_an_impossible_target_is_refused(tiny_model: BaseModel, library: Library
 
 
 def test_a_recipe_without_tasks_can_be_rehearsed(tiny_model: BaseModel, library: Library, trained: list[str]) -> None:
-    overrides = ["segments.weight=1", "tasks.weight=0", "segments.length_tokens=64", "segments.step_tokens=64"]
+    segments = ["segments.weight=1", "segments.length_tokens=64", "segments.step_tokens=64"]
+    overrides = ["adapter.activated=false", "tasks.weight=0", *segments]
     memory = absorb(tiny_model, library, *overrides)
     assert any(task.held_back for task in memory.tasks)
     events = rehearsed(tiny_model, library, 1.0)
