@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from segment_settings import with_segments
 
 from lift import answering, planning
 from lift.adapters.attach import create_adapter
@@ -35,12 +36,7 @@ TASKS = [
     for word in ("What", "Which", "Held")
 ]
 BETWEEN_TOKENS = len(ELLIPSIS) + len(RECITE)  # the tiny tokenizer has one token a byte
-SEGMENTS = [
-    "adapter.activated=false",
-    "segments.weight=1.0",
-    "segments.length_tokens=32",
-    "segments.step_tokens=12",
-]
+SEGMENTS = with_segments(length_tokens=32, step_tokens=12)
 CONTEXTUAL = [*SEGMENTS, "tasks.weight=0", "context.segment_tokens=40"]
 
 

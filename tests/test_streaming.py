@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from scripted_endpoint import Reply, ScriptedEndpoint, failure
+from segment_settings import with_segments
 
 from lift.absorption import absorb_events
 from lift.adapters.attach import create_adapter
@@ -47,12 +48,7 @@ PIECES = [
     )
     for index, sentence in enumerate(SENTENCES)
 ]
-SEGMENTS = [
-    "adapter.activated=false",
-    "segments.weight=1.0",
-    "segments.length_tokens=32",
-    "segments.step_tokens=12",
-]
+SEGMENTS = with_segments(length_tokens=32, step_tokens=12)
 NAMES = ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir"]
 HOUSES = " ".join(f"House {name}{number} of Port Merrow has {number + 100} rooms." for number, name in enumerate(NAMES))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from segment_settings import with_segments
 
 from lift import session, updating
 from lift.absorption import absorb_events
@@ -146,8 +147,7 @@ def test_a_share_of_the_old_tasks_is_trained_again(
 def test_segments_of_the_old_text_are_not_trained_again(
     tiny_model: BaseModel, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segments = ["segments.weight=1", "segments.length_tokens=64", "segments.step_tokens=32"]
-    memory = absorb(tiny_model, library, "adapter.activated=false", *segments)
+    memory = absorb(tiny_model, library, *with_segments(length_tokens=64, step_tokens=32))
     seen: list[Any] = []
     recital = Curriculum._recital
 
@@ -398,9 +398,7 @@ def test_an_impossible_target_is_refused(tiny_model: BaseModel, library: Library
 
 
 def test_a_recipe_without_tasks_can_be_rehearsed(tiny_model: BaseModel, library: Library, trained: list[str]) -> None:
-    segments = ["segments.weight=1", "segments.length_tokens=64", "segments.step_tokens=64"]
-    overrides = ["adapter.activated=false", "tasks.weight=0", *segments]
-    memory = absorb(tiny_model, library, *overrides)
+    memory = absorb(tiny_model, library, "tasks.weight=0", *with_segments(length_tokens=64, step_tokens=64))
     assert any(task.held_back for task in memory.tasks)
     events = rehearsed(tiny_model, library, 1.0)
     assert any(isinstance(event, Trained) for event in events)
