@@ -74,11 +74,11 @@ def train(
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
     What is known by now is told to the curriculum after each step, which may let it pause. Ends after the curriculum's
-    epochs, `settings.max_tokens` or `budget_s` seconds, whichever comes first; the learning
-    rate follows the largest share of the three. With `checkpoint`, the state is saved there about every
-    `checkpoint_every_s`, on Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a
-    budget the same seed gives the same steps, interrupted or not. `history` gets every step, those before the
-    interruption included.
+    epochs, `settings.max_tokens` or `budget_s` seconds (before a step that, as long as the last, would end after
+    them), whichever comes first; the learning rate follows the largest share of the three. With `checkpoint`, the
+    state is saved there about every `checkpoint_every_s`, on Ctrl-C and on any other end before the last step; `resume`
+    goes on from it. Without a budget the same seed gives the same steps, interrupted or not. `history` gets every step,
+    those before the interruption included.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -121,7 +121,7 @@ def train(
                     progress = max(progress, position.tokens / settings.max_tokens)
                 if budget_s is not None:
                     progress = max(progress, (begun - started) / budget_s if budget_s > 0 else 1.0)
-                if progress >= 1:
+                if progress >= 1 or (budget_s is not None and _overruns(history, begun - started, budget_s)):
                     finished = True
                     return
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
@@ -171,3 +171,7 @@ def train(
         if checkpoint and not finished and between_steps:  # half an update is no state to go on from
             save()
         adapter.set_trainable(False)
+
+
+def _overruns(history: list[Step], elapsed_s: float, budget_s: float) -> bool:
+    return bool(history) and elapsed_s + history[-1].seconds > budget_s
