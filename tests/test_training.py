@@ -1,7 +1,9 @@
+import itertools
 import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,6 +172,14 @@ def test_a_budget_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseM
     steps, _ = run(tiny_model, recipe("training.epochs=100000"), budget_s=1.0)
     assert 0 < sum(step.seconds for step in steps) < 3.0
     assert steps[-1].learning_rate < 0.2 * max(step.learning_rate for step in steps)
+
+
+def test_no_step_begins_that_would_end_after_the_budget(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("lift.training.loop.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    steps, _ = run(tiny_model, recipe("training.epochs=100000"), budget_s=20.5)  # a step takes 1 s of each 3
+    ends_s = [20.5 * step.progress + step.seconds for step in steps]
+    assert 14.5 < ends_s[-1] <= 20.5
 
 
 def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_path: Path) -> None:
