@@ -120,8 +120,10 @@ def train(
                 if settings.max_tokens:
                     progress = max(progress, position.tokens / settings.max_tokens)
                 if budget_s is not None:
-                    progress = max(progress, (begun - started) / budget_s if budget_s > 0 else 1.0)
-                if progress >= 1 or (budget_s is not None and _overruns(history, begun - started, budget_s)):
+                    elapsed_s, step_s = begun - started, history[-1].seconds if history else 0.0
+                    fits = budget_s > 0 and elapsed_s + step_s <= budget_s
+                    progress = max(progress, elapsed_s / budget_s if fits else 1.0)
+                if progress >= 1:
                     finished = True
                     return
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
@@ -171,7 +173,3 @@ def train(
         if checkpoint and not finished and between_steps:  # half an update is no state to go on from
             save()
         adapter.set_trainable(False)
-
-
-def _overruns(history: list[Step], elapsed_s: float, budget_s: float) -> bool:
-    return bool(history) and elapsed_s + history[-1].seconds > budget_s
