@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "lift"
 MAX_LINES = 450
 
 # What every stage may import, then the stages in the order of the method, then the doors.
-SHARED = ["errors", "config", "recipes", "losses", "models"]
+SHARED = ["errors", "threads", "config", "recipes", "losses", "models"]
 STAGES = [
     "documents",
     "sentences",

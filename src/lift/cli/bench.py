@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lift.cli.bench_tables import show_absorb, show_ask, show_growth, show_serve
+from lift.cli.bench_tables import show_absorb, show_ask, show_growth, show_serve, show_threads
 from lift.cli.options import (
     JsonOption,
     LibraryOption,
@@ -33,6 +33,7 @@ Examples:
   lift bench growth novel.txt --memories none
   lift bench serve
   lift bench serve --clients 16 --memories 8 --seconds 60 --context none --json
+  lift bench threads examples/lease.md
   lift bench limits --shape llama-8b --lengths 8k,32k,128k
 
 Progress goes to standard error. Leave the machine alone meanwhile: everything is measured in one run."""
@@ -52,6 +53,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("ask", epilog=_EPILOG)(ask)
     bench.command("growth", epilog=_EPILOG)(growth)
     bench.command("serve", epilog=_EPILOG)(serve)
+    bench.command("threads", epilog=_EPILOG)(threads)
     bench.command("limits", epilog=_EPILOG)(limits)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
 
@@ -266,6 +268,42 @@ def serve(
         write_json(result)
     else:
         show_serve(result)
+
+
+def threads(
+    file: _FileArgument,
+    loads: Annotated[
+        str, typer.Option("--loads", metavar="N,N", help="Numbers of busy processes beside the measured one.")
+    ] = "0,1,2",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, metavar="S", help="Length of each measurement, after a warm-up.")
+    ] = 8.0,
+    recipe: RecipeOption = "default",
+    overrides: SetOption = None,
+    model: ModelOption = "smollm2",
+    as_json: JsonOption = False,
+) -> None:
+    """Training, prefill and decoding with Lift's choice of threads, beside one thread, all spinning, and all passive.
+
+    Each setting runs in a process of its own, on idle cores and beside busy ones that this command occupies.
+    """
+    from lift.recipes.recipe import load_recipe
+
+    try:
+        counts = [int(part) for part in loads.split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0:
+        raise UsageError(f"expected --loads with whole numbers from 0, separated by commas, got {loads!r}")
+    settings = load_recipe(recipe, overrides or ())
+    document = read_documents([file], None)
+    from lift.bench.threads import bench_threads
+
+    result = bench_threads(model, document, settings, loads=counts, seconds=seconds, say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        show_threads(result)
 
 
 def limits(

@@ -240,3 +240,23 @@ def _show_machine(result: Mapping[str, Any]) -> None:
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, {machine['device']}",
         markup=False,
     )
+
+
+def show_threads(result: Mapping[str, Any]) -> None:
+    """Print what bench_threads found."""
+    _show_machine(result)
+    lines = [
+        (
+            str(row["busy_processes"]),
+            row["setting"],
+            f"{row['training_tokens_per_s']:.0f}",
+            f"{row['prefill_tokens_per_s']:.0f}",
+            f"{row['decode_tokens_per_s']:.1f}",
+            str(row["threads_at_end"]),
+        )
+        for row in result["rows"]
+    ]
+    columns = ["busy", "threads", "training", "prefill", "decode", "at the end"]
+    stdout().print(build_table(columns, lines, title="Tokens a second, by the number of busy processes beside it"))
+    for note in result["notes"]:
+        stdout().print(f"- {note}", markup=False)
