@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -32,6 +33,10 @@ from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
+_UNFINISHED = (
+    "an interrupted run of this absorption is kept, and this one begins anew and will overwrite it; "
+    "stop, and give --resume to go on from there"
+)
 
 
 def absorb_events(
@@ -43,6 +48,7 @@ def absorb_events(
     name: str | None = None,
     budget_s: float | None = None,
     resume: bool = False,
+    replace: bool = False,
     stop: StopFlag | None = None,
     started: float | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
@@ -54,17 +60,20 @@ def absorb_events(
     copied under the new name, if one is asked for). When `stop` is set, the state is saved after the current step and
     InterruptedAbsorption is raised; `resume` goes on from there, or, where the process was killed, from what is saved
     about every `checkpoint_every_s` seconds: the training that is kept counts towards the budget, what was lost does
-    not. Raises DocumentError, GenerationError, BudgetError, LibraryError.
+    not. With `replace` the memory takes the place of another one called `name`, which stands until then. Raises
+    DocumentError, GenerationError, BudgetError, LibraryError.
     """
     started = time.monotonic() if started is None else started
     key = absorption_key(document, base, recipe, budget_s)
-    name = library.check_free(name, key) if name else None
-    if (known := absorbed_before(library, key, name)) is not None:
+    name = library.check_free(name, key, replace=replace) if name else None
+    if (known := absorbed_before(library, key, name, replace=replace)) is not None:
         library.clear_checkpoint(key)  # left there by a crash right after the memory was put
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
     made = outline(document, base, recipe)
+    if not resume and library.checkpoint_path(key).exists():
+        made = dataclasses.replace(made, warnings=(*made.warnings, _UNFINISHED))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
@@ -88,7 +97,8 @@ def absorb_events(
     point = session.point("absorbed", report)
     draft = session.draft(
         made,
-        name=name if name not in library else library.free_name(name),  # taken by another process meanwhile
+        # taken by another process meanwhile
+        name=name if replace or name not in library else library.free_name(name),
         key=key,
         adapter=adapter,
         tasks=learned.tasks,
@@ -97,16 +107,16 @@ def absorb_events(
         generation=writer.counts.as_dict(),
         predicted_s=learned.predicted_s,
     )
-    memory = library.put(draft)
+    memory = library.put(draft, replace=replace)
     library.clear_checkpoint(key)
     yield Finished(memory, report, session.elapsed_s, learned.predicted_s, reused=False)
 
 
-def absorbed_before(library: Library, key: str, name: str | None) -> Memory | None:
+def absorbed_before(library: Library, key: str, name: str | None, *, replace: bool = False) -> Memory | None:
     """The memory that came of the absorption `key`, under `name` where one is asked for (copied then), or None."""
     known = library.find(key, name)
     if known is not None and name is not None and name != known.name:
-        return library.copy(known.name, name)
+        return library.copy(known.name, name, replace=replace)
     return known
 
 
@@ -231,6 +241,9 @@ def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent,
 def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, streaming: bool = False) -> Prepared:
     """The event that tells what a document was split into."""
     held_back = sum(task.held_back for task in tasks)
+    warnings = made.warnings
+    if not held_back and not streaming:
+        warnings = (*warnings, "no question is held back from the training, so there will be no recall report")
     return Prepared(
         title=made.document.title,
         tokens=made.tokens,
@@ -238,7 +251,7 @@ def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, stream
         tasks=len(tasks) - held_back,
         held_back=held_back,
         language=made.language,
-        warnings=made.warnings,
+        warnings=warnings,
         generation=writer.counts.as_dict(),
         streaming=streaming,
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from lift.answers import Answer
+from lift.memories.memory import Memory
 from lift.scoring import contained, f1
 from lift.tasks.task import Task
 
@@ -56,6 +57,11 @@ class RecallReport:
     def rows(self) -> list[dict[str, Any]]:
         """Lines of recall.jsonl."""
         return [asdict(probe) for probe in self.probes]
+
+
+def recorded_report(memory: Memory) -> RecallReport:
+    """The recall report that was stored with a memory; raises LibraryError where its file is damaged."""
+    return RecallReport(tuple(Probe(**row) for row in memory.recall), memory.manifest.recall.sentences)
 
 
 class Asked(Protocol):

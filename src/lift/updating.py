@@ -209,6 +209,7 @@ def absorb_until_events(
     name: str | None = None,
     budget_s: float | None = None,
     resume: bool = False,
+    replace: bool = False,
     stop: StopFlag | None = None,
     started: float | None = None,
 ) -> Iterator[AbsorptionEvent]:
@@ -219,9 +220,8 @@ def absorb_until_events(
     started = time.monotonic() if started is None else started
     first_s = budget_s * _FIRST_PASS_SHARE if budget_s is not None else None
     finished: Finished | None = None
-    for event in absorb_events(
-        document, base, recipe, library, name=name, budget_s=first_s, resume=resume, stop=stop, started=started
-    ):
+    options: dict[str, Any] = {"resume": resume, "replace": replace, "stop": stop, "started": started}
+    for event in absorb_events(document, base, recipe, library, name=name, budget_s=first_s, **options):
         if isinstance(event, Finished):
             finished = event
         else:

@@ -36,7 +36,8 @@ Example:
 Each question stands alone: nothing of the earlier ones is remembered."""
 _CHAT_HELP = f"""/context C   answer with none, truncated, full, evidence or auto ({CONTEXT_NAMES[0]} at first)
 /help        show this
-/quit        leave (so does Ctrl-D)"""
+/quit        leave (so do quit, exit and Ctrl-D)"""
+_LEAVING = ("/quit", "/exit", "quit", "exit")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def chat(
             if prompt:
                 print()
             return
-        if line == "/quit":
+        if line.lower() in _LEAVING:
             return
         if line.startswith("/"):
             current = _obey(line, current)
