@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lift.budget import check_budget
 from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
@@ -99,6 +100,7 @@ def absorb(
     state, and --resume goes on from it; with --into, the memory stays as it was.
     """
     budget_s = parse_duration(budget) if budget is not None else None
+    check_budget(budget_s)
     share = parse_share(until) if until is not None else None
     if into is not None:
         _refuse_beside(context, "--into", "name", "model", "recipe", "overrides", "until", "resume", "base_url")
@@ -270,6 +272,7 @@ def _report(finished: Finished, as_json: bool) -> None:
                 "title": memory.manifest.title,
                 "directory": str(memory.directory),
                 "reused": finished.reused,
+                "remarks": list(finished.remarks),
                 "seconds": round(finished.seconds, 3),
                 "predicted_seconds": round(finished.predicted_s, 3),
                 "adapter_bytes": _adapter_bytes(finished),
@@ -299,6 +302,8 @@ def _report(finished: Finished, as_json: bool) -> None:
             ("recalled", format_recall(len(report.recalled), len(report.probed))),
         ]
     )
+    for said in finished.remarks:
+        remark(said)
     _print_forgotten(report, memory.document.text)
     stdout().print(f'\nAsk it:  lift ask {_quoted(memory.name)} "..."', markup=False)
 
