@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "lift"
 
 # What every stage may import, then the stages in the order of the method, then the doors.
-SHARED = ["errors", "threads", "config", "recipes", "losses", "models"]
+SHARED = ["errors", "threads", "config", "budget", "recipes", "losses", "models"]
 STAGES = [
     "documents",
     "sentences",

@@ -72,8 +72,8 @@ class WrongBaseModelError(LibraryError):
     """A memory was opened on another base model than the one that it was trained on."""
 
 
-class BudgetError(LiftError):
-    """The work cannot be done within the stated budget."""
+class BudgetError(UsageError):
+    """The stated budget is below the smallest that always ends in a memory."""
 
 
 class InterruptedAbsorption(LiftError):

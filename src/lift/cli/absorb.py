@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lift.budget import check_budget
 from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
@@ -101,6 +102,7 @@ def absorb(
     state, and --resume goes on from it; with --into, the memory stays as it was.
     """
     budget_s = parse_duration(budget) if budget is not None else None
+    check_budget(budget_s)
     share = parse_share(until) if until is not None else None
     if into is not None:
         _refuse_beside(
@@ -281,6 +283,7 @@ def _report(finished: Finished, as_json: bool) -> None:
                 "title": memory.manifest.title,
                 "directory": str(memory.directory),
                 "reused": finished.reused,
+                "remarks": list(finished.remarks),
                 "seconds": round(finished.seconds, 3),
                 "predicted_seconds": round(finished.predicted_s, 3),
                 "adapter_bytes": _adapter_bytes(finished),
@@ -310,6 +313,8 @@ def _report(finished: Finished, as_json: bool) -> None:
             ("recalled", format_recall(len(report.recalled), len(report.probed))),
         ]
     )
+    for said in finished.remarks:
+        remark(said)
     print_forgotten(report, memory.document.text)
     stdout().print(f'\nAsk it:  lift ask {_quoted(memory.name)} "..."', markup=False)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from lift.budget import SMALLEST_BUDGET_S
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Be done within this time, from start to end: 90s, 10m, 1h30m, or a number of seconds.",
+        help="Be done within this time, from start to end: 90s, 10m, 1h30m, or a number of seconds; "
+        f"{SMALLEST_BUDGET_S:g} s at least.",
         show_default="as long as the recipe takes",
     ),
 ]

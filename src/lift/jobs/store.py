@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from lift.budget import check_budget
 from lift.errors import JobConflictError, RecipeError, UnknownJobError, UsageError
 from lift.jobs.claims import Claims
 from lift.jobs.database import event_of, job_of, storable, tell
@@ -51,8 +52,7 @@ class JobStore(FileStore):
             # load_recipe would take a path, and whoever gives jobs may not name files of this machine
             raise RecipeError(f"expected one of the recipes {', '.join(recipe_names())}, got {recipe!r}")
         load_recipe(recipe, overrides)
-        if budget_s is not None and not (math.isfinite(budget_s) and budget_s > 0):
-            raise UsageError(f"expected a budget of more than 0 seconds, got {budget_s}; leave it out for none")
+        check_budget(budget_s)
         _check_priority(priority)
         title = storable(title).strip()[:_TITLE_CHARS] or None if title is not None else None
         job_id = f"ftjob-{secrets.token_hex(12)}"
