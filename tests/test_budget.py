@@ -214,7 +214,7 @@ def test_what_is_left_of_a_budget_is_never_negative() -> None:
     assert Budget(None, 0.0, lambda: 50.0).left_s(10) == math.inf
 
 
-@given(before=st.floats(0.001, 1), after=st.floats(0.001, 1))
+@given(before=st.floats(0.02, 1), after=st.floats(0.02, 1))
 def test_the_recent_speed_is_that_of_the_last_seconds(before: float, after: float) -> None:
     meter = SpeedMeter(window_s=10.0)
     for speed in (before, after):

@@ -367,13 +367,15 @@ class Session:
         if not probes:
             return [], 0.0
         clock = self.budget.clock
-        begun, passes = clock(), 0
+        begun, passes, prefill_s = clock(), 0, 0.0
         limit_s = self.budget.share_of(_TIMED_SHARE, _LONGEST_TIMED_S)
 
         def is_timed(before: int) -> bool:
-            nonlocal passes
+            nonlocal passes, prefill_s
             passes = before
-            return before >= _TIMED_PASSES or (before > 0 and clock() - begun > limit_s)
+            if before == 1:  # the prompts are read in it, which takes longer than a token of the answers
+                prefill_s = clock() - begun
+            return before >= _TIMED_PASSES or (before > 1 and clock() - begun > limit_s)
 
         answerer = Answerer.of(self.base, self.adapter, document, sentences)
         try:
@@ -381,7 +383,7 @@ class Session:
                 probe_recall(answerer, len(sentences), probes[:PROBE_BATCH])
             batch_s = clock() - begun
         except TimeIsOver:
-            batch_s = (clock() - begun) / max(passes, 1) * (PROBE_TOKENS + 1)
+            batch_s = prefill_s + (clock() - begun - prefill_s) / max(passes - 1, 1) * PROBE_TOKENS
         self._batch_s = _PROBE_MARGIN * batch_s
         if self.is_bounded:
             batches = int(self.budget.share_of(_PROBE_SHARE) / self._batch_s) if self._batch_s else len(probes)
