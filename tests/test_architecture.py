@@ -30,6 +30,7 @@ STAGES = [
     "training",
     "scoring",
     "retrieval",
+    "attribution",
     "memories",
     "answers",
     "prose",
