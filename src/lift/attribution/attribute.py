@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
 
-from lift.attribution.lexicon import AUXILIARIES, CONDITIONS, NEGATORS, PRONOUNS
-from lift.attribution.matching import SIGNED, Coverage, cover, polarity, statement_sign, wanted_words
+from lift.attribution.lexicon import AUXILIARIES, CONDITIONS, NEGATORS, PERMISSION_MODALS, PRONOUNS
+from lift.attribution.matching import SIGNED, Coverage, beside_a_better, cover, polarity, statement_sign, wanted_words
 from lift.attribution.polar import Verdict, judge, yes_or_no
 from lift.attribution.quantities import Quantity, agree
 from lift.attribution.questions import QuestionForm, question_form
@@ -69,6 +71,11 @@ _TIME_WORDS = frozenset(
         "year",
     ]
 )
+_RANGE_WORDS = frozenset(("to", "until", "till", "-", "–", "—"))
+_CHANGES = frozenset(["rise", "fall", "increas", "decreas", "grow", "drop", "rais", "reduc", "cut"])
+_FORMERLY = frozenset(["before", "previous", "former", "earlier", "was", "last", "rise", "fall", "increas", "decreas"])
+_BEGINNINGS = frozenset(["open", "begin", "start"])
+_ENDINGS = frozenset(["close", "end", "stop"])
 _COUNTED = frozenset(["person", "number", "amount", "thing"])
 _ANAPHORA = frozenset(["it", "they", "he", "she", "who", "which"])
 
@@ -172,6 +179,11 @@ def _polar_support(
         said = read_statement(rest)
     sentence_like = bool(set(said.tokens) & (AUXILIARIES | NEGATORS | CONDITIONS)) or len(said.words) > _FEW_WORDS
     sentence_like = sentence_like or bool(said.concepts & asked.concepts & SIGNED)
+    # "She turned it into a museum" is a statement, too: it has most of what was asked
+    wanted = {word.concept for word in wanted_words(asked, form)}
+    sentence_like = sentence_like or len(wanted & said.concepts) > len(wanted) / 2
+    if said.tokens and said.tokens[0] in AUXILIARIES and len(said.words) > 1 and not set(said.tokens) & NEGATORS:
+        return None  # the question over again
     if not sentence_like and not (said.concepts & asked.concepts and claimed):
         return None
     found = _best(sources, form, near, asked, said)
@@ -222,60 +234,61 @@ def _best(
     supporting: list[tuple[float, SourceSentence]] = []
     rivals: list[float] = []
     for source in near:
-        placed = _place(source, said, new, numbers, asked, form)
-        cell = source.cell_at(placed) if placed is not None and source.cells else None
-        coverage = cover(wanted, asked.quantities, source, sources.index.rarity, cell)
-        if placed is None:
-            if _rivals(source, form, numbers):
-                rivals.append(coverage.share)
-            continue
-        if not _speaks_of(source, coverage, asked, form, cell):
-            continue
-        if not _agree_on_polarity(source.statement, asked, said, new, numbers, placed, form):
-            continue
-        if not source.cells and _in_another_clause(source.statement, wanted, placed):
-            continue
-        if _beside_a_better(source, wanted, placed, numbers, cell):
-            continue
-        supporting.append((coverage.share + 0.1 * coverage.own, source))
+        places = _places(source, said, new, numbers, asked, form)
+        if not places and _rivals(source, numbers):
+            rivals.append(cover(wanted, asked.quantities, source, sources.index.rarity).share)
+        for placed in places:
+            cell = source.cell_at(placed) if source.cells else None
+            coverage = cover(wanted, asked.quantities, source, sources.index.rarity, cell)
+            if (
+                _speaks_of(source, coverage, asked, form, cell)
+                and _agree_on_polarity(source.statement, asked, said, new, placed, form)
+                and not (not source.cells and _in_another_clause(source.statement, wanted, placed))
+                and not (numbers and len(new) < _FEW_WORDS - 1 and _rather_another(source, wanted, placed, asked))
+            ):
+                supporting.append((coverage.share + 0.1 * coverage.own, source))
+                break
     if not supporting:
         return None
     share, best = max(supporting, key=lambda each: each[0])
     return None if any(rival > share + _BETTER_SHARE for rival in rivals) else best
 
 
-def _place(
+def _places(
     source: SourceSentence,
     said: Statement,
     new: Sequence[Word],
     numbers: Sequence[Quantity],
     asked: Statement,
     form: QuestionForm,
-) -> int | None:
-    """Where in the sentence the answer stands (a character), None where the sentence does not hold it."""
+) -> list[int]:
+    """Where in the sentence the answer may stand (characters); nothing where the sentence does not hold it."""
     statement = source.statement
     known = {_told_as(word): word.start for word in reversed(statement.words)}
     places: list[int] = []
     for number in said.quantities:
         told = [each for each in statement.quantities if _bears_out(source, number, each, asked, form)]
-        if told:
-            if number in numbers:
-                places.append(told[0].start)
-        elif number in numbers:
-            return None
+        if told and number in numbers and not places:
+            places = [each.start for each in told]
+        elif not told and number in numbers:
+            return []
     missing = [word for word in new if _told_as(word) not in known]
     if any(word.name and word.concept not in source.title.concepts for word in missing):
-        return None
+        return []
     if any(statement.contraries_of(word.concept) for word in missing):
-        return None
+        return []
+    permission = set(statement.tokens) & PERMISSION_MODALS
+    if any(word.concept in SIGNED - ({"allow"} if permission else set()) - statement.concepts for word in said.words):
+        return []
     lacking = [word for word in missing if not any(each.start <= word.start < each.end for each in said.quantities)]
     if len(new) <= _FEW_WORDS and lacking:
-        return None
+        return []
     if new and 1 - len(lacking) / len(new) < _MOST_WORDS_SHARE:
-        return None
-    places += [known[_told_as(word)] for word in new if _told_as(word) in known]
-    places += [known[_told_as(word)] for word in said.words if _told_as(word) in known] if not places else []
-    return places[0] if places else None
+        return []
+    if not places:
+        words = [word for word in new if _told_as(word) in known] or list(said.words)
+        places = [known[_told_as(word)] for word in words if _told_as(word) in known][:1]
+    return places
 
 
 def _told_as(word: Word) -> str:
@@ -287,6 +300,8 @@ def _bears_out(source: SourceSentence, number: Quantity, told: Quantity, asked: 
     """Whether the number of the sentence is that of the answer, in the unit that is asked for."""
     wanted = form.unit if form.unit in ("length", "mass", "temperature", "sound") else ""
     if wanted and told.family not in (wanted, "number"):
+        return False
+    if form.wants == "money" and told.family != "money" and not source.cells:
         return False
     if form.wants == "number" and "_" in form.unit and told.dimension not in (form.unit, ""):
         return False
@@ -308,7 +323,7 @@ def _speaks_of(
         return True
     if coverage.share < SUPPORTED_SHARE or (coverage.own <= 0 and asked.words):
         return False
-    if any(word.name for word in coverage.missing):
+    if coverage.lacks_number or any(word.name for word in coverage.missing):
         return False
     if any(source.statement.contraries_of(word.concept) for word in coverage.missing):
         return False
@@ -316,19 +331,14 @@ def _speaks_of(
         others = [each for each in source.cells if each is not cell]
         mine = read_statement(cell.heading).concepts
         theirs = frozenset[str]().union(*(read_statement(each.heading).concepts for each in others if each.start))
-        if asked.concepts & theirs - mine and not asked.concepts & mine:
+        kinds = read_statement(source.cells[0].heading).concepts
+        if asked.concepts & (theirs - mine - kinds) and not asked.concepts & mine:
             return False
     return True
 
 
 def _agree_on_polarity(
-    statement: Statement,
-    asked: Statement,
-    said: Statement,
-    new: Sequence[Word],
-    numbers: Sequence[Quantity],
-    placed: int,
-    form: QuestionForm,
+    statement: Statement, asked: Statement, said: Statement, new: Sequence[Word], placed: int, form: QuestionForm
 ) -> bool:
     """Whether the sentence says of the answer what the question, or the answer's own sentence, says of it."""
     whole = bool(set(said.tokens) & (AUXILIARIES | NEGATORS)) and len(said.words) > 1
@@ -337,65 +347,87 @@ def _agree_on_polarity(
     clause = statement.clause_at(placed)
     concepts = {word.concept for word in (new or said.words)}
     held = [word for word in statement.words if word.clause == clause and word.concept in concepts]
+    numbers = [each for each in statement.quantities if each.start == placed]
     signed = asked.concepts & frozenset(word.concept for word in statement.words if word.clause == clause)
-    claimed = statement_sign(asked, signed) * (-1 if any(word.polarity < 0 for word in new) else 1)
-    return polarity(statement, held, clause, signed) == claimed
+    # "Present: Ada Finch": what is said in front of a colon holds behind it
+    carried = {
+        word.concept: word.sign
+        for word in statement.words
+        if word.clause < clause and word.concept in asked.concepts & SIGNED - signed
+    }
+    told = polarity(statement, held, clause, signed, numbers) * prod(carried.values())
+    claimed = statement_sign(asked, signed | frozenset(carried)) * min((word.polarity for word in new), default=1)
+    return told == claimed
 
 
 def _clauses_agree(statement: Statement, said: Statement, clause: int) -> bool:
     """Whether the clause of the sentence that has most words of this clause of the answer says yes or no as it does."""
     own = [word for word in said.words if word.clause == clause]
+    numbers = [each for each in said.quantities if said.clause_at(each.start) == clause]
     concepts = {word.concept for word in own}
-    counts = Counter(word.clause for word in statement.words if word.concept in concepts)
-    if not counts:
+    if not concepts & statement.concepts:
         return True
-    beside = max(counts, key=lambda each: counts[each])
+
+    def shared(beside: int) -> tuple[int, int]:
+        """The words that the clause has of the answer, those before it that it goes on from among them."""
+        here = {word.concept for word in statement.words if word.clause == beside} & concepts
+        carried = {word.concept for word in statement.words if word.clause < beside} & concepts
+        told = [each for each in statement.quantities if statement.clause_at(each.start) == beside]
+        agreeing = sum(any(agree(number, each) for each in told) for number in numbers)
+        return (len(here | carried) + agreeing if here else 0), len(here)
+
+    beside = max(range(len(statement.clause_polarities)), key=shared)
     held = [word for word in statement.words if word.clause == beside and word.concept in concepts]
+    told = [each for each in statement.quantities if any(agree(number, each) for number in numbers)]
     signed = frozenset(concepts & {word.concept for word in statement.words if word.clause == beside})
-    return polarity(statement, held, beside, signed) == polarity(said, own, clause, signed)
+    return polarity(statement, held, beside, signed, told) == polarity(said, own, clause, signed, numbers)
 
 
 def _in_another_clause(statement: Statement, wanted: Sequence[Word], placed: int) -> bool:
     """Whether all that is asked stands in another clause than the answer, and that is no condition of it."""
     mine = statement.clause_at(placed)
     conditional = bool(statement.tokens) and statement.tokens[0] in SUBORDINATORS
-    if conditional or set(read_statement(statement.clause_text(mine)).tokens) & _ANAPHORA:
+    tokens = set(read_statement(statement.clause_text(mine)).tokens)
+    elliptical = not tokens & (AUXILIARIES | {";"})
+    if conditional or elliptical or tokens & _ANAPHORA:
         return False
     concepts = {word.concept for word in wanted}
     counts = Counter(word.clause for word in statement.words if word.concept in concepts)
     return bool(counts) and not counts[mine]
 
 
-def _beside_a_better(
-    source: SourceSentence, wanted: Sequence[Word], placed: int, numbers: Sequence[Quantity], cell: Cell | None
-) -> bool:
-    """Whether the sentence has another number of the same kind beside the words of the question.
+def _rather_another(source: SourceSentence, wanted: Sequence[Word], placed: int, asked: Statement) -> bool:
+    """Whether the sentence has another number of the same kind that answers the question rather.
 
-    A segment goes on from those before it: "performances end at ten and rehearsals at nine".
+    Of "from eight to four" the first is when something opens, the second when it closes, and where a thing rises or
+    falls so, what it is now.
     """
     statement = source.statement
-    if cell is not None or not numbers:
-        return False
     told = next((each for each in statement.quantities if each.start <= placed < each.end), None)
-    if told is None:
+    if source.cells or told is None:
         return False
-    mine = statement.segment_at(told.start)
-    concepts = {word.concept for word in wanted}
-
-    def share(segment: int) -> tuple[int, int]:
-        own = {word.concept for word in statement.words if word.segment == segment} & concepts
-        carried = {word.concept for word in statement.words if word.segment <= segment} & concepts
-        return len(carried), len(own)
-
-    segments = {
-        statement.segment_at(each.start)
-        for each in statement.quantities
-        if each is not told and each.family == told.family and statement.segment_at(each.start) != mine
-    }
-    return any(share(segment) > share(mine) for segment in segments)
+    if _wrong_end(statement, told, asked):
+        return True
+    return beside_a_better(statement, wanted, told)
 
 
-def _rivals(source: SourceSentence, form: QuestionForm, numbers: Sequence[Quantity]) -> bool:
+def _wrong_end(statement: Statement, told: Quantity, asked: Statement) -> bool:
+    """Whether the number is the other end of a range, or of a change, than the one that is asked for."""
+    for first, second in pairwise(statement.quantities):
+        between = statement.text[first.end : second.start].strip(" ,").lower()
+        before = statement.text[max(0, first.start - 8) : first.start].lower()
+        if told not in (first, second) or between not in _RANGE_WORDS or first.family != second.family:
+            continue
+        if between == "to" and "from" in before and statement.concepts & _CHANGES and not asked.concepts & _FORMERLY:
+            return told is first
+        if asked.concepts & _BEGINNINGS and not {"until", "till"} & set(asked.tokens):
+            return told is second
+        if asked.concepts & _ENDINGS or {"until", "till"} & set(asked.tokens):
+            return told is first
+    return False
+
+
+def _rivals(source: SourceSentence, numbers: Sequence[Quantity]) -> bool:
     """Whether the sentence has another number of the kind that was said."""
     return any(
         told.family == number.family and told.dimension == number.dimension

@@ -27,10 +27,11 @@ QUANTIFIERS = words("all every each any both most some few many several only hal
 PRONOUNS = words("it they he she this these those that its his her their them him there none one other another so")
 FUNCTION_WORDS = words(
     """a an the this that these those it its he him his she her hers they them their theirs we us our ours you your
-    yours i me my mine who whom whose which what when where why how of in on at by for from to into onto with within as and
-    or but so if then than there here also s t re ve ll d m about out up off over own such very too just only even each any
-    all every both some one ones itself himself herself themselves oneself during through per via until till since more
-    most less much many few fewer other another either let lets please okay well get got yes"""
+    yours i me my mine who whom whose which what when where why how of in on at by for from to into onto with
+    within as and or but so if then than there here also s t re ve ll d m about out up off over own such very
+    too just only even each any all every both some one ones itself himself herself themselves oneself during
+    through per via until till since more most less much many few fewer other another either let lets please
+    okay well get got yes"""
 )
 LIGHT_VERBS = words("put do make get have go take use be bring keep give happen exist take")
 PERSON_WORDS = words("everyone everybody someone somebody anyone anybody nobody member members staff guest guests")
@@ -96,6 +97,7 @@ _EQUIVALENT = (
     "employee staff",
     "booking book reserve reservation",
     "old age",
+    "enter entry entrance",
     "biggest largest",
     "maximum most greatest",
     "minimum least smallest",
@@ -157,12 +159,14 @@ _CONTRARY = (
     "empty full",
     "full half",
 )
-_SAME_FORMS = """bring/brought build/built buy/bought catch/caught cost/cost deal/dealt dig/dug feed/fed feel/felt
-fight/fought find/found get/got hang/hung have/had hear/heard hold/held keep/kept lead/led leave/left lend/lent light/lit
-lose/lost make/made mean/meant meet/met pay/paid say/said seek/sought sell/sold send/sent shoot/shot sit/sat sleep/slept
-spend/spent stand/stood strike/struck sweep/swept teach/taught tell/told think/thought understand/understood win/won
-child/children person/people man/men woman/women foot/feet tooth/teeth mouse/mice goose/geese life/lives wife/wives
-knife/knives half/halves shelf/shelves be/is"""
+_SAME_FORMS = """
+    bring/brought build/built buy/bought catch/caught cost/cost deal/dealt dig/dug feed/fed feel/felt fight/fought
+    find/found get/got hang/hung have/had hear/heard hold/held keep/kept lead/led leave/left lend/lent light/lit
+    lose/lost make/made mean/meant meet/met pay/paid say/said seek/sought sell/sold send/sent shoot/shot sit/sat
+    sleep/slept spend/spent stand/stood strike/struck sweep/swept teach/taught tell/told think/thought
+    understand/understood win/won child/children person/people man/men woman/women foot/feet tooth/teeth
+    mouse/mice goose/geese life/lives wife/wives knife/knives half/halves shelf/shelves be/is
+"""
 
 BASE_FORMS: dict[str, str] = {}
 for _base, _forms in IRREGULAR_VERBS.items():

@@ -15,6 +15,8 @@ Rarity = Callable[[str], float]
 _NAME_WEIGHT = 2.0
 _FAR_SHARE = 0.85  # that a word counts which stands in the heading or title alone
 SIGNED = frozenset(concept for concept, _ in COMPLEMENTS.values())
+# the words that "may" and "can" speak of
+_PERMITTING = frozenset(["allow", "permit", "forbid", "prohibit", "ban", "welcom", "law"])
 _MEASURING = frozenset(["measure", "money", "amount", "number", "duration"])
 
 
@@ -22,12 +24,13 @@ _MEASURING = frozenset(["measure", "money", "amount", "number", "duration"])
 class Coverage:
     """`share` of the question's weight that a sentence and its surroundings speak of; `own`: of the sentence alone.
 
-    `missing`: the words that nothing speaks of.
+    `missing`: the words that nothing speaks of, `lacks_number`: nothing has a number that is asked about.
     """
 
     share: float
     own: float
     missing: tuple[Word, ...]
+    lacks_number: bool = False
 
 
 def wanted_words(asked: Statement, form: QuestionForm) -> list[Word]:
@@ -54,19 +57,23 @@ def cover(
     """How much of a question the sentence speaks of; with `cell`, of a table's columns that of this cell alone."""
     statement = source.statement
     permission = bool(set(statement.tokens) & PERMISSION_MODALS)
-    own = set(statement.concepts) | ({"allow"} if permission else set())
+    own = set(statement.concepts)
     near = set(source.before.concepts) if source.before else set()
     if cell is not None:
-        near |= read_statement(cell.heading).concepts
+        # the first column says of what kind the rows are
+        near |= read_statement(cell.heading).concepts | read_statement(source.cells[0].heading).concepts
+    headed = read_statement(cell.heading).quantities if cell is not None else ()
     far = source.heading.concepts | source.title.concepts
-    told = [*statement.quantities, *source.heading.quantities, *source.title.quantities]
+    told = [*statement.quantities, *source.heading.quantities, *source.title.quantities, *headed]
     told += source.before.quantities if source.before else ()
     total = spoken = spoken_here = 0.0
+    lacks_number = False
     missing: list[Word] = []
     for word in wanted:
         weight = rarity(word.text) * (_NAME_WEIGHT if word.name else 1.0)
         total += weight
-        if word.concept in own or word.concept in near:
+        permitted = permission and word.concept == "allow" and word.stem in _PERMITTING
+        if word.concept in own or word.concept in near or permitted:
             spoken += weight
             spoken_here += weight
         elif word.concept in far:
@@ -79,18 +86,27 @@ def cover(
         if any(agree(quantity, each) for each in told):
             spoken += weight
             spoken_here += weight
+        else:
+            lacks_number = True
     if not total:
         return Coverage(1.0, 1.0, ())
-    return Coverage(spoken / total, spoken_here / total, tuple(missing))
+    return Coverage(spoken / total, spoken_here / total, tuple(missing), lacks_number)
 
 
-def polarity(statement: Statement, words: Iterable[Word], clause: int, signed: frozenset[str]) -> int:
-    """1 where the clause says so of these words, -1 where it denies it.
+def polarity(
+    statement: Statement,
+    words: Iterable[Word],
+    clause: int,
+    signed: frozenset[str],
+    quantities: Iterable[Quantity] = (),
+) -> int:
+    """1 where the clause says so of these words and quantities of its own, -1 where it denies it.
 
     `signed`: concepts with two signs that count: those which both sides speak of, and "allow" in any case.
     """
-    own = [word for word in words if word.clause == clause]
-    sign = -1 if any(word.polarity < 0 for word in own) else 1
+    own = [word.polarity for word in words if word.clause == clause]
+    own += [statement.polarity_of(each) for each in quantities if statement.clause_at(each.start) == clause]
+    sign = min(own, default=1)
     if not own:
         sign = statement.clause_polarities[clause]
     counted: dict[str, int] = {}
@@ -123,3 +139,24 @@ def statement_sign(statement: Statement, signed: frozenset[str]) -> int:
 
 def _is_condition(clause: str) -> bool:
     return clause.split(" ", 1)[0].lower() in SUBORDINATORS
+
+
+def beside_a_better(statement: Statement, wanted: Iterable[Word], told: Quantity) -> bool:
+    """Whether another number of the same kind stands nearer to the words of the question than `told` does.
+
+    A segment goes on from those before it: "performances end at ten and rehearsals at nine".
+    """
+    mine = statement.segment_at(told.start)
+    concepts = {word.concept for word in wanted}
+
+    def share(segment: int) -> tuple[int, int]:
+        own = {word.concept for word in statement.words if word.segment == segment} & concepts
+        carried = {word.concept for word in statement.words if word.segment <= segment} & concepts
+        return len(carried), len(own)
+
+    segments = {
+        statement.segment_at(each.start)
+        for each in statement.quantities
+        if each is not told and each.family == told.family and statement.segment_at(each.start) != mine
+    }
+    return any(share(segment) > share(mine) for segment in segments)

@@ -1,7 +1,7 @@
 """Numbers with their units, times and dates of a text: 14 days are not 14 months, and 1.5 hours are 90 minutes.
 
 Units are those of the SI brochure (9th edition), of everyday English and its trades; currencies have the signs and
-names of ISO 4217. A number that no unit follows is a count; a number of four digits between 1000 and 2100 may be a year.
+names of ISO 4217. A number that no unit follows is a count; one of four digits between 1000 and 2100 may be a year.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ class QuestionForm:
 
     `wants`: "polar", "person", "time", "duration", "number", "money", "measure", "frequency", "place", "reason",
     "manner", "choice", "thing", "request", or "" where it is not known. `unit`: the dimension or the noun that the
-    number is to have, "" for none. `proposition`: of a polar question, what is asked to be true. `negated`: the polar question
-    itself is negated ("Aren't dogs allowed?"), so that a bare yes or no would be ambiguous.
+    number is to have, "" for none. `proposition`: of a polar question, what is asked to be true. `negated`: the polar
+    question itself is negated ("Aren't dogs allowed?"), so that a bare yes or no would be ambiguous.
     """
 
     wants: str

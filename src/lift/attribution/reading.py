@@ -1,8 +1,8 @@
 """A statement taken apart: its words of content with their concepts, what a negation turns round, and its quantities.
 
 Negation is found by scope, not by parsing: "not" behind an auxiliary, "no" and "never" turn the whole clause round,
-"not" behind a comma or "and" what follows it, "without" and "except" what follows them. Clauses end at semicolons, colons,
-"but", "while", and at "and" before an auxiliary.
+"not" behind a comma or "and" what follows it, "without" and "except" what follows them. Clauses end at semicolons,
+colons, "but", "while", and at "and" before an auxiliary.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Statement:
     words: tuple[Word, ...]
     quantities: tuple[Quantity, ...]
     tokens: tuple[str, ...]
+    quantity_polarities: tuple[int, ...]
     clause_starts: tuple[int, ...]
     clause_polarities: tuple[int, ...]
     segment_starts: tuple[int, ...]
@@ -79,6 +80,10 @@ class Statement:
     def concepts(self) -> frozenset[str]:
         """Those of its words."""
         return frozenset(word.concept for word in self.words)
+
+    def polarity_of(self, quantity: Quantity) -> int:
+        """-1 where a negation has one of its own quantities in its scope."""
+        return self.quantity_polarities[self.quantities.index(quantity)]
 
     def clause_at(self, offset: int) -> int:
         """The number of the clause that holds the character at `offset`."""
@@ -185,6 +190,10 @@ def read_statement(text: str) -> Statement:
         tuple(words),
         tuple(quantities),
         tuple(lower),
+        tuple(
+            next((polarities[place] for place, match in enumerate(matches) if match.end() > each.start), 1)
+            for each in quantities
+        ),
         _starts(matches, clauses),
         whole,
         _starts(matches, segments),
@@ -212,6 +221,7 @@ def _boundaries(lower: Sequence[str]) -> tuple[list[int], list[int]]:
             and (
                 token in _CLAUSE_MARKS
                 or token in _CLAUSE_WORDS
+                or (token == "and" and number and lower[number - 1] == ",")
                 or (token == "and" and (_is_auxiliary(following) or lower[number + 2 : number + 3] == ["no"]))
             )
         ) or (

@@ -52,7 +52,7 @@ class SourceSentence:
     @cached_property
     def before(self) -> Statement | None:
         """The sentence before, where a pronoun of this one may point at it."""
-        if self._number == 0 or not set(self.statement.tokens) & PRONOUNS:
+        if self._number == 0 or self.cells or not set(self.statement.tokens) & PRONOUNS:
             return None
         previous = self._sentences[self._number - 1]
         same = previous.paragraph == self.sentence.paragraph
