@@ -267,7 +267,7 @@ def _places(
     known = {_told_as(word): word.start for word in reversed(statement.words)}
     places: list[int] = []
     for number in said.quantities:
-        told = [each for each in statement.quantities if _bears_out(source, number, each, asked, form)]
+        told = [each for each in statement.quantities if _bears_out(source, said, number, each, asked, form)]
         if told and number in numbers and not places:
             places = [each.start for each in told]
         elif not told and number in numbers:
@@ -296,7 +296,9 @@ def _told_as(word: Word) -> str:
     return word.concept if word.concept in SIGNED else word.stem
 
 
-def _bears_out(source: SourceSentence, number: Quantity, told: Quantity, asked: Statement, form: QuestionForm) -> bool:
+def _bears_out(
+    source: SourceSentence, said: Statement, number: Quantity, told: Quantity, asked: Statement, form: QuestionForm
+) -> bool:
     """Whether the number of the sentence is that of the answer, in the unit that is asked for."""
     wanted = form.unit if form.unit in ("length", "mass", "temperature", "sound") else ""
     if wanted and told.family not in (wanted, "number"):
@@ -307,12 +309,11 @@ def _bears_out(source: SourceSentence, number: Quantity, told: Quantity, asked: 
         return False
     if agree(number, told):
         return True
-    if not told.dimension and number.dimension and abs(told.written - number.written) < 1e-9:
+    cell = source.cell_at(told.start)
+    if cell is not None and not told.dimension and number.dimension and told.written == number.written:
         # the unit stands in the head of the column, or in the question
-        unit = read_statement(f"{number.written:g} units").concepts
-        cell = source.cell_at(told.start)
-        head = read_statement(cell.heading if cell else "")
-        return bool(cell) and (number.family == "money" or bool((head.concepts | asked.concepts) - unit))
+        unit = read_statement(said.text[number.start : number.end]).concepts
+        return bool(unit & (read_statement(cell.heading).concepts | asked.concepts))
     return False
 
 

@@ -30,7 +30,7 @@ FUNCTION_WORDS = words(
     yours i me my mine who whom whose which what when where why how of in on at by for from to into onto with
     within as and or but so if then than there here also s t re ve ll d m about out up off over own such very
     too just only even each any all every both some one ones itself himself herself themselves oneself during
-    through per via until till since more most less much many few fewer other another either let lets please
+    through per via until till since more most less much many few fewer other another either please
     okay well get got yes"""
 )
 LIGHT_VERBS = words("put do make get have go take use be bring keep give happen exist take")
@@ -98,6 +98,7 @@ _EQUIVALENT = (
     "booking book reserve reservation",
     "old age",
     "enter entry entrance",
+    "sell sale",
     "biggest largest",
     "maximum most greatest",
     "minimum least smallest",

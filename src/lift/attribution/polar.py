@@ -273,6 +273,9 @@ def _same_extent(
     narrowing = [word for word in unmatched if word.text.lower() not in LIGHT_VERBS]
     siblings = _siblings(statement, clause, matched)
     narrowing = [word for word in narrowing if word not in siblings]
+    if denied and statement.clause_polarities[clause] > 0:
+        # "lent by the harbour master, not by the cabin": what is said in contrast narrows nothing
+        narrowing = [word for word in narrowing if word.polarity < 0]
     last = max(word.start for word in matched)
     before = [word for word in narrowing if word.start < last]
     if denied or permission:

@@ -267,7 +267,7 @@ def agree(said: Quantity, told: Quantity, wanted: str = "") -> bool:
 
 
 def _near(one: float, other: float) -> bool:
-    return abs(one - other) <= 1e-6 * max(1.0, abs(one), abs(other))
+    return abs(one - other) <= 1e-9 * max(1.0, abs(one), abs(other))
 
 
 def _date(match: re.Match[str]) -> Quantity | None:

@@ -29,6 +29,7 @@ _REQUEST = re.compile(
     r"|state|mind)\b)",
     re.IGNORECASE,
 )
+_PROSE = re.compile(r"^(?:summari[sz]e|describe|explain|discuss|outline|recap|paraphrase|sum up)\b", re.IGNORECASE)
 _WH = re.compile(r"\b(who|whom|whose|what|which|when|where|why|how)\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)*")
 _MEASURES = {
@@ -128,6 +129,8 @@ def question_form(question: str) -> QuestionForm:
     if _REQUEST.match(text):
         inner = _WH.search(text)
         return question_form(text[inner.start() :]) if inner else QuestionForm("request")
+    if _PROSE.match(text):
+        return QuestionForm("request")
     if polar := _polar(text):
         return polar
     found = _WH.search(text)
@@ -149,7 +152,7 @@ def _polar(text: str) -> QuestionForm | None:
     if (opening in AUXILIARIES and opening not in ("be", "been", "being")) or _NEGATED_AUXILIARY.match(text):
         if re.search(r"\bor\b(?! not\b)", text):
             return QuestionForm("choice")
-        negated = bool(_NEGATED_AUXILIARY.match(text) or re.match(r"(?:\S+ ){1,4}?not\b", text[:48]))
+        negated = bool(_NEGATED_AUXILIARY.match(text) or re.search(r"\b(?:not|no|never)\b", text, re.IGNORECASE))
         proposition = re.sub(r"n['’]t\b", "", text, count=1) if _NEGATED_AUXILIARY.match(text) else text
         return QuestionForm("polar", proposition=proposition.rstrip(" ?"), negated=negated)
     tag = _TAG.search(text)
