@@ -29,6 +29,7 @@ STAGES = [
     "training",
     "scoring",
     "retrieval",
+    "attribution",
     "memories",
     "answers",
     "prose",

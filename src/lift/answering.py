@@ -138,7 +138,7 @@ class Answerer:
         """
         check_questions(questions, context)
         started = time.perf_counter()
-        streamed = on_text if self.routes.in_one_step(context) else None
+        streamed = on_text if all(self.routes.in_one_step(context, each) for each in questions) else None
         routes = [self.routes.to(question, context, max_new_tokens) for question in questions]
         answers = run(routes, lambda wants: self._fulfil(wants, batch_size, streamed))
         seconds = (time.perf_counter() - started) / max(len(questions), 1)

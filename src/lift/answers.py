@@ -1,4 +1,4 @@
-"""An answer, and the sentence of the document that supports it."""
+"""An answer, and the sentence of the document that supports it, or in which its words stand."""
 
 from __future__ import annotations
 
@@ -6,29 +6,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from lift.attribution.attribute import attribute
 from lift.documents.document import Document, Place
 from lift.errors import UsageError
 from lift.retrieval import SentenceIndex
+from lift.sentences import Sentence
 
 Context = Literal["auto", "none", "truncated", "full", "evidence"]
 CONTEXTS: tuple[str, ...] = get_args(Context)
-SUPPORTED_COVERAGE = 0.6
+Relation = Literal["supports", "found", "related"]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A sentence of the document that supports an answer, and where it stands."""
+    """A sentence of the document, where it stands, and what it has to do with an answer.
+
+    `relation`: it "supports" the answer to the question; the answer's words are "found" in it, which answers nothing;
+    or it is "related" to the question alone.
+    """
 
     sentence: int
     text: str
     place: Place | None
+    relation: Relation = "supports"
+
+    @classmethod
+    def of(cls, document: Document, sentence: Sentence, relation: Relation) -> Evidence:
+        """That sentence of the document."""
+        return cls(sentence.index, sentence.text, document.place_at(sentence.start), relation)
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came back. `context` is what was used ("auto" never stands here); `truncated` says that text was cut.
 
-    `supported` is False where no sentence of the document holds the answer: read it with doubt.
+    `supported` is False where no sentence of the document answers the question so: read it with doubt. Its evidence is
+    then where the answer's words stand, if anywhere.
     """
 
     text: str
@@ -59,11 +72,10 @@ def supported_answer(
     prompt_tokens: int,
     seconds: float,
 ) -> Answer:
-    """The answer `text` with the sentence of the document that supports it best, whoever gave it."""
-    support = index.support(question, text)
-    evidence = []
-    if support is not None and support.coverage > 0:
-        sentence = support.sentence
-        evidence.append(Evidence(sentence.index, sentence.text, document.place_at(sentence.start)))
-    supported = support is not None and support.coverage >= SUPPORTED_COVERAGE
-    return Answer(text, context, tuple(evidence), supported, truncated, prompt_tokens, seconds)
+    """The answer `text` with the sentence that answers the question so, else the one where its words stand."""
+    found = attribute(index, document, question, text)
+    evidence: tuple[Evidence, ...] = ()
+    if found is not None:
+        evidence = (Evidence.of(document, found.sentence, "supports" if found.supports else "found"),)
+    supported = found is not None and found.supports
+    return Answer(text, context, evidence, supported, truncated, prompt_tokens, seconds)

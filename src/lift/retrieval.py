@@ -100,6 +100,15 @@ class SentenceIndex:
         best = int(fullest[np.argmax(about[fullest])])
         return Support(self.sentences[best], float(covered[best]))
 
+    def rarity(self, word: str) -> float:
+        """The weight of a word by the share of sentences that hold it, highest where none does."""
+        return self._rarity.get(self._stemmed(word.lower()), math.log(1 + len(self.sentences)))
+
+    def holding(self, text: str) -> list[int]:
+        """Numbers of the sentences that hold a content word of the text, those that hold most of them first."""
+        held = Counter(number for word in set(self._content_words(text)) for number in self._told_in.get(word, ()))
+        return [number for number, _ in held.most_common()]
+
     def coverage(self, text: str, told: str) -> float:
         """The share of the content words of `text` that `told` has, 1 where it has none."""
         known, words = set(self._all_words(told)), self._content_words(text)

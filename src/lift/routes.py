@@ -9,6 +9,10 @@ auto          A few sentences of evidence are read, and the memory is asked clos
               for itself judges both behind the evidence: it has what it knows in mind then, and a further vote would
               count twice. Where sentences are asked for (prose.py), the base model writes them, or the document is
               quoted.
+yes or no     A small reader answers "Are dogs allowed?" with "the inn". Where the document may be read, such a
+              question is answered by the sentence that speaks of all that is asked, behind a yes or no where rules are
+              sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way, and where nothing
+              but words of grammar comes of that ("not"), it is said that nothing is told.
 """
 
 from __future__ import annotations
@@ -20,17 +24,20 @@ from statistics import fmean
 
 from lift.answers import Answer, Evidence, supported_answer
 from lift.asking import Judge, Route, Say
+from lift.attribution.attribute import says_nothing, verdict
+from lift.attribution.polar import Verdict
+from lift.attribution.questions import question_form
 from lift.choosing import CITING_MEMORY_VOTE, MEMORY_VOTE, best
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
-from lift.prose import answer_tokens, asks_for_prose, repeats_itself
+from lift.prose import PROSE_TOKENS, answer_tokens, asks_for_prose, repeats_itself
 from lift.retrieval import SentenceIndex
 from lift.scoring import f1
 from lift.sentences import Sentence, joined
 
-VERSION = 5  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 6  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -38,6 +45,8 @@ WIDE_SENTENCES = (
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
 CARRIED_COVERAGE = 0.6
+MEMORY_TELLS_NOTHING = "The memory does not tell."
+TEXT_TELLS_NOTHING = "The text does not tell."
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 
@@ -102,7 +111,13 @@ class Routes:
 
         It raises UsageError where a text does not fit the window.
         """
-        max_new_tokens = max_new_tokens or answer_tokens(question)
+        most_tokens = max_new_tokens or answer_tokens(question)
+        if not self._wants_yes_or_no(question):
+            return self._open(question, context, most_tokens)
+        return self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS)
+
+    def _open(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
+        """The route of a question as a model answers it."""
         if context == "auto" and self.adapters.memory is not None:
             if asks_for_prose(question):
                 return self._prose(question, max_new_tokens)
@@ -117,8 +132,13 @@ class Routes:
         (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
         return self.answer(prompt, text)
 
-    def in_one_step(self, context: str) -> bool:
-        """Whether the route is one text alone, so that it can be shown while it comes."""
+    def in_one_step(self, context: str, question: str = "") -> bool:
+        """Whether the route is one text alone, so that it can be shown while it comes.
+
+        Without a question, whether that is so for all but yes/no questions, and no other adapter reads for the memory.
+        """
+        if self._wants_yes_or_no(question) and context in ("auto", "evidence", "none"):
+            return False
         if context == "auto":
             return self.adapters.memory is None
         return context != "none" or not self.adapters.cites
@@ -145,6 +165,29 @@ class Routes:
             prompt_tokens=len(prompt.ids),
             seconds=0.0,
         )
+
+    def _yes_or_no(self, question: str, context: str, most_tokens: int, quoted_tokens: int) -> Route[Answer]:
+        """The sentence that answers, where the text may be read; else a model's answer, unless that tells nothing."""
+        told = verdict(self.index, self.document, question) if context in ("auto", "evidence") else None
+        text = self._told(told, quoted_tokens) if told else ""
+        if told and text:
+            evidence = Evidence.of(self.document, told.source.sentence, "supports")
+            return Answer(text, "evidence", (evidence,), True, False, prompt_tokens=0, seconds=0.0)
+        answer = yield from self._open(question, context, most_tokens)
+        if context in ("truncated", "full") or not says_nothing(answer.text):
+            return answer
+        nothing = MEMORY_TELLS_NOTHING if context == "none" else TEXT_TELLS_NOTHING
+        return replace(answer, text=nothing, evidence=(), supported=False)
+
+    def _wants_yes_or_no(self, question: str) -> bool:
+        return bool(self.index.sentences) and question_form(question).wants == "polar"
+
+    def _told(self, told: Verdict, most_tokens: int) -> str:
+        """The sentence behind the yes or no that it says; yes or no alone where both are more than so many tokens."""
+        word = {1: "Yes.", -1: "No."}.get(told.sign, "")
+        text = f"{word} {told.source.sentence.text}".strip()
+        fits = len(self._base.tokenizer(text, add_special_tokens=False)["input_ids"]) <= most_tokens
+        return text if fits else word
 
     def _recall(self, question: str, max_new_tokens: int) -> Route[Answer]:
         """Closed book by a memory that cites."""
@@ -226,7 +269,7 @@ class Routes:
         """The answer with the sentence that fits the question best beside the one that supports it."""
         found = self.index.search(question, 1)
         new = [each for each in found if all(each.index != known.sentence for known in answer.evidence)]
-        beside = [Evidence(each.index, each.text, self.document.place_at(each.start)) for each in new]
+        beside = [Evidence.of(self.document, each, "related") for each in new]
         return replace(answer, evidence=(*answer.evidence, *beside))
 
     def _ids(self, question: str, text: str | None) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _FORGOTTEN_SHOWN = 10
 NO_SUPPORT = "nothing in the document supports this answer"
+_RELATIONS = {"supports": "supported by:", "found": "found in:", "related": "see also:"}
 
 
 def stdout() -> Console:
@@ -149,6 +150,7 @@ def answer_record(question: str, answer: Answer, question_id: Any = None) -> dic
         "supported": answer.supported,
         "evidence": [
             {
+                "relation": evidence.relation,
                 "sentence": evidence.sentence,
                 "text": evidence.text,
                 "page": evidence.place.page if evidence.place else None,
@@ -166,9 +168,9 @@ def print_support(answer: Answer) -> None:
 
     if not answer.supported:
         stdout().print(Text(f"  ! {NO_SUPPORT}", style="bold yellow"))
-        return
     for evidence in answer.evidence:
         place = f"({evidence.place})" if evidence.place and str(evidence.place) else ""
         shown = "" if evidence.text in answer.text else f"“{evidence.text}”"
         if shown or place:
-            stdout().print(Text(f"  {shown} {place}".rstrip(), style="dim"))
+            told = " ".join(part for part in (_RELATIONS[evidence.relation], shown, place) if part)
+            stdout().print(Text(f"  {told}", style="dim"))

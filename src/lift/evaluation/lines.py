@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lift.answers import SUPPORTED_COVERAGE
+from lift.attribution.attribute import attribute
 from lift.evaluation.costs import answering_costs, kv_cache_bytes
 from lift.evaluation.jobs import Job
 from lift.evaluation.methods.method import Passage
@@ -28,7 +28,7 @@ def result_line(
         scores = score(
             reply.text, question.answers, asking.metrics, choices=question.choices, first_line=asking.first_line
         )
-    support = None if failed else index.support(question.text, reply.text)
+    found = None if failed else attribute(index, job.record.document, question.text, reply.text)
     return {
         "suite": job.suite.plan.title,
         "document": job.record.id,
@@ -48,8 +48,8 @@ def result_line(
         "context": job.method.context,
         "prompt": reply.prompt,
         "truncated": passage.cut,
-        "supported": support.coverage >= SUPPORTED_COVERAGE if support is not None else None,
-        "support": [support.sentence.text] if support is not None and support.coverage > 0 else [],
+        "supported": None if failed else found is not None and found.supports,
+        "support": [found.sentence.text] if found is not None else [],
         "cell": job.record.cells.get(question.id),
         "memory": memory.name if memory is not None else None,
         "judge": None,

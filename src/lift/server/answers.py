@@ -147,7 +147,7 @@ def evidence_fields(evidence: Evidence) -> dict[str, Any]:
     """A sentence of the document, with page and heading where those are known."""
     place = evidence.place
     where = {"page": place.page, "heading": place.heading} if place is not None and str(place) else None
-    return {"sentence": evidence.sentence, "text": evidence.text, "place": where}
+    return {"relation": evidence.relation, "sentence": evidence.sentence, "text": evidence.text, "place": where}
 
 
 async def _gather(tickets: Sequence[Ticket]) -> list[Answered]:

@@ -38,8 +38,9 @@ class EvidencePlace(BaseModel):
 
 
 class EvidenceLine(BaseModel):
-    """A sentence that supports an answer."""
+    """A sentence that supports an answer, in which its words are found, or which is related to the question."""
 
+    relation: Literal["supports", "found", "related"]
     sentence: int
     text: str
     place: EvidencePlace | None

@@ -70,7 +70,7 @@ class Conversation:
     ) -> None:
         self.request = request
         self.context = "none" if request.prompt is not None or routes.adapters.memory is None else request.context
-        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context)
+        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context, request.question)
         self.loads = tuple(loads)
         self.wants: Sequence[Want] = ()
         self.answer: Answer | None = None

@@ -12,6 +12,7 @@ from functools import partial
 from lift.adapters.adapter import attached
 from lift.adapters.resident import hold_stored
 from lift.adapters.rows import RowAssignment, rows
+from lift.answers import Answer
 from lift.models.base_model import BaseModel
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, RunningBatch, Said
@@ -172,6 +173,9 @@ class Loop:
             if len(memories) > self._resident or not self._batch.has_room(running.rows, _rows([*joining, *newcomers])):
                 break
             self._take(asked)
+            if running.conversation.answer is not None:  # the document alone answers, no model is asked
+                self._alone(running, partial(self._finish, running, running.conversation.answer))
+                continue
             newcomers.append(running)
         return newcomers
 
@@ -241,10 +245,13 @@ class Loop:
         answer = running.conversation.answer
         if answer is not None:
             self._running.remove(running)
-            running.finish(answer)
-            with self._changed:
-                self._counts["completed"] += 1
-                self._counts["prompt_tokens"] += answer.prompt_tokens
+            self._finish(running, answer)
+
+    def _finish(self, running: Running, answer: Answer) -> None:
+        running.finish(answer)
+        with self._changed:
+            self._counts["completed"] += 1
+            self._counts["prompt_tokens"] += answer.prompt_tokens
 
     def _alone(self, running: Running, act: Callable[[], object]) -> bool:
         """Do what concerns one question; where it fails, that question fails. Whether it did not."""

@@ -156,7 +156,7 @@ class Running:
         said = next((text for text in self._texts if text.stream.text == answer.text), None)
         if said is None:
             self._show(Piece(answer.text))
-            self.ticket.finish(self._completion(answer, self._texts[-1], "stop"))
+            self.ticket.finish(self._completion(answer, self._texts[-1] if self._texts else None, "stop"))
             return
         if not self.conversation.in_one_step:
             self._show(said.stream.whole())
@@ -201,12 +201,12 @@ class Running:
         if piece is not None:
             self.ticket.put(piece)
 
-    def _completion(self, answer: Answer, text: _Text, reason: FinishReason) -> Completion:
+    def _completion(self, answer: Answer, text: _Text | None, reason: FinishReason) -> Completion:
         return Completion(
             text=answer.text,
             finish_reason=reason,
             prompt_tokens=answer.prompt_tokens,
-            completion_tokens=text.stream.tokens,
+            completion_tokens=text.stream.tokens if text else 0,
             context=answer.context,
             evidence=answer.evidence,
             supported=None if self.conversation.memory is None else answer.supported,

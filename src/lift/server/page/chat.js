@@ -107,19 +107,25 @@ export function supportOf(name, lift) {
     notes.push(`The first ${lift.dropped_turns} messages of this conversation no longer fit and were left out.`);
   const unsupported =
     lift.supported === false &&
-    h("p.unsupported", h("strong", "Not supported."), " No sentence of the document holds this answer.");
-  const evidence =
-    lift.evidence?.length > 0 &&
-    h(
-      "div.evidence",
-      h("p.label", lift.supported === false ? "Closest sentences" : "Supported by"),
+    h("p.unsupported", h("strong", "Not supported."), " No sentence of the document answers the question so.");
+  const evidence = Object.entries(RELATIONS).map(([relation, label]) => {
+    const sentences = (lift.evidence ?? []).filter((each) => each.relation === relation);
+    return (
+      sentences.length > 0 &&
       h(
-        "ul",
-        lift.evidence.map((each) => h("li", evidenceLink(name, each))),
-      ),
+        "div.evidence",
+        h("p.label", label),
+        h(
+          "ul",
+          sentences.map((each) => h("li", evidenceLink(name, each))),
+        ),
+      )
     );
-  return [unsupported, evidence, ...notes.map((note) => h("p.note", note))];
+  });
+  return [unsupported, ...evidence, ...notes.map((note) => h("p.note", note))];
 }
+
+const RELATIONS = { supports: "Supported by", found: "Found in", related: "See also" };
 
 const evidenceLink = (name, each) =>
   h(
