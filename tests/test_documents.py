@@ -573,7 +573,7 @@ def test_assembled_places_are_ordered_and_inside_the_text(blocks: list[Block]) -
 @pytest.mark.parametrize("name", ["minutes.txt", "minutes.md", "minutes.html", "minutes.pdf"])
 def test_what_a_reader_would_take_is_known_without_reading_it(name: str) -> None:
     content = pdf([[(12, 700, "Ada Quill.")]]) if name.endswith("pdf") else b"<html><p>Ada Quill."
-    reading.check_readable(content, name)
+    reading.check_readable(content, name, len(content))
     for refused in (b"", b"\x89PNG\r\n", b"PK\x03\x04broken"):
         with pytest.raises(DocumentError, match=name):
-            reading.check_readable(refused, name)
+            reading.check_readable(refused, name, len(refused))
