@@ -18,6 +18,7 @@ _REMEMBERED_EXCHANGES = 8
 _ANSWER_WORDS = 6  # a longer answer is no name, number or thing that a question could be completed with
 _SEARCHED_ANSWER_WORDS = 30
 _FRAGMENT_WORDS = 6
+_MOST_CHARS = 300  # what is longer says itself what it means
 
 _WORD = re.compile(r"[\w'’-]+")
 _AUXILIARY = "is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must"
@@ -118,7 +119,7 @@ def pose_question(exchanges: Sequence[tuple[str, str]], question: str) -> PosedQ
 
 
 def _posed(question: str, before: _Before | None) -> PosedQuestion:
-    if before is None:
+    if before is None or len(question) > _MOST_CHARS or not _bare(before.posed.question):
         return PosedQuestion(question, question)
     asked = _bare(question)
     lead = _LEAD.match(asked)
@@ -127,13 +128,15 @@ def _posed(question: str, before: _Before | None) -> PosedQuestion:
         stands = f"{_capital(rest)}?" if lead and _starts_question(rest) else question
         return PosedQuestion(stands, stands)
     earlier = _bare(before.posed.question)
-    completed = _completed(rest, earlier, before.answer) if before.posed.is_complete else None
+    is_plain = before.posed.is_complete and len(earlier) <= _MOST_CHARS
+    completed = _completed(rest, earlier, before.answer) if is_plain else None
     if completed is not None:
         completed = f"{_capital(completed)}?"
         return PosedQuestion(completed, completed)
     told = " ".join(before.answer.split()[:_SEARCHED_ANSWER_WORDS])
-    spoken = before.posed.question + (f" {told}." if told else "")
-    return PosedQuestion(question, f"{question} {before.posed.searched} {told}".strip(), False, spoken)
+    spoken = before.posed.question[:_MOST_CHARS] + (f" {told}." if told else "")
+    searched = f"{question} {before.posed.searched[:_MOST_CHARS]} {told}".strip()
+    return PosedQuestion(question, searched, is_complete=False, earlier=spoken)
 
 
 def _leans(asked: str, *, is_continued: bool) -> bool:

@@ -27,7 +27,7 @@ _HTML_START = re.compile(
 _SNIFFED_BYTES = 4096
 HEAD_BYTES = 1 << 16
 _MOST_MEMBER_NAME_BYTES = 1000
-_LONGEST_LINE_BYTES = 4096
+_LONGEST_CHARACTER_BYTES = 4
 _PDF_MARK = b"%PDF-"
 _ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
 _REFUSED = (
@@ -88,7 +88,10 @@ def check_readable(head: bytes, name: str, size_bytes: int) -> None:
             _check_zip_head(head, name)
         return
     _check_start(start, name, suffix)
-    decode(head if is_whole else _without_cut_character(head), name)
+    if is_whole:
+        decode(head, name)
+    else:
+        _check_text_head(head, name)
 
 
 def _check_zip_head(head: bytes, name: str) -> None:
@@ -100,18 +103,15 @@ def _check_zip_head(head: bytes, name: str) -> None:
         )
 
 
-def _without_cut_character(head: bytes) -> bytes:
-    """The beginning of a text without what may be a part of a character at its end."""
-    if b"\0" in head:  # UTF-32, or UTF-16, a pair of whose units begins with one of D800 to DBFF
-        head = head[: len(head) - len(head) % 4]
-        is_cut = b"\0\0" not in head and 0xD8 in {head[-1] & 0xFC, head[-2] & 0xFC}
-        return head[:-2] if is_cut else head
-    # no encoding of several bytes a character has one of these within a character
-    end = max(head.rfind(space, -_LONGEST_LINE_BYTES) for space in (b" ", b"\n"))
-    if end > 0:
-        return head[:end]
-    lead = next((place for place in range(1, 5) if head[-place] & 0xC0 != 0x80), 0)
-    return head[:-lead] if lead and head[-lead] >= 0xC0 else head
+def _check_text_head(head: bytes, name: str) -> None:
+    """Raise DocumentError where the beginning of a text is none, wherever in a character it ends."""
+    for cut_bytes in range(_LONGEST_CHARACTER_BYTES):
+        try:
+            decode(head[: len(head) - cut_bytes], name)
+            return
+        except DocumentError as error:
+            refusal = error
+    raise refusal
 
 
 def document_from_text(text: str, title: str, source: str = "text") -> Document:
