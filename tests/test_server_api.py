@@ -173,6 +173,7 @@ def test_a_plan_at_a_known_speed_times_nothing(
     assert made["epochs"] == pytest.approx(timed["epochs"], rel=1e-3)
     assert (made["tokens_per_s"], made["ask_s"]) == (500.0, 0.25)
     assert made["full_read_s"] == pytest.approx(0.25 + made["tokens"] / 1000.0)
+    assert plan(**options, recipe="fast", budget_s=None, known={})["tokens_per_s"] > 0
     short = plan(**options, recipe="fast", budget_s=made["seconds"] / 2, known={"tokens_per_s": 500.0})
     assert short["seconds"] == pytest.approx(made["seconds"] / 2)
     assert short["train_tokens"] == pytest.approx(made["train_tokens"] / 2, abs=1)
@@ -211,11 +212,12 @@ def test_a_plan_while_a_document_is_absorbed_is_an_estimate(http: httpx.Client, 
 
     assert timing("fast") == "timed" and planner.orders[-1]["known"] is None
     job, claims = live.store.create(file.id), live.store.claims()
-    assert timing("fast") == "timed"
+    assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
+    assert timing("default") == "short trial" and planner.orders[-1]["known"]["tokens_per_s"] is None
     claims.claim()
     claims.record(job.id, Told("planned", "as fast as it is", {"tokens_per_s": 120.0}))
     assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
-    assert timing("default") == "running job" and planner.orders[-1]["known"] == {"tokens_per_s": 120.0}
+    assert timing("default") == "running job" and planner.orders[-1]["known"]["tokens_per_s"] == 120.0
     claims.fail(job.id, Told("failed", "no more", {}))
     assert timing("default") == "timed"
 

@@ -1,11 +1,15 @@
-"""A plan without a trial: from a speed that is known already, for a machine that is busy with a training.
+"""A plan without a trial training: from a speed that is known already, for a machine that is busy with a training.
 
-A trial beside a training takes long, slows the training down, and tells how fast a busy machine is.
+A trial beside a training takes long, slows the training down, and tells how fast a busy machine is. Where no speed is
+known, a piece of the text is read once.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+import torch
 
 from lift.adapters.resident import release
 from lift.adapters.starting_point import start_adapter
@@ -20,18 +24,20 @@ from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task_file import TaskFile
 from lift.training.curriculum import Curriculum
 
-# A step reads its tokens forward and backward, which costs about three times as much as to read them.
-_READINGS_A_STEP = 3.0
+# A step goes forward and, through frozen weights, backward, which costs about twice as much as to read its tokens.
+_READINGS_A_STEP = 2.0
+_READ_TOKENS = 256
+_READ_CHARS = 16 * _READ_TOKENS
 
 
 @dataclass(frozen=True)
 class KnownSpeed:
-    """Tokens trained a second, and the seconds of a question closed book (None: to be timed), as timed earlier.
+    """What was timed earlier, None where it was not.
 
-    `read_tokens_per_s`: of a prompt; None where that was not timed.
+    Tokens trained a second, the seconds of a question closed book, and tokens of a prompt read a second.
     """
 
-    tokens_per_s: float
+    tokens_per_s: float | None = None
     ask_s: float | None = None
     read_tokens_per_s: float | None = None
 
@@ -47,16 +53,17 @@ def estimate_plan(
 ) -> Plan:
     """The cost of absorbing `document` at that speed; nothing is trained. Raises what prepare raises."""
     made = outline(document, base, recipe)
+    tokens_per_s = speed.tokens_per_s or _reading_speed(base, document) / _READINGS_A_STEP
     requests, cached_requests = TaskWriter(made, base, recipe).requests
     recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
     curriculum = prepare(made, tasks, base, recipe).curriculum
     epoch_tokens, total_tokens = _training_tokens(curriculum, recipe)
-    seconds = total_tokens / speed.tokens_per_s
+    seconds = total_tokens / tokens_per_s
     trained = sum(not task.held_back for task in tasks)
     if budget_s is not None and budget_s < seconds:
         seconds = budget_s
-        share = budget_s * speed.tokens_per_s / (FEWEST_EPOCHS * epoch_tokens)
+        share = budget_s * tokens_per_s / (FEWEST_EPOCHS * epoch_tokens)
         if share < 1:
             kept_share = max(1, round(share * recipe.tasks.per_sentence)) / max(recipe.tasks.per_sentence, 1)
             trained, epoch_tokens = round(trained * kept_share), max(round(epoch_tokens * kept_share), 1)
@@ -70,15 +77,15 @@ def estimate_plan(
     finally:
         adapter.detach()
     fits = made.tokens + MAX_ANSWER_TOKENS + 128 < base.window_tokens
-    read_s = made.tokens / (speed.read_tokens_per_s or _READINGS_A_STEP * speed.tokens_per_s)
-    train_tokens = round(seconds * speed.tokens_per_s)
+    read_s = made.tokens / (speed.read_tokens_per_s or _READINGS_A_STEP * tokens_per_s)
+    train_tokens = round(seconds * tokens_per_s)
     return Plan(
         tokens=made.tokens,
         sentences=len(made.sentences),
         tasks=trained,
         epochs=train_tokens / epoch_tokens,
         train_tokens=train_tokens,
-        tokens_per_s=speed.tokens_per_s,
+        tokens_per_s=tokens_per_s,
         seconds=seconds,
         peak_bytes=peak_memory_bytes(),
         adapter_bytes=adapter_bytes,
@@ -88,6 +95,19 @@ def estimate_plan(
         requests=requests,
         cached_requests=cached_requests,
     )
+
+
+@torch.inference_mode()
+def _reading_speed(base: BaseModel, document: Document) -> float:
+    """Tokens a second that the base model reads, timed on the beginning of the text."""
+    tokens = base.tokenizer(document.text[:_READ_CHARS], add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([tokens[: min(_READ_TOKENS, base.window_tokens)]], device=base.device)  # [1, T]
+    seconds = 0.0
+    for _ in range(2):  # what is loaded once is loaded the first time
+        started = time.perf_counter()
+        float(base.model(input_ids=ids, logits_to_keep=1).logits[0, -1, 0])  # a device is done when a number is read
+        seconds = time.perf_counter() - started
+    return float(ids.shape[1] / max(seconds, 1e-9))
 
 
 def _training_tokens(curriculum: Curriculum, recipe: Recipe) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 
-from fastapi import APIRouter, File, Form, Path, Query, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, File, Form, Path, Query, Request, UploadFile
 from pydantic import BaseModel
 from starlette.responses import FileResponse
 
@@ -52,6 +52,7 @@ class FileList(BaseModel):
 @router.post("/v1/files", dependencies=[needs("absorb")])
 def upload(
     request: Request,
+    after: BackgroundTasks,
     file: Annotated[UploadFile, File(description="A txt, md, html, pdf, docx or epub file.")],
     purpose: Annotated[Literal["fine-tune", "user_data", "assistants"], Form(description="fine-tune, usually.")],
 ) -> FileObject:
@@ -72,7 +73,10 @@ def upload(
     check_readable(content.read(HEAD_BYTES), name, size_bytes)
     content.seek(0)
     store = parts_of(request).store
-    return _object(store.add_file(name, purpose, _chunks(content), largest, settings.max_stored_bytes))
+    stored = store.add_file(name, purpose, _chunks(content), largest, settings.max_stored_bytes)
+    # who uploads a document mostly asks next what absorbing it would take
+    after.add_task(request.app.state.planner.start)
+    return _object(stored)
 
 
 @router.get("/v1/files", dependencies=[needs("read")])

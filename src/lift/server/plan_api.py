@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import sys
-import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -28,12 +28,9 @@ _MOST_WAITING = 4
 _RETRY_S = 10.0
 # A process that has made a plan is kept so long for the next one, with the model in its memory.
 _KEPT_S = 120.0
-# A job that has just begun will soon have timed its own steps.
-_SPEED_WAIT_S = 4.0
-_LOOK_EVERY_S = 0.2
 _LATEST_JOBS = 1000
 
-Timing = Literal["timed", "earlier", "running job"]
+Timing = Literal["timed", "earlier", "running job", "short trial"]
 
 
 class PlanBody(Body):
@@ -49,7 +46,8 @@ class PlanLine(BaseModel):
     """As `lift plan --json`: sizes in tokens and bytes, times in seconds, and after how many questions it has paid.
 
     `timing`: where the speed is from. "timed": steps were timed for this plan. Else the plan is an estimate, since a
-    document is being absorbed: at the speed of an "earlier" plan by that recipe, or of the "running job".
+    document is being absorbed: at the speed of an "earlier" plan by that recipe, of the "running job", or, where
+    neither is known yet, of a "short trial" that reads a piece of the text.
     """
 
     title: str
@@ -83,7 +81,9 @@ class Planner:
         self._ending: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
-        """Start the process where there is none; it is ready for an order a few seconds later."""
+        """Start the process where there is none, and keep it for a while; in a few seconds it is ready for an order."""
+        if self._waiting == 0:
+            self._keep()
         async with self._starting:
             if self._process is None or self._process.returncode is not None:
                 self._process = await asyncio.create_subprocess_exec(
@@ -140,9 +140,14 @@ class Planner:
         finally:
             if said is None:
                 await self.close()
-        self._ending = asyncio.get_running_loop().call_later(self._kept_s, self._let_go)
+        self._keep()
         assert said is not None
         return said
+
+    def _keep(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+        self._ending = asyncio.get_running_loop().call_later(self._kept_s, self._let_go)
 
     def _let_go(self) -> None:
         """Let the process end by itself, at the end of its orders."""
@@ -160,7 +165,7 @@ async def make_plan(request: Request, body: PlanBody) -> PlanLine:
     order = await run_in_threadpool(_order, parts, body)
     planner: Planner = request.app.state.planner
     await planner.start()
-    known, timing = await _known_speed(planner, parts.store, body.recipe)
+    known, timing = await run_in_threadpool(_known_speed, planner.speeds, parts.store, body.recipe)
     said = await while_there(request, planner.plan({**order, "known": known}, parts.settings.plan_s))
     if "error" in said:
         raise Refusal(said["status"], said["error"], code="invalid_document" if said["status"] == 400 else "failed")
@@ -183,26 +188,25 @@ def _order(parts: Parts, body: PlanBody) -> dict[str, Any]:
     }
 
 
-async def _known_speed(planner: Planner, store: JobStore, recipe: str) -> tuple[dict[str, float | None] | None, Timing]:
-    """The speed to estimate at while a job runs, and where it is from; None where steps are to be timed."""
-    until = time.monotonic() + _SPEED_WAIT_S
-    while (job := await run_in_threadpool(_running_job, store)) is not None:
-        if recipe in planner.speeds:
-            return planner.speeds[recipe], "earlier"
-        tokens_per_s = await run_in_threadpool(_speed_of, store, job)
-        if tokens_per_s is not None:
-            return {"tokens_per_s": tokens_per_s}, "running job"
-        if time.monotonic() > until:
-            break
-        await asyncio.sleep(_LOOK_EVERY_S)
-    return None, "timed"
-
-
-def _running_job(store: JobStore) -> Job | None:
-    return next((job for job in store.jobs(limit=_LATEST_JOBS) if job.status == "running"), None)
+def _known_speed(
+    speeds: Mapping[str, dict[str, float | None]], store: JobStore, recipe: str
+) -> tuple[dict[str, float | None] | None, Timing]:
+    """The speed to estimate at while a document is absorbed, and where it is from; None where steps are to be timed."""
+    jobs = [job for job in store.jobs(limit=_LATEST_JOBS) if not job.ended]
+    if not jobs:
+        return None, "timed"
+    if recipe in speeds:
+        return speeds[recipe], "earlier"
+    # how long a question takes depends on no recipe
+    ask_s = next((speed["ask_s"] for speed in speeds.values() if speed.get("ask_s")), None)
+    tokens_per_s = next((found for job in jobs if (found := _speed_of(store, job))), None)
+    timing: Timing = "running job" if tokens_per_s else "short trial"
+    return {"tokens_per_s": tokens_per_s, "ask_s": ask_s}, timing
 
 
 def _speed_of(store: JobStore, job: Job) -> float | None:
-    """Tokens a second, as the job has planned with."""
+    """Tokens a second, as a running job has planned with."""
+    if job.status != "running":
+        return None
     planned = [event.data.get("tokens_per_s") for event in store.events(job.id) if event.kind == "planned"]
     return float(planned[-1]) if planned and planned[-1] else None
