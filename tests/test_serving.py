@@ -589,7 +589,7 @@ def test_what_cannot_be_asked_is_refused_at_once(
         (UsageError, "base model", ask(None, "Who?", context="evidence")),
         (UsageError, "max_tokens", ask(None, "Who?", max_tokens=0)),
         (UsageError, "temperature", ask(None, "Who?", temperature=float("nan"))),
-        (UsageError, "top_p", ask(None, "Who?", top_p=0.0)),
+        (UsageError, "top_p", ask(None, "Who?", top_p=-0.1)),
         (UsageError, "seed", ask(None, "Who?", seed=2**70)),
         (UsageError, "stop", ask(None, "Who?", stop=("",))),
         (UsageError, "logprobs", ask(None, "Who?", logprobs=21)),

@@ -65,7 +65,7 @@ def plan(
     if model not in loaded:
         loaded[model] = load_model(model)
     if known is not None:
-        speed = KnownSpeed(**known)  # type: ignore[arg-type]
+        speed = KnownSpeed(**known)
         made = estimate_plan(document, loaded[model], settings, speed, budget_s)
     else:
         made = make_plan(document, loaded[model], settings, budget_s)
