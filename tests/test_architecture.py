@@ -29,7 +29,11 @@ STAGES = [
     "training",
     "scoring",
     "retrieval",
+<<<<<<< HEAD
     "attribution",
+=======
+    "follow_up",
+>>>>>>> w-server
     "memories",
     "answers",
     "prose",
@@ -42,6 +46,7 @@ STAGES = [
     "events",
     "preparation",
     "planning",
+    "plan_estimate",
     "session",
     "absorption",
     "updating",
