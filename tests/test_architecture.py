@@ -29,11 +29,8 @@ STAGES = [
     "training",
     "scoring",
     "retrieval",
-<<<<<<< HEAD
     "attribution",
-=======
     "follow_up",
->>>>>>> w-server
     "memories",
     "answers",
     "prose",

@@ -17,7 +17,8 @@ from lift.answering import Answerer
 from lift.batches import pack
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
-from lift.planning import FEWEST_EPOCHS, SAMPLED_BATCHES, Plan, peak_memory_bytes
+from lift.models.device import peak_memory_bytes
+from lift.planning import FEWEST_EPOCHS, SAMPLED_BATCHES, Plan
 from lift.preparation import TaskWriter, outline, prepare
 from lift.prompts import MAX_ANSWER_TOKENS
 from lift.recipes.recipe import GeneratorSettings, Recipe

@@ -346,4 +346,4 @@ def _read_seconds(answerer: Answerer, question: str, tokens: int, ask_s: float) 
     parameters = sum(parameter.numel() for parameter in answerer.base.model.parameters())
     attention = getattr(config, "num_hidden_layers", 0) * getattr(config, "hidden_size", 0)
     work = [count * (parameters + attention * count) for count in (tokens, max(part.prompt_tokens, 1))]
-    return ask_s + max(part.seconds - ask_s, 0.0) * work[0] / work[1]
+    return float(ask_s + max(part.seconds - ask_s, 0.0) * work[0] / work[1])

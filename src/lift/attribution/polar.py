@@ -217,14 +217,14 @@ def _nearest(matched: Sequence[Word], wanted: Sequence[Word]) -> list[Word]:
 def _lacks_predicate(tokens: Sequence[str]) -> bool:
     """Whether a clause ends with its auxiliary: "hens are allowed, cockerels are not"."""
     bare = [token for token in tokens if token[:1].isalnum()]
-    return bool(bare) and (bare[-1] in AUXILIARIES or (bare[-1] == "not" and bare[-2:-1] and bare[-2] in AUXILIARIES))
+    return bool(bare) and (bare[-1] in AUXILIARIES or (bare[-1] == "not" and len(bare) > 1 and bare[-2] in AUXILIARIES))
 
 
 def _clause_tokens(statement: Statement, clause: int) -> tuple[str, ...]:
     return read_statement(statement.clause_text(clause)).tokens
 
 
-def _clause_quantities(statement: Statement, clause: int) -> list:
+def _clause_quantities(statement: Statement, clause: int) -> list[Quantity]:
     return [each for each in statement.quantities if statement.clause_at(each.start) == clause]
 
 

@@ -211,7 +211,8 @@ def _starts(matches: Sequence[re.Match[str]], numbers: Sequence[int]) -> tuple[i
 def _boundaries(lower: Sequence[str]) -> tuple[list[int], list[int]]:
     """The clause and the segment of each token."""
     clause = segment = 0
-    clauses, segments = [], []
+    clauses: list[int] = []
+    segments: list[int] = []
     finite = False  # whether the clause has an auxiliary by now
     for number, token in enumerate(lower):
         following = lower[number + 1] if number + 1 < len(lower) else ""

@@ -31,7 +31,7 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
 
     None: the CUDA device that this process uses, if it uses one.
     """
-    on_cuda = device.type == "cuda" if device is not None else torch.cuda.is_initialized()
+    on_cuda = device.type == "cuda" if device is not None else torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if on_cuda:
         return torch.cuda.max_memory_allocated(device)
     import resource
