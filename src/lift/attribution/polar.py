@@ -22,7 +22,7 @@ from lift.attribution.lexicon import (
     QUANTIFIERS,
 )
 from lift.attribution.matching import SIGNED, Rarity, beside_a_better, cover, polarity, statement_sign, wanted_words
-from lift.attribution.quantities import agree
+from lift.attribution.quantities import Quantity, agree
 from lift.attribution.questions import QuestionForm
 from lift.attribution.reading import Statement, Word, read_statement
 from lift.attribution.source import SourceSentence

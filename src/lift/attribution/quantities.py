@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-_UNITS = {
+_UNITS: dict[str, dict[str, float]] = {
     # dimension: words and their factor to the first unit
     "time_s": {"s sec secs second seconds": 1, "min mins minute minutes": 60, "h hr hrs hour hours": 3600,
                "day days": 86400, "week weeks": 604800, "fortnight fortnights": 1209600},
