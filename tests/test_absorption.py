@@ -148,7 +148,7 @@ def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_mod
 def test_a_checkpoint_that_a_crash_left_beside_its_memory_is_cleared_away(tiny_model: BaseModel) -> None:
     library = Library()
     finished = absorb(tiny_model, library, name="m")[-1]
-    left = library.checkpoint_path(finished.memory.manifest.absorption_key)
+    left = library.unfinished.path(finished.memory.manifest.absorption_key)
     left.mkdir(parents=True)
     assert absorb(tiny_model, library, resume=True)[-1].reused
     assert not left.exists()

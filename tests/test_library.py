@@ -38,7 +38,7 @@ def visible(library: Library) -> list[str]:
 
 
 def temporaries(library: Library) -> list[str]:
-    return [entry.name for entry in library.root.iterdir() if entry.name.startswith((".tmp-", ".old-"))]
+    return [entry.name for entry in library.root.iterdir() if entry.name.startswith((".lift-tmp-", ".lift-old-"))]
 
 
 def test_a_library_that_is_not_there_yet_is_empty(library: Library) -> None:
@@ -332,7 +332,7 @@ def test_find_opens_no_other_memory(library: Library, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("key", ["", "short", "../../../../etc/passwd", "a" * 129, "abc/defgh", "ключ-ключ-ключ"])
 def test_keys_that_could_leave_the_library_are_refused(library: Library, key: str) -> None:
-    for use in (library.find, library.checkpoint_path, library.clear_checkpoint):
+    for use in (library.find, library.unfinished.path, library.unfinished.clear):
         with pytest.raises(LibraryError, match="absorption key"):
             use(key)
     with pytest.raises(LibraryError, match="absorption key"):
@@ -341,15 +341,15 @@ def test_keys_that_could_leave_the_library_are_refused(library: Library, key: st
 
 def test_checkpoints_have_a_place_of_their_own(library: Library) -> None:
     key, other = make_key("one"), make_key("two")
-    path = library.checkpoint_path(key)
+    path = library.unfinished.path(key)
     assert path == library.root / ".absorbing" / key
     assert not path.exists()
-    library.clear_checkpoint(key)
-    for place in (path, path.with_name(key + ".new"), path.with_name(key + ".old"), library.checkpoint_path(other)):
+    library.unfinished.clear(key)
+    for place in (path, path.with_name(key + ".new"), path.with_name(key + ".old"), library.unfinished.path(other)):
         place.mkdir(parents=True)
         (place / "tensors.safetensors").write_bytes(b"x")
     assert library.names() == []
-    library.clear_checkpoint(key)
+    library.unfinished.clear(key)
     assert os.listdir(library.root / ".absorbing") == [other]
 
 
@@ -490,7 +490,7 @@ def test_a_memory_that_is_moved_between_the_look_and_the_opening_is_found_again(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.put(make_draft())
-    place, aside = library.root / "minutes", library.root / ".old-minutes"
+    place, aside = library.root / "minutes", library.root / ".lift-old-minutes"
     really_open = Memory.open
     moved: list[Path] = []
 

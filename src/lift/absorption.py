@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event as StopFlag
 from typing import Any
@@ -14,8 +15,8 @@ from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
 from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.documents.document import Document
-from lift.errors import BudgetError, DocumentError
-from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
+from lift.errors import BudgetError, BusyAbsorptionError, DocumentError, InterruptedAbsorption, cleaning_up
+from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Waiting, Writing
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
@@ -32,6 +33,7 @@ from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
+_LOCK_POLL_S = 0.25
 
 
 def absorb_events(
@@ -46,6 +48,7 @@ def absorb_events(
     stop: StopFlag | None = None,
     started: float | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    wait_for_others: bool = False,
 ) -> Iterator[AbsorptionEvent]:
     """Absorb `document` and put the memory into `library`, yielding what happens as it happens.
 
@@ -54,13 +57,60 @@ def absorb_events(
     copied under the new name, if one is asked for). When `stop` is set, the state is saved after the current step and
     InterruptedAbsorption is raised; `resume` goes on from there, or, where the process was killed, from what is saved
     about every `checkpoint_every_s` seconds: the training that is kept counts towards the budget, what was lost does
-    not. Raises DocumentError, GenerationError, BudgetError, LibraryError.
+    not. Where somebody else absorbs the same in the same way, BusyAbsorptionError is raised at once, or with
+    `wait_for_others` the end of that is waited for, outside the budget. Raises DocumentError, GenerationError,
+    BudgetError, TrainingError, LibraryError.
     """
     started = time.monotonic() if started is None else started
     key = absorption_key(document, base, recipe, budget_s)
     name = library.check_free(name, key) if name else None
     if (known := absorbed_before(library, key, name)) is not None:
-        library.clear_checkpoint(key)  # left there by a crash right after the memory was put
+        library.unfinished.clear(key)  # left there by a crash right after the memory was put
+        yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
+        return
+    asked = time.monotonic()
+    with (yield from _alone(library, key, wait_for_others, stop)):
+        started += time.monotonic() - asked
+        options = {"checkpoint_every_s": checkpoint_every_s, "resume": resume, "stop": stop}
+        yield from _absorb_alone(document, base, recipe, library, name, key, budget_s, started, options)
+
+
+def _alone(
+    library: Library, key: str, wait: bool, stop: StopFlag | None
+) -> Generator[AbsorptionEvent, None, ExitStack]:
+    """Hold the lock of the absorption `key` until the stack that is returned is closed."""
+    told = False
+    while True:
+        with ExitStack() as held:
+            try:
+                held.enter_context(library.unfinished.alone(key))
+            except BusyAbsorptionError as busy:
+                if not wait:
+                    raise
+                if not told:
+                    yield Waiting(str(busy))
+                told = True
+            else:
+                return held.pop_all()
+        if stop is not None and stop.wait(_LOCK_POLL_S):
+            raise InterruptedAbsorption("stopped while somebody else absorbs this text; nothing was begun")
+        if stop is None:
+            time.sleep(_LOCK_POLL_S)
+
+
+def _absorb_alone(
+    document: Document,
+    base: BaseModel,
+    recipe: Recipe,
+    library: Library,
+    name: str | None,
+    key: str,
+    budget_s: float | None,
+    started: float,
+    options: dict[str, Any],
+) -> Iterator[AbsorptionEvent]:
+    """What absorb_events does for the only one that absorbs under `key`."""
+    if (known := absorbed_before(library, key, name)) is not None:  # whoever was at it has just put it
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
@@ -68,13 +118,8 @@ def absorb_events(
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
-    options: dict[str, Any] = {
-        "checkpoint": library.checkpoint_path(key),
-        "checkpoint_every_s": checkpoint_every_s,
-        "resume": resume,
-        "stop": stop,
-    }
-    try:
+    options = {"checkpoint": library.unfinished.path(key), **options}
+    with cleaning_up(session.close):
         if recipe.generator.stream:
             learned = yield from _learn_streaming(session, made, writer, options)
         else:
@@ -83,8 +128,6 @@ def absorb_events(
         session.keep_share()
         adapter = session.round_to_stored()
         report = session.probe(document, made.sentences, learned.probes)
-    finally:
-        session.adapter.detach()
     point = session.point("absorbed", report)
     draft = session.draft(
         made,
@@ -98,7 +141,7 @@ def absorb_events(
         predicted_s=learned.predicted_s,
     )
     memory = library.put(draft)
-    library.clear_checkpoint(key)
+    library.unfinished.clear(key)
     yield Finished(memory, report, session.elapsed_s, learned.predicted_s, reused=False)
 
 
@@ -159,12 +202,10 @@ def _learn_streaming(
     training_s = session.remaining_s(SAVING_S + _STREAMED_PROBE_SHARE * (session.budget_s or 0.0))
     if training_s is not None and training_s <= 0:
         raise _no_time(session)
-    try:
+    with cleaning_up(curriculum.close):
         yield from session.train(
             curriculum, session.recipe.training, expected_s=training_s or 0.0, seconds=training_s, **options
         )
-    finally:
-        curriculum.close()
     tasks = curriculum.written
     if not session.steps:
         raise DocumentError(nothing_to_train(made, session.recipe))

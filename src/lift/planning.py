@@ -14,7 +14,7 @@ from lift.adapters.starting_point import start_adapter
 from lift.answering import Answerer
 from lift.batches import Batch, pack
 from lift.documents.document import Document
-from lift.errors import BudgetError
+from lift.errors import BudgetError, cleaning_up
 from lift.models.base_model import BaseModel
 from lift.preparation import Preparation, TaskWriter, outline, prepare
 from lift.prompts import MAX_ANSWER_TOKENS
@@ -117,7 +117,7 @@ def calibrate(base: BaseModel, adapter: Adapter, curriculum: Curriculum, recipe:
             packed, epoch_tokens = _sampled(curriculum, first)
             total_tokens += epochs * epoch_tokens
     adapter.set_trainable(True)
-    try:
+    with cleaning_up(lambda: _stop_training(adapter)):
         plain.loss(min(packed, key=lambda batch: batch.tokens)).backward()  # type: ignore[no-untyped-call]
         with reusing_lower_layers(base.model, adapter) as lower:
             if lower is None:
@@ -128,12 +128,14 @@ def calibrate(base: BaseModel, adapter: Adapter, curriculum: Curriculum, recipe:
                 later_speed = _tokens_per_s(reusing, itertools.cycle(packed))
                 kept = min(1.0, lower.most_tokens / epoch_tokens)
                 later_speed = 1 / (kept / later_speed + (1 - kept) / first_speed)
-    finally:
-        for parameter in adapter.parameters():
-            parameter.grad = None
-        adapter.set_trainable(False)
     total_tokens = min(total_tokens, settings.max_tokens or total_tokens)
     return Calibration(first_speed, later_speed, epoch_tokens, total_tokens)
+
+
+def _stop_training(adapter: Adapter) -> None:
+    for parameter in adapter.parameters():
+        parameter.grad = None
+    adapter.set_trainable(False)
 
 
 def _tokens_per_s(objective: Objective, batches: Iterable[Batch]) -> float:
@@ -201,7 +203,7 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
     preparation = prepare(made, tasks, base, recipe)
     release(base.model)
     adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
-    try:
+    with cleaning_up(adapter.detach):
         calibration = calibrate(base, adapter, preparation.curriculum, recipe)
         if budget_s is not None:
             preparation = thinned(preparation, base, recipe, calibration.epoch_s, budget_s)
@@ -212,8 +214,6 @@ def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: flo
         ask_s = _ask_seconds(answerer, question, "none")
         fits = made.tokens + MAX_ANSWER_TOKENS + 128 < base.window_tokens
         full_read_s = _ask_seconds(answerer, question, "full") if fits else None
-    finally:
-        adapter.detach()
     seconds = calibration.total_s
     if budget_s is not None:
         seconds = min(seconds, budget_s)

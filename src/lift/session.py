@@ -17,7 +17,7 @@ from lift.adapters.attach import restore_adapter
 from lift.adapters.starting_point import StartingPoint, find_starting_point
 from lift.answering import Answerer
 from lift.documents.document import Document
-from lift.errors import InterruptedAbsorption
+from lift.errors import InterruptedAbsorption, cleaning_up
 from lift.events import Planned, Trained
 from lift.memories.manifest import Cost, RecallPoint, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
@@ -28,6 +28,7 @@ from lift.recall import PROBE_BATCH, RecallReport, choose_probes, probe_recall
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.sentences import Sentence
 from lift.tasks.task import Task
+from lift.training.checkpoint import Checkpoint, CheckpointNotice
 from lift.training.curriculum import Curriculum
 from lift.training.loop import CHECKPOINT_EVERY_S, Step, train
 from lift.training.lower_layers import reusing_lower_layers
@@ -136,15 +137,18 @@ class Session:
         resume: bool = False,
         stop: StopFlag | None = None,
         enough: Callable[[], bool] | None = None,
-    ) -> Iterator[Trained]:
+    ) -> Iterator[Trained | CheckpointNotice]:
         """Train for the curriculum's epochs or `seconds`; `expected_s` is the calibration's forecast.
 
         `enough` is asked after each epoch and ends the training where it says so. When `stop` is set, the state is
-        saved at `checkpoint`, if there is one, after the current step, and InterruptedAbsorption is raised.
+        saved at `checkpoint`, if there is one, after the current step, and InterruptedAbsorption is raised. Where the
+        disk refuses a checkpoint the training goes on, and that is told.
         """
         begun = time.monotonic()
         steps: list[Step] = []
         fresh, before_s = 0, 0.0
+        notices: list[CheckpointNotice] = []
+        kept = Checkpoint(checkpoint, notices.append) if checkpoint is not None else None
         own = followed(self.recipe.model_copy(update={"training": settings}), self._starting_point).training
         with reusing_lower_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, self.recipe.objective, lower)
@@ -154,14 +158,16 @@ class Session:
                 curriculum,
                 own,
                 budget_s=seconds,
-                checkpoint=checkpoint,
+                checkpoint=kept,
                 checkpoint_every_s=checkpoint_every_s,
                 resume=resume,
                 history=steps,
             )
-            try:
+            with cleaning_up(training.close, lambda: self._count(steps, fresh)):  # type: ignore[attr-defined]
                 epoch = curriculum.epochs
                 for step in training:
+                    while notices:
+                        yield notices.pop(0)
                     fresh += 1
                     if fresh == 1:
                         before_s = sum(each.seconds for each in steps[:-1])
@@ -173,14 +179,18 @@ class Session:
                     full_s = (_ETA_PRIOR * expected_s + spent_s) / (_ETA_PRIOR + step.progress)
                     yield Trained(step, full_s * (1 - step.progress))
                     if stop is not None and stop.is_set():
-                        left = (
-                            "the same command with --resume goes on from there" if checkpoint else "nothing was changed"
-                        )
-                        raise InterruptedAbsorption(f"stopped after step {step.step}; {left}")
-            finally:
-                training.close()  # type: ignore[attr-defined]
-                self.steps.extend(steps)
-                self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
+                        training.close()  # type: ignore[attr-defined]
+                        raise InterruptedAbsorption(f"stopped after step {step.step}; {_left_behind(kept)}")
+            yield from notices
+
+    def _count(self, steps: Sequence[Step], fresh: int) -> None:
+        """The steps of a training, of which the last `fresh` are of this session."""
+        self.steps.extend(steps)
+        self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
+
+    def close(self) -> None:
+        """Detach the adapter, whichever it is by now."""
+        self.adapter.detach()
 
     def keep_share(self) -> None:
         """Keep of what the training has changed the share fidelity.kept_change.
@@ -280,3 +290,15 @@ class Session:
                 peak_memory_bytes=peak_memory_bytes(),
             ),
         )
+
+
+def _left_behind(checkpoint: Checkpoint | None) -> str:
+    """What there is to go on from after an interruption."""
+    if checkpoint is None:
+        return "nothing was changed"
+    if checkpoint.problem is None:
+        return "the same command with --resume goes on from there"
+    return (
+        f"the state could not be saved ({checkpoint.problem}): make room, then the same command with --resume goes on "
+        "from what was saved before"
+    )

@@ -1,13 +1,15 @@
 """Later work on a memory: a text added to it, and its forgotten sentences rehearsed until enough is recalled.
 
 Both go on from the stored adapter and put the new memory in the place of the old one with a single rename: whatever
-happens before that leaves the old memory as it was.
+happens before that leaves the old memory as it was. A memory may come from a stranger: its recipe says how a text is
+learned, never where a text or a key is sent to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,17 +19,19 @@ from typing import Any
 from lift.absorption import absorb_events, prepared, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
+from lift.config import apply_overrides
 from lift.documents.document import Document, join_documents
-from lift.errors import InterruptedAbsorption, UsageError
+from lift.errors import InterruptedAbsorption, LibraryError, UsageError, cleaning_up
 from lift.events import AbsorptionEvent, Finished, Probed, Probing
 from lift.memories.library import Library
-from lift.memories.manifest import RecallPoint
+from lift.memories.manifest import MAX_SOURCE_CHARS, RecallPoint, printable
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.preparation import TaskWriter, outline, prepare
+from lift.preparation import Outline, TaskWriter, outline, prepare
 from lift.recall import RecallReport
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.session import SAVING_S, Session
+from lift.tasks.endpoint import endpoint_url
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.task import Task
 
@@ -43,19 +47,38 @@ def add_events(
     base: BaseModel,
     library: Library,
     *,
+    overrides: Sequence[str] = (),
     budget_s: float | None = None,
     stop: StopFlag | None = None,
     started: float | None = None,
 ) -> Iterator[AbsorptionEvent]:
     """Add `document` to `memory` by the memory's own recipe; a share of its old tasks is trained again with the new.
 
+    `overrides` ("generator.key=value") change who writes the tasks. An endpoint that the memory names is asked only
+    where they, or OPENAI_BASE_URL, name it too: UsageError else.
     Recall of what it knew is asked before and after, with the same probes (Probed events, and the memory's
     recall_history). A text that the memory holds already is not trained again. Raises what absorb_events raises, and
     WrongBaseModelError.
     """
     started = time.monotonic() if started is None else started
     memory.check_base(base.id, base.fingerprint)
-    recipe = _recipe_of(memory)
+    recipe = _recipe_of(memory, overrides)
+    _check_endpoint(memory, recipe, overrides)
+    with library.unfinished.alone(memory.manifest.absorption_key):
+        yield from _add_alone(document, memory, base, library, recipe, budget_s, stop, started)
+
+
+def _add_alone(
+    document: Document,
+    memory: Memory,
+    base: BaseModel,
+    library: Library,
+    recipe: Recipe,
+    budget_s: float | None,
+    stop: StopFlag | None,
+    started: float,
+) -> Iterator[AbsorptionEvent]:
+    """What add_events does for the only one that changes the memory."""
     old = memory.manifest
     key = _key(old.absorption_key, "into", document.sha256, document.title)
     known = memory.document.split()
@@ -66,9 +89,10 @@ def add_events(
         return
     joined = join_documents([memory.document, *added], title=old.title)
     made = outline(joined, base, recipe)
+    _check_sentences(memory, made)
     start = joined.parts[len(known)].start
     session = _reopened(memory, base, recipe, started, budget_s)
-    try:
+    with cleaning_up(session.close):
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
         yield Probing(len(old_probes))
         before = session.probe(joined, made.sentences, old_probes)
@@ -94,8 +118,6 @@ def add_events(
         adapter = session.round_to_stored()
         after = session.probe(joined, made.sentences, old_probes)
         new = session.probe(joined, made.sentences, new_probes)
-    finally:
-        session.adapter.detach()
     for what, found in (("known after adding", after), ("added", new)):
         history.append(session.point(what, found))
         yield _probed(history[-1])
@@ -138,6 +160,20 @@ def rehearse_events(
         raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
     started = time.monotonic() if started is None else started
     memory.check_base(base.id, base.fingerprint)
+    with library.unfinished.alone(memory.manifest.absorption_key):
+        yield from _rehearse_alone(memory, base, library, until, budget_s, stop, started)
+
+
+def _rehearse_alone(
+    memory: Memory,
+    base: BaseModel,
+    library: Library,
+    until: float,
+    budget_s: float | None,
+    stop: StopFlag | None,
+    started: float,
+) -> Iterator[AbsorptionEvent]:
+    """What rehearse_events does for the only one that changes the memory."""
     recipe, old = _recipe_of(memory), memory.manifest
     if all(not task.held_back for task in memory.tasks):
         raise UsageError(
@@ -145,9 +181,10 @@ def rehearse_events(
             "with tasks.held_back_per_sentence above 0"
         )
     made = outline(memory.document, base, recipe)
+    _check_sentences(memory, made)
     session = _reopened(memory, base, recipe, started, budget_s)
     stopped = False
-    try:
+    with cleaning_up(session.close):
         probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
         yield Probing(len(probes))
         report = best = session.probe(memory.document, made.sentences, probes)
@@ -180,8 +217,6 @@ def rehearse_events(
         session.adapter.load_state(state)
         adapter = session.round_to_stored()
         report = session.probe(memory.document, made.sentences, probes)
-    finally:
-        session.adapter.detach()
     draft = session.draft(
         made,
         name=memory.name,
@@ -243,8 +278,41 @@ def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, started: float, b
     return Session(base, adapter, recipe, started, budget_s, before=memory)
 
 
-def _recipe_of(memory: Memory) -> Recipe:
-    return Recipe.parse(memory.manifest.recipe, f"the recipe of the memory {memory.name!r}")
+def _recipe_of(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
+    """The memory's own recipe with `overrides` of who writes the tasks; raises RecipeError, UsageError for others."""
+    for override in overrides:
+        if not override.strip().startswith("generator."):
+            raise UsageError(
+                f"expected generator.key=value beside the recipe of the memory {memory.name!r}, got {override!r}; "
+                "leave it out, or absorb the text as a memory of its own"
+            )
+    return Recipe.parse(apply_overrides(memory.manifest.recipe, overrides), f"the recipe of the memory {memory.name!r}")
+
+
+def _check_endpoint(memory: Memory, recipe: Recipe, overrides: Sequence[str]) -> None:
+    """Raise UsageError where the text and the API key would go to an endpoint that the memory alone names."""
+    if recipe.generator.kind != "openai":
+        return
+    named = {override.partition("=")[0].strip() for override in overrides}
+    url = endpoint_url(recipe.generator)
+    if "generator.base_url" in named or os.environ.get("OPENAI_BASE_URL", "").rstrip("/") == url:
+        return
+    shown = printable(url, MAX_SOURCE_CHARS)
+    raise UsageError(
+        f"the memory {memory.name!r} has its questions written at {shown}, an endpoint that you have not named; if you "
+        f"trust it with this text and your API key, add --set generator.base_url={shown}, else "
+        "--set generator.kind=rules"
+    )
+
+
+def _check_sentences(memory: Memory, made: Outline) -> None:
+    """Raise LibraryError where tasks are about sentences that the text does not have, as it is split now."""
+    last = max((max(task.evidence) for task in memory.tasks), default=-1)
+    if last >= len(made.sentences):
+        raise LibraryError(
+            f"the memory {memory.name!r} has questions about sentence {last + 1:,} of a text of "
+            f"{len(made.sentences):,}; absorb the text again"
+        )
 
 
 def _gentler(recipe: Recipe) -> TrainingSettings:

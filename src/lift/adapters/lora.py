@@ -88,10 +88,10 @@ class LoraAdapter(Adapter):
         if read.alora_invocation_tokens:
             raise AdapterError("expected no alora_invocation_tokens in an adapter that is no plain LoRA; absorb again")
         adapter = cls(model, read, name)
-        adapter._inject(seed=0)
         try:
+            adapter._inject(seed=0)
             adapter.load_state(state)
-        except AdapterError:
+        except BaseException:  # the memory may have run out half-way
             adapter._remove()
             raise
         adapter._enrol()

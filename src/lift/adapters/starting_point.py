@@ -127,7 +127,7 @@ def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adap
     if found is not None:
         try:
             adapter.load_state(found.fit(adapter.trained_state(), settings.alpha / settings.rank))
-        except AdapterError:
+        except BaseException:
             adapter.detach()
             raise
     return adapter

@@ -60,6 +60,11 @@ class _Fault:
     wait_s: float | None = None
 
 
+def endpoint_url(settings: GeneratorSettings) -> str:
+    """Where texts and the key go: generator.base_url, else OPENAI_BASE_URL, else OpenAI's own."""
+    return (settings.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
+
+
 class EndpointWriter:
     """Writer that asks an endpoint's chat completions.
 
@@ -69,7 +74,7 @@ class EndpointWriter:
     def __init__(self, settings: GeneratorSettings) -> None:
         require_openai()
         self.settings = settings
-        self.base_url = (settings.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
+        self.base_url = endpoint_url(settings)
         if not self.base_url.startswith(("http://", "https://")):
             raise GenerationError(
                 f"expected generator.base_url to begin with http:// or https://, got {self.base_url!r}; for example "
