@@ -1,5 +1,6 @@
 """From a file to a memory and back, with a tiny random model: what happens, not how well it answers."""
 
+import hashlib
 import json
 import threading
 import time
@@ -138,7 +139,11 @@ def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_mod
     (history,) = (library.root / ".absorbing").glob("*/training.jsonl")
     rows = [json.loads(line) for line in history.read_text("utf-8").splitlines()]
     # as if those three steps had taken an hour
-    history.write_text("".join(json.dumps({**row, "seconds": 1200.0}) + "\n" for row in rows), "utf-8")
+    longer = "".join(json.dumps({**row, "seconds": 1200.0}) + "\n" for row in rows).encode()
+    history.write_bytes(longer)
+    checksums = json.loads((history.parent / "checksums.json").read_text("utf-8"))
+    checksums["training.jsonl"] = {"sha256": hashlib.sha256(longer).hexdigest(), "size_bytes": len(longer)}
+    (history.parent / "checksums.json").write_text(json.dumps(checksums), "utf-8")
     steps = follow(absorb_events(document(), tiny_model, recipe, library, name="m", resume=True), 0)
     assert 3600 < library["m"].manifest.cost.seconds < 3660
     assert steps[0].step.step == 4

@@ -323,7 +323,7 @@ def _print_forgotten(report: RecallReport, text: str) -> None:
         return
     sentences = split_sentences(text)
     rows = []
-    for index in forgotten[:_FORGOTTEN_SHOWN]:
+    for index in [each for each in forgotten[:_FORGOTTEN_SHOWN] if each < len(sentences)]:
         probe = next(probe for probe in report.probes if probe.sentence == index)
         rows.append((sentences[index].text, probe.question, probe.expected, probe.answer))
     shown = "" if len(forgotten) <= _FORGOTTEN_SHOWN else f", the first {_FORGOTTEN_SHOWN} of {len(forgotten)}"

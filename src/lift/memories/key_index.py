@@ -67,10 +67,11 @@ class KeyIndex:
             return False
 
     def add(self, key: str, name: str) -> None:
-        """Record that `name` came of `key`, as the first of those that did."""
+        """Record that `name` came of `key`, behind those that did before."""
         known = self.get(key)
         self._directory.mkdir(exist_ok=True)
-        self._write(key, [name, *(other for other in known if other != name)])
+        if name not in known:
+            self._write(key, [*known, name])
 
     def remove(self, key: str, name: str) -> None:
         """Record that `name` is not there any more, or came of another key; a key without a name goes as well."""

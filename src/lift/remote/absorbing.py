@@ -73,7 +73,7 @@ def absorb_remotely(
     order = Order(paid_key, model, file, settings, recipe.training.seed, estimate)
     training: list[JobEvent] = []
     tuned: Tuned | None = None
-    with Endpoint(base_url, patience, stop) as endpoint:
+    with library.unfinished.alone(paid_key), Endpoint(base_url, patience, stop) as endpoint:
         directory = library.unfinished.path(paid_key)
         for event in fine_tune(endpoint, order, directory, confirm, cancel_on_stop=cancel_on_stop):
             if isinstance(event, JobEvent) and event.metrics:
