@@ -142,7 +142,7 @@ def test_a_batch_mixes_memories_and_each_memory_is_loaded_once(
 
 def test_the_longest_unused_is_detached_for_another(tiny_model: BaseModel, memories: list[Memory]) -> None:
     def names() -> list[Memory]:
-        states = {memory.manifest.files["adapter/adapter_model.safetensors"].sha256: memory for memory in memories}
+        states = {memory.manifest.adapter_id: memory for memory in memories}
         return [states[name] for name in attached(tiny_model.model)]
 
     def ask(*which: int) -> None:

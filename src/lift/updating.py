@@ -62,8 +62,7 @@ def add_events(
     """
     started = time.monotonic() if started is None else started
     memory.check_base(base.id, base.fingerprint)
-    recipe = _recipe_of(memory, overrides)
-    _check_endpoint(memory, recipe, overrides)
+    recipe = choose_recipe(memory, overrides)
     with library.unfinished.alone(memory.manifest.absorption_key):
         yield from _add_alone(document, memory, base, library, recipe, budget_s, stop, started)
 
@@ -278,14 +277,24 @@ def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, started: float, b
     return Session(base, adapter, recipe, started, budget_s, before=memory)
 
 
-def _recipe_of(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
-    """The memory's own recipe with `overrides` of who writes the tasks; raises RecipeError, UsageError for others."""
+def choose_recipe(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a text is added to `memory` by: the memory's own, with `overrides` of who writes the tasks.
+
+    Raises UsageError for other overrides, and where the text and the API key would go to an endpoint that the memory
+    alone names; RecipeError for overrides that are not valid.
+    """
     for override in overrides:
         if not override.strip().startswith("generator."):
             raise UsageError(
-                f"expected generator.key=value beside the recipe of the memory {memory.name!r}, got {override!r}; "
-                "leave it out, or absorb the text as a memory of its own"
+                f"expected --into with --set generator.key=value alone, since the memory {memory.name!r} has a recipe "
+                f"of its own, got --set {override}; leave it out, or absorb the text as a memory of its own"
             )
+    recipe = _recipe_of(memory, overrides)
+    _check_endpoint(memory, recipe, overrides)
+    return recipe
+
+
+def _recipe_of(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe.parse(apply_overrides(memory.manifest.recipe, overrides), f"the recipe of the memory {memory.name!r}")
 
 

@@ -113,7 +113,8 @@ def absorb(
     elif cancel:
         raise UsageError("expected --cancel with --model openai:NAME, got it alone; Ctrl-C stops a training here")
     where = [f"remote.base_url={base_url}"] if base_url is not None else []
-    settings = load_recipe(recipe, [*(overrides or ()), *where])
+    own = overrides or () if into is None else ()  # a memory's own recipe is not this one
+    settings = load_recipe(recipe, [*own, *where])
     memories = Library(library)
     if name is not None:
         from lift.memories.names import check_name, normal_name
@@ -167,8 +168,9 @@ def _add(
     if is_remote(memory):
         raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
     from lift.models.load import load_model
-    from lift.updating import add_events
+    from lift.updating import add_events, choose_recipe
 
+    choose_recipe(memory, options["overrides"])  # what is refused is refused before a model is loaded
     say = None if as_json else remark
     base = load_model(model or memory.manifest.base.id, on_progress=say, fetch=model is not None)
     return add_events(document, memory, base, memories, **options)

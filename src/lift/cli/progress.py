@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from lift.cli.output import describe_generation, format_recall, format_seconds, remark, stderr
@@ -128,7 +129,8 @@ class Bar:
 
     def close(self) -> None:
         """Remove the bar."""
-        self._progress.stop()
+        with suppress(OSError):  # a terminal that is gone hides no error of the run
+            self._progress.stop()
 
 
 def open_display(as_json: bool) -> Display:

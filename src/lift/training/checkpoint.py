@@ -220,11 +220,13 @@ def _read(directory: Path) -> State:
 
 def _write(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with open(descriptor, "wb", buffering=0) as stream:
+    try:
         rest = memoryview(content)
         while rest:
-            rest = rest[stream.write(rest) or 0 :]
+            rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(directory: Path) -> None:
