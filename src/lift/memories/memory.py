@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lift.documents.document import Document
+from lift.documents.document import Document, Part
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.durable import open_inside, read_inside
 from lift.memories.manifest import (
@@ -50,7 +50,7 @@ from lift.memories.manifest import (
     printable,
     read_manifest,
 )
-from lift.memories.rows import read_adapter_config, read_document, read_probes, read_steps, read_tasks
+from lift.memories.rows import read_adapter_config, read_places, read_probes, read_steps, read_tasks, read_text
 from lift.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -196,8 +196,11 @@ class Memory:
     def document(self) -> Document:
         """The document, with its title, source and places as they were read."""
         record = self.manifest.document
-        text, places = self._read(DOCUMENT_FILE), self._read(PLACES_FILE)
-        return self._parsed(DOCUMENT_FILE, lambda: read_document(record, text, places))
+        content, rows = self._read(DOCUMENT_FILE), self._read(PLACES_FILE)
+        text = self._parsed(DOCUMENT_FILE, lambda: read_text(content, record))
+        places = self._parsed(PLACES_FILE, lambda: read_places(rows, len(text)))
+        parts = tuple(Part(part.start, part.title, part.source) for part in record.parts)
+        return Document(record.title, text, record.source, places, parts)
 
     @cached_property
     def tasks(self) -> list[Task]:

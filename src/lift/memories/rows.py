@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from lift.documents.document import Document, Part, Place
+from lift.documents.document import Place
 from lift.memories.manifest import Count, DocumentRecord, Sizes, first_problem
 from lift.tasks.task import Task
 
@@ -59,18 +59,23 @@ _steps: TypeAdapter[dict[str, Any]] = TypeAdapter(_StepRow)
 _Read = TypeVar("_Read")
 
 
-def read_document(record: DocumentRecord, text: bytes, places: bytes) -> Document:
-    """The document of a memory; raises ValueError where text, places and parts do not belong together."""
-    decoded = text.decode("utf-8")
-    found = [_PlaceRow.model_validate_json(line) for line in _lines(places)]
-    starts = [place.start for place in found]
+def read_text(content: bytes, record: DocumentRecord) -> str:
+    """The text of a memory; raises ValueError where it is none, or ends before its parts begin."""
+    text = content.decode("utf-8")
+    if record.parts and record.parts[-1].start > len(text):
+        raise ValueError("a part begins behind the end of the text")
+    return text
+
+
+def read_places(content: bytes, text_chars: int) -> tuple[Place, ...]:
+    """The places of a text of so many characters; raises ValueError for a row that is none of it."""
+    rows = list(_rows(content, _PlaceRow.model_validate_json))
+    starts = [row.start for row in rows]
     if any(later < earlier for earlier, later in pairwise(starts)):
-        raise ValueError("its places are not in the order of the text")
-    if max([*starts, *(part.start for part in record.parts)], default=0) > len(decoded):
-        raise ValueError("a place or a part begins behind the end of the text")
-    parts = tuple(Part(part.start, part.title, part.source) for part in record.parts)
-    placed = tuple(Place(place.start, place.page, place.heading) for place in found)
-    return Document(record.title, decoded, record.source, placed, parts)
+        raise ValueError("its rows are not in the order of the text")
+    if starts and starts[-1] > text_chars:
+        raise ValueError("a place begins behind the end of the text")
+    return tuple(Place(row.start, row.page, row.heading) for row in rows)
 
 
 def read_tasks(content: bytes, sizes: Sizes) -> list[Task]:
