@@ -89,7 +89,6 @@ class JobStore(FileStore):
             raise UsageError(f"expected a budget of more than 0 seconds, got {budget_s}; leave it out for none")
         _check_priority(priority)
         title = storable(title).strip()[:_TITLE_CHARS] or None if title is not None else None
-        self.clear_expired()
         job_id = f"ftjob-{secrets.token_hex(12)}"
         order = (job_id, file_id, title, name, recipe, json.dumps(list(overrides)), budget_s, priority, time.time())
         with self._database.writing() as rows:
@@ -104,7 +103,9 @@ class JobStore(FileStore):
             )
             number = tell(rows, job_id, Told("queued", "the job waits for its turn", {"priority": priority}))
             rows.execute("UPDATE jobs SET queued_as = ? WHERE id = ?", (number, job_id))
-            return job_of(_row(rows, job_id))
+            job = job_of(_row(rows, job_id))
+        self.clear_expired()  # its own file is in use by now
+        return job
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
