@@ -12,6 +12,7 @@ from typing import Any
 
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
+from lift.adapters.sharing import shares_its_base
 from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.documents.document import Document
 from lift.errors import BudgetError, DocumentError
@@ -34,6 +35,7 @@ _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
 
 
+@shares_its_base
 def absorb_events(
     document: Document,
     base: BaseModel,

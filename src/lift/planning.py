@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
+from lift.adapters.sharing import takes_one_turn
 from lift.adapters.starting_point import start_adapter
 from lift.answering import Answerer
 from lift.batches import Batch, pack
@@ -189,6 +190,7 @@ def thinned(preparation: Preparation, base: BaseModel, recipe: Recipe, epoch_s: 
     return prepare(preparation.outline, tasks, base, recipe, warning, start=preparation.start)
 
 
+@takes_one_turn
 def make_plan(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None = None) -> Plan:
     """Predict the cost of absorbing `document`; trains nothing that lasts, and asks no endpoint for anything.
 

@@ -17,6 +17,7 @@ from typing import Any
 from lift.absorption import absorb_events, prepared, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
+from lift.adapters.sharing import shares_its_base
 from lift.documents.document import Document, join_documents
 from lift.errors import InterruptedAbsorption, UsageError
 from lift.events import AbsorptionEvent, Finished, Probed, Probing
@@ -37,6 +38,7 @@ _FIRST_PASS_SHARE = 0.6
 _PATIENCE_ROUNDS = 3
 
 
+@shares_its_base
 def add_events(
     document: Document,
     memory: Memory,
@@ -116,6 +118,7 @@ def add_events(
     yield Finished(changed, report, session.elapsed_s, schedule.predicted_s, reused=False)
 
 
+@shares_its_base
 def rehearse_events(
     memory: Memory,
     base: BaseModel,
