@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event as StopFlag
 from typing import Any
 
@@ -15,20 +15,23 @@ from lift.adapters.resident import release
 from lift.adapters.sharing import shares_its_base
 from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.documents.document import Document
-from lift.errors import BudgetError, DocumentError
+from lift.errors import BudgetError, DocumentError, LibraryError
 from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
+from lift.memories.identity import AbsorptionIdentity
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
+from lift.memories.names import normal_name
 from lift.models.base_model import BaseModel
-from lift.preparation import Outline, TaskWriter, nothing_to_train, outline, prepare, prepare_stream
+from lift.preparation import Outline, TaskWriter, followed, nothing_to_train, outline, prepare, prepare_stream
 from lift.recall import PROBE_BATCH, choose_probes
-from lift.recipes.recipe import Recipe
+from lift.recipes.recipe import RECIPE_VERSION, Recipe
 from lift.session import SAVING_S, Session
+from lift.tasks.rules.generate import RULES_VERSION
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.attention_distillation import distill_attention
-from lift.training.curriculum import Curriculum
+from lift.training.curriculum import TRAINING_VERSION, Curriculum
 from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
@@ -59,14 +62,18 @@ def absorb_events(
     not. Raises DocumentError, GenerationError, BudgetError, LibraryError.
     """
     started = time.monotonic() if started is None else started
-    key = absorption_key(document, base, recipe, budget_s)
-    name = library.check_free(name, key) if name else None
+    identity = absorption_identity(document, base, recipe, budget_s)
+    key = identity.key
+    made_otherwise = like_memory(library, identity)
+    name = _free_name(library, name, key, made_otherwise) if name else None
     if (known := absorbed_before(library, key, name)) is not None:
         library.clear_checkpoint(key)  # left there by a crash right after the memory was put
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
     made = outline(document, base, recipe)
+    if made_otherwise is not None:
+        made = replace(made, warnings=(*made.warnings, made_otherwise.sentence))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
@@ -92,6 +99,7 @@ def absorb_events(
         made,
         name=name if name not in library else library.free_name(name),  # taken by another process meanwhile
         key=key,
+        identity=identity,
         adapter=adapter,
         tasks=learned.tasks,
         report=report,
@@ -255,9 +263,59 @@ def _fit_attention(session: Session, made: Outline) -> Iterator[AbsorptionEvent]
 
 
 def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None) -> str:
-    """Identity of an absorption: the same text, titles, weights, start, settings and budget give the same memory."""
-    titles = [part.title for part in document.split()]
+    """The key under which a library finds the memory of an absorption again."""
+    return absorption_identity(document, base, recipe, budget_s).key
+
+
+def absorption_identity(
+    document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None
+) -> AbsorptionIdentity:
+    """Identity of an absorption: the same text, base, start, settings, budget and code give the same memory."""
+    titles = [document.title, *(part.title for part in document.split())]
     start = find_starting_point(base, recipe.adapter)
-    begun_at = start.digest if start is not None else None
-    parts = [document.sha256, document.title, titles, base.fingerprint, recipe.digest(), begun_at, budget_s]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return AbsorptionIdentity(
+        text=document.sha256,
+        titles=hashlib.sha256(json.dumps(titles).encode()).hexdigest(),
+        weights=base.fingerprint,
+        base=base.identity,
+        recipe=followed(recipe, start).digest(),
+        starting_point=start.digest if start is not None else None,
+        budget_s=budget_s,
+        rules_version=RULES_VERSION if recipe.generator.kind == "rules" else None,
+        training_version=TRAINING_VERSION,
+        recipe_version=RECIPE_VERSION,
+    )
+
+
+@dataclass(frozen=True)
+class LikeMemory:
+    """A memory of the same text that was made otherwise."""
+
+    name: str
+    differences: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Why it is not used again."""
+        return f"the memory {self.name!r} of the same text is not used again: {', '.join(self.differences)}"
+
+
+def like_memory(library: Library, identity: AbsorptionIdentity) -> LikeMemory | None:
+    """The memory of the same text that differs in the fewest things, None where there is none, or one that does not."""
+    found: list[LikeMemory] = []
+    for summary in library.summaries():
+        made = summary.manifest.identity if summary.manifest is not None else None
+        if made is not None and made.text == identity.text:
+            found.append(LikeMemory(summary.name, made.differences(identity)))
+    like = min(found, key=lambda each: len(each.differences), default=None)
+    return like if like is not None and like.differences else None
+
+
+def _free_name(library: Library, name: str, key: str, like: LikeMemory | None) -> str:
+    """As Library.check_free; where the memory of that name is like the one that is wanted, it is said what is not."""
+    try:
+        return library.check_free(name, key)
+    except LibraryError as error:
+        if like is None or normal_name(name) != like.name:
+            raise
+        raise LibraryError(f"{error}; {like.sentence}") from None

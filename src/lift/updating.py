@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorption import absorb_events, prepared, write_tasks
+from lift.absorption import absorb_events, absorption_identity, prepared, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import shares_its_base
@@ -56,7 +56,7 @@ def add_events(
     WrongBaseModelError.
     """
     started = time.monotonic() if started is None else started
-    memory.check_base(base.id, base.fingerprint)
+    memory.check_base(base.id, base.fingerprint, base.identity)
     recipe = _recipe_of(memory)
     old = memory.manifest
     key = _key(old.absorption_key, "into", document.sha256, document.title)
@@ -107,6 +107,7 @@ def add_events(
         made,
         name=memory.name,
         key=key,
+        identity=absorption_identity(joined, base, recipe, budget_s),
         adapter=adapter,
         tasks=[*memory.tasks, *(task for task in fresh if task in kept)],
         report=report,
@@ -140,7 +141,7 @@ def rehearse_events(
     if not 0 < until <= 1:
         raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
     started = time.monotonic() if started is None else started
-    memory.check_base(base.id, base.fingerprint)
+    memory.check_base(base.id, base.fingerprint, base.identity)
     recipe, old = _recipe_of(memory), memory.manifest
     if all(not task.held_back for task in memory.tasks):
         raise UsageError(
@@ -189,6 +190,7 @@ def rehearse_events(
         made,
         name=memory.name,
         key=old.absorption_key,
+        identity=old.identity,
         adapter=adapter,
         tasks=memory.tasks,
         report=report,

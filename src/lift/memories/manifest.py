@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lift.errors import LibraryError
+from lift.memories.identity import AbsorptionIdentity
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "memory.json"
@@ -34,7 +35,8 @@ _FILES = (
     TRAINING_FILE,
     RECALL_FILE,
 )
-_RECORDED_PACKAGES = ("lift", "torch", "transformers", "peft")
+# of each package its name on the index, where Lift's own is another's
+_RECORDED_PACKAGES = {"lift": "lift-memory", "torch": "torch", "transformers": "transformers", "peft": "peft"}
 
 
 class _Record(BaseModel):
@@ -140,6 +142,7 @@ class Manifest(_Record):
     recall_history: tuple[RecallPoint, ...] = ()
     generation: dict[str, Any] = {}
     absorption_key: str
+    identity: AbsorptionIdentity | None = None
     created_at: datetime
     files: dict[str, FileRecord]
 
@@ -200,9 +203,9 @@ def read_manifest(directory: Path) -> Manifest:
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that shape a memory, read without importing them."""
     versions = {}
-    for package in _RECORDED_PACKAGES:
+    for package, distribution in _RECORDED_PACKAGES.items():
         try:
-            versions[package] = version(package)
+            versions[package] = version(distribution)
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
     return versions

@@ -133,7 +133,7 @@ def require_openai() -> Any:
     except ImportError:
         raise GenerationError(
             "expected the package openai for generator.kind openai, found none; "
-            'install it with: pip install "lift[openai]"'
+            'install it with: pip install "lift-memory[openai]"'
         ) from None
     return openai
 
