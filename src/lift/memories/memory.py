@@ -100,7 +100,8 @@ class MemoryDraft:
         if self.adapter_state:
             yield ADAPTER_STATE_FILE, _tensors_to_bytes(self.adapter_state)
         yield DOCUMENT_FILE, self.document.text.encode("utf-8")
-        yield PLACES_FILE, _to_lines(asdict(place) for place in self.document.places)
+        rows = ({"start": each.start, "page": each.page, "heading": each.heading} for each in self.document.places)
+        yield PLACES_FILE, _to_lines(rows)
         yield TASKS_FILE, _to_lines(asdict(task) for task in self.tasks)
         yield TRAINING_FILE, _to_lines(self.training)
         yield RECALL_FILE, _to_lines(self.recall)
