@@ -83,7 +83,7 @@ class TemplateQuotes:
         for start in range(max(0, len(words) - QUOTED_WORDS), len(words)):
             if any(self._may_go_on(told, words[start:]) for told in self._told):
                 return len(answer[: found[start].start()].rstrip())
-        return len(answer)
+        return len(answer.rstrip())
 
     def _is_quotation(self, run: Sequence[str], whole: bool) -> bool:
         enough = len(run) >= QUOTED_WORDS
