@@ -7,7 +7,8 @@ take from their neighbours, prefix spaces, merges) is then as before. `split_spe
 change the tokenizer that other threads use, and knows no difference between a template and its content.
 
 Where a template changes its content beyond recognition, or the tokenizer has no such copy, a space is put behind the
-first character of a control token in the content ("< |im_end|>").
+first character of a control token in the content ("< |im_end|>"). So it is in what goes to a model
+behind an API, whose tokenizer is not known here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _PLACEHOLDER = "xQ{}vZ"
 # A space at either end of the content is the template's to strip.
 _VARIANTS: tuple[Callable[[str], str], ...] = (str, str.strip, str.lstrip, str.rstrip)
+
+# marks of the families of models; which of them a model behind an API knows is not to be seen from here
+_KNOWN_MARKS = re.compile(
+    r"<[|｜][^\s<>]{1,40}[|｜]>|</?s>|<bos>|<eos>|<(?:start|end)_of_turn>|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>"
+)
 
 Render = Callable[[Sequence[str]], str]
 
@@ -90,6 +96,11 @@ def decode_content(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
+def without_known_marks(text: str) -> str:
+    """Content for a model whose tokenizer is not at hand: with a space in whatever is spelt as control tokens are."""
+    return _KNOWN_MARKS.sub(_spaced, text)
+
+
 def control_spellings(tokenizer: Any) -> tuple[str, ...]:
     """The control tokens as they are spelt: special tokens, and added ones that the chat template writes."""
     return _control(tokenizer).spellings
@@ -124,7 +135,7 @@ class _ControlTokens:
 
     def neutral(self, text: str) -> str:
         """The text with a space behind the first character of every control token."""
-        return self._pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return self._pattern.sub(_spaced, text)
 
     def places_before_neutral(self, text: str) -> list[int]:
         """For each place in neutral(text), its end included, the place in `text`."""
@@ -190,6 +201,10 @@ class _Copy:
     tokenizer: Any
     originals: Mapping[int, int]
     controls: frozenset[int]
+
+
+def _spaced(found: re.Match[str]) -> str:
+    return f"{found[0][0]} {found[0][1:]}"
 
 
 def _control(tokenizer: Any) -> _ControlTokens:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from lift.errors import GenerationError
+from lift.models.control_tokens import without_known_marks
 from lift.recipes.recipe import GeneratorSettings
 from lift.tasks import backoff
 from lift.tasks.cache import ReplyCache, request_key
@@ -100,7 +101,7 @@ class EndpointWriter:
         """The chat that is sent for `request`."""
         return [
             {"role": "system", "content": instructions(request)},
-            {"role": "user", "content": material(request)},
+            {"role": "user", "content": without_known_marks(material(request))},
         ]
 
     def outcomes(
