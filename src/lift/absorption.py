@@ -62,16 +62,15 @@ def absorb_events(
     started = time.monotonic() if started is None else started
     identity = absorption_identity(document, base, recipe, budget_s)
     key = identity.key
-    made_otherwise = like_memory(library, identity)
-    name = _free_name(library, name, key, made_otherwise) if name else None
+    name = _free_name(library, name, identity) if name else None
     if (known := absorbed_before(library, key, name)) is not None:
         library.clear_checkpoint(key)  # left there by a crash right after the memory was put
         yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
     made = outline(document, base, recipe)
-    if made_otherwise is not None:
-        made = replace(made, warnings=(*made.warnings, made_otherwise.sentence))
+    if (like := like_memory(library, identity)) is not None:
+        made = replace(made, warnings=(*made.warnings, like.sentence))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
@@ -300,20 +299,25 @@ class LikeMemory:
 
 def like_memory(library: Library, identity: AbsorptionIdentity) -> LikeMemory | None:
     """The memory of the same text that differs in the fewest things, None where there is none, or one that does not."""
-    found: list[LikeMemory] = []
+    like = min(_like_memories(library, identity), key=lambda each: len(each.differences), default=None)
+    return like if like is not None and like.differences else None
+
+
+def _like_memories(library: Library, identity: AbsorptionIdentity) -> list[LikeMemory]:
+    found = []
     for summary in library.summaries():
         made = summary.manifest.identity if summary.manifest is not None else None
         if made is not None and made.text == identity.text:
             found.append(LikeMemory(summary.name, made.differences(identity)))
-    like = min(found, key=lambda each: len(each.differences), default=None)
-    return like if like is not None and like.differences else None
+    return found
 
 
-def _free_name(library: Library, name: str, key: str, like: LikeMemory | None) -> str:
-    """As Library.check_free; where the memory of that name is like the one that is wanted, it is said what is not."""
+def _free_name(library: Library, name: str, identity: AbsorptionIdentity) -> str:
+    """As Library.check_free; of a memory of that name and the same text it is said why it is not used again."""
     try:
-        return library.check_free(name, key)
+        return library.check_free(name, identity.key)
     except LibraryError as error:
-        if like is None or normal_name(name) != like.name:
+        named = [like for like in _like_memories(library, identity) if like.name == normal_name(name)]
+        if not named or not named[0].differences:
             raise
-        raise LibraryError(f"{error}; {like.sentence}") from None
+        raise LibraryError(f"{error}; {named[0].sentence}") from None
