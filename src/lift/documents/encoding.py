@@ -42,8 +42,7 @@ def decode(data: bytes, name: str, declared: str | None = None) -> str:
     sample = data[:_SAMPLE_BYTES]
     if wide := _wide_encoding(sample):
         return _decode_marked(data, wide, name)
-    if len(sample.translate(None, _CONTROL_BYTES)) < len(sample) * (1 - _MAX_CONTROL_SHARE):
-        raise DocumentError(f"{name}: expected a text, got binary data; give a txt, md, html, pdf, docx or epub file")
+    _refuse_binary(sample, name)
     for encoding in ("utf-8", declared if declared and _is_declarable(declared) else "utf-8"):
         try:
             return data.decode(encoding)
@@ -51,6 +50,17 @@ def decode(data: bytes, name: str, declared: str | None = None) -> str:
             continue
     damaged = _decode_damaged_utf8(data)
     return damaged if damaged is not None else _decode_legacy(data, name)
+
+
+def check_is_text(sample: bytes, name: str) -> None:
+    """Raise DocumentError, naming the file as `name`, where its first bytes are no text in any encoding."""
+    if not any(sample.startswith(mark) for mark, _ in _MARKS) and not _wide_encoding(sample):
+        _refuse_binary(sample, name)
+
+
+def _refuse_binary(sample: bytes, name: str) -> None:
+    if len(sample.translate(None, _CONTROL_BYTES)) < len(sample) * (1 - _MAX_CONTROL_SHARE):
+        raise DocumentError(f"{name}: expected a text, got binary data; give a txt, md, html, pdf, docx or epub file")
 
 
 def _is_declarable(encoding: str) -> bool:
