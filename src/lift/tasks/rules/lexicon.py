@@ -96,6 +96,12 @@ DISCOURSE_ADVERBS = words(
     just obviously please
     """
 )
+# Verbs and prepositions whose length of time answers "how long?".
+DURATIVE_WORDS = words(
+    """
+    last take run wait serve stay spend live need require endure continue for over throughout of reign work exist be
+    """
+)
 FREQUENCY_ADVERBS = words(
     """
     often rarely usually always sometimes never seldom frequently annually daily weekly monthly yearly
@@ -107,6 +113,51 @@ MEANING_ADVERBS = words(
     """
     never hardly barely scarcely rarely seldom only almost nearly no longer not
     """
+)
+
+# They belong to the verb: "dealers take old pumps back".
+DIRECTION_ADVERBS = words(
+    """
+    back away off out apart together upright down up aside
+    """
+)
+# "by mail", "by hand": the means, not the one who does it.
+MEANS_NOUNS = words(
+    """
+    mail post hand phone telephone email e-mail fax letter car train bus boat ferry ship air sea land law default
+    mistake accident chance force foot courier cash card cheque check invoice transfer radio wire weight volume
+    birth nature profession appointment name
+    """
+)
+# (verb, object) and phrases that mean something only as a whole.
+FIXED_OBJECTS = frozenset(
+    {
+        ("take", "place"),
+        ("take", "part"),
+        ("take", "effect"),
+        ("take", "care"),
+        ("take", "office"),
+        ("take", "note"),
+        ("take", "shape"),
+        ("take", "precedence"),
+        ("give", "rise"),
+        ("give", "way"),
+        ("make", "use"),
+        ("make", "sense"),
+        ("pay", "attention"),
+        ("play", "part"),
+        ("lose", "sight"),
+        ("come", "force"),
+    }
+)
+FIXED_PHRASES = frozenset(
+    phrase.strip()
+    for phrase in """
+    in force, in writing, in effect, in use, in service, in place, in question, in charge, in advance, in common,
+    in time, on time, at times, at a time, at the same time, at the time, in the meantime, by the time, of charge, on board,
+    in person, in vain, in detail, in full, in progress, into force, into effect, into account, in mind, on foot,
+    at once, at all costs, on request, on call, on duty, on sale, at sea, by heart, under way
+    """.split(",")
 )
 
 # Prepositional phrases that mean nothing in a question.
