@@ -379,6 +379,8 @@ def test_a_killed_run_resumes_with_what_is_missing() -> None:
             assert process.stdout
             for line in process.stdout:
                 if line.strip() == "5":
+                    while len(endpoint.requests) < 8:  # those that were sent may not have come yet
+                        time.sleep(0.01)
                     process.send_signal(signal.SIGKILL)
                     break
             assert process.wait(10) == -signal.SIGKILL

@@ -358,7 +358,7 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     assert rounds(events) == 4
     assert [point.recalled for point in library["merrow"].manifest.recall_history[1:]] == [1, 2, 1, 0, 1]
     assert library["merrow"].manifest.recall.recalled == 2
-    best, last = states[2], states[5]
+    best, last = states[1], states[4]
     stored = library["merrow"].load_adapter_state()
     assert all(torch.allclose(stored[key].float(), best[key], rtol=1e-2, atol=1e-6) for key in best)
     assert any(not torch.allclose(stored[key].float(), last[key], rtol=1e-2, atol=1e-6) for key in best)

@@ -195,11 +195,13 @@ def _learn(
     )
     if goal and goal.point:
         yield Probed(**goal.point.model_dump())
-    return _Learned(_trained_tasks(tasks, curriculum), probes, schedule.predicted_s)
+    return _Learned(trained_tasks(tasks, curriculum), probes, schedule.predicted_s)
 
 
-def _trained_tasks(tasks: Sequence[Task], curriculum: Curriculum) -> Sequence[Task]:
+def trained_tasks(tasks: Sequence[Task], curriculum: Curriculum) -> Sequence[Task]:
     """All tasks but those that the curriculum has never had time for."""
+    if curriculum.widest_limit is None:  # a recipe of segments alone trains on none of them, and keeps them all
+        return tasks
     within = set(curriculum.tasks_within(curriculum.widest_limit))
     return TaskFile(task for number, task in enumerate(tasks) if task.held_back or number in within)
 

@@ -94,6 +94,15 @@ class Schedule:
         )
 
 
+def _most_passes(rows: int) -> int:
+    """Forward passes of one batch of so many questions, at the most.
+
+    What their prompts share is read in one, the rest of each prompt in one where no other is as long, and then comes
+    one for each token of the answers.
+    """
+    return 1 + rows + PROBE_TOKENS
+
+
 class Session:
     """Work on one adapter within `budget`.
 
@@ -367,29 +376,31 @@ class Session:
         if not probes:
             return [], 0.0
         clock = self.budget.clock
-        begun, passes, prefill_s = clock(), 0, 0.0
+        begun, passes = clock(), 0
         limit_s = self.budget.share_of(_TIMED_SHARE, _LONGEST_TIMED_S)
 
         def is_timed(before: int) -> bool:
-            nonlocal passes, prefill_s
+            nonlocal passes
             passes = before
-            if before == 1:  # the prompts are read in it, which takes longer than a token of the answers
-                prefill_s = clock() - begun
-            return before >= _TIMED_PASSES or (before > 1 and clock() - begun > limit_s)
+            return before >= _TIMED_PASSES or (before > 0 and clock() - begun > limit_s)
 
         answerer = Answerer.of(self.base, self.adapter, document, sentences)
         try:
             with passes_until(self.base.model, is_timed):
                 probe_recall(answerer, len(sentences), probes[:PROBE_BATCH])
-            batch_s = clock() - begun
+            pass_s = (clock() - begun) / max(passes + 1, 1)
         except TimeIsOver:
-            batch_s = prefill_s + (clock() - begun - prefill_s) / max(passes - 1, 1) * PROBE_TOKENS
-        self._batch_s = _PROBE_MARGIN * batch_s
-        if self.is_bounded:
-            batches = int(self.budget.share_of(_PROBE_SHARE) / self._batch_s) if self._batch_s else len(probes)
-            if not batches and self._batch_s <= self.budget.share_of(_LONGEST_PROBE_SHARE):
-                batches = 1
-            probes = choose_probes(tasks, batches * PROBE_BATCH) if batches else []
+            pass_s = (clock() - begun) / max(passes, 1)
+        pass_s *= _PROBE_MARGIN
+        self._batch_s = pass_s * _most_passes(min(len(probes), PROBE_BATCH))
+        if self.is_bounded and self._batch_s:
+            batches = int(self.budget.share_of(_PROBE_SHARE) / self._batch_s)
+            if batches:
+                probes = choose_probes(tasks, batches * PROBE_BATCH)
+            else:  # a part of a batch is better than no report
+                rows = int(self.budget.share_of(_LONGEST_PROBE_SHARE) / pass_s) - _most_passes(0)
+                probes = choose_probes(tasks, min(rows, PROBE_BATCH)) if rows > 0 else []
+                self._batch_s = pass_s * _most_passes(len(probes))
         return probes, self._batch_s * math.ceil(len(probes) / PROBE_BATCH)
 
     def point(self, what: str, report: RecallReport) -> RecallPoint:

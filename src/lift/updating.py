@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorption import absorb_within, left_out, prepared, write_tasks
+from lift.absorption import absorb_within, left_out, prepared, trained_tasks, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
 from lift.budget import Budget, Clock, check_budget
@@ -246,8 +246,7 @@ def absorb_until_events(
 
 def _still_trained(preparation: Preparation) -> set[Task]:
     """The tasks that the training had time for, and those that are held back."""
-    within = set(preparation.curriculum.tasks_within(preparation.curriculum.widest_limit))
-    return {task for number, task in enumerate(preparation.tasks) if task.held_back or number in within}
+    return set(trained_tasks(preparation.tasks, preparation.curriculum))
 
 
 def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, budget: Budget) -> Session:
