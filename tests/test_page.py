@@ -475,7 +475,8 @@ def tab_to(page: Page, target: Locator, *, back: bool = False) -> None:
 def answer_with(page: Page, text: str, *, supported: bool) -> None:
     """Let the next answers be these: what a random model says is no matter for a test."""
     page.unroute("**/v1/chat/completions")
-    evidence = [{"sentence": 2, "text": "Ada Quill keeps the lighthouse of Port Merrow.", "place": None}]
+    place = {"sentence": 2, "text": "Ada Quill keeps the lighthouse of Port Merrow.", "place": None}
+    evidence = [{**place, "relation": "supports"}]
     lift = {"evidence": evidence if supported else [], "supported": supported, "truncated": False, "dropped_turns": 0}
     chunks = [{"choices": [{"delta": {"content": text}}]}, {"choices": [{"delta": {}}], "lift": lift}]
     told = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
