@@ -6,6 +6,8 @@ import os
 
 # Read by huggingface_hub when it is imported, so it must stand before any import of transformers.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tiny models are quickest on one thread, here and in the processes that a test starts. Read as torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 from typing import Any

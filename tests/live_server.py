@@ -25,7 +25,8 @@ from lift.memories.manifest import RecallSummary
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import AdapterSettings
 from lift.server.app import create_app
-from lift.server.running import open_socket, server_config, url_of
+from lift.server.listening import open_socket, url_of
+from lift.server.running import server_config
 from lift.server.settings import ServerSettings
 from lift.serving.engine import Engine
 from lift.serving.request import Completion, Piece, Request, check_request

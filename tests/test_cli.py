@@ -186,13 +186,29 @@ def test_a_library_that_is_a_file_ends_in_one_sentence(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("1.5 h", 5400), ("42", 42), (" 2M ", 120)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h", 3600),
+        ("1.5 h", 5400),
+        ("42", 42),
+        (" 2M ", 120),
+        ("1h30m", 5400),
+        ("1h 30m 15s", 5415),
+        ("3min", 180),
+        ("10 minutes", 600),
+        ("2 hours", 7200),
+        ("90sec", 90),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "m", "10 minutes", "-1", "0s", "nan", "1e3", "inf", "1m30s", "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["", "m", "10 parsecs", "-1", "0s", "nan", "1e3", "inf", "30s1m", "1m1m", "1m30", "9" * 400]
+)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="90s, 10m or 1h"):
         parse_duration(text)

@@ -293,3 +293,116 @@ def test_an_unexpected_error_is_one_sentence_too(
     message = capsys.readouterr().err
     assert message.startswith("lift: unexpected ZeroDivisionError: by nought (LIFT_DEBUG=1")
     assert len(message.splitlines()) == 1
+
+
+def test_a_name_that_is_taken_names_the_way_to_replace_it(
+    quill: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.md"
+    other.write_text("Boris Lind opened the glass works of Hallby in 1874. The works employ 310 people.", "utf-8")
+    assert run(["absorb", str(other), "--name", "quill", "--model", str(quill.model), *QUICK, *quill.at]) == 1
+    assert "--replace" in capsys.readouterr().err
+
+
+def test_replace_puts_the_new_memory_in_the_place_of_the_old(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.absorb("--name", "text") == 0
+    other = tmp_path / "other.md"
+    other.write_text("Boris Lind opened the glass works of Hallby in 1874. The works employ 310 people.", "utf-8")
+    options = ["--name", "text", "--replace", "--model", str(place.model), *QUICK, *place.at]
+    assert run(["absorb", str(other), *options]) == 0
+    assert [each["name"] for each in output_json(capsys, "list", *place.at)] == ["text"]
+    assert output_json(capsys, "show", "text", *place.at)["document"]["source"].endswith("other.md")
+    assert output(capsys, "verify", *place.at)
+
+
+def test_replace_needs_a_name(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.absorb("--replace") == 2
+    assert "--name" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("said", "left"), [("n\n", ["text"]), ("y\n", [])])
+def test_remove_asks_at_a_terminal(
+    said: str, left: list[str], place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.absorb("--name", "text") == 0
+    monkeypatch.setattr(sys, "stdin", Terminal(said))
+    assert run(["remove", "text", *place.at]) == (0 if not left else 2)
+    assert [each["name"] for each in output_json(capsys, "list", *place.at)] == left
+
+
+def test_remove_with_yes_does_not_ask(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place.absorb("--name", "text") == 0
+    monkeypatch.setattr(sys, "stdin", Terminal(""))
+    assert run(["remove", "text", "--yes", *place.at]) == 0
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "/exit", "QUIT"])
+def test_chat_is_left_with_a_plain_word(
+    word: str, quill: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{word}\nWho founded the museum?\n"))
+    assert run(["chat", "quill", *quill.at]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_show_names_the_sentences_that_were_forgotten(quill: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    record = output_json(capsys, "show", "quill", *quill.at)
+    assert record["recall"]["probed"] > record["recall"]["recalled"], "a tiny random model recalls nothing"
+    assert {probe["expected"] for probe in record["forgotten"]}
+    told = output(capsys, "show", "quill", *quill.at)
+    assert "Not recalled" in told
+    assert record["forgotten"][0]["question"] in " ".join(told.split())
+
+
+def test_the_list_fits_a_terminal_of_80_columns(
+    quill: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    told = output(capsys, "list", *quill.at)
+    assert any(
+        all(word in line for word in ("quill", "The lighthouse museum", "MB")) or "kB" in line
+        for line in told.splitlines()
+    )
+
+
+def test_an_interrupted_absorption_says_that_it_can_be_resumed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import threading
+
+    from lift.absorption import absorb_events
+    from lift.documents.read import read_document
+    from lift.errors import InterruptedAbsorption
+    from lift.events import Prepared
+    from lift.memories.library import Library
+    from lift.models.load import load_model
+    from lift.recipes.recipe import load_recipe
+
+    recipe = load_recipe("default", QUICK[1::2])
+    document, base, library = read_document(place.text), load_model(str(place.model)), Library(place.library)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedAbsorption):
+        list(absorb_events(document, base, recipe, library, stop=stop))
+    again = absorb_events(document, base, recipe, library, resume=False)
+    warnings = next(event for event in again if isinstance(event, Prepared)).warnings
+    assert any("--resume" in warning for warning in warnings)
+    again.close()
+    resumed = absorb_events(document, base, recipe, library, resume=True)
+    assert not any("--resume" in each for each in next(e for e in resumed if isinstance(e, Prepared)).warnings)
+    resumed.close()
+
+
+def test_a_text_without_held_back_questions_is_told_so_before_the_training(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "tasks.held_back_per_sentence=0", "--name", "plain"]
+    assert place.absorb(*options) == 0
+    assert "no recall report" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from lift.many_memories import ask_memories
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
+from lift.models.sampling import Drawing, draw, row_generator
 from lift.prompts import IGNORED, Example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
 from lift.training.curriculum import Update
@@ -122,3 +123,12 @@ def test_a_text_is_absorbed_in_bfloat16_and_asked_about(tiny_directory: Path, tm
     for context in ("none", "evidence", "auto"):
         memory.ask("Wer gründete das Museum?", context=context)
     assert memory.manifest.cost.device == "cuda:0"
+
+
+def test_a_temperature_draws_on_the_device() -> None:
+    logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).cuda()
+    drawn = [
+        [draw(logits, [Drawing(1.5, 0.9, row_generator(seed, logits.device))] * 2)[1].token for _ in range(8)]
+        for seed in (3, 3, 4)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]

@@ -26,6 +26,7 @@ from lift.training import curriculum as curricula
 from lift.training.curriculum import Curriculum
 from lift.training.loop import Step, train
 from lift.training.objective import Objective
+from lift.training.pace import Pace
 from lift.training.schedule import rate_factor
 
 TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907. Merrow lies in the north."
@@ -269,9 +270,34 @@ def test_a_limit_of_tokens_ends_the_training_and_the_rate_follows_it(tiny_model:
         assert step.learning_rate == pytest.approx(share * chosen.training.learning_rate)
 
 
-@pytest.mark.parametrize("budget_s", [0.0, -1.0])
-def test_no_time_left_trains_nothing(tiny_model: BaseModel, budget_s: float) -> None:
-    assert run(tiny_model, recipe(), budget_s=budget_s) == []
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_no_time_left_trains_one_step(tiny_model: BaseModel, seconds: float) -> None:
+    assert len(run(tiny_model, recipe(), pace=Pace.within(seconds))) == 1
+
+
+def test_a_limit_leaves_the_weightiest_tasks_of_each_sentence(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.share=0"))
+    every = closed_book([batch for update in plan.updates(0) for batch in update.batches])
+    assert plan.most_per_sentence == plan.tasks_per_sentence > 1
+    plan.limit_tasks(1)
+    limited = closed_book([batch for update in plan.updates(1) for batch in update.batches])
+    assert limited == set(plan.tasks_within(1)) < every
+    plan.limit_tasks(plan.most_per_sentence)
+    assert closed_book([batch for update in plan.updates(2) for batch in update.batches]) == every
+    assert plan.widest_limit == plan.most_per_sentence
+
+
+def test_a_limit_counts_in_the_middle_of_an_epoch(tiny_model: BaseModel) -> None:
+    plan = curriculum(tiny_model, recipe("context.share=0", "training.batch_tokens=64"))
+    updates = plan.updates(0)
+    first = next(updates)
+    plan.limit_tasks(1)
+    rest = list(updates)
+    # one example was drawn already, to see whether it fits
+    later = [example.task for update in rest[1:] for batch in update.batches for example in batch]
+    assert set(later) <= set(plan.tasks_within(1))
+    assert first.progress == 0
+    assert all(0 < update.progress < 1 for update in rest)
 
 
 def test_each_part_of_a_joined_document_stands_under_its_own_title(tiny_model: BaseModel) -> None:

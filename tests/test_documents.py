@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lift.documents import Document, document_from_text, read_document, zip_archive
@@ -573,7 +573,24 @@ def test_assembled_places_are_ordered_and_inside_the_text(blocks: list[Block]) -
 @pytest.mark.parametrize("name", ["minutes.txt", "minutes.md", "minutes.html", "minutes.pdf"])
 def test_what_a_reader_would_take_is_known_without_reading_it(name: str) -> None:
     content = pdf([[(12, 700, "Ada Quill.")]]) if name.endswith("pdf") else b"<html><p>Ada Quill."
-    reading.check_readable(content, name)
+    reading.check_readable(content, name, len(content))
     for refused in (b"", b"\x89PNG\r\n", b"PK\x03\x04broken"):
         with pytest.raises(DocumentError, match=name):
-            reading.check_readable(refused, name)
+            reading.check_readable(refused, name, len(refused))
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(
+        ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "gb18030", "shift_jis"]
+    ),
+    st.sampled_from(["The mill of Ødegård — ", "水车建于河边", "naïve café 𝔸𝔹 ", "粉ひき。小屋、"]),
+    st.integers(0, 9),
+)
+def test_a_long_text_is_not_refused_for_where_its_beginning_is_cut(encoding: str, unit: str, shift: int) -> None:
+    try:
+        whole = ("x" * shift + unit * 20_000).encode(encoding)
+        reading.decode(whole[: reading.HEAD_BYTES * 2], "whole.txt")
+    except (UnicodeEncodeError, DocumentError):
+        assume(False)
+    reading.check_readable(whole[: reading.HEAD_BYTES], "long.txt", len(whole))

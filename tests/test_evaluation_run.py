@@ -171,7 +171,10 @@ def test_the_control_asks_the_memory_of_the_other_document(tiny_model: BaseModel
     assert memories["holt", "wrong-document"] == memories["merrow", "lift:none"]
 
 
-def test_a_lone_document_has_a_control_too(tiny_model: BaseModel, tmp_path: Path) -> None:
+def test_a_lone_document_has_a_control_too(
+    tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lift.budget.SMALLEST_BUDGET_S", 1.0)
     data = write(tmp_path / "one.jsonl", HOLT)
     quick = plan(data, "wrong-document", budget_s=6.0)
     list(Evaluation(quick, tmp_path / "out", tiny_model).run())
@@ -403,7 +406,10 @@ def test_unknown_methods_and_recipes_are_refused(
         list(Evaluation(plan(data, *methods), tmp_path / "out", tiny_model).run())
 
 
-def test_a_method_takes_another_recipe(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
+def test_a_method_takes_another_recipe(
+    tiny_model: BaseModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lift.budget.SMALLEST_BUDGET_S", 1.0)
     evaluation = Evaluation(plan(data, "lift:none@fast", budget_s=4.0, limit=1), tmp_path / "out", tiny_model)
     list(evaluation.run())
     assert {row["method"] for row in results(tmp_path / "out")} == {"lift:none@fast"}

@@ -425,6 +425,77 @@ def test_a_supervisor_brings_a_killed_worker_back_and_stops_it_in_the_end(
         os.kill(int(lines_of(starts)[-1]), 0)
 
 
+def test_a_worker_that_ignores_a_cancellation_is_killed_with_all_that_it_started(
+    place: Place, stand_in: Callable[[str], Path], tmp_path: Path
+) -> None:
+    child = tmp_path / "child"
+    starts = stand_in(f"trap '' TERM; sleep 60 & echo $! > '{child}'; wait; sleep 60")
+    stuck, following = place.submit(), place.submit(TEXTS[1])
+    supervisor = Supervisor(place.store, place.library.root, place.model, cancel_patience_s=0.5)
+    supervisor.start()
+    try:
+        place.wait_for(lambda: child.exists() and child.read_text("utf-8").strip() != "")
+        claims = place.store.claims()
+        claims._worker = f"{supervisor.pid}-0"  # as if the shell had claimed it
+        claims.claim()
+        started = int(child.read_text("utf-8"))
+        place.store.cancel(stuck.id)
+        place.wait_for(lambda: place.store.job(stuck.id).status == "cancelled")
+        place.wait_for(lambda: len(lines_of(starts)) == 2)
+        assert not is_alive(started) and not is_alive(int(lines_of(starts)[0]))
+        assert place.store.claims().claim() == place.store.job(following.id)
+        # a job that is cancelled in another's hands costs no worker its life
+        place.store.cancel(following.id)
+        time.sleep(1.0)
+        assert len(lines_of(starts)) == 2
+    finally:
+        supervisor.close(0.2)
+    assert place.kinds(stuck) == ["queued", "started", "cancelling", "cancelled"]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that nobody has waited for does not."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow  # two processes of their own, which import torch
+def test_a_job_that_holds_the_interpreter_is_cancelled_and_the_next_one_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "worker"
+    program.write_text(
+        f"""#!{sys.executable}
+import re, sys
+import lift.jobs.worker as worker
+read = worker.read_document
+def read_document(path, **options):
+    document = read(path, **options)
+    if "1900" in document.text:
+        re.match("(a|a)+$", "a" * 60 + "b")  # goes on for years, and no other thread runs meanwhile
+    return document
+worker.read_document = read_document
+sys.exit(worker.main(sys.argv[5:]))
+""",
+        "utf-8",
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    stuck, following = place.submit(TEXTS[0]), place.submit(TEXTS[1])
+    supervisor = Supervisor(place.store, place.library.root, place.model, cancel_patience_s=2.0)
+    supervisor.start()
+    try:
+        place.wait_for(lambda: place.store.job(stuck.id).status == "running", 120.0)
+        time.sleep(1.0)
+        place.store.cancel(stuck.id)
+        place.wait_for(place.ended, 180.0)
+    finally:
+        supervisor.close()
+    assert [place.store.job(job.id).status for job in (stuck, following)] == ["cancelled", "succeeded"]
+
+
 def test_a_worker_that_dies_at_once_is_started_ever_more_seldom(place: Place, stand_in: Callable[[str], Path]) -> None:
     starts = stand_in("exit 1")
     supervisor = Supervisor(place.store, place.library.root, place.model)

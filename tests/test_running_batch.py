@@ -22,7 +22,7 @@ from lift.models import running_batch
 from lift.models.generate import generate
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, RunningBatch, Said
-from lift.models.sampling import Drawing, draw
+from lift.models.sampling import Drawing, draw, row_generator
 
 HEAD = random.Random(0).choices(range(10, VOCABULARY), k=12)
 ENDS = range(3, 9)
@@ -335,6 +335,20 @@ def test_next_to_nothing_draws_the_likeliest_token(temperature: float, top_p: fl
     logits = torch.tensor([[1.0, 3.0, 2.9, -50.0], [0.0, 0.0, 0.0, 5.0]])
     drawn = draw(logits, [Drawing(temperature, top_p, torch.Generator().manual_seed(0)), Drawing()])
     assert [each.token for each in drawn] == [1, 3]
+
+
+def test_no_share_of_the_odds_draws_the_likeliest_token() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.9, -50.0]])
+    assert draw(logits, [Drawing(5.0, 0.0, row_generator(seed, logits.device)) for seed in (1,)])[0].token == 1
+    assert {draw(logits, [Drawing(5.0, 0.0)])[0].token for _ in range(30)} == {1}
+
+
+def test_a_seed_draws_the_same_numbers_in_every_run() -> None:
+    odds, device = torch.full((64,), 1 / 64), torch.device("cpu")
+    expected = torch.multinomial(odds, 40, True, generator=torch.Generator().manual_seed(7))
+    assert torch.multinomial(odds, 40, True, generator=row_generator(7, device)).equal(expected)
+    unseeded = [row_generator(None, device).initial_seed() for _ in range(3)]
+    assert len(set(unseeded)) == 3
 
 
 def test_numbers_that_are_not_finite_end_their_own_row_alone() -> None:

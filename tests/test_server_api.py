@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import threading
@@ -23,6 +24,8 @@ from lift.jobs.database import tell
 from lift.jobs.job import Told
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.models.base_model import BaseModel
+from lift.server.failures import Refusal
+from lift.server.plan_api import Planner
 from lift.server.plan_process import plan
 from lift.server.settings import ServerSettings
 
@@ -152,6 +155,99 @@ def test_a_plan_says_what_an_upload_would_take(tiny_model: BaseModel, tiny_direc
     stored.write_text("# Museum\n\nAda Quill founded the lighthouse museum of Port Merrow in 1911.", "utf-8")
     made = plan(path=str(stored), name="m.md", title="T", model=str(tiny_directory), recipe="fast", budget_s=None)
     assert made["title"] == "T" and made["sentences"] > 0 and made["seconds"] > 0 and made["adapter_bytes"] > 0
+
+
+def test_a_plan_at_a_known_speed_times_nothing(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = tmp_path / "file-0"
+    stored.write_text("# Museum\n\nAda Quill founded the lighthouse museum of Port Merrow in 1911.", "utf-8")
+    options: dict[str, Any] = {"path": str(stored), "name": "m.md", "title": "T", "model": str(tiny_directory)}
+    timed = plan(**options, recipe="fast", budget_s=None)
+    monkeypatch.setattr("lift.planning.calibrate", None)
+    known = {"tokens_per_s": 500.0, "ask_s": 0.25, "read_tokens_per_s": 1000.0}
+    made = plan(**options, recipe="fast", budget_s=None, known=known)
+    assert made["seconds"] == pytest.approx(made["train_tokens"] / 500.0)
+    assert made["train_tokens"] == pytest.approx(timed["train_tokens"], abs=1)
+    for key in ("tokens", "sentences", "tasks", "adapter_bytes"):
+        assert made[key] == timed[key]
+    assert made["epochs"] == pytest.approx(timed["epochs"], rel=1e-3)
+    assert (made["tokens_per_s"], made["ask_s"]) == (500.0, 0.25)
+    assert made["full_read_s"] == pytest.approx(0.25 + made["tokens"] / 1000.0)
+    assert plan(**options, recipe="fast", budget_s=None, known={})["tokens_per_s"] > 0
+    short = plan(**options, recipe="fast", budget_s=made["seconds"] / 2, known={"tokens_per_s": 500.0})
+    assert short["seconds"] == pytest.approx(made["seconds"] / 2)
+    assert short["train_tokens"] == pytest.approx(made["train_tokens"] / 2, abs=1)
+    assert 0 < short["tasks"] <= made["tasks"] and short["ask_s"] > 0
+
+
+class ScriptedPlanner:
+    """Stands in for the process that plans: remembers what it was ordered."""
+
+    def __init__(self) -> None:
+        self.speeds: dict[str, dict[str, float | None]] = {}
+        self.orders: list[dict[str, Any]] = []
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def plan(self, order: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        self.orders.append(order)
+        numbers = dict.fromkeys(("tokens", "sentences", "tasks", "train_tokens", "peak_bytes", "adapter_bytes"), 1)
+        numbers |= {"break_even_questions": 1, "requests": 0, "cached_requests": 0}
+        times = dict.fromkeys(("epochs", "tokens_per_s", "seconds", "full_read_s", "ask_s"), 1.0)
+        return {"plan": {"title": "T", **numbers, **times, "speed": {"tokens_per_s": 300.0}}}
+
+
+def test_a_plan_while_a_document_is_absorbed_is_an_estimate(http: httpx.Client, live: Live) -> None:
+    planner = live.app.state.planner = ScriptedPlanner()
+    file = live.store.add_file("m.md", "fine-tune", TEXT.encode(), 10_000)
+
+    def timing(recipe: str) -> str:
+        made = http.post("/api/plan", json={"file_id": file.id, "recipe": recipe})
+        assert made.status_code == 200, made.text
+        return str(made.json()["timing"])
+
+    assert timing("fast") == "timed" and planner.orders[-1]["known"] is None
+    job, claims = live.store.create(file.id), live.store.claims()
+    assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
+    assert timing("default") == "short trial" and planner.orders[-1]["known"]["tokens_per_s"] is None
+    claims.claim()
+    claims.record(job.id, Told("planned", "as fast as it is", {"tokens_per_s": 120.0}))
+    assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
+    assert timing("default") == "running job" and planner.orders[-1]["known"]["tokens_per_s"] == 120.0
+    claims.fail(job.id, Told("failed", "no more", {}))
+    assert timing("default") == "timed"
+
+
+@pytest.mark.slow  # processes of their own, which import torch
+def test_the_process_that_plans_is_kept_for_the_next_plan_and_not_for_ever(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    stored = tmp_path / "file-0"
+    stored.write_text("# Museum\n\nAda Quill founded the lighthouse museum of Port Merrow in 1911.", "utf-8")
+    order = {"path": str(stored), "name": "m.md", "title": "T", "model": str(tiny_directory), "recipe": "fast"}
+
+    async def plans() -> None:
+        planner = Planner(kept_s=1.0)
+        first = await planner.plan({**order, "budget_s": None}, 120)
+        process = planner._process
+        assert process is not None
+        refused = await planner.plan({**order, "budget_s": None, "path": str(tmp_path / "none")}, 120)
+        assert refused["status"] == 400
+        known = first["plan"]["speed"]
+        again = await planner.plan({**order, "budget_s": None, "known": known}, 120)
+        assert planner._process is process and again["plan"]["tokens_per_s"] == known["tokens_per_s"]
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+        with pytest.raises(Refusal, match="within"):
+            await planner.plan({**order, "budget_s": None}, 0.1)
+        assert planner._process is None
+        await planner.close()
+
+    asyncio.run(plans())
 
 
 @pytest.mark.slow  # two processes of their own, which import torch

@@ -249,7 +249,8 @@ def test_what_changes_no_answer_is_accepted(client: openai.OpenAI) -> None:
         ({"extra_body": {"top_k": 5}}, "top_k"),
         ({"extra_body": {"context": "everything"}}, "context"),
         ({"temperature": 2.5}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "expected stop to be a text or at most 4 items, got 5 items"),
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 1024}, "window"),
@@ -260,7 +261,7 @@ def test_what_changes_no_answer_is_accepted(client: openai.OpenAI) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": "   "}]}, "question"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "images"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "user"),
     ],
 )
@@ -272,6 +273,30 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(scripted: Live, changes:
     assert set(body) == {"message", "type", "param", "code"} and body["type"] == "invalid_request_error"
     assert word in body["message"]
     assert scripted.engine.taken == []
+
+
+def test_the_least_top_p_is_greedy(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tiny", "messages": QUESTION, "max_tokens": 8}
+    greedy = client.chat.completions.create(**options).choices[0].message.content
+    drawn = client.chat.completions.create(**options, temperature=1.5, top_p=0, seed=3).choices[0].message.content
+    assert drawn == greedy
+
+
+def test_a_question_that_leans_on_the_dialogue_is_asked_in_full(client: openai.OpenAI) -> None:
+    turns: list[Any] = [
+        {"role": "user", "content": "Who founded the museum?"},
+        {"role": "assistant", "content": "Ada Quill"},
+        {"role": "user", "content": "And when?"},
+    ]
+    options: dict[str, Any] = {"model": "quill", "max_tokens": 6, "extra_body": {"context": "evidence"}}
+    said = client.chat.completions.create(messages=turns, **options)
+    alone = client.chat.completions.create(
+        messages=[{"role": "user", "content": "When was the museum founded?"}], **options
+    )
+    assert said.lift["asked_as"] == "When was the museum founded?"  # type: ignore[attr-defined]
+    assert alone.lift["asked_as"] is None  # type: ignore[attr-defined]
+    assert said.choices[0].message.content == alone.choices[0].message.content
+    assert said.usage == alone.usage
 
 
 def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:

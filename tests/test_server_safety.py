@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -25,12 +26,14 @@ from hypothesis import strategies as st
 from live_server import TEXT, Lines, Live, ScriptedEngine, answer, eventually, put_memory, serving
 
 import lift.cli
+from lift.documents.encoding import decode
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.server.keys import Key, KeyFile, add_key, read_keys
 from lift.server.limits import Limits, TooMuch
+from lift.server.listening import open_socket
 from lift.server.logs import JsonLines
-from lift.server.settings import is_loopback
+from lift.server.settings import ServerSettings, is_loopback
 from lift.serving.request import Piece
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Who?"}]}
@@ -253,6 +256,46 @@ def test_a_page_that_is_allowed_may_ask(tiny_model: BaseModel, tmp_path: Path) -
         assert "access-control-allow-origin" not in other.headers
 
 
+# What the official JavaScript client sends from a browser, by version 6.49: of its own, and of its helpers.
+JAVASCRIPT_CLIENT = (
+    "authorization,content-type,idempotency-key,openai-beta,openai-organization,openai-project,x-stainless-arch,"
+    "x-stainless-custom-poll-interval,x-stainless-helper-method,x-stainless-lang,x-stainless-os,"
+    "x-stainless-package-version,x-stainless-poll-helper,x-stainless-retry-count,x-stainless-runtime,"
+    "x-stainless-runtime-version,x-stainless-timeout"
+)
+
+
+@pytest.mark.parametrize("headers", [JAVASCRIPT_CLIENT, "x-of-a-later-version"])
+def test_a_client_in_an_allowed_page_may_send_headers_of_its_own(
+    tiny_model: BaseModel, tmp_path: Path, headers: str
+) -> None:
+    page = "https://chat.example"
+    with serving(tiny_model, tmp_path / "library", cors_origins=(page,)) as live:
+        for origin, status in ((page, 200), ("https://evil.example", 400), ("null", 400)):
+            asked = {
+                "Origin": origin,
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": headers,
+                "Access-Control-Request-Private-Network": "true",
+            }
+            said = httpx.options(f"{live.url}/v1/chat/completions", headers=asked)
+            assert (said.status_code, said.headers.get("access-control-allow-origin")) == (
+                status,
+                page if status == 200 else None,
+            )
+            if status == 200:
+                allowed = said.headers["access-control-allow-headers"].lower().split(",")
+                assert {each.strip() for each in allowed} >= set(headers.split(","))
+
+
+def test_an_allowed_page_can_read_why_it_is_refused(tiny_model: BaseModel, tmp_path: Path) -> None:
+    page, key_file = "https://chat.example", tmp_path / "keys.jsonl"
+    kept(key_file, "read")
+    with serving(tiny_model, tmp_path / "library", cors_origins=(page,), key_file=key_file) as live:
+        refused = httpx.get(f"{live.url}/v1/models", headers={"Origin": page})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, page)
+
+
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/v1/models", "/v1/nothing", "/healthz"])
 def test_every_answer_keeps_the_browser_from_running_what_is_not_ours(live: Live, path: str) -> None:
     headers = httpx.get(live.url + path).headers
@@ -344,6 +387,29 @@ def test_what_is_no_document_is_refused_by_its_bytes(live: Live, name: str, cont
     refused = upload(live, name, content)
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "invalid_document"
     assert live.store.files() == []
+
+
+def test_an_upload_is_judged_by_its_beginning_alone(
+    tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def counted(data: bytes, *arguments: Any, **options: Any) -> str:
+        decoded.append(len(data))
+        return decode(data, *arguments, **options)
+
+    monkeypatch.setattr("lift.documents.read.decode", counted)
+    text = ("Der Müller mahlte für die Stadt. " * 40_000).encode("cp1252")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("[Content_Types].xml", "<Types/>")
+        packed.writestr("word/document.xml", os.urandom(100_000))
+    with serving(tiny_model, tmp_path / "library", engine=ScriptedEngine(tiny_model)) as live:
+        assert upload(live, "mill.txt", text).json()["bytes"] == len(text)
+        assert upload(live, "mill.docx", archive.getvalue()).status_code == 200
+        assert upload(live, "mill.docx", b"PK\x03\x04" + b"\0" * 100_000).status_code == 400
+        assert upload(live, "mill.txt", b"\0\1\2\3" * 100_000).status_code == 400
+    assert decoded and max(decoded) <= 1 << 16
 
 
 def test_bodies_have_a_largest_size(tiny_model: BaseModel, tmp_path: Path) -> None:
@@ -457,6 +523,45 @@ def test_the_command_refuses_what_would_be_open_to_everybody(
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         assert lift.cli.run(["serve", "--port", str(taken.getsockname()[1])]) == 2
     assert "in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "TAKEN"], "in use"),
+        (["--host", "192.0.2.1", "--port", "0", "--api-key-file", "KEYS"], "not"),
+        (["--host", "no such host", "--port", "0", "--api-key-file", "KEYS"], "--host"),
+        (["--port", "0", "--api-key-file", "EMPTY"], "at least one key"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_said_before_torch_is_loaded(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    kept(tmp_path / "keys.jsonl", "read")
+    (tmp_path / "empty.jsonl").touch()
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        words = {
+            "TAKEN": str(taken.getsockname()[1]),
+            "KEYS": str(tmp_path / "keys.jsonl"),
+            "EMPTY": str(tmp_path / "empty.jsonl"),
+        }
+        program = (
+            "import sys, lift.cli; status = lift.cli.run(['serve', *sys.argv[1:]]); "
+            "print(status, {'torch', 'fastapi'} & set(sys.modules))"
+        )
+        command = [sys.executable, "-c", program, *(words.get(each, each) for each in options)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split("\n")[0] == "2 set()"
+    assert said in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_a_port_that_the_user_may_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_socket: socket.socket, _address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(UsageError, match=r"port 80 .* 1024"):
+        open_socket(ServerSettings(port=80))
 
 
 def test_the_command_makes_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

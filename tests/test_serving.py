@@ -24,6 +24,7 @@ from lift.answering import Answerer, open_memory
 from lift.answers import Answer
 from lift.documents.document import Document
 from lift.errors import EngineClosed, LibraryError, LiftError, QueueFull, UsageError, WrongBaseModelError
+from lift.follow_up import pose_question
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
@@ -227,16 +228,32 @@ def test_a_dialogue_takes_the_route_of_a_single_question(
 ) -> None:
     said = ["Who?", "Ada.", "When did it burn?"]
     turns = [("user", said[0]), ("assistant", said[1])]
+    posed = pose_question([(said[0], said[1])], said[2])
+    assert posed.searched != said[2], "expected a question that is searched for with the words before it"
+
+    def render(question: str, text: str | None) -> list[int]:
+        asked = said[2] + question.removeprefix(posed.searched)
+        return dialogue_ids(tiny_model.tokenizer, [*turns, ("user", user_text(asked, text))])
+
     expected = []
     for memory in citing:
-        routes = open_memory(memory, tiny_model).routes.rendering(
-            lambda question, text: dialogue_ids(tiny_model.tokenizer, [*turns, ("user", user_text(question, text))])
-        )
-        expected.append(facts(Answerer(tiny_model, routes).ask_many([said[2]], context, max_new_tokens=8)[0]))
+        routes = open_memory(memory, tiny_model).routes.rendering(render)
+        expected.append(facts(Answerer(tiny_model, routes).ask_many([posed.searched], context, max_new_tokens=8)[0]))
     release(tiny_model.model)
     engine = start()
     tickets = [engine.submit(ask(memory, *said, context=context)) for memory in citing]
     assert [facts(ticket.result(20)) for ticket in tickets] == expected
+
+
+@pytest.mark.parametrize("context", ["none", "auto", "evidence"])
+def test_a_follow_up_is_answered_as_the_question_in_full(
+    memories: list[Memory], start: Callable[..., Engine], context: str
+) -> None:
+    engine = start()
+    short = engine.submit(ask(memories[0], "Who founded the museum?", "Ada Quill", "And when?", context=context))
+    full = engine.submit(ask(memories[0], "When was the museum founded?", context=context))
+    assert facts(short.result(20)) == facts(full.result(20))
+    assert (short.result().asked_as, full.result().asked_as) == ("When was the museum founded?", None)
 
 
 def test_a_question_that_runs_goes_on_before_others_begin(
@@ -590,7 +607,7 @@ def test_what_cannot_be_asked_is_refused_at_once(
         (UsageError, "base model", ask(None, "Who?", context="evidence")),
         (UsageError, "max_tokens", ask(None, "Who?", max_tokens=0)),
         (UsageError, "temperature", ask(None, "Who?", temperature=float("nan"))),
-        (UsageError, "top_p", ask(None, "Who?", top_p=0.0)),
+        (UsageError, "top_p", ask(None, "Who?", top_p=-0.1)),
         (UsageError, "seed", ask(None, "Who?", seed=2**70)),
         (UsageError, "stop", ask(None, "Who?", stop=("",))),
         (UsageError, "logprobs", ask(None, "Who?", logprobs=21)),

@@ -29,7 +29,7 @@ def running(tiny_model: BaseModel, request: pytest.FixtureRequest) -> Running:
         tiny_model, Document("Tower", TEXT, "test"), split_sentences(TEXT), Adapters("memory", "reader", cites=True)
     )
     conversation = Conversation(tiny_model, asked, routes, [], None)
-    return Running(Ticket(asked), conversation, tiny_model.tokenizer, shares=True)
+    return Running(Ticket(asked), conversation, tiny_model.tokenizer, shares=True, device=tiny_model.device)
 
 
 def say(running: Running, row: Row, base: BaseModel, text: str, *, ends: bool = True) -> None:

@@ -1,14 +1,13 @@
-import itertools
 import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_llama
+from machines import Machine
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter, restore_adapter
@@ -20,6 +19,7 @@ from lift.tasks.task import Task
 from lift.training.curriculum import Curriculum
 from lift.training.loop import Step, train
 from lift.training.objective import Objective
+from lift.training.pace import Pace
 from lift.training.schedule import rate_factor
 
 TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907. Merrow lies in the north."
@@ -168,18 +168,33 @@ def test_an_error_in_the_middle_of_an_update_leaves_the_checkpoint_before_it(
     assert [step.loss for step in history] == pytest.approx([step.loss for step in whole], abs=1e-5)
 
 
-def test_a_budget_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseModel) -> None:
-    steps, _ = run(tiny_model, recipe("training.epochs=100000"), budget_s=1.0)
-    assert 0 < sum(step.seconds for step in steps) < 3.0
+def test_a_bound_of_time_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseModel) -> None:
+    machine = Machine(tiny_model.model)
+    steps, _ = run(tiny_model, recipe("training.epochs=100000"), pace=Pace.within(60.0, machine.clock))
+    assert 55 < sum(step.seconds for step in steps) <= 60
+    assert steps[-1].learning_rate < 0.05 * max(step.learning_rate for step in steps)
+
+
+def test_one_step_is_done_where_there_is_time_for_none(tiny_model: BaseModel) -> None:
+    machine = Machine(tiny_model.model)
+    steps, _ = run(tiny_model, recipe("training.epochs=100000"), pace=Pace.within(0.0, machine.clock))
+    assert len(steps) == 1
+    assert steps[0].tokens < 100
+
+
+def test_the_last_batch_is_cut_to_what_there_is_time_for(tiny_model: BaseModel) -> None:
+    machine = Machine(tiny_model.model, s_per_token=0.1)
+    steps, _ = run(tiny_model, recipe("training.epochs=100000"), pace=Pace.within(100.0, machine.clock))
+    assert 85 < machine.now <= 100
+    assert steps[-1].tokens < steps[2].tokens
+
+
+@pytest.mark.parametrize("turn", [3.0, 1 / 3])
+def test_no_step_begins_that_would_end_too_late(tiny_model: BaseModel, turn: float) -> None:
+    machine = Machine(tiny_model.model, slowness=lambda now: turn if now > 30 else 1.0)
+    steps, _ = run(tiny_model, recipe("training.epochs=100000"), pace=Pace.within(60.0, machine.clock))
+    assert 50 < machine.now <= 60
     assert steps[-1].learning_rate < 0.2 * max(step.learning_rate for step in steps)
-
-
-def test_no_step_begins_that_would_end_after_the_budget(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr("lift.training.loop.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-    steps, _ = run(tiny_model, recipe("training.epochs=100000"), budget_s=20.5)  # a step takes 1 s of each 3
-    ends_s = [20.5 * step.progress + step.seconds for step in steps]
-    assert 14.5 < ends_s[-1] <= 20.5
 
 
 def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lift.threads import bound_spinning
+
 if TYPE_CHECKING:
     from lift.api import Library, Memory, absorb, ask_many
     from lift.documents.read import read_document
@@ -40,6 +42,9 @@ _HOMES = {
     "load_recipe": "lift.recipes.recipe",
     "read_document": "lift.documents.read",
 }
+
+
+bound_spinning()  # before anything imports torch
 
 
 def __getattr__(name: str) -> Any:

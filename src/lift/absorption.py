@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -13,17 +14,18 @@ from typing import Any
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
 from lift.adapters.starting_point import find_starting_point, start_adapter
+from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document
-from lift.errors import BudgetError, DocumentError
+from lift.errors import DocumentError
 from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.preparation import Outline, TaskWriter, nothing_to_train, outline, prepare, prepare_stream
-from lift.recall import PROBE_BATCH, choose_probes
+from lift.recall import PROBE_BATCH, RecallReport, choose_probes
 from lift.recipes.recipe import Recipe
-from lift.session import SAVING_S, Session
+from lift.session import Session
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.attention_distillation import distill_attention
@@ -32,6 +34,13 @@ from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
+_UNFINISHED = (
+    "an interrupted run of this absorption is kept, and this one begins anew and will overwrite it; "
+    "stop, and give --resume to go on from there"
+)
+# Of what is left of a budget, what writing tasks may take, and fitting the attention.
+_WRITING_SHARE = 0.35
+_FITTING_SHARE = 0.35
 
 
 def absorb_events(
@@ -43,31 +52,66 @@ def absorb_events(
     name: str | None = None,
     budget_s: float | None = None,
     resume: bool = False,
+    replace: bool = False,
     stop: StopFlag | None = None,
     started: float | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    clock: Clock = time.monotonic,
 ) -> Iterator[AbsorptionEvent]:
     """Absorb `document` and put the memory into `library`, yielding what happens as it happens.
 
-    `budget_s` bounds the whole of it, from `started` (time.monotonic, default now) to the recall report. A document
+    `budget_s` bounds the whole of it, from `started` (by `clock`, default now) to the stored memory, and always ends in
+    one: what does not fit is left out, the questions of the recall report too, and it is said what was. A document
     that was absorbed before with the same model, recipe and budget is not trained again: its memory is returned (and
     copied under the new name, if one is asked for). When `stop` is set, the state is saved after the current step and
     InterruptedAbsorption is raised; `resume` goes on from there, or, where the process was killed, from what is saved
     about every `checkpoint_every_s` seconds: the training that is kept counts towards the budget, what was lost does
-    not. Raises DocumentError, GenerationError, BudgetError, LibraryError.
+    not. With `replace` the memory takes the place of another one called `name`, which stands until then. Raises
+    DocumentError, GenerationError, LibraryError, and BudgetError for a budget below the smallest.
     """
-    started = time.monotonic() if started is None else started
-    key = absorption_key(document, base, recipe, budget_s)
-    name = library.check_free(name, key) if name else None
-    if (known := absorbed_before(library, key, name)) is not None:
+    check_budget(budget_s)
+    budget = Budget(budget_s, clock() if started is None else started, clock)
+    yield from absorb_within(
+        budget,
+        document,
+        base,
+        recipe,
+        library,
+        name=name,
+        resume=resume,
+        replace=replace,
+        stop=stop,
+        checkpoint_every_s=checkpoint_every_s,
+    )
+
+
+def absorb_within(
+    budget: Budget,
+    document: Document,
+    base: BaseModel,
+    recipe: Recipe,
+    library: Library,
+    *,
+    name: str | None = None,
+    resume: bool = False,
+    replace: bool = False,
+    stop: StopFlag | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+) -> Iterator[AbsorptionEvent]:
+    """As absorb_events, within a budget that may be a part of a larger one, and is then as short as it is."""
+    key = absorption_key(document, base, recipe, budget.seconds)
+    name = library.check_free(name, key, replace=replace) if name else None
+    if (known := absorbed_before(library, key, name, replace=replace)) is not None:
         library.clear_checkpoint(key)  # left there by a crash right after the memory was put
-        yield Finished(known, None, time.monotonic() - started, 0.0, reused=True)
+        yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
     made = outline(document, base, recipe)
+    if not resume and library.checkpoint_path(key).exists():
+        made = dataclasses.replace(made, warnings=(*made.warnings, _UNFINISHED))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
-    session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, started, budget_s)
+    session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, budget)
     options: dict[str, Any] = {
         "checkpoint": library.checkpoint_path(key),
         "checkpoint_every_s": checkpoint_every_s,
@@ -88,7 +132,8 @@ def absorb_events(
     point = session.point("absorbed", report)
     draft = session.draft(
         made,
-        name=name if name not in library else library.free_name(name),  # taken by another process meanwhile
+        # taken by another process meanwhile
+        name=name if replace or name not in library else library.free_name(name),
         key=key,
         adapter=adapter,
         tasks=learned.tasks,
@@ -97,16 +142,27 @@ def absorb_events(
         generation=writer.counts.as_dict(),
         predicted_s=learned.predicted_s,
     )
-    memory = library.put(draft)
+    memory = library.put(draft, replace=replace)
     library.clear_checkpoint(key)
-    yield Finished(memory, report, session.elapsed_s, learned.predicted_s, reused=False)
+    yield Finished(
+        memory, report, session.elapsed_s, learned.predicted_s, reused=False, remarks=left_out(learned.probes, report)
+    )
 
 
-def absorbed_before(library: Library, key: str, name: str | None) -> Memory | None:
+def left_out(probes: Sequence[Task], report: RecallReport, held_back: bool = True) -> tuple[str, ...]:
+    """What is said where a budget had no time for the questions of the recall report."""
+    if probes and len(report.probes) == len(probes):
+        return ()
+    if not report.probes:
+        return ("no held-back question was asked: the budget left no time for it",) if held_back else ()
+    return (f"{len(report.probes)} of {len(probes)} held-back questions were asked: the budget left no more time",)
+
+
+def absorbed_before(library: Library, key: str, name: str | None, *, replace: bool = False) -> Memory | None:
     """The memory that came of the absorption `key`, under `name` where one is asked for (copied then), or None."""
     known = library.find(key, name)
     if known is not None and name is not None and name != known.name:
-        return library.copy(known.name, name)
+        return library.copy(known.name, name, replace=replace)
     return known
 
 
@@ -125,28 +181,27 @@ def _learn(
     """All tasks first, then the training."""
     recipe = session.recipe
     with session.adapter.disabled():  # the generator may be the base model itself
-        tasks = yield from write_tasks(made, writer)
+        tasks = yield from write_tasks(made, writer, session.budget)
     preparation = prepare(made, tasks, session.base, recipe)
     yield prepared(made, tasks, writer)
     yield from _fit_attention(session, made)
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
-    schedule = session.schedule(preparation, probing_s + SAVING_S)
+    schedule = session.schedule(preparation, probing_s)
     yield schedule.planned
     curriculum = schedule.preparation.curriculum
     goal = RecallGoal(session, made, probes, curriculum) if recipe.training.until_recall and probes else None
     yield from session.train(
-        curriculum,
-        recipe.training,
-        expected_s=schedule.expected_s,
-        seconds=schedule.training_s,
-        enough=goal.reached if goal else None,
-        **options,
+        curriculum, recipe.training, schedule=schedule, enough=goal.reached if goal else None, **options
     )
-    if session.budget_s is not None and curriculum.epochs and not session.steps:
-        raise _no_time(session)  # the measuring itself may have used it up
     if goal and goal.point:
         yield Probed(**goal.point.model_dump())
-    return _Learned(schedule.preparation.tasks, probes, schedule.predicted_s)
+    return _Learned(_trained_tasks(tasks, curriculum), probes, schedule.predicted_s)
+
+
+def _trained_tasks(tasks: Sequence[Task], curriculum: Curriculum) -> Sequence[Task]:
+    """All tasks but those that the curriculum has never had time for."""
+    within = set(curriculum.tasks_within(curriculum.widest_limit))
+    return TaskFile(task for number, task in enumerate(tasks) if task.held_back or number in within)
 
 
 def _learn_streaming(
@@ -156,25 +211,16 @@ def _learn_streaming(
     yield prepared(made, (), writer, streaming=True)
     yield from _fit_attention(session, made)
     curriculum = prepare_stream(made, writer, session.base, session.recipe)
-    training_s = session.remaining_s(SAVING_S + _STREAMED_PROBE_SHARE * (session.budget_s or 0.0))
-    if training_s is not None and training_s <= 0:
-        raise _no_time(session)
+    session.probing_s = _STREAMED_PROBE_SHARE * (session.budget.seconds or 0.0)
     try:
-        yield from session.train(
-            curriculum, session.recipe.training, expected_s=training_s or 0.0, seconds=training_s, **options
-        )
+        yield from session.train(curriculum, session.recipe.training, **options)
     finally:
         curriculum.close()
     tasks = curriculum.written
     if not session.steps:
         raise DocumentError(nothing_to_train(made, session.recipe))
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
-    return _Learned(tasks, probes, session.elapsed_s + probing_s + SAVING_S)
-
-
-def _no_time(session: Session) -> BudgetError:
-    least_s = session.elapsed_s + 2 * SAVING_S
-    return BudgetError(f"a budget of {session.budget_s:g} s leaves no time to train; expected at least {least_s:.0f} s")
+    return _Learned(tasks, probes, session.elapsed_s + probing_s + session.saving_s)
 
 
 class RecallGoal:
@@ -197,6 +243,8 @@ class RecallGoal:
         """To be asked after each epoch."""
         share = self._session.recipe.training.until_recall
         self._epochs += 1
+        if not self._session.has_time_to_probe:
+            return False
         if self._epochs < self._due or self._curriculum.spacing.known_share < share:
             return False
         report = self._session.probe(self._made.document, self._made.sentences, self._probes)
@@ -207,13 +255,21 @@ class RecallGoal:
         return False
 
 
-def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent, None, TaskFile]:
-    """The tasks of a generator, with Writing every second that a language model takes (rules write all at once)."""
+def write_tasks(made: Outline, writer: TaskWriter, budget: Budget) -> Generator[AbsorptionEvent, None, TaskFile]:
+    """The tasks of a generator, with Writing every second that a language model takes (rules write all at once).
+
+    Of a budget they may take a share; what is not written by then is left out, once there is anything to train on.
+    """
     tasks = TaskFile()
-    begun = said = time.monotonic()
+    begun = said = budget.clock()
+    ends_at = begun + _WRITING_SHARE * budget.left_s()
+    trained = False
     for piece in writer.stream():
         tasks.extend(piece.tasks)
-        now, counts = time.monotonic(), writer.counts
+        trained = trained or any(not task.held_back for task in piece.tasks)
+        now, counts = budget.clock(), writer.counts
+        if now > ends_at and trained:
+            break
         if counts.requests and now - said >= _SAY_EVERY_S:
             said = now
             left = len(made.sentences) - piece.position
@@ -231,6 +287,14 @@ def write_tasks(made: Outline, writer: TaskWriter) -> Generator[AbsorptionEvent,
 def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, streaming: bool = False) -> Prepared:
     """The event that tells what a document was split into."""
     held_back = sum(task.held_back for task in tasks)
+    warnings = made.warnings
+    if not streaming and writer.position is not None and writer.position < len(made.sentences):
+        warnings += (
+            f"the budget left time for questions about {writer.position:,} of {len(made.sentences):,} sentences; "
+            "more time teaches more",
+        )
+    if not held_back and not streaming:
+        warnings = (*warnings, "no question is held back from the training, so there will be no recall report")
     return Prepared(
         title=made.document.title,
         tokens=made.tokens,
@@ -238,7 +302,7 @@ def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, stream
         tasks=len(tasks) - held_back,
         held_back=held_back,
         language=made.language,
-        warnings=made.warnings,
+        warnings=warnings,
         generation=writer.counts.as_dict(),
         streaming=streaming,
     )
@@ -248,8 +312,11 @@ def _fit_attention(session: Session, made: Outline) -> Iterator[AbsorptionEvent]
     """Fit a Gated Memory to the attention of a reader of the document, where the recipe asks for it (method 2.3)."""
     settings = session.recipe.attention
     if settings.epochs and isinstance(session.adapter, GatedMemoryAdapter):
+        ends_at = session.budget.clock() + _FITTING_SHARE * session.budget.left_s()
         for fit in distill_attention(session.base, session.adapter, made.document.text, settings):
             yield Fitting(fit.epoch, settings.epochs, fit.error)
+            if session.budget.clock() > ends_at:
+                break
 
 
 def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None) -> str:

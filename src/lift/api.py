@@ -14,6 +14,7 @@ from typing import Any
 from lift.absorption import absorb_events
 from lift.answering import Answerer, open_memory
 from lift.answers import Answer
+from lift.budget import check_budget
 from lift.documents.document import Document, join_documents
 from lift.documents.read import read_document
 from lift.events import AbsorptionEvent, Finished
@@ -135,6 +136,7 @@ def absorb(
     `options` are those of absorption.absorb_events, which is the iterator form, for whoever wants the progress (with
     `until`: updating.absorb_until_events). Raises every child of LiftError.
     """
+    check_budget(options.get("budget_s"))  # before a model is loaded
     if isinstance(source, str | Path | Document):
         document = _document(source, title)
     else:

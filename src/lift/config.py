@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lift.errors import RecipeError
+from lift.errors import RecipeError, nearest_names
 
 
 class Settings(BaseModel):
@@ -56,8 +55,9 @@ def _describe(problem: Any, root: type[BaseModel]) -> str:
     path = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _keys_beside(location, root)
-        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
-        return f"unknown key {path!r}" + (f", the nearest known one is {nearest[0]!r}" if nearest else "")
+        near = nearest_names(location[-1], known)
+        hint = f"the nearest known one is {near[0]!r}" if near else f"known here are {', '.join(known)}"
+        return f"unknown key {path!r}" + (f", {hint}" if known else "")
     return f"{path}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 

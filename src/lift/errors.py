@@ -4,6 +4,33 @@ One root class, so that a door can turn any of them into one sentence and an exi
 expected, what was got (with the value), and what to do about it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# difflib's ratio; below it a name that is called near is a guess that helps nobody
+_NEAR = 0.6
+
+
+def nearest_names(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Those of `known` that `name` was most likely meant to be, the nearest first; none where nothing is near.
+
+    Near are names that are spelt alike, whatever the case, and names that hold what was typed.
+    """
+    import difflib
+
+    folded = {each.casefold(): each for each in known}
+    typed = name.casefold()
+    near = difflib.get_close_matches(typed, folded, n=count, cutoff=_NEAR)
+    near += [each for each in folded if len(typed) > 1 and typed in each and each not in near]
+    return [folded[each] for each in near[:count]]
+
+
+def nearest_hint(name: str, known: Iterable[str], words: str = "the nearest is") -> str:
+    """An end such as `; the nearest is 'bm25'` for a sentence that lists what is known; empty where nothing is near."""
+    near = nearest_names(name, known)
+    return f"; {words} {near[0]!r}" if near else ""
+
 
 class LiftError(Exception):
     """Root of all errors raised on purpose; `exit_status` is what the command line returns for it."""
@@ -45,8 +72,8 @@ class WrongBaseModelError(LibraryError):
     """A memory was opened on another base model than the one that it was trained on."""
 
 
-class BudgetError(LiftError):
-    """The work cannot be done within the stated budget."""
+class BudgetError(UsageError):
+    """The stated budget is below the smallest that always ends in a memory."""
 
 
 class InterruptedAbsorption(LiftError):

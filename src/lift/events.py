@@ -51,7 +51,8 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Planned:
-    """The calibration is done: what an epoch costs here, and when the training is expected to end."""
+    """The plan is made, or made anew where the machine turned slower or quicker: what an epoch costs here, how many
+    there are in all, and when all is expected to be done, in seconds from the start."""
 
     tokens_per_s: float
     epoch_tokens: int
@@ -62,7 +63,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Trained:
-    """One step is done; `eta_s` seconds of training are expected to remain."""
+    """One step is done; `eta_s` seconds are expected to remain until the memory is stored."""
 
     step: Step
     eta_s: float
@@ -87,13 +88,17 @@ class Probed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The memory is in the library. `reused`: it was there already, and nothing was trained."""
+    """The memory is in the library. `reused`: it was there already, and nothing was trained.
+
+    `remarks`: sentences about what the budget left out at the end.
+    """
 
     memory: Memory
     report: RecallReport | None
     seconds: float
     predicted_s: float
     reused: bool
+    remarks: tuple[str, ...] = ()
 
 
 AbsorptionEvent = Writing | Prepared | Fitting | Planned | Trained | Probing | Probed | Finished

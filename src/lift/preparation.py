@@ -61,6 +61,7 @@ class TaskWriter:
         self._base = base
         self._recipe = recipe
         self._start = start
+        self.position: int | None = None  # sentences that are done, None before the first
 
     @cached_property
     def _generators(self) -> list[tuple[TaskGenerator, int]]:
@@ -107,7 +108,8 @@ class TaskWriter:
             return
         for generator, before in self._generators:
             for piece in generator.stream():
-                yield Generated(before + piece.position, piece.tasks)
+                self.position = before + piece.position
+                yield Generated(self.position, piece.tasks)
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from lift.answers import Answer
+from lift.memories.memory import Memory
 from lift.scoring import contained, f1
 from lift.tasks.task import Task
 
 PROBE_BATCH = 32
-_PROBE_TOKENS = 24
+PROBE_TOKENS = 24
 _RECALLED_F1 = 0.5
 
 
@@ -58,6 +60,11 @@ class RecallReport:
         return [asdict(probe) for probe in self.probes]
 
 
+def recorded_report(memory: Memory) -> RecallReport:
+    """The recall report that was stored with a memory; raises LibraryError where its file is damaged."""
+    return RecallReport(tuple(Probe(**row) for row in memory.recall), memory.manifest.recall.sentences)
+
+
 class Asked(Protocol):
     """Whatever answers questions about a document: a memory here, or a model at an endpoint."""
 
@@ -76,10 +83,42 @@ def choose_probes(tasks: Sequence[Task], limit: int | None = None) -> list[Task]
     return [held_back[index * len(held_back) // limit] for index in range(limit)]
 
 
+def spread(probes: Sequence[Task]) -> list[Task]:
+    """The probes in an order of which every beginning is spread over the document (van der Corput's sequence)."""
+    bits = max(len(probes) - 1, 0).bit_length()
+    order = (int(f"{number:0{bits}b}"[::-1], 2) if bits else 0 for number in range(1 << bits))
+    return [probes[number] for number in order if number < len(probes)]
+
+
+class TimeIsOver(Exception):
+    """The moment until which questions may be asked has come."""
+
+
+@contextmanager
+def passes_until(model: Any, is_over: Callable[[int], bool]) -> Iterator[None]:
+    """Within the block, raise TimeIsOver before the forward pass of `model` for which `is_over` says so.
+
+    It is given the number of passes before that one. Answers that are under way are lost.
+    """
+    passes = 0
+
+    def before(*_: Any) -> None:
+        nonlocal passes
+        if is_over(passes):
+            raise TimeIsOver
+        passes += 1
+
+    handle = model.register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def probe_recall(answerer: Asked, sentences: int, probes: Sequence[Task]) -> RecallReport:
     """Ask `probes` (tasks that were never trained on) closed book; the document has `sentences` in all."""
     answers = answerer.ask_many(
-        [task.question for task in probes], "none", max_new_tokens=_PROBE_TOKENS, batch_size=PROBE_BATCH
+        [task.question for task in probes], "none", max_new_tokens=PROBE_TOKENS, batch_size=PROBE_BATCH
     )
     results = []
     for task, answer in zip(probes, answers, strict=True):

@@ -32,6 +32,11 @@ class Support:
     coverage: float
 
 
+def content_words(text: str) -> list[str]:
+    """The words of a text, in lower case, that say what it is about: none that stand in every question or sentence."""
+    return [word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+
+
 class SentenceIndex:
     """BM25 (k1 = 1.5, b = 0.75, Lucene's idf) over the stemmed words of each sentence."""
 
@@ -118,7 +123,7 @@ class SentenceIndex:
         return [self._stemmed(word) for word in _WORD.findall(text.lower())]
 
     def _content_words(self, text: str) -> list[str]:
-        return [self._stemmed(word) for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+        return [self._stemmed(word) for word in content_words(text)]
 
     def _stemmed(self, word: str) -> str:
         """The stem, one object for all places of the text that have the word."""

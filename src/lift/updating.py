@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorption import absorb_events, prepared, write_tasks
+from lift.absorption import absorb_within, left_out, prepared, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
+from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document, join_documents
 from lift.errors import InterruptedAbsorption, UsageError
 from lift.events import AbsorptionEvent, Finished, Probed, Probing
@@ -24,15 +25,17 @@ from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.preparation import TaskWriter, outline, prepare
+from lift.preparation import Preparation, TaskWriter, outline, prepare
 from lift.recall import RecallReport
 from lift.recipes.recipe import Recipe, TrainingSettings
-from lift.session import SAVING_S, Session
+from lift.session import Session
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.task import Task
 
 # Of a budget that ends in rehearsals, the share of the first absorption.
 _FIRST_PASS_SHARE = 0.6
+# What is known before a text is added is asked for so many times as long as that is expected to take.
+_LONGEST_BEFORE = 3.0
 # Rounds of rehearsal without a better recall after which more of them are not worth their time.
 _PATIENCE_ROUNDS = 3
 
@@ -46,6 +49,7 @@ def add_events(
     budget_s: float | None = None,
     stop: StopFlag | None = None,
     started: float | None = None,
+    clock: Clock = time.monotonic,
 ) -> Iterator[AbsorptionEvent]:
     """Add `document` to `memory` by the memory's own recipe; a share of its old tasks is trained again with the new.
 
@@ -53,7 +57,8 @@ def add_events(
     recall_history). A text that the memory holds already is not trained again. Raises what absorb_events raises, and
     WrongBaseModelError.
     """
-    started = time.monotonic() if started is None else started
+    check_budget(budget_s)
+    budget = Budget(budget_s, clock() if started is None else started, clock)
     memory.check_base(base.id, base.fingerprint)
     recipe = _recipe_of(memory)
     old = memory.manifest
@@ -62,32 +67,31 @@ def add_events(
     hashes = {part.sha256 for part in known}
     added = [part for part in document.split() if part.sha256 not in hashes]
     if not added:
-        yield Finished(memory, None, time.monotonic() - started, 0.0, reused=True)
+        yield Finished(memory, None, budget.elapsed_s, 0.0, reused=True)
         return
     joined = join_documents([memory.document, *added], title=old.title)
     made = outline(joined, base, recipe)
     start = joined.parts[len(known)].start
-    session = _reopened(memory, base, recipe, started, budget_s)
+    session = _reopened(memory, base, recipe, budget)
     try:
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
         yield Probing(len(old_probes))
-        before = session.probe(joined, made.sentences, old_probes)
+        before = session.probe(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
         history = [*old.recall_history, session.point("known before adding", before)]
         yield _probed(history[-1])
         writer = TaskWriter(made, base, recipe, start)
         with session.adapter.disabled():  # the generator may be the base model itself
-            fresh = yield from write_tasks(made, writer)
+            fresh = yield from write_tasks(made, writer, budget)
         replayed = _sample(memory.tasks, recipe.update.replay_share, recipe.training.seed)
         preparation = prepare(made, [*replayed, *fresh], base, recipe, start=start)
         yield prepared(made, fresh, writer)
         new_probes, new_s = session.affordable_probes(joined, made.sentences, fresh)
-        schedule = session.schedule(preparation, old_s + new_s + SAVING_S)
+        schedule = session.schedule(preparation, old_s + new_s)
         yield schedule.planned
         yield from session.train(
             schedule.preparation.curriculum,
             _gentler(recipe),
-            expected_s=schedule.expected_s,
-            seconds=schedule.training_s,
+            schedule=schedule,
             stop=stop,
         )
         yield Probing(len(old_probes) + len(new_probes))
@@ -100,7 +104,7 @@ def add_events(
         history.append(session.point(what, found))
         yield _probed(history[-1])
     report = RecallReport((*after.probes, *new.probes), len(made.sentences))
-    kept = set(schedule.preparation.tasks)
+    kept = _still_trained(schedule.preparation)
     draft = session.draft(
         made,
         name=memory.name,
@@ -113,7 +117,8 @@ def add_events(
         predicted_s=schedule.predicted_s,
     )
     changed = library.put(draft, replace=True)
-    yield Finished(changed, report, session.elapsed_s, schedule.predicted_s, reused=False)
+    remarks = left_out([*old_probes, *new_probes], report)
+    yield Finished(changed, report, session.elapsed_s, schedule.predicted_s, reused=False, remarks=remarks)
 
 
 def rehearse_events(
@@ -125,6 +130,7 @@ def rehearse_events(
     budget_s: float | None = None,
     stop: StopFlag | None = None,
     started: float | None = None,
+    clock: Clock = time.monotonic,
 ) -> Iterator[AbsorptionEvent]:
     """Train on what the recall report says is forgotten until a share `until` of the probed sentences is recalled.
 
@@ -136,7 +142,8 @@ def rehearse_events(
     """
     if not 0 < until <= 1:
         raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
-    started = time.monotonic() if started is None else started
+    check_budget(budget_s)
+    budget = Budget(budget_s, clock() if started is None else started, clock)
     memory.check_base(base.id, base.fingerprint)
     recipe, old = _recipe_of(memory), memory.manifest
     if all(not task.held_back for task in memory.tasks):
@@ -145,10 +152,11 @@ def rehearse_events(
             "with tasks.held_back_per_sentence above 0"
         )
     made = outline(memory.document, base, recipe)
-    session = _reopened(memory, base, recipe, started, budget_s)
+    session = _reopened(memory, base, recipe, budget)
     stopped = False
     try:
         probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
+        session.probing_s = 2 * probing_s  # after the last round, and of what is stored
         yield Probing(len(probes))
         report = best = session.probe(memory.document, made.sentences, probes)
         state = session.adapter.trained_state()
@@ -156,8 +164,7 @@ def rehearse_events(
         yield _probed(history[-1])
         rounds = waited = 0
         while best.share < until and waited < _PATIENCE_ROUNDS and not stopped:
-            left_s = session.remaining_s(2 * probing_s + SAVING_S)
-            if left_s is not None and left_s <= 0:
+            if not session.budget.left_s(session.reserve_s):
                 break
             rounds += 1
             tasks = _to_rehearse(memory.tasks, report, recipe.update.replay_share, f"{recipe.training.seed}/{rounds}")
@@ -166,9 +173,7 @@ def rehearse_events(
             shorter = _round_recipe(recipe, rounds)
             preparation = prepare(made, tasks, base, shorter)
             try:
-                yield from session.train(
-                    preparation.curriculum, shorter.training, expected_s=left_s or 0.0, seconds=left_s, stop=stop
-                )
+                yield from session.train(preparation.curriculum, shorter.training, stop=stop)
             except InterruptedAbsorption:
                 stopped = True
             report = session.probe(memory.document, made.sentences, probes)
@@ -179,7 +184,8 @@ def rehearse_events(
                 best, state, waited = report, session.adapter.trained_state(), 0
         session.adapter.load_state(state)
         adapter = session.round_to_stored()
-        report = session.probe(memory.document, made.sentences, probes)
+        stored = session.probe(memory.document, made.sentences, probes)
+        report = stored if len(stored.probes) >= len(best.probes) else best  # asked before it was rounded
     finally:
         session.adapter.detach()
     draft = session.draft(
@@ -196,7 +202,8 @@ def rehearse_events(
     changed = library.put(draft, replace=True)
     if stopped:
         raise InterruptedAbsorption("stopped; the best round is kept, and the same command goes on from it")
-    yield Finished(changed, report, session.elapsed_s, session.elapsed_s, reused=False)
+    took_s = session.elapsed_s
+    yield Finished(changed, report, took_s, took_s, reused=False, remarks=left_out(probes, report))
 
 
 def absorb_until_events(
@@ -209,38 +216,46 @@ def absorb_until_events(
     name: str | None = None,
     budget_s: float | None = None,
     resume: bool = False,
+    replace: bool = False,
     stop: StopFlag | None = None,
     started: float | None = None,
+    clock: Clock = time.monotonic,
 ) -> Iterator[AbsorptionEvent]:
     """Absorb, then rehearse until a share `until` of the probed sentences is recalled; see both for what is raised.
 
     A memory of the same text that is there already is rehearsed further. With a budget, the first pass gets 60 % of it.
     """
-    started = time.monotonic() if started is None else started
-    first_s = budget_s * _FIRST_PASS_SHARE if budget_s is not None else None
+    check_budget(budget_s)
+    started = clock() if started is None else started
+    first = Budget(budget_s * _FIRST_PASS_SHARE if budget_s is not None else None, started, clock)
     finished: Finished | None = None
-    for event in absorb_events(
-        document, base, recipe, library, name=name, budget_s=first_s, resume=resume, stop=stop, started=started
-    ):
+    options: dict[str, Any] = {"resume": resume, "replace": replace, "stop": stop}
+    for event in absorb_within(first, document, base, recipe, library, name=name, **options):
         if isinstance(event, Finished):
             finished = event
         else:
             yield event
-    assert finished is not None, "absorb_events ends with Finished or raises"
+    assert finished is not None, "absorb_within ends with Finished or raises"
     if finished.memory.manifest.recall.share >= until:
         yield finished
         return
     yield from rehearse_events(
-        finished.memory, base, library, until=until, budget_s=budget_s, stop=stop, started=started
+        finished.memory, base, library, until=until, budget_s=budget_s, stop=stop, started=started, clock=clock
     )
 
 
-def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, started: float, budget_s: float | None) -> Session:
+def _still_trained(preparation: Preparation) -> set[Task]:
+    """The tasks that the training had time for, and those that are held back."""
+    within = set(preparation.curriculum.tasks_within(preparation.curriculum.widest_limit))
+    return {task for number, task in enumerate(preparation.tasks) if task.held_back or number in within}
+
+
+def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, budget: Budget) -> Session:
     """A session that goes on from the stored adapter, in full precision."""
     release(base.model)
     state = {key: value.float() for key, value in memory.load_adapter_state().items()}
     adapter = restore_adapter(base.model, memory.adapter_config, state)
-    return Session(base, adapter, recipe, started, budget_s, before=memory)
+    return Session(base, adapter, recipe, budget, before=memory)
 
 
 def _recipe_of(memory: Memory) -> Recipe:

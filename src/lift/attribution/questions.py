@@ -102,6 +102,7 @@ def _polar(text: str) -> QuestionForm | None:
         if re.search(r"\bor\b(?! not\b)", text):
             return QuestionForm("choice")
         negated = bool(_NEGATED_AUXILIARY.match(text) or re.search(r"\b(?:not|no|never)\b", text, re.IGNORECASE))
+        text = text.partition("?")[0]  # what is said behind it is not asked
         proposition = re.sub(r"n['’]t\b", "", text, count=1) if _NEGATED_AUXILIARY.match(text) else text
         return QuestionForm("polar", proposition=proposition.rstrip(" ?"), negated=negated)
     tag = _TAG.search(text)

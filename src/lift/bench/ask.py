@@ -23,13 +23,14 @@ from lift.adapters.resident import attach_stored, release
 from lift.adapters.rows import activate
 from lift.bench.in_flight import bench_in_flight
 from lift.bench.llama_peer import LlamaPeer, beside_llama
-from lift.bench.machine import describe_machine, stopwatch
+from lift.bench.machine import describe_machine
 from lift.bench.texts import RULE, text_of_length
 from lift.errors import UsageError
 from lift.evaluation.costs import kv_cache_bytes
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
+from lift.models.device import stopwatch
 from lift.models.generate import generate
 from lift.models.prefix_cache import PrefixCache
 from lift.prompts import CUT_STEP_TOKENS, fit_context, invocation_of, prompt_ids

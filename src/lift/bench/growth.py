@@ -10,12 +10,13 @@ from typing import Any
 
 from lift.adapters.attach import create_adapter
 from lift.bench.arithmetic import log_log_slope
-from lift.bench.machine import PeakMemory, describe_machine, stopwatch
+from lift.bench.machine import PeakMemory, describe_machine
 from lift.bench.processes import Running, in_own_process
 from lift.bench.texts import RULE, text_of_length
 from lift.documents.document import Document
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
+from lift.models.device import stopwatch
 from lift.preparation import TaskWriter, nothing_to_train, outline
 from lift.prompts import invocation_of
 from lift.recipes.recipe import Recipe
@@ -24,6 +25,7 @@ from lift.training.curriculum import Curriculum, Update
 from lift.training.loop import train
 from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
+from lift.training.pace import Pace
 
 GROWING = ("prepare_s", "train_s", "seconds", "held_bytes")
 _WARM_UP_CHARS = 600
@@ -118,14 +120,14 @@ def _absorb(base: BaseModel, document: Document, recipe: Recipe, tokens_per_sent
     return dataclasses.replace(absorbed, timed_epochs=curriculum.reached, timed_peak_bytes=peak.bytes())
 
 
-def _train(base: BaseModel, curriculum: WatchedCurriculum, recipe: Recipe, budget_s: float | None) -> int:
+def _train(base: BaseModel, curriculum: WatchedCurriculum, recipe: Recipe, seconds: float | None) -> int:
     """Train a new adapter, which is taken off again; returns the tokens computed."""
     curriculum.reached = 0.0
     adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed, invocation=invocation_of(base.tokenizer))
     try:
         with reusing_lower_layers(base.model, adapter) as lower:
             objective = Objective(base.model, adapter, recipe.objective, lower)
-            steps = train(adapter, objective, curriculum, recipe.training, budget_s=budget_s)
+            steps = train(adapter, objective, curriculum, recipe.training, pace=Pace.within(seconds))
             return sum(step.tokens for step in steps)
     finally:
         adapter.detach()

@@ -9,8 +9,8 @@ from lift.adapters.lora_rows import keeping_room
 from lift.adapters.resident import Load, hold_stored, release
 from lift.adapters.rows import activate, rows
 from lift.bench.arithmetic import Spread
-from lift.bench.machine import stopwatch
 from lift.models.base_model import BaseModel
+from lift.models.device import stopwatch
 from lift.models.generate import generate
 from lift.prompts import prompt_ids
 

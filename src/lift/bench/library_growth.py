@@ -13,12 +13,12 @@ import torch
 
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import attach_stored, release
-from lift.bench.machine import stopwatch
 from lift.documents.document import Document
 from lift.memories.library import Library
 from lift.memories.manifest import MANIFEST_FILE, Cost, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
 from lift.models.base_model import BaseModel
+from lift.models.device import stopwatch
 from lift.recipes.recipe import Recipe
 from lift.tasks.task import Task
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from lift.bench.arithmetic import Spread
-from lift.bench.machine import stopwatch
 from lift.errors import BenchError
 from lift.models.base_model import BaseModel
+from lift.models.device import stopwatch
 from lift.models.generate import generate
 from lift.models.load import DEFAULT_MODEL
 from lift.models.smollm2 import smollm2_gguf

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 
 from lift.bench.arithmetic import Matrices
 from lift.memories.manifest import installed_versions
+from lift.models.device import stopwatch
 
 _PROCESSES = Path("/proc")
 _STATUS = _PROCESSES / "self" / "status"
@@ -34,17 +33,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "versions": installed_versions(),
     }
-
-
-def stopwatch(device: torch.device) -> Callable[[], float]:
-    """Seconds from an arbitrary start, all work that was given to the device done."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return now
 
 
 def matrices_of(model: Any, adapter_parameters: int, first_layer: int = 0) -> Matrices:

@@ -31,15 +31,18 @@ class Running(Protocol):
         ...
 
 
-def in_own_process(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `python -m lift.bench.worker` on the job; raises BenchError where it fails or is ended from outside."""
+def in_own_process(job: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run `python -m lift.bench.worker` on the job; raises BenchError where it fails or is ended from outside.
+
+    `environment`: all variables of the process, by default those of this one.
+    """
     with tempfile.TemporaryDirectory(prefix="lift-bench-") as directory:
         order, outcome = Path(directory) / "job.json", Path(directory) / "result.json"
         order.write_text(json.dumps(job, ensure_ascii=False), "utf-8")
         # what libraries remark about each other's versions says nothing about the measurement
         command = [sys.executable, "-W", "ignore", "-m", "lift.bench.worker", str(order), str(outcome)]
         # standard output is that of the results
-        status = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+        status = subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
         if not outcome.is_file():
             raise BenchError(
                 f"expected a result of the job {job.get('kind')!r}, got exit status {status} of its process; "

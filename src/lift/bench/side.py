@@ -11,11 +11,12 @@ from lift.answering import Answerer
 from lift.bench.arithmetic import training_flops
 from lift.bench.examples import as_rows, fixed_curriculum
 from lift.bench.lift_side import train_with_lift
-from lift.bench.machine import PeakMemory, matmul_flops_per_s, matrices_of, stopwatch
+from lift.bench.machine import PeakMemory, matmul_flops_per_s, matrices_of
 from lift.bench.race import Goal, Race
 from lift.bench.trainer_side import TrainerOptions, train_with_trainer
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
+from lift.models.device import stopwatch
 from lift.preparation import outline
 from lift.recall import choose_probes, probe_recall
 from lift.recipes.recipe import Recipe

@@ -4,6 +4,7 @@ A job has a `kind`, a `model`, a `recipe` and a `document` (its title and text),
 
 absorb   `tasks`, `seed`, `probes`, `recall`, `every_s`, `limit_s`, and `options` of Trainer, null for Lift
 growth   `tokens_per_sentence`, and `train_s`, 0 for no training of a given time
+threads  `seconds` for each kind of work
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from lift.bench.growth import absorb_some
 from lift.bench.race import Goal
 from lift.bench.side import run_side
+from lift.bench.threads import measure_threads
 from lift.bench.trainer_side import TrainerOptions
 from lift.documents.document import Document
 from lift.errors import LiftError, UsageError
@@ -28,13 +30,17 @@ from lift.tasks.task import Task
 
 def perform(job: Mapping[str, Any]) -> dict[str, Any]:
     """Do the job in this process; raises LiftError, UsageError for a kind that there is not."""
-    if job["kind"] not in ("absorb", "growth"):
-        raise UsageError(f"expected a job of kind absorb or growth, got {job['kind']!r}; see lift.bench.worker")
+    if job["kind"] not in ("absorb", "growth", "threads"):
+        raise UsageError(
+            f"expected a job of kind absorb, growth or threads, got {job['kind']!r}; see lift.bench.worker"
+        )
     base = load_model(job["model"])
     recipe = Recipe.parse(job["recipe"], "recipe of the job")
     document = Document(job["document"]["title"], job["document"]["text"], "the text of the job")
     if job["kind"] == "growth":
         return absorb_some(base, document, recipe, int(job["tokens_per_sentence"]), float(job["train_s"])).as_dict()
+    if job["kind"] == "threads":
+        return measure_threads(base, document, recipe, float(job["seconds"]))
     tasks = [Task(**{**row, "evidence": tuple(row["evidence"])}) for row in job["tasks"]]
     options = TrainerOptions(**job["options"]) if job["options"] is not None else None
     run = run_side(

@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import typer
 
 import lift
+from lift.budget import process_started
 from lift.cli import absorb, ask, bench, evaluate, library, plan, recipes, serve, start
 from lift.errors import LiftError
 
-_STARTED = time.monotonic()
+_STARTED = process_started()
 _INTERRUPTED = 130
 _EPILOG = """\b
 Start here:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lift.budget import check_budget
 from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
@@ -25,11 +26,11 @@ from lift.cli.options import (
     read_documents,
 )
 from lift.cli.output import (
-    build_table,
     format_bytes,
     format_recall,
     format_seconds,
     print_facts,
+    print_forgotten,
     remark,
     stdout,
     write_json,
@@ -41,18 +42,17 @@ if TYPE_CHECKING:
     from lift.documents.document import Document
     from lift.events import AbsorptionEvent, Finished
     from lift.memories.library import Library
-    from lift.recall import RecallReport
     from lift.recipes.recipe import Recipe
     from lift.remote.openai_finetuning import FineTuningEvent
     from lift.remote.price import Estimate
 
-_FORGOTTEN_SHOWN = 10
 _ABSORB_EPILOG = """\b
 Examples:
   lift absorb contract.pdf --budget 10m
   lift absorb novel.epub --name novel --budget 2h --set tasks.per_sentence=8
   lift absorb january.pdf february.pdf --name minutes     one memory of several files
   lift absorb march.pdf --into minutes                    add a text to a memory
+  lift absorb contract-v2.pdf --name contract --replace   in the place of the old one, once it is made
   lift absorb contract.pdf --until 95% --budget 30m       rehearse what is forgotten
   lift absorb novel.epub --recipe lift-v3                 the method as published
   lift absorb contract.pdf --model openai:gpt-4o-mini-2024-07-18     fine-tuned behind an API
@@ -81,6 +81,9 @@ def absorb(
     overrides: SetOption = None,
     budget: BudgetOption = None,
     until: UntilOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the memory in the place of another one of that --name.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run has stopped.")] = False,
     base_url: Annotated[
         str | None,
@@ -99,15 +102,18 @@ def absorb(
     state, and --resume goes on from it; with --into, the memory stays as it was.
     """
     budget_s = parse_duration(budget) if budget is not None else None
+    check_budget(budget_s)
     share = parse_share(until) if until is not None else None
     if into is not None:
-        _refuse_beside(context, "--into", "name", "model", "recipe", "overrides", "until", "resume", "base_url")
+        _refuse_beside(
+            context, "--into", "name", "model", "recipe", "overrides", "until", "replace", "resume", "base_url"
+        )
     from lift.memories.library import Library
     from lift.recipes.recipe import load_recipe
 
     remote = model.startswith("openai:")
     if remote:
-        _refuse_beside(context, "--model openai:NAME", "budget", "until", "resume")
+        _refuse_beside(context, "--model openai:NAME", "budget", "until", "replace", "resume")
         recipe = "openai-finetune" if recipe == "default" else recipe
     elif cancel:
         raise UsageError("expected --cancel with --model openai:NAME, got it alone; Ctrl-C stops a training here")
@@ -130,7 +136,11 @@ def absorb(
     elif into is not None:
         events = _add(read_documents(files, title), into, memories, options, as_json)
     else:
-        options.update(name=name, resume=resume)
+        if replace and name is None:
+            raise UsageError(
+                "expected --replace with the --name of the memory to be replaced, got none; add --name NAME"
+            )
+        options.update(name=name, resume=resume, replace=replace)
         events = _absorb(read_documents(files, title), model, settings, memories, share, options, as_json)
     finished = _follow(events, stop, as_json)
     _report(finished, as_json)
@@ -262,7 +272,10 @@ def _say_all(display: progress.Display, lines: list[str]) -> None:
 
 
 def _report(finished: Finished, as_json: bool) -> None:
-    memory, report = finished.memory, _recall_report(finished)
+    from lift.recall import recorded_report
+
+    memory = finished.memory
+    report = finished.report or recorded_report(memory)
     if as_json:
         write_json(
             {
@@ -270,6 +283,7 @@ def _report(finished: Finished, as_json: bool) -> None:
                 "title": memory.manifest.title,
                 "directory": str(memory.directory),
                 "reused": finished.reused,
+                "remarks": list(finished.remarks),
                 "seconds": round(finished.seconds, 3),
                 "predicted_seconds": round(finished.predicted_s, 3),
                 "adapter_bytes": _adapter_bytes(finished),
@@ -299,32 +313,10 @@ def _report(finished: Finished, as_json: bool) -> None:
             ("recalled", format_recall(len(report.recalled), len(report.probed))),
         ]
     )
-    _print_forgotten(report, memory.document.text)
+    for said in finished.remarks:
+        remark(said)
+    print_forgotten(report, memory.document.text)
     stdout().print(f'\nAsk it:  lift ask {_quoted(memory.name)} "..."', markup=False)
-
-
-def _print_forgotten(report: RecallReport, text: str) -> None:
-    from lift.sentences import split_sentences
-
-    forgotten = report.forgotten
-    if not forgotten:
-        return
-    sentences = split_sentences(text)
-    rows = []
-    for index in forgotten[:_FORGOTTEN_SHOWN]:
-        probe = next(probe for probe in report.probes if probe.sentence == index)
-        rows.append((sentences[index].text, probe.question, probe.expected, probe.answer))
-    shown = "" if len(forgotten) <= _FORGOTTEN_SHOWN else f", the first {_FORGOTTEN_SHOWN} of {len(forgotten)}"
-    stdout().print(build_table(["sentence", "asked", "expected", "answered"], rows, title=f"\nNot recalled{shown}"))
-
-
-def _recall_report(finished: Finished) -> RecallReport:
-    from lift.recall import Probe, RecallReport
-
-    if finished.report is not None:
-        return finished.report
-    probes = tuple(Probe(**row) for row in finished.memory.recall)
-    return RecallReport(probes, finished.memory.manifest.recall.sentences)
 
 
 def _adapter_bytes(finished: Finished) -> int:

@@ -33,10 +33,11 @@ _CHAT_EPILOG = """\b
 Example:
   lift chat minutes
 
-Each question stands alone: nothing of the earlier ones is remembered."""
+A question may lean on the ones before it ("And when?"): it is then asked in full, and how is shown."""
 _CHAT_HELP = f"""/context C   answer with none, truncated, full, evidence or auto ({CONTEXT_NAMES[0]} at first)
 /help        show this
-/quit        leave (so does Ctrl-D)"""
+/quit        leave (so do quit, exit and Ctrl-D)"""
+_LEAVING = ("/quit", "/exit", "quit", "exit")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def chat(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a memory question after question."""
+    from lift.follow_up import pose_question
+
     answerer = _open_answerer(name, library, model)
     with suppress(ImportError):
         import readline  # noqa: F401  # gives input() its line editing and history
@@ -104,6 +107,7 @@ def chat(
     if prompt:
         remark(f"asking “{answerer.document.title}”; /help shows the commands, /quit leaves")
     current: str = context
+    exchanges: list[tuple[str, str]] = []
     while True:
         try:
             line = input(prompt).strip()
@@ -111,13 +115,16 @@ def chat(
             if prompt:
                 print()
             return
-        if line == "/quit":
+        if line.lower() in _LEAVING:
             return
         if line.startswith("/"):
             current = _obey(line, current)
         elif line:
             try:
-                _ask_one(answerer, line, current, as_json)
+                posed = pose_question(exchanges, line)
+                if prompt and posed.question != line:
+                    remark(f"asked as: {posed.question}")
+                exchanges.append((line, _ask_one(answerer, posed.alone, current, as_json, line).text))
             except KeyboardInterrupt:
                 print()
             except UsageError as error:
@@ -182,10 +189,14 @@ def _answers(
         yield from zip(batch, answerer.ask_many([each.text for each in batch], context), strict=True)
 
 
-def _ask_one(answerer: Answerer | RemoteAnswerer, question: str, context: str, as_json: bool) -> None:
+def _ask_one(
+    answerer: Answerer | RemoteAnswerer, question: str, context: str, as_json: bool, asked: str | None = None
+) -> Answer:
+    """Ask and print; `asked` is what the user wrote where that is not the question."""
     if as_json:
-        write_json(answer_record(question, answerer.ask(question, context)))
-        return
+        answer = answerer.ask(question, context)
+        write_json(answer_record(asked or question, answer))
+        return answer
     if sys.stdout.isatty():
         answer = answerer.ask(question, context, on_text=_print_piece)
         print()
@@ -193,6 +204,7 @@ def _ask_one(answerer: Answerer | RemoteAnswerer, question: str, context: str, a
         answer = answerer.ask(question, context)
         print(answer.text, flush=True)
     print_support(answer)
+    return answer
 
 
 def _print_piece(text: str) -> None:

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lift.cli.bench_tables import show_absorb, show_ask, show_growth, show_serve
+from lift.cli.bench_tables import show_absorb, show_ask, show_budgets, show_growth, show_serve, show_threads
 from lift.cli.options import (
     JsonOption,
     LibraryOption,
     ModelOption,
     RecipeOption,
     SetOption,
+    parse_duration,
     parse_tokens,
     read_documents,
 )
@@ -33,6 +34,8 @@ Examples:
   lift bench growth novel.txt --memories none
   lift bench serve
   lift bench serve --clients 16 --memories 8 --seconds 60 --context none --json
+  lift bench budgets a.md b.pdf c.txt --runs 60 --shortest 30s --longest 5m --out budgets.jsonl
+  lift bench threads examples/lease.md
   lift bench limits --shape llama-8b --lengths 8k,32k,128k
 
 Progress goes to standard error. Leave the machine alone meanwhile: everything is measured in one run."""
@@ -52,6 +55,8 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("ask", epilog=_EPILOG)(ask)
     bench.command("growth", epilog=_EPILOG)(growth)
     bench.command("serve", epilog=_EPILOG)(serve)
+    bench.command("budgets", epilog=_EPILOG)(budgets)
+    bench.command("threads", epilog=_EPILOG)(threads)
     bench.command("limits", epilog=_EPILOG)(limits)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
 
@@ -266,6 +271,88 @@ def serve(
         write_json(result)
     else:
         show_serve(result)
+
+
+def budgets(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="The texts, absorbed in turn.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="A line of JSON for each run; the same command goes on there.")
+    ],
+    runs: Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Absorptions.")] = 60,
+    shortest: Annotated[str, typer.Option("--shortest", metavar="TIME", help="Shortest budget.")] = "30s",
+    longest: Annotated[
+        str, typer.Option("--longest", metavar="TIME", help="Longest; drawn log-uniformly, so that most are short.")
+    ] = "5m",
+    busy: Annotated[
+        int, typer.Option("--busy", min=0, metavar="N", help="Most busy processes beside them, changing at random.")
+    ] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of budgets and load.")] = 0,
+    recipe: RecipeOption = "default",
+    overrides: SetOption = None,
+    model: ModelOption = "smollm2",
+    as_json: JsonOption = False,
+) -> None:
+    """Whether budgets are kept on a machine whose load changes at random: memories made, the latest, told times.
+
+    Each absorption is a process of its own, timed from its start to its end. Stopped at any point, the same command
+    goes on.
+    """
+    from lift.bench.budgets import BudgetsPlan, bench_budgets
+    from lift.recipes.recipe import load_recipe
+
+    load_recipe(recipe, overrides or ())
+    plan = BudgetsPlan(
+        tuple(files),
+        runs,
+        parse_duration(shortest),
+        parse_duration(longest),
+        seed,
+        busy,
+        recipe,
+        tuple(overrides or ()),
+        model,
+    )
+    result = bench_budgets(plan, out, say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        show_budgets(result)
+
+
+def threads(
+    file: _FileArgument,
+    loads: Annotated[
+        str, typer.Option("--loads", metavar="N,N", help="Numbers of busy processes beside the measured one.")
+    ] = "0,1,2",
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, metavar="S", help="Length of each measurement, after a warm-up.")
+    ] = 8.0,
+    recipe: RecipeOption = "default",
+    overrides: SetOption = None,
+    model: ModelOption = "smollm2",
+    as_json: JsonOption = False,
+) -> None:
+    """Training, prefill and decoding with Lift's choice of threads, beside one thread, all spinning, and all passive.
+
+    Each setting runs in a process of its own, on idle cores and beside busy ones that this command occupies.
+    """
+    from lift.recipes.recipe import load_recipe
+
+    try:
+        counts = [int(part) for part in loads.split(",")]
+    except ValueError:
+        counts = [-1]
+    if min(counts) < 0:
+        raise UsageError(f"expected --loads with whole numbers from 0, separated by commas, got {loads!r}")
+    settings = load_recipe(recipe, overrides or ())
+    document = read_documents([file], None)
+    from lift.bench.threads import bench_threads
+
+    result = bench_threads(model, document, settings, loads=counts, seconds=seconds, say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        show_threads(result)
 
 
 def limits(

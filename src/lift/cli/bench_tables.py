@@ -136,6 +136,40 @@ def _llama_facts(beside: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def show_budgets(result: Mapping[str, Any]) -> None:
+    """Print what bench_budgets found."""
+    lines = [
+        (
+            str(row["run"] + 1),
+            row["file"].rpartition("/")[2],
+            format_seconds(row["budget_s"]),
+            format_seconds(row["seconds"]),
+            f"{100 * row['late_share']:+.1f} %",
+            f"{row.get('tokens', 0):,}",
+            f"{row.get('probed', 0)}",
+            f"{row['load']:.1f}",
+            "made" if row["memory"] else (row["error"] or "none"),
+        )
+        for row in result["rows"]
+    ]
+    columns = ["run", "text", "budget", "took", "late", "tokens", "asked", "busy", "memory"]
+    stdout().print(build_table(columns, lines, title="Budgets under a load that changes at random"))
+    told = ", ".join(
+        f"{100 * error:.0f} % wrong at {100 * float(share):.0f} %"
+        for share, error in result["eta_errors"].items()
+        if error is not None
+    )
+    print_facts(
+        [
+            ("memories", f"{result['memories']} of {result['runs']}"),
+            ("latest", f"{100 * result['latest_share']:+.1f} % of its budget"),
+            ("late by more than 5 %", str(result["late"])),
+            ("used", f"{100 * result['used_share']:.0f} % of the budget (median)"),
+            ("told time left", told or "none was told"),
+        ]
+    )
+
+
 def show_growth(result: Mapping[str, Any]) -> None:
     """Print what bench_growth found."""
     _show_machine(result)
@@ -240,3 +274,23 @@ def _show_machine(result: Mapping[str, Any]) -> None:
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, {machine['device']}",
         markup=False,
     )
+
+
+def show_threads(result: Mapping[str, Any]) -> None:
+    """Print what bench_threads found."""
+    _show_machine(result)
+    lines = [
+        (
+            str(row["busy_processes"]),
+            row["setting"],
+            f"{row['training_tokens_per_s']:.0f}",
+            f"{row['prefill_tokens_per_s']:.0f}",
+            f"{row['decode_tokens_per_s']:.1f}",
+            str(row["threads_at_end"]),
+        )
+        for row in result["rows"]
+    ]
+    columns = ["busy", "threads", "training", "prefill", "decode", "at the end"]
+    stdout().print(build_table(columns, lines, title="Tokens a second, by the number of busy processes beside it"))
+    for note in result["notes"]:
+        stdout().print(f"- {note}", markup=False)

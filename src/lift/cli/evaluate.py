@@ -330,10 +330,11 @@ def _show(event: EvaluationEvent, display: progress.Display) -> None:
                 display.say(f"warning: {fault}")
         case Answered():
             errors = f", {event.errors} errors" if event.errors else ""
+            metric = event.metric.replace("f1", "F1")
             known = " (known)" if event.reused else f", {format_seconds(event.eta_s)} left"
             display.say(
                 f"{event.done}/{event.total} {event.suite}, {event.document[:40]}: {event.method} "
-                f"{100 * event.score:.1f} of {event.questions} questions{errors}{known}"
+                f"{metric} {100 * event.score:.1f} over {event.questions} questions{errors}{known}"
             )
         case _:
             if isinstance(event.event, Prepared):

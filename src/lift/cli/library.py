@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,10 +17,12 @@ from lift.cli.output import (
     format_seconds,
     format_share,
     print_facts,
+    print_forgotten,
     remark,
     stdout,
     write_json,
 )
+from lift.errors import UsageError
 
 if TYPE_CHECKING:
     from lift.memories.library import Summary
@@ -40,7 +43,7 @@ Example:
 _REMOVE_EPILOG = """\b
 Examples:
   lift remove minutes
-  lift remove minutes contract"""
+  lift remove minutes contract --yes"""
 _VERIFY_EPILOG = """\b
 Examples:
   lift verify             every memory
@@ -68,23 +71,27 @@ def list_memories(library: LibraryOption = None, as_json: JsonOption = False) ->
     if not summaries:
         remark(f"no memory in {memories.root} yet; make one with lift absorb FILE")
         return
-    columns = ["name", "title", "tokens", "recalled", "size", "base model", "made"]
+    columns = ["name", "title", "tokens", "recalled", "size", "made"]
     stdout().print(build_table(columns, [_summary_row(summary) for summary in summaries]))
 
 
 def show(name: _NameArgument, library: LibraryOption = None, as_json: JsonOption = False) -> None:
     """Show what a memory is made of.
 
-    Where it came from, what it cost, and how much of the text it recalls.
+    Where it came from, what it cost, how much of the text it recalls, and which sentences it forgot.
     """
     from lift.memories.library import Library
+    from lift.recall import recorded_report
 
     memory = Library(library)[name]
     manifest = memory.manifest
+    report = recorded_report(memory)
     if as_json:
-        write_json({**manifest.model_dump(mode="json"), "directory": str(memory.directory)})
+        forgotten = [probe for probe in report.rows() if probe["sentence"] in report.forgotten]
+        write_json({**manifest.model_dump(mode="json"), "directory": str(memory.directory), "forgotten": forgotten})
         return
     print_facts([*_manifest_facts(manifest), ("directory", str(memory.directory))])
+    print_forgotten(report, memory.document.text)
 
 
 def rename(
@@ -105,13 +112,21 @@ def rename(
 
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The memories to delete.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without being asked at a terminal.")] = False,
     library: LibraryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete memories, their adapter, text and all; this cannot be undone."""
+    """Delete memories, their adapter, text and all; this cannot be undone.
+
+    At a terminal you are asked before, unless --yes has answered.
+    """
     from lift.memories.library import Library
 
     memories = Library(library)
+    if not yes and not as_json and sys.stdin.isatty():
+        what = f"the memory {names[0]!r}" if len(names) == 1 else f"{len(names)} memories ({', '.join(names)})"
+        if not typer.confirm(f"Delete {what} for good?", default=False, err=True):
+            raise UsageError("nothing was removed")
     for name in names:
         memories.remove(name)
         if not as_json:
@@ -169,15 +184,14 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
 def _summary_row(summary: Summary) -> list[str]:
     manifest = summary.manifest
     if manifest is None:
-        return [summary.name, "damaged: see lift verify", "", "", "", "", ""]
+        return [summary.name, "damaged: see lift verify", "", "", "", ""]
     return [
         summary.name,
         manifest.title,
         f"{manifest.sizes.document_tokens:,}",
-        format_share(manifest.recall.recalled, manifest.recall.probed),
+        f"{manifest.recall.share:.0%}" if manifest.recall.probed else "-",
         format_bytes(manifest.size_bytes),
-        manifest.base.id,
-        f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}",
+        f"{manifest.created_at.astimezone():%Y-%m-%d}",
     ]
 
 

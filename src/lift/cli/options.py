@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from lift.budget import SMALLEST_BUDGET_S
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
 
 ContextName = Literal["auto", "none", "truncated", "full", "evidence"]
 CONTEXT_NAMES: tuple[str, ...] = get_args(ContextName)
-_UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
+_UNITS = r"h|hr|hrs|hours?|m|min|mins|minutes?|s|sec|secs|seconds?"
 _SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([smh]?)", re.IGNORECASE)
+_NUMBER = r"\d+(?:\.\d+)?|\.\d+"
+_DURATION_PART = re.compile(rf"({_NUMBER})\s*({_UNITS})(?![a-z])\s*", re.IGNORECASE)
 
 FilesArgument = Annotated[
     list[str],
@@ -66,7 +69,8 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Be done within this time, from start to end: 90s, 10m, 1h, or a number of seconds.",
+        help="Be done within this time, from start to end: 90s, 10m, 1h30m, or a number of seconds; "
+        f"{SMALLEST_BUDGET_S:g} s at least.",
         show_default="as long as the recipe takes",
     ),
 ]
@@ -93,11 +97,20 @@ ContextOption = Annotated[
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "90s", "10m", "1.5h" or "90"; raises UsageError for anything else, and for no time at all."""
-    match = _DURATION.fullmatch(text.strip())
-    seconds = float(match[1]) * _UNIT_S[match[2].lower()] if match else 0.0
+    """Seconds of "90s", "10 min", "1h30m", "1.5h" or "90"; each unit once, the largest first.
+
+    Raises UsageError for anything else, and for no time at all.
+    """
+    parts, rest = [], text.strip()
+    while match := _DURATION_PART.match(rest):
+        parts.append((match[2][0].lower(), float(match[1])))
+        rest = rest[match.end() :]
+    units = [unit for unit, _ in parts]
+    if rest or units != [unit for unit in _UNIT_S if unit in units]:
+        parts = [("s", float(text))] if re.fullmatch(_NUMBER, text.strip()) else []
+    seconds = sum(number * _UNIT_S[unit] for unit, number in parts)
     if not 0 < seconds < math.inf:
-        raise UsageError(f"expected --budget with a time above zero such as 90s, 10m or 1h, got {text!r}")
+        raise UsageError(f"expected --budget with a time above zero such as 90s, 10m or 1h30m, got {text!r}")
     return seconds
 
 

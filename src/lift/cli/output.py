@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lift.answers import Answer
+    from lift.recall import RecallReport
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
+_FORGOTTEN_SHOWN = 10
 NO_SUPPORT = "nothing in the document supports this answer"
 _RELATIONS = {"supports": "supported by:", "found": "found in:", "related": "see also:"}
 
@@ -66,6 +68,27 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def print_forgotten(report: RecallReport, text: str) -> None:
+    """The sentences of `text` that were asked about in vain, with what was asked, expected and answered."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from lift.sentences import split_sentences
+
+    forgotten = report.forgotten
+    if not forgotten:
+        return
+    sentences = split_sentences(text)
+    shown = "" if len(forgotten) <= _FORGOTTEN_SHOWN else f", the first {_FORGOTTEN_SHOWN} of {len(forgotten)}"
+    stdout().print(f"\nNot recalled{shown}:", markup=False)
+    for index in forgotten[:_FORGOTTEN_SHOWN]:
+        probe = next(probe for probe in report.probes if probe.sentence == index)
+        said = sentences[index].text if index < len(sentences) else probe.expected
+        stdout().print(Padding(Text(f"“{said}”"), (0, 0, 0, 2)))
+        asked = f"asked: {probe.question}  expected: {probe.expected}  answered: {probe.answer or 'nothing'}"
+        stdout().print(Padding(Text(asked, style="dim"), (0, 0, 0, 4)))
 
 
 def format_seconds(seconds: float) -> str:

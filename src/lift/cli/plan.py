@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lift.budget import check_budget
 from lift.cli.options import (
     BudgetOption,
     FilesArgument,
@@ -49,6 +50,7 @@ def plan(
     after how many questions a memory pays. Nothing is kept.
     """
     budget_s = parse_duration(budget) if budget is not None else None
+    check_budget(budget_s)
     from lift.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or ())

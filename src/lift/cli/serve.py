@@ -110,21 +110,28 @@ def serve(
         shutdown_s=shutdown_s,
     )
     settings.check()
-    from lift.memories.library import Library
-    from lift.server.logs import log_to_stderr
-    from lift.server.running import open_socket, run_server, url_of
+    # what can be wrong with the command is said before torch and the model are loaded, which takes long
+    from lift.server.listening import open_socket, url_of
 
-    memories = Library(library)
+    if key_file is not None:
+        from lift.server.keys import KeyFile
+
+        KeyFile(key_file)
     with open_socket(settings) as listener:
         from lift.jobs.store import JobStore
+        from lift.memories.library import Library
+
+        memories = Library(library)
+        store = JobStore(memories.root / ".serve")
         from lift.jobs.supervisor import Supervisor
         from lift.models.load import load_model
         from lift.server.app import create_app
+        from lift.server.logs import log_to_stderr
+        from lift.server.running import run_server
         from lift.serving.engine import Engine
 
         base = load_model(model, on_progress=None if as_json else remark)
         engine = Engine(base, memories, rows=rows, waiting=waiting, resident=resident)
-        store = JobStore(memories.root / ".serve")
         app = create_app(engine, store, Supervisor(store, memories.root, model), memories, settings)
         log_to_stderr()
         url = url_of(listener)

@@ -25,6 +25,9 @@ _HTML_START = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SNIFFED_BYTES = 4096
+HEAD_BYTES = 1 << 16
+_MOST_MEMBER_NAME_BYTES = 1000
+_LONGEST_CHARACTER_BYTES = 4
 _PDF_MARK = b"%PDF-"
 _ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
 _REFUSED = (
@@ -68,18 +71,47 @@ def read_document(source: str | Path, *, title: str | None = None, name: str | N
     return assemble(chosen, name, content.blocks)
 
 
-def check_readable(data: bytes, name: str) -> None:
-    """Raise DocumentError where no reader takes a file of these bytes called `name`; what it says is not read."""
-    start, suffix = data[:_SNIFFED_BYTES], Path(name).suffix.lower()
-    if not data:
+def check_readable(head: bytes, name: str, size_bytes: int) -> None:
+    """Raise DocumentError where the first HEAD_BYTES of a file called `name` show that no reader takes it.
+
+    `head` is those bytes, all where the file has no more. What passes may be refused when it is read.
+    """
+    start, suffix, is_whole = head[:_SNIFFED_BYTES], Path(name).suffix.lower(), len(head) >= size_bytes
+    if not head:
         raise DocumentError(f"{name}: expected text, got an empty file; give a file with words in it")
     if _PDF_MARK in start[:1024]:
         return
     if start.startswith(_ZIP_MARKS):
-        _open_zip(data, name)
+        if is_whole:
+            _open_zip(head, name)
+        else:
+            _check_zip_head(head, name)
         return
     _check_start(start, name, suffix)
-    decode(data, name)
+    if is_whole:
+        decode(head, name)
+    else:
+        _check_text_head(head, name)
+
+
+def _check_zip_head(head: bytes, name: str) -> None:
+    """Raise DocumentError where the first member of an archive shows that it is broken."""
+    name_bytes = int.from_bytes(head[26:28], "little")
+    if not 0 < name_bytes <= _MOST_MEMBER_NAME_BYTES:
+        raise DocumentError(
+            f"{name}: expected a docx or epub file, got a broken zip archive; save or download it again"
+        )
+
+
+def _check_text_head(head: bytes, name: str) -> None:
+    """Raise DocumentError where the beginning of a text is none, wherever in a character it ends."""
+    for cut_bytes in range(_LONGEST_CHARACTER_BYTES):
+        try:
+            decode(head[: len(head) - cut_bytes], name)
+            return
+        except DocumentError as error:
+            refusal = error
+    raise refusal
 
 
 def document_from_text(text: str, title: str, source: str = "text") -> Document:

@@ -30,7 +30,7 @@ class Absorbing:
 
 @dataclass(frozen=True)
 class Answered:
-    """A method has answered a document. `score`: mean of the main metric, 0 to 1; `reused`: all was known before.
+    """A method has answered a document. `score`: mean of `metric`, 0 to 1; `reused`: all was known before.
 
     `done` of `total` documents and methods are finished, `eta_s` is what the others may take.
     """
@@ -38,6 +38,7 @@ class Answered:
     suite: str
     document: str
     method: str
+    metric: str
     score: float
     questions: int
     errors: int

@@ -13,7 +13,7 @@ from lift.evaluation.metrics import score
 from lift.evaluation.reader import Reply
 from lift.evaluation.records import Question
 from lift.memories.memory import Memory
-from lift.planning import peak_memory_bytes
+from lift.models.device import peak_memory_bytes
 from lift.retrieval import SentenceIndex
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lift import scoring
-from lift.errors import UsageError
+from lift.errors import UsageError, nearest_hint
 from lift.evaluation import longbench_metrics as longbench
 
 _Score = Callable[[str, Sequence[str], Sequence[str]], float]
@@ -59,8 +58,7 @@ def check_metrics(names: Sequence[str]) -> None:
     """Raise UsageError where a name is no metric (naming the nearest), or a metric's package is not installed."""
     for name in names:
         if name not in METRICS:
-            nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"expected a metric of {', '.join(METRICS)}, got {name!r}; the nearest is {nearest!r}")
+            raise UsageError(f"expected a metric of {', '.join(METRICS)}, got {name!r}{nearest_hint(name, METRICS)}")
         package = METRICS[name].package
         if package and find_spec(package) is None:
             raise UsageError(

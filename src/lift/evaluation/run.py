@@ -183,6 +183,7 @@ class Evaluation:
                 suite=job.suite.plan.title,
                 document=job.record.document.title,
                 method=job.method.name,
+                metric=rows[0]["main"],
                 score=fmean(row["scores"][row["main"]] for row in rows),
                 questions=len(rows),
                 errors=sum(bool(row["error"]) for row in rows),

@@ -96,7 +96,7 @@ class Claims:
         with self._database.writing() as rows:
             row = self._check_own(rows, job_id)
             if row["cancelling"]:
-                _cancelled(rows, job_id)
+                end_as_cancelled(rows, job_id)
             else:
                 tell(rows, job_id, told)
                 rows.execute("UPDATE jobs SET status = 'queued', worker = NULL, eta_s = NULL WHERE id = ?", (job_id,))
@@ -105,7 +105,7 @@ class Claims:
         """Whether a job that a dead worker has left can be gone on with."""
         job_id = row["id"]
         if row["cancelling"]:
-            _cancelled(rows, job_id)
+            end_as_cancelled(rows, job_id)
             return False
         deaths = 0 if row["furthest"] > row["furthest_before"] else row["deaths"] + 1
         if deaths >= MOST_DEATHS:
@@ -138,7 +138,8 @@ class Claims:
         return row
 
 
-def _cancelled(rows: sqlite3.Connection, job_id: str) -> None:
+def end_as_cancelled(rows: sqlite3.Connection, job_id: str) -> None:
+    """A job that was to end has ended, within a transaction."""
     tell(rows, job_id, Told("cancelled", "the job was cancelled", {}, "warn"))
     _ended(rows, job_id, "cancelled")
 

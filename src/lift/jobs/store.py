@@ -10,8 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from lift.budget import check_budget
 from lift.errors import JobConflictError, RecipeError, UnknownJobError, UsageError
-from lift.jobs.claims import Claims
+from lift.jobs.claims import Claims, end_as_cancelled
 from lift.jobs.database import event_of, job_of, storable, tell
 from lift.jobs.files import FileStore
 from lift.jobs.job import Job, JobEvent, Told
@@ -51,8 +52,7 @@ class JobStore(FileStore):
             # load_recipe would take a path, and whoever gives jobs may not name files of this machine
             raise RecipeError(f"expected one of the recipes {', '.join(recipe_names())}, got {recipe!r}")
         load_recipe(recipe, overrides)
-        if budget_s is not None and not (math.isfinite(budget_s) and budget_s > 0):
-            raise UsageError(f"expected a budget of more than 0 seconds, got {budget_s}; leave it out for none")
+        check_budget(budget_s)
         _check_priority(priority)
         title = storable(title).strip()[:_TITLE_CHARS] or None if title is not None else None
         job_id = f"ftjob-{secrets.token_hex(12)}"
@@ -157,6 +157,18 @@ class JobStore(FileStore):
                 rows.execute("UPDATE jobs SET priority = ? WHERE id = ?", (priority, job_id))
                 tell(rows, job_id, Told("prioritised", f"the job has priority {priority} now", {"priority": priority}))
             return job_of(_row(rows, job_id))
+
+    def is_cancelling(self, worker_pid: int) -> bool:
+        """Whether the worker of that process id works on a job that was cancelled."""
+        question = "SELECT 1 FROM jobs WHERE status = 'running' AND cancelling AND worker LIKE ? LIMIT 1"
+        return bool(self._database.rows(question, (f"{worker_pid}-%",)))
+
+    def end_cancelled(self, worker_pid: int) -> None:
+        """The worker of that process id has ended: what it was cancelling is cancelled."""
+        with self._database.writing() as rows:
+            question = "SELECT id FROM jobs WHERE status = 'running' AND cancelling AND worker LIKE ?"
+            for row in rows.execute(question, (f"{worker_pid}-%",)).fetchall():
+                end_as_cancelled(rows, row["id"])
 
     def claims(self) -> Claims:
         """The side of the queue that is worked on, for the process that holds the lock of the workers."""

@@ -37,7 +37,8 @@ from lift.recipes.recipe import load_recipe
 LOCK_FILE = "worker.lock"
 _POLL_S = 0.25
 # an absorption looks whether it is to stop between its steps; some of what it does takes longer than one wants to wait
-_PATIENCE_S = 10.0
+# (less than the supervisor's patience, which ends what not even a thread beside the work can end)
+_PATIENCE_S = 8.0
 _TRACEBACK_CHARS = 8000
 # whoever answers questions on the same processor goes first
 _NICE = 5

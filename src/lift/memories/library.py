@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import errno
 import gc
 import os
@@ -30,7 +29,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from lift.errors import LibraryError
+from lift.errors import LibraryError, nearest_names
 from lift.memories.durable import sync_directory, write_directory, write_file
 from lift.memories.key_index import KeyIndex
 from lift.memories.manifest import ADAPTER_STATE_FILE, MANIFEST_FILE, Manifest
@@ -136,8 +135,8 @@ class Library:
         names = [item.name for item in self.summaries() if _has_key(item, absorption_key)]
         return self[names[0]] if names else None
 
-    def check_free(self, name: str, absorption_key: str | None = None) -> str:
-        """The normal spelling of `name`, under which a memory may be put.
+    def check_free(self, name: str, absorption_key: str | None = None, *, replace: bool = False) -> str:
+        """The normal spelling of `name`, under which a memory may be put; with `replace` in the place of one so named.
 
         Raises UsageError where it cannot name a memory, and LibraryError where another memory has it already: one
         that differs only in case, or one that did not come of `absorption_key`.
@@ -147,10 +146,13 @@ class Library:
         names = self.names()
         for taken in names:
             same_absorption = taken == name and absorption_key and self._open_if(name, absorption_key)
-            if folded(taken) == folded(name) and not same_absorption:
+            if folded(taken) == folded(name) and not same_absorption and not (replace and taken == name):
+                way_out = (
+                    "absorb with --replace to put the new one in its place" if absorption_key else "remove it first"
+                )
                 raise LibraryError(
                     f"there is a memory named {taken!r} already; choose another name, for example "
-                    f"{first_free_name(name, names)!r}, or remove it first"
+                    f"{first_free_name(name, names)!r}, or {way_out}"
                 )
         return name
 
@@ -177,13 +179,18 @@ class Library:
             self._install(name, dataclasses.replace(draft, name=name).files(), replacing)
         return self[name]
 
-    def copy(self, name: str, new_name: str) -> Memory:
-        """Copy a memory; raises as put does, and LibraryError where the one to be copied is damaged."""
+    def copy(self, name: str, new_name: str, *, replace: bool = False) -> Memory:
+        """Copy a memory; `replace` and errors as for put, and LibraryError where the one to be copied is damaged."""
         new_name = normal_name(new_name)
         check_name(new_name)
         with self._writing(f"copy the memory {name!r} in"):
             memory = self[name]
-            self._install(self.check_free(new_name), memory.copied_files(new_name), replacing=False)
+            replacing = replace and (self.root / new_name).is_dir()
+            if replacing:
+                _check_is_memory(self.root / new_name)
+            else:
+                self.check_free(new_name)
+            self._install(new_name, memory.copied_files(new_name), replacing)
         return self[new_name]
 
     def rename(self, old: str, new: str) -> Memory:
@@ -267,11 +274,11 @@ class Library:
         directory = self._locate(name)
         if directory is not None:
             return directory
-        names = {folded(other): other for other in self.names()}
+        names = self.names()
         if not names:
             raise LibraryError(f"no memory {name!r}: the library {self.root} is empty; make one with `lift absorb`")
-        nearest = difflib.get_close_matches(folded(name), names, n=3, cutoff=0.5)
-        hint = f"the nearest are {', '.join(repr(names[each]) for each in nearest)}" if nearest else "see `lift list`"
+        near = nearest_names(name, names, 3)
+        hint = f"the nearest are {', '.join(map(repr, near))}" if near else "see `lift list`"
         raise LibraryError(f"no memory {name!r} in the library {self.root}; {hint}")
 
     def _find_in_index(self, absorption_key: str) -> Memory | None:

@@ -18,6 +18,7 @@ from lift.models.fingerprint import remembered, weight_files, weights_fingerprin
 from lift.models.gguf_conversion import converted_copy, copy_fingerprint
 from lift.models.quiet import quiet_transformers
 from lift.models.smollm2 import smollm2_directory
+from lift.threads import govern_threads
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,8 @@ def _load_directory(
             f"({len(report['missing_keys'])} missing); copy the model again"
         )
     _check_tokenizer(tokenizer, model, directory)
+    if device.type == "cpu":
+        govern_threads(model)
     return BaseModel(model=model, tokenizer=tokenizer, id=model_id, fingerprint=fingerprint)
 
 

@@ -10,10 +10,10 @@ import torch
 
 @dataclass(frozen=True)
 class Drawing:
-    """Temperature 0 is greedy; `top_p`: share of the odds that is drawn from, the likeliest first.
+    """Temperature 0 is greedy; `top_p`: share of the odds that is drawn from, the likeliest first; 0 is greedy too.
 
-    `generator` is what a row draws from, None for the process's own. `told`: how many of the likeliest tokens are to be
-    told with their log-probabilities; None: none, and the chosen one's neither.
+    `generator` is what a row draws from (row_generator), None for the process's own. `told`: how many of the likeliest
+    tokens are to be told with their log-probabilities; None: none, and the chosen one's neither.
     """
 
     temperature: float = 0.0
@@ -34,6 +34,19 @@ class Drawn:
     likeliest: tuple[tuple[int, float], ...] = ()
 
 
+def row_generator(seed: int | None, device: torch.device) -> torch.Generator:
+    """What a row whose logits are on `device` draws from: torch draws from no generator of another device.
+
+    The same seed gives the same numbers on devices of one kind; None gives others each time.
+    """
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
 def draw(logits: torch.Tensor, drawings: Sequence[Drawing]) -> list[Drawn]:
     """A token for each row of `logits`, [B, vocabulary]; equal for a row whatever the others are."""
     highest, greedy = logits.max(-1)  # [B], [B]; an infinite or undefined number shows in the highest
@@ -47,7 +60,7 @@ def draw(logits: torch.Tensor, drawings: Sequence[Drawing]) -> list[Drawn]:
 
 def _drawn(logits: torch.Tensor, greedy: int, drawing: Drawing) -> Drawn:
     token = greedy
-    if drawing.temperature > 0:
+    if drawing.temperature > 0 and drawing.top_p > 0:
         token = _sampled(logits.float(), drawing)
     if drawing.told is None:
         return Drawn(token)

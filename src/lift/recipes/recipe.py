@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tomllib
@@ -14,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from lift.config import Settings, apply_overrides
-from lift.errors import RecipeError
+from lift.errors import RecipeError, nearest_hint
 
 
 class SegmentSettings(Settings):
@@ -288,7 +287,7 @@ def load_recipe(name: str | Recipe = "default", overrides: Sequence[str] = ()) -
             raise RecipeError(f"{name} is not a valid TOML file: {error}") from None
         values.setdefault("name", Path(name).stem)
     else:
-        nearest = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.0)
-        raise RecipeError(f"no recipe {name!r}; the nearest known one is {nearest[0]!r} (lift recipes lists them all)")
+        hint = nearest_hint(name, recipe_names(), "the nearest known one is")
+        raise RecipeError(f"no recipe {name!r}{hint} (lift recipes lists them all)")
     origin = values["name"] if isinstance(values.get("name"), str) else str(name)
     return Recipe.parse(apply_overrides(values, overrides), f"recipe {origin}")

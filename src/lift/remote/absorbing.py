@@ -10,6 +10,7 @@ from threading import Event as StopFlag
 from typing import Any
 
 from lift.absorption import absorbed_before, prepared, write_tasks
+from lift.budget import Budget
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.events import AbsorptionEvent, Finished, Probing
@@ -66,7 +67,7 @@ def absorb_remotely(
     made = _outline(document)
     sentences = made.sentences
     writer = TaskWriter(made, None, recipe)
-    tasks = tuple((yield from write_tasks(made, writer)))
+    tasks = tuple((yield from write_tasks(made, writer, Budget(None, started))))
     yield prepared(made, tasks, writer)
     file = build_training_file(document, tasks, recipe, line_limit_tokens(model, base_url, settings.window_tokens))
     estimate = estimate_price(file, model, base_url, settings.epochs)

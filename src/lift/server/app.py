@@ -43,7 +43,6 @@ from lift.serving.engine import Engine
 
 _ERROR = "#/components/schemas/ErrorBody"
 _PAGE = Path(__file__).parent / "page"
-_CORS_HEADERS = ["Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"]
 _CORS_METHODS = ["GET", "POST", "PATCH", "DELETE"]
 
 
@@ -85,15 +84,18 @@ def create_app(
     app.mount("/static", StaticFiles(directory=_PAGE))
     add_handlers(app, _methods(app))
     app.add_exception_handler(CallerLeft, _nobody_reads)
+    app.add_middleware(Guard, settings=settings, keys=keys, metrics=parts.metrics)
     if settings.cors_origins:
+        # around the guard, since a page can read a refusal only where it has these headers too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=_CORS_METHODS,
-            allow_headers=_CORS_HEADERS,
+            # clients send headers of their own (x-stainless-..., openai-...), which the routes do not read
+            allow_headers=["*"],
+            allow_private_network=True,
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(Guard, settings=settings, keys=keys, metrics=parts.metrics)
     _describe(app, has_keys=keys is not None)
     return app
 
@@ -107,6 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         parts.stopping.set()
+        await app.state.planner.close()
         limit_s = parts.settings.shutdown_s
         await run_in_threadpool(parts.engine.close, limit_s)
         await run_in_threadpool(parts.supervisor.close, limit_s)

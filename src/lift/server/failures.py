@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +25,7 @@ from lift.errors import (
     UnknownJobError,
     UsageError,
 )
+from lift.server.invalid import describe_invalid
 
 _TYPES = {
     401: "authentication_error",
@@ -158,26 +158,8 @@ async def _on_lift_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return refused(Refusal(400, "expected a body of valid JSON, got something else", code="invalid_json"))
-    if first["type"] == "model_attributes_type":
-        message = "expected a JSON object as body, sent with Content-Type: application/json, got something else"
-        return refused(Refusal(400, message, code="invalid_json"))
-    place = _place(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return refused(
-            Refusal(400, f"unknown parameter {place!r}; leave it out", code="unknown_parameter", param=place)
-        )
-    said = str(first["msg"]).removeprefix("Value error, ")
-    message = f"{place}: {said[:1].lower()}{said[1:]}" if place else said
-    return refused(Refusal(400, message, code="invalid_value", param=place or None))
-
-
-def _place(location: Sequence[Any]) -> str:
-    """("body", "messages", 0, "content", "str") -> "messages.0.content"."""
-    parts = [str(part) for part in location if part not in ("body", "query", "path", "header")]
-    return ".".join(part for part in parts if re.fullmatch(r"[a-z0-9_]+", part))
+    invalid = describe_invalid(error.errors(), error.body)
+    return refused(Refusal(400, invalid.message, code=invalid.code, param=invalid.place or None))
 
 
 def _describe(status: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 
-from fastapi import APIRouter, File, Form, Path, Query, Request, UploadFile
+from fastapi import APIRouter, BackgroundTasks, File, Form, Path, Query, Request, UploadFile
 from pydantic import BaseModel
 from starlette.responses import FileResponse
 
-from lift.documents.read import check_readable
+from lift.documents.read import HEAD_BYTES, check_readable
 from lift.jobs.job import StoredFile
 from lift.server.access import needs, parts_of
 from lift.server.failures import Refusal, documented
@@ -51,22 +52,31 @@ class FileList(BaseModel):
 @router.post("/v1/files", dependencies=[needs("absorb")])
 def upload(
     request: Request,
+    after: BackgroundTasks,
     file: Annotated[UploadFile, File(description="A txt, md, html, pdf, docx or epub file.")],
     purpose: Annotated[Literal["fine-tune", "user_data", "assistants"], Form(description="fine-tune, usually.")],
 ) -> FileObject:
-    """Upload a document. What it is, its first bytes say, not its name; no part of the name becomes a path."""
+    """Upload a document. Its first 64 KB say what it is, not its name; no part of the name becomes a path.
+
+    It goes to the disk piece by piece, and is read whole by the job that absorbs it alone.
+    """
     name = file.filename or "file"
     content = file.file
     settings = parts_of(request).settings
     largest = settings.max_upload_bytes
-    if (file.size or 0) > largest:
+    size_bytes = content.seek(0, os.SEEK_END)
+    content.seek(0)
+    if size_bytes > largest:
         raise Refusal(
-            413, f"expected a file of at most {largest:,} bytes, got {file.size:,}; split it", code="too_large"
+            413, f"expected a file of at most {largest:,} bytes, got {size_bytes:,}; split it", code="too_large"
         )
-    check_readable(content.read(), name)
+    check_readable(content.read(HEAD_BYTES), name, size_bytes)
     content.seek(0)
     store = parts_of(request).store
-    return _object(store.add_file(name, purpose, _chunks(content), largest, settings.max_stored_bytes))
+    stored = store.add_file(name, purpose, _chunks(content), largest, settings.max_stored_bytes)
+    # who uploads a document mostly asks next what absorbing it would take
+    after.add_task(request.app.state.planner.start)
+    return _object(stored)
 
 
 @router.get("/v1/files", dependencies=[needs("read")])

@@ -73,6 +73,17 @@ class TextPart(Body):
     type: Literal["text"]
     text: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text_part(cls, values: Any) -> Any:
+        kind = values.get("type") if isinstance(values, dict) else None
+        if isinstance(kind, str) and kind != "text":
+            raise ValueError(
+                f"expected a part of the type 'text', got {kind[:60]!r}; images, audio and files cannot be read here, "
+                "so say in words what they hold, or upload a document and absorb it"
+            )
+        return values
+
 
 class ChatMessage(Body):
     """One turn. `developer` is the system; `name` is accepted and not shown to the model."""
@@ -96,7 +107,7 @@ class AskBody(Body):
     model: str = Field(min_length=1, description="A memory's name, or the base model's.")
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     temperature: float | None = Field(None, ge=0, le=2, description="0, the default, takes the likeliest token.")
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1, description="0 takes the likeliest token.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: StopText | Stop | None = None
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)

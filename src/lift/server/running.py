@@ -1,11 +1,8 @@
-"""The server as a process: its socket, its signals, and an orderly end."""
+"""The server as a process: its signals, and an orderly end."""
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import logging
-import os
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -13,11 +10,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from lift.errors import UsageError
 from lift.server.access import Parts
-from lift.server.settings import ServerSettings
 
-_BACKLOG = 2048
 _KEEP_ALIVE_S = 30
 
 
@@ -38,34 +32,6 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         # the process ends by itself, with the status of one that did what it was told
         self._captured_signals.clear()
-
-
-def open_socket(settings: ServerSettings) -> socket.socket:
-    """A listening socket; raises UsageError where the address cannot be listened on."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        where = f"{settings.host} port {settings.port}"
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            raise UsageError(f"{where} is in use by another program; choose another --port") from error
-        said = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else str(error)
-        raise UsageError(f"cannot listen on {where} ({said}); choose another --host or --port") from error
-    listener.setblocking(False)
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Where a browser on this machine finds the server."""
-    host, port = listener.getsockname()[:2]
-    address = ipaddress.ip_address(host)
-    if address.is_unspecified:
-        host = "127.0.0.1" if address.version == 4 else "::1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def run_server(app: FastAPI, listener: socket.socket, on_ready: Callable[[], None]) -> None:

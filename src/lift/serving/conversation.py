@@ -2,7 +2,9 @@
 
 A single question of the user's is asked exactly as `lift ask` asks it. A dialogue takes the same routes, rendered by
 the model's chat template with each text in front of the last question; where it does not fit the window, its oldest
-turns are dropped, and that is said. Raw text is continued as it is, and the base model is a memory of nothing.
+turns are dropped, and that is said. A question that leans on earlier turns is asked in full where it can be told what
+it means, and searched for with their words where it cannot (follow_up.py). Raw text is continued as it is, and the base
+model is a memory of nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from lift.answers import Answer
 from lift.asking import Say, Want
 from lift.documents.document import Document
 from lift.errors import UsageError
+from lift.follow_up import PosedQuestion, pose_question
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.prompts import PLAIN_FORM, dialogue_ids, user_text
@@ -30,7 +33,8 @@ _Turn = tuple[str, str]  # role, text
 class Dialogue:
     """Messages as the prompts of their last question, at most `limit_tokens` each as far as older turns can go.
 
-    `dropped_turns`: the most that any prompt had to go without.
+    `posed`: that question as it is to be answered; one that is complete goes without the older turns. `dropped_turns`:
+    the most that any prompt had to go without for want of room.
     """
 
     def __init__(self, tokenizer: Any, messages: Sequence[Message], limit_tokens: int) -> None:
@@ -39,10 +43,16 @@ class Dialogue:
         self._limit_tokens = limit_tokens
         self._system = [(message.role, message.content) for message in messages if message.role == "system"]
         self._turns = [(message.role, message.content) for message in messages[:-1] if message.role != "system"]
+        self.posed = pose_question(_exchanges(self._turns), messages[-1].content)
+        self._leaves_turns = self.posed.is_complete and self.posed.question != messages[-1].content
 
     def ids(self, question: str, text: str | None) -> list[int]:
-        """Tokens of the dialogue with this question as its last turn, and the text in front of the question."""
-        turns: list[_Turn] = self._turns
+        """Tokens of the dialogue with this question as its last turn, and the text in front of the question.
+
+        A route may put words behind the question, which it knows as `posed.searched`.
+        """
+        turns: list[_Turn] = [] if self._leaves_turns else self._turns
+        question = self.posed.question + question.removeprefix(self.posed.searched)
         last, dropped = ("user", user_text(question, text)), 0
         while True:
             ids = dialogue_ids(self._tokenizer, [*self._system, *turns, last])
@@ -52,6 +62,17 @@ class Dialogue:
             # a dialogue begins with the user, so an answer goes with its question
             fewer = next((index for index in range(1, len(turns)) if turns[index][0] == "user"), len(turns))
             turns, dropped = turns[fewer:], dropped + fewer
+
+
+def _exchanges(turns: Sequence[_Turn]) -> list[tuple[str, str]]:
+    """The questions of a dialogue, each with what was said behind it."""
+    found: list[tuple[str, str]] = []
+    for role, said in turns:
+        if role == "user":
+            found.append((said, ""))
+        elif found:
+            found[-1] = (found[-1][0], said)
+    return found
 
 
 class Conversation:
@@ -70,7 +91,8 @@ class Conversation:
     ) -> None:
         self.request = request
         self.context = "none" if request.prompt is not None or routes.adapters.memory is None else request.context
-        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context, request.question)
+        self._question = dialogue.posed.searched if dialogue else request.question
+        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context, self._question)
         self.loads = tuple(loads)
         self.wants: Sequence[Want] = ()
         self.answer: Answer | None = None
@@ -78,13 +100,18 @@ class Conversation:
         self._dialogue = dialogue
         self._routes = routes
         way = routes.once if self.in_one_step else routes.to
-        self._route = way(request.question, self.context, request.sampling.max_tokens)
+        self._route = way(self._question, self.context, request.sampling.max_tokens)
         self.go_on(None)
 
     @property
     def memory(self) -> str | None:
         """Name of the memory's own adapter."""
         return self._routes.adapters.memory
+
+    @property
+    def posed(self) -> PosedQuestion | None:
+        """The question in its dialogue, None where it stands alone."""
+        return self._dialogue.posed if self._dialogue else None
 
     @property
     def dropped_turns(self) -> int:
@@ -109,7 +136,7 @@ class Conversation:
     def so_far(self, text: str) -> Answer:
         """What is given where there is no time for the rest of the route; `text` is its first, as far as it came."""
         context = "evidence" if self.context == "auto" else self.context
-        prompt = self._routes.prompt(self.request.question, context, self.request.sampling.max_tokens)
+        prompt = self._routes.prompt(self._question, context, self.request.sampling.max_tokens)
         return self._routes.answer(prompt, text)
 
     def _fitting(self, want: Say, least_tokens: int) -> Say:

@@ -186,7 +186,13 @@ class Loop:
     def _prepared(self, asked: Asked) -> Running:
         if asked.conversation is None:
             asked.conversation = self._conversations.begin(asked.ticket.request, asked.memory)
-        return Running(asked.ticket, asked.conversation, self._base.tokenizer, shares=self._kept is not None)
+        return Running(
+            asked.ticket,
+            asked.conversation,
+            self._base.tokenizer,
+            shares=self._kept is not None,
+            device=self._base.device,
+        )
 
     def _attached(self, newcomers: Sequence[Running]) -> list[Running]:
         """Those whose adapters could be attached; nothing that runs is detached for them."""

@@ -18,7 +18,7 @@ MOST_STOPS = 16
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn: temperature 0 is greedy, `top_p` the share of the odds that tokens are drawn from.
+    """How an answer is drawn: temperature 0 is greedy, and so is `top_p` 0, the share of the odds that is drawn from.
 
     The same `seed` draws the same tokens. The text ends in front of the first of `stop`. `logprobs`: how many of the
     likeliest tokens are told beside each token; None: nothing is told.
@@ -86,7 +86,8 @@ class Completion:
     `supported` is False where no sentence of the document holds the answer, None for the base model. `dropped_turns`:
     the oldest turns of the dialogue that did not fit the window. Where an answer is chosen among several texts,
     `finish_reason` and `completion_tokens` are those of the chosen one. `seconds_waiting` until the model began with
-    it, `seconds` in all.
+    it, `seconds` in all. `asked_as`: the question in full where the last turn leans on earlier ones; None where it was
+    asked as it stands.
     """
 
     text: str
@@ -100,6 +101,7 @@ class Completion:
     dropped_turns: int
     seconds_waiting: float
     seconds: float
+    asked_as: str | None = None
 
 
 def check_request(request: Request) -> None:
@@ -110,8 +112,8 @@ def check_request(request: Request) -> None:
         raise UsageError(f"expected max_tokens of at least 1, got {sampling.max_tokens}")
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         raise UsageError(f"expected a temperature of 0 or more, got {sampling.temperature}")
-    if not 0 < sampling.top_p <= 1:
-        raise UsageError(f"expected top_p above 0 and at most 1, got {sampling.top_p}")
+    if not 0 <= sampling.top_p <= 1:
+        raise UsageError(f"expected top_p of 0 to 1, got {sampling.top_p}")
     if sampling.seed is not None and not -(2**63) <= sampling.seed < 2**63:
         raise UsageError(f"expected a seed of 64 bits, got {sampling.seed}")
     if len(sampling.stop) > MOST_STOPS or not all(sampling.stop):

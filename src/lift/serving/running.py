@@ -14,7 +14,7 @@ from lift.asking import Judge, Want
 from lift.memories.memory import Memory
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, Said
-from lift.models.sampling import Drawing, Drawn
+from lift.models.sampling import Drawing, Drawn, row_generator
 from lift.prompts import answer_ids
 from lift.serving.conversation import Conversation
 from lift.serving.request import Completion, FinishReason, Piece, TokenInfo
@@ -91,13 +91,16 @@ class Running:
     """One question in the batch, step by step. A single text is shown as it grows, one of several when it is chosen.
 
     `waits`: the rows of the step at hand are not in the batch yet. `shares`: what a prompt begins with need not be read
-    again for another one; see can_share.
+    again for another one; see can_share. `device`: where the model's logits are.
     """
 
-    def __init__(self, ticket: Ticket, conversation: Conversation, tokenizer: Any, *, shares: bool) -> None:
+    def __init__(
+        self, ticket: Ticket, conversation: Conversation, tokenizer: Any, *, shares: bool, device: torch.device
+    ) -> None:
         self.ticket = ticket
         self.conversation = conversation
         self._tokenizer = tokenizer
+        self._device = device
         self._begun = time.monotonic()
         self._step: list[_Text | _Judgement] = []
         self._texts: list[_Text] = []  # of all steps
@@ -185,7 +188,7 @@ class Running:
         sampling, request = self.ticket.request.sampling, self.ticket.request
         # a text that is continued may go on with white space, an answer does not begin with it
         strip = request.messages is not None
-        row = Row(want.prompt_ids, want.adapter, _drawing(self.ticket), want.max_new_tokens)
+        row = Row(want.prompt_ids, want.adapter, _drawing(self.ticket, self._device), want.max_new_tokens)
         if not self.conversation.in_one_step:  # else nothing comes behind it
             row.known = known
             row.drawing = replace(row.drawing, told=row.drawing.told or 0)
@@ -214,7 +217,12 @@ class Running:
             dropped_turns=self.conversation.dropped_turns,
             seconds_waiting=self._begun - self.ticket.submitted,
             seconds=time.monotonic() - self.ticket.submitted,
+            asked_as=self._asked_as(),
         )
+
+    def _asked_as(self) -> str | None:
+        posed = self.conversation.posed
+        return posed.question if posed and posed.question != self.ticket.request.question else None
 
     def _info(self, drawn: Drawn) -> TokenInfo | None:
         if self.ticket.request.sampling.logprobs is None or drawn.token is None or drawn.logprob is None:
@@ -227,13 +235,7 @@ class Running:
         return text
 
 
-def _drawing(ticket: Ticket) -> Drawing:
+def _drawing(ticket: Ticket, device: torch.device) -> Drawing:
     sampling = ticket.request.sampling
-    generator = None
-    if sampling.temperature > 0:
-        generator = torch.Generator()
-        if sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(sampling.seed)
+    generator = row_generator(sampling.seed, device) if sampling.temperature > 0 else None
     return Drawing(sampling.temperature, sampling.top_p, generator, sampling.logprobs)

@@ -124,6 +124,10 @@ class Curriculum:
         self._tasks = tasks
         self._trained = array("L")  # numbers of the tasks that are trained
         self._told_in = array("L")  # of each of these, the sentence that holds its answer
+        self._ranks = array("L")  # of each task by its number, how many of its sentence's are worth more
+        self._most: int | None = None
+        self._widest = 0
+        self._most_of_one = 0
         self._segments = list(self._tokenised_segments(start)) if recipe.segments.weight else []
         self._count(tasks)
         self.spacing = Spacing(recipe.training.longest_pause, len(tasks))
@@ -136,17 +140,61 @@ class Curriculum:
     def updates(self, epoch: int) -> Iterator[Update]:
         """The optimiser steps of `epoch`, counted from 0: its groups in random order, cut into batches."""
         settings = self._recipe.training
-        groups = list(self._due(self.plan(epoch), epoch))
+        groups = list(self._within_limit(self._due(self.plan(epoch), epoch), []))
         groups += self._of_others(len(groups), epoch)
         random.Random(f"{settings.seed}/{epoch}/order").shuffle(groups)
-        batches = split_batches((self._examples(group) for group in groups), settings.batch_tokens)
+        left_out: list[int] = []
+        within = self._within_limit(groups, left_out)
+        batches = split_batches((self._examples(group) for group in within), settings.batch_tokens)
         if settings.gather:
             yield Update(tuple(batches), 0.0)
             return
         done, examples = 0, sum(self._count_examples(group) for group in groups)
         for batch in batches:
-            yield Update((batch,), done / examples)
+            yield Update((batch,), (done + sum(left_out)) / examples)
             done += len(batch)
+
+    def limit_tasks(self, per_sentence: int) -> None:
+        """From now on, within an epoch too, only the so many weightiest tasks of a sentence are trained."""
+        self._most = per_sentence
+        self._widest = max(self._widest, per_sentence)
+
+    @property
+    def widest_limit(self) -> int | None:
+        """The widest limit that there was; None where there was none."""
+        return None if self._most is None else self._widest
+
+    def tasks_within(self, per_sentence: int | None) -> Sequence[int]:
+        """The numbers of the tasks that are trained under that limit."""
+        if per_sentence is None:
+            return self._trained
+        return [number for number in self._trained if self._ranks[number] < per_sentence]
+
+    @property
+    def tasks_per_sentence(self) -> int:
+        """The most tasks that are trained of one sentence now."""
+        return self._most_of_one if self._most is None else min(self._most, self._most_of_one)
+
+    @property
+    def most_per_sentence(self) -> int:
+        """The most tasks that are trained of one sentence where there is no limit."""
+        return self._most_of_one
+
+    def _within_limit(self, groups: Iterable[Group], left_out: list[int]) -> Iterator[Group]:
+        """The groups under the limit of the moment; `left_out` gets the number of examples that are not."""
+        for group in groups:
+            most, kept = self._most, None
+            if most is None or isinstance(group, Recited | Kept | Asked):
+                kept = group
+            elif isinstance(group, Read):
+                tasks = array("L", (task for task in group.tasks if self._ranks[task] < most))
+                kept = Read(tasks, group.sentences) if tasks else None
+            elif self._ranks[group if isinstance(group, int) else group.task] < most:
+                kept = group
+            if kept is not group:
+                left_out.append(self._count_examples(group) - (self._count_examples(kept) if kept is not None else 0))
+            if kept is not None:
+                yield kept
 
     def _count_examples(self, group: Group) -> int:
         if isinstance(group, Read):
@@ -208,11 +256,18 @@ class Curriculum:
     def _count(self, tasks: Iterable[Task], first: int = 0) -> array[int]:
         """Take up `tasks`, numbered from `first` on; returns the numbers of those that are trained."""
         fresh = array("L")
+        weights: dict[int, list[tuple[float, int]]] = defaultdict(list)
         if self._recipe.tasks.weight:
             for number, task in enumerate(tasks, first):
+                self._ranks.append(0)
                 if not task.held_back:
                     fresh.append(number)
                     self._told_in.append(task.evidence[0])
+                    weights[task.evidence[0]].append((-task.weight, number))
+        for found in weights.values():
+            for rank, (_, number) in enumerate(sorted(found)):
+                self._ranks[number] = rank
+            self._most_of_one = max(self._most_of_one, len(found))
         self._trained.extend(fresh)
         return fresh
 

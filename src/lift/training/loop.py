@@ -12,12 +12,13 @@ from typing import Protocol
 import torch
 
 from lift.adapters.adapter import Adapter
-from lift.batches import Batch, pack
+from lift.batches import Batch
 from lift.prompts import Example
 from lift.recipes.recipe import TrainingSettings
 from lift.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from lift.training.curriculum import Update
 from lift.training.objective import Objective
+from lift.training.pace import Pace
 from lift.training.schedule import rate_factor
 from lift.training.spacing import Spacing
 
@@ -65,7 +66,7 @@ def train(
     curriculum: Course,
     settings: TrainingSettings,
     *,
-    budget_s: float | None = None,
+    pace: Pace | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
@@ -74,11 +75,11 @@ def train(
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
     What is known by now is told to the curriculum after each step, which may let it pause. Ends after the curriculum's
-    epochs, `settings.max_tokens` or `budget_s` seconds (before a step that, as long as the last, would end after
-    them), whichever comes first; the learning rate follows the largest share of the three. With `checkpoint`, the
-    state is saved there about every `checkpoint_every_s`, on Ctrl-C and on any other end before the last step; `resume`
-    goes on from it. Without a budget the same seed gives the same steps, interrupted or not. `history` gets every step,
-    those before the interruption included.
+    epochs, `settings.max_tokens` or the time of `pace` (before a batch that would not end in it at the recent speed;
+    the last one may be cut), whichever comes first; the learning rate follows the largest share of the three. One step
+    is done in any case. With `checkpoint`, the state is saved there about every `checkpoint_every_s`, on Ctrl-C and on
+    any other end before the last step; `resume` goes on from it. Without a bound of time the same seed gives the same
+    steps, interrupted or not. `history` gets every step, those before the interruption included.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -106,7 +107,8 @@ def train(
         rows = [asdict(step) for step in history]
         save_checkpoint(checkpoint, position, adapter.trained_state(), curriculum.spacing.state(), optimizer, rows)
 
-    started = time.monotonic() - position.elapsed_s
+    pace = pace or Pace()
+    pace.begin(position.elapsed_s, position.tokens)
     saved_at, saving_s = time.monotonic(), 0.0
     finished = False
     between_steps = True
@@ -115,41 +117,61 @@ def train(
             for index, update in enumerate(curriculum.updates(epoch)):
                 if epoch == resumed.epoch and index < resumed.update:
                     continue
-                begun = time.monotonic()
+                begun = pace.clock()
                 progress = (epoch + update.progress) / curriculum.epochs
                 if settings.max_tokens:
                     progress = max(progress, position.tokens / settings.max_tokens)
-                if budget_s is not None:
-                    elapsed_s, step_s = begun - started, history[-1].seconds if history else 0.0
-                    fits = budget_s > 0 and elapsed_s + step_s <= budget_s
-                    progress = max(progress, elapsed_s / budget_s if fits else 1.0)
-                if progress >= 1:
+                over = max(progress, pace.used_share()) >= 1
+                if over and history:
+                    finished = True
+                    return
+                losses: list[torch.Tensor] = []
+                answered: list[tuple[Batch, torch.Tensor]] = []
+                whole = objective.weight_of(itertools.chain.from_iterable(update.batches))
+                gathered = 0.0
+                examples_left = sum(map(len, update.batches))
+                for examples in update.batches:
+                    if answered and pace.clock() - begun > pace.longest_update_s:
+                        break
+                    batch = pace.fit(examples, at_least_one=not history and not answered)
+                    if batch is None:
+                        break
+                    if not answered:
+                        progress = max(progress, pace.used_share(batch.tokens))
+                    outcome = objective.outcome(batch)
+                    weight = objective.weight_of(batch.members)
+                    part = outcome.loss * (weight / whole)
+                    part.backward()  # type: ignore[no-untyped-call]
+                    gathered += weight
+                    examples_left -= len(batch.members)
+                    losses.append(part.detach())
+                    answered.append((batch, outcome.right))
+                if not answered:
                     finished = True
                     return
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
                 for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
                     group["lr"] = rate * factor
-                whole = objective.weight_of(itertools.chain.from_iterable(update.batches))
-                losses: list[torch.Tensor] = []
-                answered: list[tuple[Batch, torch.Tensor]] = []
-                for batch in map(pack, update.batches):
-                    outcome = objective.outcome(batch)
-                    part = outcome.loss * (objective.weight_of(batch.members) / whole)
-                    part.backward()  # type: ignore[no-untyped-call]
-                    losses.append(part.detach())
-                    answered.append((batch, outcome.right))
                 between_steps = False
+                scale = whole / gathered if examples_left else 1.0
+                if examples_left:  # the time has cut the update
+                    for parameter in parameters:
+                        if parameter.grad is not None:
+                            parameter.grad.mul_(scale)
                 torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 # the device is waited for here, and nowhere else in a step
-                loss = torch.stack(losses).sum().item()
+                loss = torch.stack(losses).sum().item() * scale
                 for batch, right in answered:
                     curriculum.record(epoch, batch.members, right.tolist())
-                now = time.monotonic()
+                seconds = pace.clock() - begun
                 between_steps = True
                 tokens = sum(batch.tokens for batch, _ in answered)
-                position = Position(epoch, index + 1, position.step + 1, position.tokens + tokens, now - started, tasks)
+                pace.record(epoch, update.progress, tokens, seconds)
+                position = Position(
+                    epoch, index + 1, position.step + 1, position.tokens + tokens, pace.elapsed_s, tasks
+                )
                 history.append(
                     Step(
                         step=position.step,
@@ -158,7 +180,7 @@ def train(
                         learning_rate=rate,
                         tokens=tokens,
                         example_tokens=sum(batch.example_tokens for batch, _ in answered),
-                        seconds=now - begun,
+                        seconds=seconds,
                         progress=progress,
                     )
                 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lift.errors import UsageError
+from lift.errors import UsageError, nearest_hint
 from lift.evaluation.methods import (
     bm25,
     closed_book,
@@ -30,8 +29,7 @@ def find_methods(names: Sequence[str]) -> list[Method]:
     for name in names:
         bare, _, recipe = name.partition("@")
         if bare not in known:
-            nearest = difflib.get_close_matches(bare, known, n=1, cutoff=0.0)[0]
-            raise UsageError(f"expected methods of {', '.join(known)}, got {bare!r}; the nearest is {nearest!r}")
+            raise UsageError(f"expected methods of {', '.join(known)}, got {bare!r}{nearest_hint(bare, known)}")
         method = known[bare]
         if recipe and method.memory == "none":
             raise UsageError(f"the method {bare} uses no memory, so {name!r} cannot have a recipe")

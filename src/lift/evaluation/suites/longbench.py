@@ -6,13 +6,12 @@ break; here its first line is scored, which is the same answer.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lift.documents.document import Document
-from lift.errors import DataError, UsageError
+from lift.errors import DataError, UsageError, nearest_hint
 from lift.evaluation.data_files import Fault, FieldFault, read_lines, text_field, texts_field
 from lift.evaluation.records import Question, Record
 from lift.evaluation.suites.longbench_tasks import LABEL_METRIC, LONGBENCH_TASKS, LongBenchTask
@@ -32,9 +31,8 @@ def read(reading: Reading) -> Iterator[Record]:
     """
     for name in reading.settings.tasks:
         if name not in TASKS:
-            nearest = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)[0]
             raise UsageError(
-                f"expected tasks of longbench ({', '.join(TASKS)}), got {name!r}; the nearest is {nearest!r}"
+                f"expected tasks of longbench ({', '.join(TASKS)}), got {name!r}{nearest_hint(name, TASKS)}"
             )
     wanted = list(dict.fromkeys(reading.settings.tasks or TASKS))
     found = set()

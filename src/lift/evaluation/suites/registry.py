@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from lift.errors import UsageError
+from lift.errors import UsageError, nearest_hint
 from lift.evaluation.suites import longbench, longbench2, loogle, narrativeqa, niah, qa, qmsum, ruler, squad
 from lift.evaluation.suites.suite import Suite
 
@@ -14,8 +12,7 @@ def find_suite(name: str) -> Suite:
     suites = {suite.name: suite for suite in all_suites()}
     if name in suites:
         return suites[name]
-    nearest = difflib.get_close_matches(name, suites, n=1, cutoff=0.0)[0]
-    raise UsageError(f"expected a suite of {', '.join(suites)}, got {name!r}; the nearest is {nearest!r}")
+    raise UsageError(f"expected a suite of {', '.join(suites)}, got {name!r}{nearest_hint(name, suites)}")
 
 
 def all_suites() -> list[Suite]:

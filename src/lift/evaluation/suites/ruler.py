@@ -9,7 +9,6 @@ nouns; and vt has no solved example before the text.
 
 from __future__ import annotations
 
-import difflib
 import random
 import string
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from lift.documents.document import Document
-from lift.errors import UsageError
+from lift.errors import UsageError, nearest_hint
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.needles import WORDS, NeedleWriter, read_haystack
 from lift.evaluation.suites.suite import Reading, Suite
@@ -105,8 +104,7 @@ def read(reading: Reading) -> Iterator[Record]:
     settings = reading.settings
     for task in settings.tasks:
         if task not in TASKS:
-            nearest = difflib.get_close_matches(task, TASKS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"expected tasks of ruler ({', '.join(TASKS)}), got {task!r}; the nearest is {nearest!r}")
+            raise UsageError(f"expected tasks of ruler ({', '.join(TASKS)}), got {task!r}{nearest_hint(task, TASKS)}")
     lengths = list(dict.fromkeys(settings.lengths))
     if not lengths:
         raise UsageError("expected lengths, got none; give at least one")

@@ -122,6 +122,8 @@ async function absorb(stored, title, budget) {
   return json("POST", "/v1/fine_tuning/jobs", { model: base.id, training_file: stored.id, metadata });
 }
 
+const ESTIMATED = "; estimated at a speed timed before, since a document is being absorbed";
+
 function planFacts(made) {
   const pays =
     made.break_even_questions !== null
@@ -132,7 +134,11 @@ function planFacts(made) {
   const read = made.full_read_s === null ? "too long for the model" : `${duration(made.full_read_s)} a question`;
   return h(
     "dl.tiles",
-    tile("Takes", `about ${duration(made.seconds)}`, `${number(made.train_tokens)} tokens of training`),
+    tile(
+      "Takes",
+      `about ${duration(made.seconds)}`,
+      `${number(made.train_tokens)} tokens of training${made.timing === "timed" ? "" : ESTIMATED}`,
+    ),
     tile("Pays", pays, `from memory ${duration(made.ask_s)} a question, with the text ${read}`),
     tile("Adapter", bytes(made.adapter_bytes), `needs ${bytes(made.peak_bytes)} of working memory`),
     tile(

@@ -101,6 +101,7 @@ function turnElement(name, turn) {
 export function supportOf(name, lift) {
   if (!lift) return [];
   const notes = [];
+  if (lift.asked_as) notes.push(`Asked as: ${lift.asked_as}`);
   if (lift.truncated) notes.push("The text did not fit, so only a part of it was read.");
   if (lift.timed_out) notes.push("The time was over before the answer was.");
   if (lift.dropped_turns)
