@@ -193,7 +193,7 @@ def test_negations_and_antonyms_cancel(thing: str, place: str, told: tuple[str, 
         ("Are the boats lent by the cabin?", -1),
         ("Are the boats lent by the harbour master?", 1),
         ("Must paddles be returned on the same day?", -1),
-        ("Is the cabin open in April? Please be brief.", -1),
+        ("Is the cabin open in April? Say yes or no.", -1),
         # spoken of, but what is said is of another extent, force or condition
         ("Are horses admitted?", 0),
         ("Aren't horses admitted to the yard?", 0),

@@ -99,10 +99,10 @@ def _polar(text: str) -> QuestionForm | None:
         return None
     opening = first.group().lower().replace("’", "'")
     if (opening in AUXILIARIES and opening not in ("be", "been", "being")) or _NEGATED_AUXILIARY.match(text):
+        text = text.partition("?")[0]  # what is said behind it is not asked
         if re.search(r"\bor\b(?! not\b)", text):
             return QuestionForm("choice")
         negated = bool(_NEGATED_AUXILIARY.match(text) or re.search(r"\b(?:not|no|never)\b", text, re.IGNORECASE))
-        text = text.partition("?")[0]  # what is said behind it is not asked
         proposition = re.sub(r"n['’]t\b", "", text, count=1) if _NEGATED_AUXILIARY.match(text) else text
         return QuestionForm("polar", proposition=proposition.rstrip(" ?"), negated=negated)
     tag = _TAG.search(text)
