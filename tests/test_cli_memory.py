@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from conftest import tiny_llama
 
+from lift.answers import Answer, Evidence
 from lift.cli import run
+from lift.cli.output import print_support
 from lift.cli.progress import Lines
+from lift.documents import document as documents
 
 TEXT = """# The lighthouse museum
 
@@ -180,6 +183,21 @@ def test_an_answer_without_support_is_marked(quill: Place, capsys: pytest.Captur
     record = output_json(capsys, "ask", "quill", "Who founded it?", "--context", "none", *quill.at)
     printed = output(capsys, "ask", "quill", "Who founded it?", "--context", "none", *quill.at)
     assert ("nothing in the document supports this answer" in printed) is not record["supported"]
+
+
+def test_a_sentence_is_called_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    place = documents.Place(0, heading="Founders")
+    told = {
+        "supports": "supported by: “Ada Quill founded it.” (“Founders”)",
+        "found": "found in: “Ada Quill founded it.” (“Founders”)",
+        "related": "see also: “Ada Quill founded it.” (“Founders”)",
+    }
+    for relation, line in told.items():
+        evidence = (Evidence(0, "Ada Quill founded it.", place, relation),)  # type: ignore[arg-type]
+        print_support(Answer("Ada", "none", evidence, relation == "supports", False, 1, 0.1))
+        printed = capsys.readouterr().out
+        assert line in printed
+        assert ("nothing in the document supports this answer" in printed) is (relation != "supports")
 
 
 def test_a_file_of_questions_is_answered_in_its_order(

@@ -257,6 +257,8 @@ def test_what_nothing_supports_is_marked_and_what_something_does_is_not(visitor:
     turn = visitor.ask("What is the moon made of?")
     expect(turn.locator(".answer-text")).to_contain_text("Of <b>cheese</b>.")
     expect(turn.locator(".unsupported")).to_contain_text("No sentence of the document answers the question so")
+    expect(turn.locator(".evidence")).to_contain_text("Found in")
+    expect(turn.locator(".evidence")).not_to_contain_text("Supported by")
     answer_with(page, "Ada Quill.", supported=True)
     turn = visitor.ask("Who keeps the lighthouse?")
     expect(turn.locator(".evidence")).to_contain_text("Supported by")
@@ -475,9 +477,10 @@ def tab_to(page: Page, target: Locator, *, back: bool = False) -> None:
 def answer_with(page: Page, text: str, *, supported: bool) -> None:
     """Let the next answers be these: what a random model says is no matter for a test."""
     page.unroute("**/v1/chat/completions")
-    place = {"sentence": 2, "text": "Ada Quill keeps the lighthouse of Port Merrow.", "place": None}
-    evidence = [{**place, "relation": "supports"}]
-    lift = {"evidence": evidence if supported else [], "supported": supported, "truncated": False, "dropped_turns": 0}
+    relation = "supports" if supported else "found"
+    sentence = "Ada Quill keeps the lighthouse of Port Merrow."
+    evidence = [{"relation": relation, "sentence": 2, "text": sentence, "place": None}]
+    lift = {"evidence": evidence, "supported": supported, "truncated": False, "dropped_turns": 0}
     chunks = [{"choices": [{"delta": {"content": text}}]}, {"choices": [{"delta": {}}], "lift": lift}]
     told = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=told, content_type="text/event-stream"))

@@ -152,6 +152,55 @@ def test_prose_is_written_by_the_base_or_quoted(tiny_model: BaseModel, written: 
     assert (answer.text, answer.context) == (written if stands else few, "evidence")
 
 
+RULES = "The tower burned in 1907. Dogs are not allowed in the tower. The key may be kept if it is asked for."
+
+
+@pytest.mark.parametrize("context", ["auto", "evidence"])
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [
+        ("Are dogs allowed in the tower?", "No. Dogs are not allowed in the tower."),
+        ("Did the tower burn in 1907?", "Yes. The tower burned in 1907."),
+        # not sure enough for a yes or no
+        ("May the key be kept?", "The key may be kept if it is asked for."),
+        ("Are dogs allowed?", "Dogs are not allowed in the tower."),
+    ],
+)
+def test_yes_or_no_comes_with_the_sentence_that_says_so(
+    tiny_model: BaseModel, context: str, question: str, told: str
+) -> None:
+    answer, wanted = take(tiny_model, BOTH, context, lambda _want: "not", RULES, question, 400)
+    assert wanted == [], "expected no model to be asked"
+    assert (answer.text, answer.context, answer.supported) == (told, "evidence", True)
+    assert told.endswith(answer.evidence[0].text)
+    assert not routes(tiny_model, BOTH, RULES).in_one_step(context, question)
+
+
+def test_a_yes_or_no_that_must_be_short_comes_alone(tiny_model: BaseModel) -> None:
+    asked = "Are dogs allowed in the tower?"
+    answer, _ = take(tiny_model, BOTH, "auto", lambda _want: "not", RULES, asked, 3)
+    assert (answer.text, answer.supported) == ("No.", True)
+
+
+@pytest.mark.parametrize("context", ["auto", "evidence", "none"])
+@pytest.mark.parametrize(("said", "shown"), [("not", "does not tell"), ("the", "does not tell"), ("yes", "yes")])
+def test_a_word_of_grammar_is_no_answer_to_yes_or_no(
+    tiny_model: BaseModel, context: str, said: str, shown: str
+) -> None:
+    asked = "Is there a telephone in the cellar?"
+    answer, _ = take(tiny_model, Adapters("memory", "reader"), context, lambda _want: said, RULES, asked)
+    assert shown in answer.text
+    assert not answer.supported
+    assert answer.evidence == () or answer.evidence[0].relation != "supports"
+
+
+def test_closed_book_the_text_does_not_answer_yes_or_no(tiny_model: BaseModel) -> None:
+    asked = "Are dogs allowed in the tower?"
+    answer, wanted = take(tiny_model, Adapters("memory", "reader"), "none", lambda _want: "Yes", RULES, asked)
+    assert len(wanted) == 1
+    assert (answer.text, answer.context, answer.supported) == ("Yes", "none", False)
+
+
 @pytest.mark.parametrize(
     ("question", "prose"),
     [

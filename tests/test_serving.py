@@ -153,6 +153,24 @@ def endless(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BaseModel, "end_token_ids", property(lambda _base: ()))
 
 
+def test_what_the_document_alone_answers_takes_no_place_in_the_batch(
+    memories: list[Memory], start: Callable[..., Engine]
+) -> None:
+    engine = start(rows=2, resident=1)
+    asked = [
+        ask(memory, question, context="auto", max_tokens=40)
+        for memory in memories
+        for question in ("Did the tower burn?", "When did the tower burn?")
+    ]
+    tickets = [engine.submit(request) for request in asked]
+    for number, ticket in enumerate(tickets):
+        answer = ticket.result(30)
+        assert "".join(piece.text for piece in ticket.pieces()) == answer.text
+        if number % 2 == 0:
+            assert (answer.text, answer.context, answer.supported) == ("Yes. The tower burned.", "evidence", True)
+            assert (answer.completion_tokens, answer.finish_reason) == (0, "stop")
+
+
 @pytest.mark.parametrize("bounds", [{}, {"rows": 5, "resident": 2}, {"rows": 2, "resident": 1}])
 def test_answers_are_those_of_each_memory_alone(
     tiny_model: BaseModel, memories: list[Memory], start: Callable[..., Engine], bounds: dict[str, int]

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 
+from lift.attribution.figures import bears_out, is_rather_another
+from lift.attribution.kinds import is_right_kind
 from lift.attribution.lexicon import AUXILIARIES, CONDITIONS, NEGATORS, PERMISSION_MODALS, PRONOUNS
-from lift.attribution.matching import SIGNED, Coverage, beside_a_better, cover, polarity, statement_sign, wanted_words
+from lift.attribution.matching import SIGNED, Coverage, cover, polarity, statement_sign, wanted_words
 from lift.attribution.polar import Verdict, judge, yes_or_no
 from lift.attribution.quantities import Quantity, agree
 from lift.attribution.questions import QuestionForm, question_form
@@ -24,7 +25,7 @@ from lift.attribution.source import Cell, SourceSentence
 from lift.documents.document import Document
 from lift.retrieval import SentenceIndex
 from lift.sentences import Sentence, split_sentences
-from lift.tasks.rules.lexicon import PERSON_NOUNS
+from lift.tasks.rules.lexicon import words
 
 FOUND_COVERAGE = 0.6
 SUPPORTED_SHARE = 0.6
@@ -32,52 +33,9 @@ _CANDIDATES = 12
 _FEW_WORDS = 3
 _MOST_WORDS_SHARE = 0.8
 _BETTER_SHARE = 0.25
-_NOBODY = frozenset(["none", "nobody", "nothing", "never", "nowhere", "zero"])
-_TIME_WORDS = frozenset(
-    [
-        "before",
-        "after",
-        "during",
-        "until",
-        "since",
-        "daily",
-        "weekly",
-        "monthly",
-        "yearly",
-        "annually",
-        "immediately",
-        "once",
-        "morning",
-        "evening",
-        "afternoon",
-        "night",
-        "noon",
-        "summer",
-        "winter",
-        "spring",
-        "autumn",
-        "today",
-        "always",
-        "never",
-        "weekdays",
-        "weekday",
-        "weekend",
-        "weekends",
-        "every",
-        "each",
-        "day",
-        "week",
-        "month",
-        "year",
-    ]
-)
-_RANGE_WORDS = frozenset(("to", "until", "till", "-", "–", "—"))
-_CHANGES = frozenset(["rise", "fall", "increas", "decreas", "grow", "drop", "rais", "reduc", "cut"])
-_FORMERLY = frozenset(["before", "previous", "former", "earlier", "was", "last", "rise", "fall", "increas", "decreas"])
-_BEGINNINGS = frozenset(["open", "begin", "start"])
-_ENDINGS = frozenset(["close", "end", "stop"])
-_COUNTED = frozenset(["person", "number", "amount", "thing"])
-_ANAPHORA = frozenset(["it", "they", "he", "she", "who", "which"])
+_NOBODY = words("none nobody nothing never nowhere zero")
+_COUNTED = words("person number amount thing")
+_ANAPHORA = words("it they he she who which")
 
 
 @dataclass(frozen=True)
@@ -167,15 +125,17 @@ def _polar_support(
     sources: _Sources, form: QuestionForm, near: Sequence[SourceSentence], asked: Statement, said: Statement
 ) -> SourceSentence | None:
     """The sentence that says yes or no as the answer does."""
-    claimed = yes_or_no(said.text) or _bare_claim(said)
+    claimed, told = yes_or_no(said.text) or _bare_claim(said), None
     rest = said.text if not _bare_claim(said) else "yes"
     if claimed:
         rest = rest.strip().partition(" ")[2].strip(" ,.:;–—-")
         told = judge(form, sources.near(form.proposition, rest), sources.index.rarity)
         if told is not None and told.sign == -claimed:
             return None
+        if told is not None and told.sign == claimed and rest in ("", told.source.sentence.text.rstrip(" .")):
+            return told.source
         if not rest:
-            return told.source if told is not None and told.sign == claimed else None
+            return None
         said = read_statement(rest)
     sentence_like = bool(set(said.tokens) & (AUXILIARIES | NEGATORS | CONDITIONS)) or len(said.words) > _FEW_WORDS
     sentence_like = sentence_like or bool(said.concepts & asked.concepts & SIGNED)
@@ -187,7 +147,7 @@ def _polar_support(
     if not sentence_like and not (said.concepts & asked.concepts and claimed):
         return None
     found = _best(sources, form, near, asked, said)
-    if found is None or not claimed:
+    if found is None or not claimed or (told is not None and told.sign == claimed):
         return found
     signed = asked.concepts & said.concepts
     # a yes with a sentence that denies what was asked is no answer
@@ -229,7 +189,7 @@ def _best(
         return None
     if not said.words and not said.quantities:
         return None
-    if not _right_kind(form, said, new, numbers):
+    if not is_right_kind(form, said, new):
         return None
     supporting: list[tuple[float, SourceSentence]] = []
     rivals: list[float] = []
@@ -244,7 +204,7 @@ def _best(
                 _speaks_of(source, coverage, asked, form, cell)
                 and _agree_on_polarity(source.statement, asked, said, new, placed, form)
                 and not (not source.cells and _in_another_clause(source.statement, wanted, placed))
-                and not (numbers and len(new) < _FEW_WORDS - 1 and _rather_another(source, wanted, placed, asked))
+                and not (numbers and len(new) < _FEW_WORDS - 1 and is_rather_another(source, wanted, placed, asked))
             ):
                 supporting.append((coverage.share + 0.1 * coverage.own, source))
                 break
@@ -267,7 +227,7 @@ def _places(
     known = {_told_as(word): word.start for word in reversed(statement.words)}
     places: list[int] = []
     for number in said.quantities:
-        told = [each for each in statement.quantities if _bears_out(source, said, number, each, asked, form)]
+        told = [each for each in statement.quantities if bears_out(source, said, number, each, asked, form)]
         if told and number in numbers and not places:
             places = [each.start for each in told]
         elif not told and number in numbers:
@@ -296,33 +256,14 @@ def _told_as(word: Word) -> str:
     return word.concept if word.concept in SIGNED else word.stem
 
 
-def _bears_out(
-    source: SourceSentence, said: Statement, number: Quantity, told: Quantity, asked: Statement, form: QuestionForm
-) -> bool:
-    """Whether the number of the sentence is that of the answer, in the unit that is asked for."""
-    wanted = form.unit if form.unit in ("length", "mass", "temperature", "sound") else ""
-    if wanted and told.family not in (wanted, "number"):
-        return False
-    if form.wants == "money" and told.family != "money" and not source.cells:
-        return False
-    if form.wants == "number" and "_" in form.unit and told.dimension not in (form.unit, ""):
-        return False
-    if agree(number, told):
-        return True
-    cell = source.cell_at(told.start)
-    if cell is not None and not told.dimension and number.dimension and told.written == number.written:
-        # the unit stands in the head of the column, or in the question
-        unit = read_statement(said.text[number.start : number.end]).concepts
-        return bool(unit & (read_statement(cell.heading).concepts | asked.concepts))
-    return False
-
-
 def _speaks_of(
     source: SourceSentence, coverage: Coverage, asked: Statement, form: QuestionForm, cell: Cell | None
 ) -> bool:
     if form.wants == "request":
         return True
     if coverage.share < SUPPORTED_SHARE or (coverage.own <= 0 and asked.words):
+        return False
+    if any(word.text.lower() == form.verb for word in coverage.missing):
         return False
     if coverage.lacks_number or any(word.name for word in coverage.missing):
         return False
@@ -397,37 +338,6 @@ def _in_another_clause(statement: Statement, wanted: Sequence[Word], placed: int
     return bool(counts) and not counts[mine]
 
 
-def _rather_another(source: SourceSentence, wanted: Sequence[Word], placed: int, asked: Statement) -> bool:
-    """Whether the sentence has another number of the same kind that answers the question rather.
-
-    Of "from eight to four" the first is when something opens, the second when it closes, and where a thing rises or
-    falls so, what it is now.
-    """
-    statement = source.statement
-    told = next((each for each in statement.quantities if each.start <= placed < each.end), None)
-    if source.cells or told is None:
-        return False
-    if _wrong_end(statement, told, asked):
-        return True
-    return beside_a_better(statement, wanted, told)
-
-
-def _wrong_end(statement: Statement, told: Quantity, asked: Statement) -> bool:
-    """Whether the number is the other end of a range, or of a change, than the one that is asked for."""
-    for first, second in pairwise(statement.quantities):
-        between = statement.text[first.end : second.start].strip(" ,").lower()
-        before = statement.text[max(0, first.start - 8) : first.start].lower()
-        if told not in (first, second) or between not in _RANGE_WORDS or first.family != second.family:
-            continue
-        if between == "to" and "from" in before and statement.concepts & _CHANGES and not asked.concepts & _FORMERLY:
-            return told is first
-        if asked.concepts & _BEGINNINGS and not {"until", "till"} & set(asked.tokens):
-            return told is second
-        if asked.concepts & _ENDINGS or {"until", "till"} & set(asked.tokens):
-            return told is first
-    return False
-
-
 def _rivals(source: SourceSentence, numbers: Sequence[Quantity]) -> bool:
     """Whether the sentence has another number of the kind that was said."""
     return any(
@@ -436,44 +346,3 @@ def _rivals(source: SourceSentence, numbers: Sequence[Quantity]) -> bool:
         for number in numbers
         if number.dimension
     )
-
-
-def _right_kind(form: QuestionForm, said: Statement, new: Sequence[Word], numbers: Sequence[Quantity]) -> bool:
-    """Whether the answer is of the kind that the question asks for."""
-    families = {each.family for each in said.quantities}
-    tokens = set(said.tokens)
-    if form.wants == "person":
-        persons = any(word.name or word.text[:1].isupper() for word in new)
-        nouns = any(_is_person(word.text.lower()) for word in new)
-        return persons or nouns
-    if form.wants == "time":
-        bare = any(each.may_be_year or each.dimension == "ordinal" for each in said.quantities)
-        weekday = bool(tokens & _TIME_WORDS) or any(token.rstrip("s") in _WEEKDAYS for token in tokens)
-        if form.unit == "year":
-            return bare or any(each.date[0] for each in said.quantities)
-        if form.unit == "month":
-            return any(each.date[1] for each in said.quantities)
-        return bare or weekday or "time" in families or len(new) > 1
-    if form.wants in ("number", "money", "amount", "measure", "duration"):
-        if form.wants == "money":
-            return bool(said.quantities) or bool(tokens & {"free", "nothing", "half", "included"})
-        if form.unit in ("length", "mass", "temperature", "sound"):
-            return bool(families & {form.unit, "number"})
-        if form.unit == "duration-or-length":
-            return bool(families & {"time", "length", "number"}) or bool(tokens & {"until", "forever"})
-        if form.wants == "duration":
-            return bool(families & {"time", "number"}) and not all(each.may_be_year for each in said.quantities)
-        return bool(said.quantities) or bool(tokens & {"half", "all", "free", "many", "several"})
-    if form.wants == "frequency":
-        return "time" in families or bool(tokens & _TIME_WORDS) or bool(said.quantities)
-    if form.wants in ("place", "reason", "manner"):
-        return bool(new)
-    return True
-
-
-_WEEKDAYS = frozenset(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
-
-
-def _is_person(word: str) -> bool:
-    single = word[:-1] if word.endswith("s") else word
-    return word in PERSON_NOUNS or single in PERSON_NOUNS or single.endswith(("er", "or", "ist", "ian", "ee", "ant"))

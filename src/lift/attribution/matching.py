@@ -10,14 +10,15 @@ from lift.attribution.quantities import Quantity, agree
 from lift.attribution.questions import QuestionForm
 from lift.attribution.reading import SUBORDINATORS, Statement, Word, read_statement
 from lift.attribution.source import Cell, SourceSentence
+from lift.tasks.rules.lexicon import words
 
 Rarity = Callable[[str], float]
 _NAME_WEIGHT = 2.0
 _FAR_SHARE = 0.85  # that a word counts which stands in the heading or title alone
 SIGNED = frozenset(concept for concept, _ in COMPLEMENTS.values())
 # the words that "may" and "can" speak of
-_PERMITTING = frozenset(["allow", "permit", "forbid", "prohibit", "ban", "welcom", "law"])
-_MEASURING = frozenset(["measure", "money", "amount", "number", "duration"])
+_PERMITTING = words("allow permit forbid prohibit ban welcom law")
+_MEASURING = words("measure money amount number duration")
 
 
 @dataclass(frozen=True)
@@ -139,24 +140,3 @@ def statement_sign(statement: Statement, signed: frozenset[str]) -> int:
 
 def _is_condition(clause: str) -> bool:
     return clause.split(" ", 1)[0].lower() in SUBORDINATORS
-
-
-def beside_a_better(statement: Statement, wanted: Iterable[Word], told: Quantity) -> bool:
-    """Whether another number of the same kind stands nearer to the words of the question than `told` does.
-
-    A segment goes on from those before it: "performances end at ten and rehearsals at nine".
-    """
-    mine = statement.segment_at(told.start)
-    concepts = {word.concept for word in wanted}
-
-    def share(segment: int) -> tuple[int, int]:
-        own = {word.concept for word in statement.words if word.segment == segment} & concepts
-        carried = {word.concept for word in statement.words if word.segment <= segment} & concepts
-        return len(carried), len(own)
-
-    segments = {
-        statement.segment_at(each.start)
-        for each in statement.quantities
-        if each is not told and each.family == told.family and statement.segment_at(each.start) != mine
-    }
-    return any(share(segment) > share(mine) for segment in segments)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lift.attribution.figures import beside_a_better
 from lift.attribution.lexicon import (
     AUXILIARIES,
     CONDITIONS,
@@ -21,7 +22,7 @@ from lift.attribution.lexicon import (
     PERMISSION_MODALS,
     QUANTIFIERS,
 )
-from lift.attribution.matching import SIGNED, Rarity, beside_a_better, cover, polarity, statement_sign, wanted_words
+from lift.attribution.matching import SIGNED, Rarity, cover, polarity, statement_sign, wanted_words
 from lift.attribution.quantities import Quantity, agree
 from lift.attribution.questions import QuestionForm
 from lift.attribution.reading import Statement, Word, read_statement
@@ -63,7 +64,10 @@ def judge(form: QuestionForm, sources: Sequence[SourceSentence], rarity: Rarity)
         return None
     found: list[Verdict] = []
     for source in sources:
-        coverage = cover(wanted, asked.quantities, source, rarity)
+        # of a row, the column is looked for that is asked about
+        cells = source.cells[1:] or (None,)
+        coverages = [cover(wanted, asked.quantities, source, rarity, cell) for cell in cells]
+        coverage = max(coverages, key=lambda each: each.share)
         if coverage.own <= 0.3 or coverage.share < QUOTABLE_SHARE or any(word.name for word in coverage.missing):
             near = _other_number(asked, wanted, source, rarity)
             if near:
@@ -94,7 +98,8 @@ def _is_told_here(wanted: Sequence[Word], source: SourceSentence) -> bool:
     """
     statement = source.statement
     permission = bool(set(statement.tokens) & PERMISSION_MODALS)
-    held = [word for word in wanted if word.concept in statement.concepts or (permission and word.concept == "allow")]
+    told = statement.concepts.union(*(read_statement(cell.heading).concepts for cell in source.cells))
+    held = [word for word in wanted if word.concept in told or (permission and word.concept == "allow")]
     things = [word for word in wanted if not word.name]
     near = source.before.concepts if source.before else frozenset[str]()
     between = [word for word in wanted[1:-1] if word not in held and word.concept not in near]
@@ -185,7 +190,7 @@ def _clause_sign(
         return 0
     if not _same_force(asked, tokens, permission):
         return 0
-    if set(tokens) & (HEDGES | CONDITIONS) - set(asked.tokens):
+    if (set(tokens) | _restrictions(statement, clause)) & (HEDGES | CONDITIONS) - set(asked.tokens):
         return 0
     if set(tokens) & QUANTIFIERS != set(asked.tokens) & QUANTIFIERS:
         return 0
@@ -217,7 +222,21 @@ def _nearest(matched: Sequence[Word], wanted: Sequence[Word]) -> list[Word]:
 def _lacks_predicate(tokens: Sequence[str]) -> bool:
     """Whether a clause ends with its auxiliary: "hens are allowed, cockerels are not"."""
     bare = [token for token in tokens if token[:1].isalnum()]
-    return bool(bare) and (bare[-1] in AUXILIARIES or (bare[-1] == "not" and len(bare) > 1 and bare[-2] in AUXILIARIES))
+    if bare[-1:] == ["not"]:
+        bare.pop()
+    return bool(bare) and bare[-1] in AUXILIARIES
+
+
+def _restrictions(statement: Statement, clause: int) -> set[str]:
+    """The word that opens the clause before or behind, where that restricts this one: "if ...", "unless ..."."""
+    found: set[str] = set()
+    for beside in (clause - 1, clause + 1):
+        if 0 <= beside < len(statement.clause_polarities):
+            tokens = _clause_tokens(statement, beside)
+            found |= set(tokens[:1]) & CONDITIONS
+            if tokens[:2] == ("but", "not") and beside > clause:
+                found.add("except")
+    return found
 
 
 def _clause_tokens(statement: Statement, clause: int) -> tuple[str, ...]:

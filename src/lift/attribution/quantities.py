@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from lift.tasks.rules.lexicon import words
+
 _UNITS: dict[str, dict[str, float]] = {
     # dimension: words and their factor to the first unit
     "time_s": {"s sec secs second seconds": 1, "min mins minute minutes": 60, "h hr hrs hour hours": 3600,
@@ -61,7 +63,7 @@ UNITS: dict[str, tuple[str, float]] = {
 }
 UNITS |= {word: (f"money_{code}", 1.0) for code, listed in _CURRENCIES.items() for word in listed.split()}
 # single letters and short words that are units behind a figure alone
-_BARE_SYMBOLS = frozenset(["s", "m", "g", "t", "l", "w", "v", "h", "j", "p", "ha", "min", "mw"])
+_BARE_SYMBOLS = words("s m g t l w v h j p ha min mw")
 _SMALL = [
     "zero",
     "one",
@@ -133,7 +135,6 @@ MONTHS = dict(
     )
 )
 _MONTHS = MONTHS | {name[:3]: number for name, number in MONTHS.items()} | {"sept": 9}
-WEEKDAYS = frozenset(["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"])
 _MONTH = r"(?P<month>{})\b\.?".format("|".join(sorted((name.capitalize() for name in _MONTHS), key=len, reverse=True)))
 _DATES = [
     re.compile(r"\b(?P<year>[12]\d{3})-(?P<number>\d{2})-(?P<day>\d{2})\b"),

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lift.attribution.lexicon import AUXILIARIES
-from lift.attribution.quantities import MONTHS, UNITS, WEEKDAYS
+from lift.attribution.quantities import MONTHS, UNITS
+from lift.tasks.rules.lexicon import WEEKDAYS, words
 
+MOST_CHARS = 2_000
 _OPENING = re.compile(r"^(?:(?:and|so|but|well|then|also|ok|okay|please|sorry|hello|hi)\b[, ]*)*", re.IGNORECASE)
 _TRUTH = re.compile(
     r"^(?:is it (?:true|right|correct|the case|so|a fact)|is it not true|isn['’]t it true) that\s+", re.IGNORECASE
@@ -39,70 +41,15 @@ _MEASURES = {
     "small": "measure", "strong": "measure", "old": "duration", "long": "duration-or-length",
     "soon": "time", "late": "time", "early": "time", "often": "frequency", "expensive": "money",
 }  # fmt: skip
-_TIME_NOUNS = frozenset(
-    [
-        "time",
-        "date",
-        "day",
-        "year",
-        "month",
-        "week",
-        "hour",
-        "century",
-        "decade",
-        "weekday",
-        "season",
-        "moment",
-        "period",
-    ]
+_TIME_NOUNS = words("time date day year month week hour century decade weekday season moment period")
+_MONEY_NOUNS = words(
+    """price cost fee charge rent salary budget fine deposit fare sum amount income balance bill wage discount"""
 )
-_MONEY_NOUNS = frozenset(
-    [
-        "price",
-        "cost",
-        "fee",
-        "charge",
-        "rent",
-        "salary",
-        "budget",
-        "fine",
-        "deposit",
-        "fare",
-        "sum",
-        "amount",
-        "income",
-        "balance",
-        "bill",
-        "wage",
-        "discount",
-    ]
-)
-_PERSON_NOUNS = frozenset(
-    ["person", "man", "woman", "people", "artist", "author", "king", "queen", "president", "company", "organisation"]
-)
-_PLACE_NOUNS = frozenset(["place", "town", "city", "country", "village", "street", "building", "room", "island"])
-_MEASURE_NOUNS = frozenset(
-    [
-        "power",
-        "flow",
-        "pressure",
-        "voltage",
-        "temperature",
-        "weight",
-        "height",
-        "length",
-        "width",
-        "depth",
-        "noise",
-        "speed",
-        "size",
-        "capacity",
-        "distance",
-        "percentage",
-        "share",
-        "rate",
-        "number",
-    ]
+_PERSON_NOUNS = words("person man woman people artist author king queen president company organisation")
+_PLACE_NOUNS = words("place town city country village street building room island")
+_MEASURE_NOUNS = words(
+    """power flow pressure voltage temperature weight height length width depth noise speed size capacity 
+    distance percentage share rate number"""
 )
 
 
@@ -112,20 +59,22 @@ class QuestionForm:
 
     `wants`: "polar", "person", "time", "duration", "number", "money", "measure", "frequency", "place", "reason",
     "manner", "choice", "thing", "request", or "" where it is not known. `unit`: the dimension or the noun that the
-    number is to have, "" for none. `proposition`: of a polar question, what is asked to be true. `negated`: the polar
-    question itself is negated ("Aren't dogs allowed?"), so that a bare yes or no would be ambiguous.
+    number is to have, "" for none. `verb`: what somebody is to have done, in lower case ("Who designed it?"), "" where
+    another word follows. `proposition`: of a polar question, what is asked to be true. `negated`: the polar question
+    itself is negated ("Aren't dogs allowed?"), so that a bare yes or no would be ambiguous.
     """
 
     wants: str
     unit: str = ""
+    verb: str = ""
     proposition: str = ""
     negated: bool = False
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def question_form(question: str) -> QuestionForm:
     """The form of a question in English; of any other it says "" or "thing"."""
-    text = _OPENING.sub("", question.strip(), count=1)
+    text = _OPENING.sub("", question.strip()[:MOST_CHARS], count=1)
     if _REQUEST.match(text):
         inner = _WH.search(text)
         return question_form(text[inner.start() :]) if inner else QuestionForm("request")
@@ -150,6 +99,7 @@ def _polar(text: str) -> QuestionForm | None:
         return None
     opening = first.group().lower().replace("’", "'")
     if (opening in AUXILIARIES and opening not in ("be", "been", "being")) or _NEGATED_AUXILIARY.match(text):
+        text = text.partition("?")[0]  # what is said behind it is not asked
         if re.search(r"\bor\b(?! not\b)", text):
             return QuestionForm("choice")
         negated = bool(_NEGATED_AUXILIARY.match(text) or re.search(r"\b(?:not|no|never)\b", text, re.IGNORECASE))
@@ -164,7 +114,7 @@ def _polar(text: str) -> QuestionForm | None:
 def _open_form(word: str, following: list[str], text: str) -> QuestionForm:
     second = following[0] if following else ""
     if word in ("who", "whom", "whose"):
-        return QuestionForm("person")
+        return QuestionForm("person", verb="" if second in AUXILIARIES or word != "who" else second)
     if word == "when":
         return QuestionForm("time")
     if word == "where":

@@ -8,6 +8,8 @@ colons, "but", "while", and at "and" before an auxiliary.
 from __future__ import annotations
 
 import re
+import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,22 +28,25 @@ from lift.attribution.lexicon import (
     NEGATORS,
 )
 from lift.attribution.quantities import MONTHS, Quantity, read_quantities
+from lift.tasks.rules.lexicon import words
 
+MOST_CHARS = 2_000
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W\d_]+)*|[^\w\s]")
 _NEGATED = re.compile(r"(?:n['’]t)$", re.IGNORECASE)
 _POSSESSIVE = re.compile(r"['’]s?$")
 _CLAUSE_MARKS = frozenset(";:!?|—–")
-_CLAUSE_WORDS = frozenset(["but", "while", "whereas", "although", "though", "if", "unless", "because", "when"])
-SUBORDINATORS = frozenset(["if", "unless", "because", "when", "although", "though", "after", "before", "until", "once"])
+_CLAUSE_WORDS = words("but while whereas although though if unless because when")
+SUBORDINATORS = words("if unless because when although though after before until once")
 _SEGMENT_MARKS = frozenset(",;:|—–()")
-_SEGMENT_WORDS = frozenset(["and", "but", "or", "while", "whereas"])
+_SEGMENT_WORDS = words("and but or while whereas")
 # behind these a negator says how much, not that something is not so: "no more than", "not only", "no later than"
 _COMPARATIVE = re.compile(r"(?:more|less|fewer|later|longer|larger|older|earlier|smaller|higher|lower|[a-z]+er)$")
+_TURNING = NEGATORS | {each[0] for each in EXCEPTIONS}
 _BOUND = re.compile(
     r"^(?:more|longer|larger|later|warmer|older|wider|higher|greater|bigger|heavier|stronger|less|fewer|earlier)$"
 )
 _NEGATIVE_PREFIX = re.compile(r"(?:un|non)(?=(?:.{3,}(?:ed|able|ible|ary|al|ful)|paid|known|lawful|safe|sold|built)$)")
-_NOT_NEGATIVE = frozenset(["under", "united", "unified", "universal", "nonetheless"])
+_NOT_NEGATIVE = words("under united unified universal nonetheless")
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,22 @@ def _last_before(starts: Sequence[int], offset: int) -> int:
     return max((number for number, start in enumerate(starts) if start <= offset), default=0)
 
 
-_stem = Stemmer.Stemmer("english").stemWord
+class _ThreadStemmer(threading.local):
+    """A stemmer of each thread's own: one must not be used by two at once."""
+
+    def __init__(self) -> None:
+        self.stem = Stemmer.Stemmer("english").stemWord
 
 
-@lru_cache(maxsize=20_000)
+_stemmer = _ThreadStemmer()
+
+
+def _stem(word: str) -> str:
+    stem: str = _stemmer.stem(word)
+    return stem
+
+
+@lru_cache(maxsize=5_000)
 def concept_of(word: str) -> tuple[str, int]:
     """The concept of a word in lower case, and the sign of the word: "forbidden" is "allow" with sign -1."""
     base = BASE_FORMS.get(word, word)
@@ -144,9 +161,10 @@ def _by_stem() -> dict[str, str]:
     return stems | {_stem(word): word for word in CONTRARIES if word not in EQUIVALENTS}
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def read_statement(text: str) -> Statement:
-    """Take a sentence apart."""
+    """Take a sentence apart, as far as its first MOST_CHARS characters."""
+    text = text[:MOST_CHARS]
     matches = [match for match in _TOKEN.finditer(text)]
     tokens = [match.group() for match in matches]
     lower = [token.lower().replace("’", "'") for token in tokens]
@@ -211,8 +229,7 @@ def _starts(matches: Sequence[re.Match[str]], numbers: Sequence[int]) -> tuple[i
 def _boundaries(lower: Sequence[str]) -> tuple[list[int], list[int]]:
     """The clause and the segment of each token."""
     clause = segment = 0
-    clauses: list[int] = []
-    segments: list[int] = []
+    clauses, segments = list[int](), list[int]()
     finite = False  # whether the clause has an auxiliary by now
     for number, token in enumerate(lower):
         following = lower[number + 1] if number + 1 < len(lower) else ""
@@ -284,8 +301,9 @@ def _polarities(lower: Sequence[str], clauses: Sequence[int]) -> tuple[list[int]
 def _scope(lower: Sequence[str], clauses: Sequence[int], number: int) -> tuple[int, int] | None:
     """The tokens that the token turns round, None where it is no negator."""
     token = lower[number]
-    own = [place for place in range(len(lower)) if clauses[place] == clauses[number]]
-    begin, end = own[0], own[-1] + 1
+    if token not in _TURNING and not token.endswith("t"):
+        return None
+    begin, end = bisect_left(clauses, clauses[number]), bisect_right(clauses, clauses[number])
     before = lower[number - 1] if number else ""
     following = lower[number + 1] if number + 1 < len(lower) else ""
     exception = next((each for each in EXCEPTIONS if tuple(lower[number : number + len(each)]) == each), None)

@@ -91,14 +91,14 @@ class Conversation:
     ) -> None:
         self.request = request
         self.context = "none" if request.prompt is not None or routes.adapters.memory is None else request.context
-        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context, request.question)
+        self._question = dialogue.posed.searched if dialogue else request.question
+        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context, self._question)
         self.loads = tuple(loads)
         self.wants: Sequence[Want] = ()
         self.answer: Answer | None = None
         self._window_tokens = base.window_tokens
         self._dialogue = dialogue
         self._routes = routes
-        self._question = dialogue.posed.searched if dialogue else request.question
         way = routes.once if self.in_one_step else routes.to
         self._route = way(self._question, self.context, request.sampling.max_tokens)
         self.go_on(None)
