@@ -31,7 +31,9 @@ _NAMED_HEADING = re.compile(
 )
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 # only from the first letter of the first part on: a search that began anew at each letter would take the length squared
-_DIVIDED_WORD = re.compile(r"(?<![^\W_])(?<![^\W_]-)[^\W_]++(?:-[^\W_]++)*+-\n\s*+[^\W_]+")
+_DIVIDED_WORD = re.compile(
+    r"(?<![^\W_])(?<![^\W_]-)[^\W_]++(?:-[^\W_]++)*+-\n\s*+[^\W_]++(?:(?:-[^\W_]++)++-\n\s*+[^\W_]++)*+"
+)
 _DIVIDED_RIGHT = re.compile(r"[^\W_]+")
 _MAX_HEADING_CHARS = 100
 _MAX_WORD_CHARS = 200
