@@ -6,6 +6,7 @@ lines, mended where a fragment or a missed boundary would make a bad training sa
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,8 +16,12 @@ from lift.documents.plain_text import SENTENCE_END, starts_own_line
 
 MAX_SENTENCE_CHARS = 1_000
 _WRAPPED_LINE_CHARS = (55, 150)
-_PARAGRAPH = re.compile(r"\S(?:.|\n(?!\s*\n))*")
-_ENUMERATOR = re.compile(r"\W*(?:\d{1,3}(?:\.\d+)*|[A-Za-z]|[ivxIVX]{1,5}|(?:§|#)\s*\d+)[.):]*\W*")
+_BLANK_LINES = re.compile(r"\n\s*\n")
+_SOLID = re.compile(r"\S")
+_ENUMERATOR = re.compile(r"\W*(?:\d{1,3}(?:\.\d+)*|[A-Za-z]|[ivxIVX]{1,5}|(?:§|#)\s*\d+)\W*")
+_MAX_ENUMERATOR_CHARS = 200
+# Where a sentence ends, this many of its last characters decide; longer words and abbreviations there are not.
+_END_CHARS = 300
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[“\"‘'–—-])(?:vols?|nos?|pp?|pt|figs?|eqs?|secs?|ch|chap|chaps|arts?|tab|refs?|approx|circa|ca?|cf|vs?|eds?|"
     r"est|al|op|cit|ibid|viz|fl|ff|incl|excl|max|min|avg|tel|ext|dept|rev|hon|capt|cpt|cmdr|maj|sgt|messrs|mt|ft|st|ste|"
@@ -63,8 +68,8 @@ def split_sentences(text: str, language: str = "en") -> list[Sentence]:
     commas or spaces. `language` is an ISO 639-1 code, for the abbreviations.
     """
     sentences: list[Sentence] = []
-    for number, paragraph in enumerate(_PARAGRAPH.finditer(text)):
-        for line_start, line_end in _line_groups(text, paragraph.start(), paragraph.end()):
+    for number, (paragraph_start, paragraph_end) in enumerate(_paragraphs(text)):
+        for line_start, line_end in _line_groups(text, paragraph_start, paragraph_end):
             for start, end in _sentence_spans(text[line_start:line_end], language):
                 for cut_start, cut_end in _cut(text, line_start + start, line_start + end):
                     piece = text[cut_start:cut_end]
@@ -78,6 +83,15 @@ def split_sentences(text: str, language: str = "en") -> list[Sentence]:
 def joined(sentences: Iterable[Sentence]) -> str:
     """The sentences as one text, as a prompt shows them."""
     return " ".join(sentence.text for sentence in sentences)
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
+    """The spans between blank lines, each from its first solid character on."""
+    place = 0
+    while solid := _SOLID.search(text, place):
+        blank = _BLANK_LINES.search(text, solid.start())
+        yield solid.start(), blank.start() if blank else len(text)
+        place = blank.end() if blank else len(text)
 
 
 def _line_groups(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -109,12 +123,20 @@ def _sentence_spans(text: str, language: str) -> list[tuple[int, int]]:
     boundaries = _boundaries(text, language)
     spans = [span for span in pairwise([0, *boundaries, len(text)]) if text[span[0] : span[1]].strip()]
     merged: list[tuple[int, int]] = []
+    first_letter = ""
     for start, end in spans:
-        if merged and _belongs_together(text[merged[-1][0] : merged[-1][1]], text[start:end]):
+        if merged and _belongs_together(text, merged[-1][0], start, end, first_letter):
             merged[-1] = (merged[-1][0], end)
         else:
             merged.append((start, end))
+            first_letter = ""
+        first_letter = first_letter or _first_letter(text[start:end])
     return merged
+
+
+def _first_letter(text: str) -> str:
+    """The first letter or digit, "" where there is none."""
+    return next((character for character in text if character.isalnum()), "")
 
 
 def _boundaries(text: str, language: str) -> list[int]:
@@ -129,21 +151,30 @@ def _boundaries(text: str, language: str) -> list[int]:
     # one space for each white space: sentencex breaks down over others that stand before an initial
     bare = _WHITE_SPACE.sub(" ", _BRACKETING.sub(" ", bare))
     enclosed = [found.span() for found in _SHORT_ENCLOSED.finditer(text)]
+    openings = [first for first, _ in enclosed]
     ends = set()
     for boundary in get_sentence_boundaries(language, bare):
         end = int(boundary["end_index"])
         opening = _OPENED.search(text, max(0, end - _MAX_OPENING_CHARS), end)
         end = opening.start() if opening else end
-        if 0 < end < len(text) and not any(first < end < last for first, last in enclosed):
+        around = bisect.bisect_left(openings, end) - 1  # they do not overlap
+        if 0 < end < len(text) and not (around >= 0 and end < enclosed[around][1]):
             ends.add(end)
     return sorted(ends)
 
 
-def _belongs_together(first: str, second: str) -> bool:
-    """Whether a proposed boundary between two pieces is wrong."""
-    if not any(character.isalnum() for character in first) or not any(character.isalnum() for character in second):
+def _belongs_together(text: str, begin: int, middle: int, end: int, first_letter: str) -> bool:
+    """Whether the proposed boundary at `middle` is wrong, between a piece from `begin` and another up to `end`.
+
+    `first_letter` is that of the first piece, which may be long: only its end is looked at, or a long text whose
+    boundaries are all wrong would take time of its length squared.
+    """
+    first, second = text[max(begin, middle - _END_CHARS) : middle], text[middle:end]
+    if not first_letter or not _first_letter(second):
         return True
-    if _ENUMERATOR.fullmatch(first) or _NAME_ABBREVIATION.search(first):
+    if middle - begin <= _MAX_ENUMERATOR_CHARS and _ENUMERATOR.fullmatch(first):
+        return True
+    if _NAME_ABBREVIATION.search(first):
         return True
     if first[-1:] == "." and not second[:1].isspace():
         return not (
@@ -154,8 +185,7 @@ def _belongs_together(first: str, second: str) -> bool:
     if _ABBREVIATION.search(first) and (opening.islower() or opening.isdigit()):
         return True
     # In a text without capitals (some transcripts) a small letter says nothing.
-    begins_small = next(character for character in first if character.isalnum()).islower()
-    return opening.islower() and not begins_small
+    return opening.islower() and not first_letter.islower()
 
 
 def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

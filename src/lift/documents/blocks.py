@@ -17,6 +17,8 @@ from lift.errors import DocumentError
 PARAGRAPH = "\n\n"
 LINE = "\n"
 SPACE = " "
+# A title or heading may be as long as the file, and is repeated in many places: what is longer is cut.
+MAX_HEADING_CHARS = 300
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ def one_line(text: str) -> str:
     return " ".join(clean_text(text).split())
 
 
+def shortened(line: str) -> str:
+    """A title or heading of at most MAX_HEADING_CHARS characters; what was cut off its end is told by "…"."""
+    return line if len(line) <= MAX_HEADING_CHARS else line[: MAX_HEADING_CHARS - 1].rstrip() + "…"
+
+
 def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
     """Join the blocks into a document with its places; raises DocumentError where no text is left."""
     parts: list[str] = []
@@ -61,7 +68,8 @@ def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
     heading: str | None = None
     for block in blocks:
         page = block.page if block.page is not None else page
-        heading = one_line(block.heading) if block.heading else heading
+        whole_heading = one_line(block.heading) if block.heading else ""
+        heading = shortened(whole_heading) or heading
         text = clean_text(block.text).strip("\n").rstrip()
         if not parts:
             text = text.lstrip()
@@ -71,10 +79,10 @@ def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
             parts.append(block.separator)
             length_chars += len(block.separator)
         known = places[-1] if places else Place(start=0)
-        if (page, heading) != (known.page, known.heading) or (block.heading and text == heading):
+        if (page, heading) != (known.page, known.heading) or (whole_heading and text == whole_heading):
             places.append(Place(start=length_chars, page=page, heading=heading))
         parts.append(text)
         length_chars += len(text)
     if not parts:
         raise DocumentError(f"{source}: expected text, got only white space; give a file with words in it")
-    return Document(title=title, text="".join(parts), source=source, places=tuple(places))
+    return Document(title=shortened(title), text="".join(parts), source=source, places=tuple(places))

@@ -12,9 +12,13 @@ _INVISIBLE = "\u00ad\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066
 _LINE_BREAK = re.compile("\r\n?|[\x0b\x1c\x1d\x1e\x85\u2028]")
 _PARAGRAPH_BREAK = re.compile("[\x0c\u2029]")
 _INNER_SPACES = re.compile(r"(?<=[^ \n]) {2,}")
-_LINE_END_SPACES = re.compile(r" +$", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n{3,}")
 _FIRST_PRIVATE = 0xE000  # every control character, space and surrogate stands below the private use area
+# A run of combining marks takes NFC time of its length squared. No language stacks more than a few: the stream-safe
+# text of Unicode (UAX #15) parts longer runs by a joiner that cannot be seen. A mark stands for at most three.
+_MAX_MARKS = 30
+_MARK_JOINER = "\u034f"
+_MANY_MARKS = re.compile(r"[^\w\s\x00-\u02ff]{10,}")
 
 
 def _character_table() -> dict[int, str | None]:
@@ -43,6 +47,20 @@ def clean_text(text: str) -> str:
     no line ends with a space, and no two blank lines follow each other.
     """
     text = _PARAGRAPH_BREAK.sub("\n\n", _LINE_BREAK.sub("\n", text))
-    text = unicodedata.normalize("NFC", text.translate(_CHARACTERS))
-    text = _LINE_END_SPACES.sub("", _INNER_SPACES.sub(" ", text))
-    return _BLANK_LINES.sub("\n\n", text)
+    text = unicodedata.normalize("NFC", _MANY_MARKS.sub(_part_marks, text.translate(_CHARACTERS)))
+    lines = _INNER_SPACES.sub(" ", text).split("\n")
+    return _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip(" ") for line in lines))
+
+
+def _part_marks(found: re.Match[str]) -> str:
+    """What was found with a joiner after each 30 combining marks that follow each other."""
+    parted: list[str] = []
+    marks = 0
+    for character in found.group():
+        for piece in unicodedata.normalize("NFD", character):
+            marks = marks + 1 if unicodedata.combining(piece) else 0
+            if marks > _MAX_MARKS:
+                parted.append(_MARK_JOINER)
+                marks = 1
+            parted.append(piece)
+    return "".join(parted)

@@ -54,7 +54,7 @@ class Document:
 
     def place_at(self, offset: int) -> Place | None:
         """The place of the character at `offset`, or None where the original had no pages or headings."""
-        index = bisect.bisect_right([place.start for place in self.places], offset) - 1
+        index = bisect.bisect_right(self.places, offset, key=lambda place: place.start) - 1
         return self.places[index] if index >= 0 else None
 
     def split(self) -> tuple[Document, ...]:
@@ -86,17 +86,21 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
         raise ValueError("expected at least one document")
     if len(documents) == 1 and title is None:
         return documents[0]
-    text, places, parts = "", list[Place](), list[Part]()
+    texts, places, parts, start = list[str](), list[Place](), list[Part](), 0
     for whole in documents:
         for document in whole.split():
-            start = len(text) + len(_BREAK) if parts else 0
-            text = f"{text}{_BREAK}{document.text}" if parts else document.text
+            texts.append(document.text)
             parts.append(Part(start, document.title, document.source))
             if not document.places or document.places[0].start > 0:
                 places.append(Place(start, heading=document.title))
             places.extend(
                 Place(start + place.start, place.page, place.heading or document.title) for place in document.places
             )
+            start += len(document.text) + len(_BREAK)
     return Document(
-        title or documents[0].title, text, "; ".join(part.source for part in parts), tuple(places), tuple(parts)
+        title or documents[0].title,
+        _BREAK.join(texts),
+        "; ".join(part.source for part in parts),
+        tuple(places),
+        tuple(parts),
     )

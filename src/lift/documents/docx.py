@@ -14,6 +14,13 @@ _RELATIONS = "_rels/.rels"
 _LEFT_OUT = frozenset(
     ["del", "moveFrom", "instrText", "delText", "Fallback", "rt", "rPr", "pPr", "sectPr", "tblPr", "tcPr"]
 )
+# The most that Word itself has or shows: nine levels of a list, 32,767 as a number, thirty letters or "m"s as one. A
+# file may state any number, and a level's label is written before every paragraph of it.
+_LAST_LEVEL = 8
+_MAX_NUMBER = 32_767
+_MAX_LETTERED = 780
+_MAX_LABEL_CHARS = 64
+_DIGITS = 9
 _ROMAN = ((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"))
 _ROMAN_ONES = ((9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 
@@ -22,7 +29,7 @@ def read_docx(archive: Archive) -> Content:
     """Read a Word document; text that is deleted or hidden, and the table of contents, are left out.
 
     The title is that of the document's properties, else of a paragraph of style Title. Notes stand as paragraphs of
-    their own after the one that refers to them. Raises DocumentError for a broken file.
+    their own after the first one that refers to them. Raises DocumentError for a broken file.
     """
     walk = _Walk(_read_styles(archive), _read_numbering(archive), _read_notes(archive))
     body = archive.xml(_main_member(archive)).find("{*}body")
@@ -33,10 +40,30 @@ def read_docx(archive: Archive) -> Content:
 
 @dataclass(frozen=True)
 class _Style:
-    is_heading: bool = False
+    """A style with what it inherits."""
+
+    has_heading_name: bool = False
+    outline: str | None = None
     is_title: bool = False
     is_contents: bool = False
     numbering: tuple[str, int] | None = None
+
+    @property
+    def is_heading(self) -> bool:
+        return self.has_heading_name or _is_heading_level(self.outline)
+
+
+@dataclass
+class _Inline:
+    """What stands in a paragraph: its text in pieces, the text boxes, and the notes that it refers to."""
+
+    pieces: list[str] = field(default_factory=list)
+    boxes: list[Any] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
 
 @dataclass
@@ -75,11 +102,12 @@ class _Walk:
         style = self.styles.get(_value(properties, "pStyle") or "", _Style())
         if style.is_contents:
             return
-        text = _text(paragraph).strip()
+        inline = _read_inline(paragraph)
+        text = inline.text.strip()
         numbering = _numbering_of(properties, style)
         marker = self._marker(*numbering) if text and numbering else ""
         outline = _value(properties, "outlineLvl")
-        is_heading = style.is_heading or (outline is not None and outline.isdecimal() and int(outline) < 9)
+        is_heading = style.is_heading or _is_heading_level(outline)
         if text:
             if style.is_title and self.title is None:
                 self.title = one_line(text)
@@ -90,28 +118,27 @@ class _Walk:
             self.blocks.append(
                 Block(whole, heading=whole if is_heading or style.is_title else None, separator=separator)
             )
-        self._notes(paragraph)
-        for box in _text_boxes(paragraph):
+        self._notes(inline.notes)
+        for box in inline.boxes:
             self.walk(box)
 
-    def _notes(self, element: Any) -> None:
-        for kind in ("footnote", "endnote"):
-            for reference in element.iter("{*}" + kind + "Reference"):
-                if note := self.notes.get((kind, _attribute(reference, "id") or "")):
-                    self.note_count += 1
-                    self.blocks.append(Block(f"Note {self.note_count}: {note}"))
-                    self.in_list = False
+    def _notes(self, references: list[tuple[str, str]]) -> None:
+        for reference in sorted(references, key=lambda reference: reference[0] != "footnote"):
+            if note := self.notes.pop(reference, ""):
+                self.note_count += 1
+                self.blocks.append(Block(f"Note {self.note_count}: {note}"))
+                self.in_list = False
 
     def _table(self, table: Any) -> None:
         separator = PARAGRAPH
         self.in_list = False
-        rows = [row for row in table.iter("{*}tr") if _nearest_table(row) is table]
-        for row in rows:
-            cells = [_cell_text(cell) for cell in row.iter("{*}tc") if _nearest_table(cell) is table]
+        notes: list[tuple[str, str]] = []
+        for row in _below(table, "tr"):
+            cells = [_flat_text(cell, notes) for cell in _below(row, "tc")]
             if any(cells):
                 self.blocks.append(Block(" | ".join(cells).strip(), separator=separator))
                 separator = LINE
-        self._notes(table)
+        self._notes(notes)
 
     def _marker(self, number_id: str, level: int) -> str:
         levels = self.numbering.get(number_id)
@@ -161,8 +188,15 @@ def _value(properties: Any, name: str) -> str | None:
     return _attribute(child, "val") if child is not None else None
 
 
-def _integer(value: str | None, default: int) -> int:
-    return int(value) if value is not None and value.isdecimal() else default
+def _integer(value: str | None, default: int, most: int) -> int:
+    """The number that `value` states, at most `most`; `default` where it states none."""
+    if value is None or not value.isdecimal():
+        return default
+    return min(int(value), most) if len(value) <= _DIGITS else most
+
+
+def _is_heading_level(outline: str | None) -> bool:
+    return _integer(outline, _LAST_LEVEL + 1, _LAST_LEVEL + 1) <= _LAST_LEVEL
 
 
 def _is_hidden(run: Any) -> bool:
@@ -171,47 +205,68 @@ def _is_hidden(run: Any) -> bool:
     return vanish is not None and (_attribute(vanish, "val") or "1") not in {"0", "false", "off"}
 
 
-def _pieces(element: Any) -> Iterator[str]:
+def _read_inline(paragraph: Any) -> _Inline:
+    inline = _Inline()
+    _collect(paragraph, inline)
+    return inline
+
+
+def _collect(element: Any, inline: _Inline) -> None:
+    """Put what stands below `element` into `inline`; the parser lets no file nest deeper than recursion goes."""
     for child in element:
         name = _name(child)
         if name == "t":
-            yield child.text or ""
+            inline.pieces.append(child.text or "")
         elif name in {"tab", "ptab"}:
-            yield " "
+            inline.pieces.append(" ")
         elif name in {"br", "cr"}:
-            yield " " if _attribute(child, "type") in {"page", "column"} else "\n"
+            inline.pieces.append(" " if _attribute(child, "type") in {"page", "column"} else "\n")
         elif name == "noBreakHyphen":
-            yield "-"
-        elif name not in _LEFT_OUT and name != "txbxContent" and not (name == "r" and _is_hidden(child)):
-            yield from _pieces(child)
+            inline.pieces.append("-")
+        elif name == "txbxContent":
+            inline.boxes.append(child)
+        elif name in {"footnoteReference", "endnoteReference"}:
+            inline.notes.append((name.removesuffix("Reference"), _attribute(child, "id") or ""))
+        elif name not in _LEFT_OUT and not (name == "r" and _is_hidden(child)):
+            _collect(child, inline)
 
 
-def _text(paragraph: Any) -> str:
-    return "".join(_pieces(paragraph))
+def _flat_text(parent: Any, notes: list[tuple[str, str]]) -> str:
+    """The paragraphs below `parent` as one line, those of text boxes and inner tables too; adds to `notes`."""
+    texts: list[str] = []
+
+    def flatten(element: Any) -> None:
+        for child in element:
+            if _name(child) == "p":
+                inline = _read_inline(child)
+                texts.append(inline.text)
+                notes.extend(inline.notes)
+                for box in inline.boxes:
+                    flatten(box)
+            elif _name(child) not in _LEFT_OUT:
+                flatten(child)
+
+    flatten(parent)
+    return one_line(" ".join(texts))
 
 
-def _cell_text(cell: Any) -> str:
-    return one_line(" ".join(_text(paragraph) for paragraph in cell.iter("{*}p")))
-
-
-def _nearest_table(element: Any) -> Any:
-    return next(ancestor for ancestor in element.iterancestors() if _name(ancestor) == "tbl")
-
-
-def _text_boxes(paragraph: Any) -> list[Any]:
-    boxes = paragraph.iter("{*}txbxContent")
-    return [
-        box
-        for box in boxes
-        if not any(_name(ancestor) in {"Fallback", "txbxContent"} for ancestor in box.iterancestors())
-    ]
+def _below(parent: Any, name: str) -> Iterator[Any]:
+    """The elements of that name of a table or row, through content controls, none of an inner table."""
+    for child in parent:
+        found = _name(child)
+        if found == name:
+            yield child
+        elif found not in _LEFT_OUT and found not in {"tbl", "tr", "tc", "p"}:
+            yield from _below(child, name)
 
 
 def _numbering_of(properties: Any, style: _Style) -> tuple[str, int] | None:
     direct = properties.find("{*}numPr") if properties is not None else None
     number_id = _value(direct, "numId") or (style.numbering[0] if style.numbering else None)
     level = _value(direct, "ilvl") or str(style.numbering[1] if style.numbering else 0)
-    return (number_id, int(level)) if number_id and number_id != "0" and level.isdecimal() else None
+    if not number_id or number_id == "0" or not level.isdecimal():
+        return None
+    return number_id, _integer(level, 0, _LAST_LEVEL)
 
 
 def _read_styles(archive: Archive) -> dict[str, _Style]:
@@ -219,27 +274,29 @@ def _read_styles(archive: Archive) -> dict[str, _Style]:
     if member not in archive:
         return {}
     elements = {_attribute(style, "styleId") or "": style for style in archive.xml(member).iter("{*}style")}
-    return {style_id: _style(style_id, elements) for style_id in elements}
+    styles: dict[str, _Style] = {}
+    for style_id in elements:
+        chain: dict[str, Any] = {}  # from the style to the first that is known; a style may be based on itself
+        current: str | None = style_id
+        while current is not None and current in elements and current not in styles and current not in chain:
+            chain[current] = elements[current]
+            current = _value(elements[current], "basedOn")
+        style = styles.get(current or "", _Style())
+        for link, element in reversed(chain.items()):
+            style = styles[link] = _derive_style(element, style)
+    return styles
 
 
-def _style(style_id: str, elements: dict[str, Any]) -> _Style:
-    """A style with what it inherits; the built-in names are English in every language of Word."""
-    chain: list[Any] = []
-    current: str | None = style_id
-    while current in elements and elements[current] not in chain:
-        chain.append(elements[current])
-        current = _value(chain[-1], "basedOn")
-    names = [(_value(element, "name") or "").lower() for element in chain]
-    outline = next((value for element in chain if (value := _value(element.find("{*}pPr"), "outlineLvl"))), "9")
-    numbering = None
-    for element in chain:
-        numbering = numbering or _numbering_of(element.find("{*}pPr"), _Style())
+def _derive_style(element: Any, base: _Style) -> _Style:
+    """A style with what it inherits from `base`; the built-in names are English in every language of Word."""
+    properties = element.find("{*}pPr")
+    name = (_value(element, "name") or "").lower()
     return _Style(
-        is_heading=any(re.fullmatch(r"heading \d", name) for name in names)
-        or (outline.isdecimal() and int(outline) < 9),
-        is_title=names[0] == "title",
-        is_contents=any(re.fullmatch(r"toc \d|toc heading|table of figures", name) for name in names),
-        numbering=numbering,
+        has_heading_name=base.has_heading_name or bool(re.fullmatch(r"heading \d", name)),
+        outline=_value(properties, "outlineLvl") or base.outline,
+        is_title=name == "title",
+        is_contents=base.is_contents or bool(re.fullmatch(r"toc \d|toc heading|table of figures", name)),
+        numbering=_numbering_of(properties, _Style()) or base.numbering,
     )
 
 
@@ -251,10 +308,10 @@ def _read_numbering(archive: Archive) -> dict[str, dict[int, _Level]]:
     root = archive.xml(member)
     abstract = {
         _attribute(element, "abstractNumId"): {
-            _integer(_attribute(level, "ilvl"), 0): _Level(
+            _integer(_attribute(level, "ilvl"), 0, _LAST_LEVEL): _Level(
                 format=_value(level, "numFmt") or "decimal",
-                text=_value(level, "lvlText") or "",
-                start=_integer(_value(level, "start"), 1),
+                text=(_value(level, "lvlText") or "")[:_MAX_LABEL_CHARS],
+                start=_integer(_value(level, "start"), 1, _MAX_NUMBER),
             )
             for level in element.iter("{*}lvl")
         }
@@ -272,9 +329,9 @@ def _read_notes(archive: Archive) -> dict[tuple[str, str], str]:
         member = f"word/{kind}s.xml"
         if member not in archive:
             continue
-        for note in archive.xml(member).iter("{*}" + kind):
+        for note in archive.xml(member).iterchildren("{*}" + kind):
             if _attribute(note, "type") in {None, "normal"}:
-                notes[kind, _attribute(note, "id") or ""] = _cell_text(note)
+                notes[kind, _attribute(note, "id") or ""] = _flat_text(note, [])
     return notes
 
 
@@ -287,10 +344,10 @@ def _core_title(archive: Archive) -> str | None:
 
 
 def _spell(number: int, number_format: str) -> str:
-    if number_format in {"lowerLetter", "upperLetter"} and number > 0:
+    if number_format in {"lowerLetter", "upperLetter"} and 0 < number <= _MAX_LETTERED:
         letters = chr(ord("a") + (number - 1) % 26) * ((number - 1) // 26 + 1)
         return letters.upper() if number_format == "upperLetter" else letters
-    if number_format in {"lowerRoman", "upperRoman"} and number > 0:
+    if number_format in {"lowerRoman", "upperRoman"} and 0 < number <= _MAX_NUMBER:
         roman = ""
         for value, numeral in _ROMAN + _ROMAN_ONES:
             roman += numeral * (number // value)

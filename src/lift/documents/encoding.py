@@ -22,6 +22,12 @@ _WESTERN = frozenset(
     "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒÙÚÛÜŸßàáâãäåæçèéêëìíîïñòóôõöøœùúûüÿ“”„‘’‚‹›«»–—…•·¡£€¥¢©®™°§¶†‡±×÷½¼¾µ\u00a0\u00ad"
 )
 _MAX_ACCENTED_SHARE = 0.25
+# Encodings of text on the web and in old files. Python knows others, whose decoders take time of the length squared
+# (punycode, idna), or that a text never is in.
+_DECLARABLE = (
+    "ascii", "utf-8", "utf-16", "utf-32", "iso8859", "cp", "windows", "koi8", "mac", "gb", "big5", "shift_jis", "euc",
+    "iso2022", "hz", "johab", "tis-620", "kz1048", "ptcp154", "hp-roman8"
+)  # fmt: skip
 _DAMAGED_BYTE = "\udc80-\udcff"
 
 
@@ -38,13 +44,20 @@ def decode(data: bytes, name: str, declared: str | None = None) -> str:
         return _decode_marked(data, wide, name)
     if len(sample.translate(None, _CONTROL_BYTES)) < len(sample) * (1 - _MAX_CONTROL_SHARE):
         raise DocumentError(f"{name}: expected a text, got binary data; give a txt, md, html, pdf, docx or epub file")
-    for encoding in ("utf-8", declared or "utf-8"):
+    for encoding in ("utf-8", declared if declared and _is_declarable(declared) else "utf-8"):
         try:
             return data.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+        except UnicodeError:
             continue
     damaged = _decode_damaged_utf8(data)
     return damaged if damaged is not None else _decode_legacy(data, name)
+
+
+def _is_declarable(encoding: str) -> bool:
+    try:
+        return codecs.lookup(encoding).name.startswith(_DECLARABLE)
+    except (LookupError, ValueError):
+        return False
 
 
 def _decode_marked(data: bytes, encoding: str, name: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from lift.documents.blocks import Block, Content, one_line
-from lift.documents.html import parse_xhtml, read_xhtml
+from lift.documents.blocks import Block, Content
+from lift.documents.html import label_of, parse_xhtml, read_xhtml
 from lift.documents.zip_archive import Archive, resolve
 from lift.errors import DocumentError
 
@@ -20,24 +20,25 @@ def read_epub(archive: Archive) -> Content:
     package_path = _package_path(archive)
     package = archive.xml(package_path)
     items = {item.get("id"): item for item in _elements(package, "item")}
-    spine = [
-        items[reference.get("idref")] for reference in _elements(package, "itemref") if reference.get("idref") in items
-    ]
+    references = dict.fromkeys(reference.get("idref") for reference in _elements(package, "itemref"))
+    spine = [items[reference] for reference in references if reference in items]
     names = _chapter_names(archive, package_path, items.values())
     locked = _locked_members(archive)
     blocks: list[Block] = []
+    known: set[str] = set()
     for item in spine:
         member = resolve(package_path, item.get("href") or "")
         is_contents = "nav" in (item.get("properties") or "").split()
-        if item.get("media-type") not in _CHAPTER_TYPES or is_contents or member not in archive:
+        if item.get("media-type") not in _CHAPTER_TYPES or is_contents or member not in archive or member in known:
             continue
+        known.add(member)
         if member in locked:
             raise DocumentError(f"{archive.name}: the book is locked by copy protection (DRM); give an unlocked copy")
         chapter = read_xhtml(archive.read(member), archive.name)
         if chapter and member in names and not any(block.heading for block in chapter):
             chapter[0] = replace(chapter[0], heading=names[member])
         blocks += chapter
-    title = next((one_line("".join(element.itertext())) for element in _elements(package, "title")), None)
+    title = next((label_of(element) for element in _elements(package, "title")), None)
     return Content(title=title or None, blocks=blocks)
 
 
@@ -55,9 +56,10 @@ def _elements(root: Any, name: str) -> list[Any]:
 def _chapter_names(archive: Archive, package_path: str, items: Any) -> dict[str, str]:
     """Member -> name in the table of contents, from the EPUB 3 navigation document and the EPUB 2 NCX."""
     names: dict[str, str] = {}
+    known: set[str] = set()
     for item in items:
         member = resolve(package_path, item.get("href") or "")
-        if member not in archive:
+        if member not in archive or member in known:
             continue
         if "nav" in (item.get("properties") or "").split():
             links = [
@@ -71,8 +73,9 @@ def _chapter_names(archive: Archive, package_path: str, items: Any) -> dict[str,
             links = [(target.get("src"), label) for target, label in points if target is not None]
         else:
             continue
+        known.add(member)
         for target, label in links:
-            if target and label is not None and (name := one_line("".join(label.itertext()))):
+            if target and label is not None and (name := label_of(label)):
                 names.setdefault(resolve(member, target), name)
     return names
 

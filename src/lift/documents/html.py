@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import html as entities
+import itertools
 import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content, one_line
@@ -30,12 +34,22 @@ _BLOCKS = frozenset(
     }
 )  # fmt: skip
 _NOTE_TYPES = frozenset(["footnote", "footnotes", "endnote", "endnotes", "rearnote", "rearnotes", "note"])
+# A table's rows can be told in a line each; one that lays out a page holds headings, lists or tables.
+_NO_DATA_TABLE = _HEADINGS | {"ul", "ol", "pre"}
+_LOOKED_INTO = frozenset(["sup", "header", "table"])
+_COUNTED = _NO_DATA_TABLE | {"a", "h1", "table"}
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _DECLARED_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?([\w.:-]+)|<\?xml[^>]+encoding=[\"']([\w.:-]+)", re.I)
 _XML_DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml[^>]*\?>")
-_DOCTYPE = re.compile(r"<!DOCTYPE[^>\[]*(?:\[.*?\]\s*)?>", re.IGNORECASE | re.DOTALL)
+_DOCTYPE = re.compile(r"<!DOCTYPE", re.IGNORECASE)
+_DOCTYPE_END = re.compile(r"\]\s*+>")
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]*;")
 _HARD_BREAK = "\v"
+_MAX_EXPONENT_CHARS = 64
+_MAX_LABEL_CHARS, _MAX_LABEL_NODES = 1_000, 1_000
+# deeper lists are indented no further: a page may nest a thousand of them
+_MAX_INDENT_LEVELS = 20
+_MAX_ITEM_NUMBER = 10**9
 _OPS = "{http://www.idpf.org/2007/ops}type"
 
 
@@ -70,7 +84,7 @@ def parse_xhtml(data: bytes, name: str) -> Any:
     # An HTML parser would take <title/> or <a/> for tags left open and swallow the chapter; an XML parser without
     # the DTD does not know &nbsp; and its kin, so these are spelt out before. Without its DOCTYPE the text cannot
     # declare entities of its own, which makes the parser's huge_tree safe.
-    text = _DOCTYPE.sub("", _XML_DECLARATION.sub("", decode(data, name)))
+    text = _without_doctype(_XML_DECLARATION.sub("", decode(data, name)))
     text = _ENTITY.sub(lambda found: entities.escape(entities.unescape(found.group())), text)
     parser = etree.XMLParser(
         resolve_entities=False,
@@ -84,6 +98,20 @@ def parse_xhtml(data: bytes, name: str) -> Any:
     root = etree.fromstring(text.lstrip().encode(), parser) if text.strip() else None
     _check_depth(parser, name)
     return root if root is not None else _parse(text, name)
+
+
+def _without_doctype(text: str) -> str:
+    """The text without its DOCTYPE; any other that it may hold is made plain text, so that none can take effect."""
+    found = _DOCTYPE.search(text)
+    if found:
+        end = text.find(">", found.end())
+        subset = text.find("[", found.end(), end if end != -1 else len(text))
+        if subset != -1:
+            closed = _DOCTYPE_END.search(text, subset)
+            end = closed.end() - 1 if closed else -1
+        if end != -1:
+            text = text[: found.start()] + text[end + 1 :]
+    return _DOCTYPE.sub("&lt;!DOCTYPE", text)
 
 
 def _parse(text: str, name: str) -> Any:
@@ -123,18 +151,100 @@ def _reading_matter(root: Any) -> Any:
 
 
 def _paragraph_chars(root: Any) -> int:
-    return sum(len("".join(element.itertext()).strip()) for element in root.iter() if _name(element) == "p")
+    """Characters in paragraphs; what stands in a paragraph of a paragraph counts once."""
+    from lxml import etree
+
+    chars, inside = 0, 0
+    for event, element in etree.iterwalk(root, events=("start", "end")):
+        is_paragraph = _name(element) == "p"
+        if event == "start":
+            inside += is_paragraph
+            text = element.text
+        else:
+            inside -= is_paragraph
+            text = element.tail
+        if inside and text:
+            chars += len(text.strip())
+    return chars
 
 
 def _title(root: Any) -> str | None:
+    first_level, title = [], ""
     for element in root.iter():
-        if _name(element) == "meta" and element.get("property") == "og:title" and element.get("content"):
+        name = _name(element)
+        if name == "meta" and element.get("property") == "og:title" and element.get("content"):
             return one_line(element.get("content"))
-    first_level = [element for element in root.iter() if _name(element) == "h1"]
-    if len(first_level) == 1 and (heading := one_line(" ".join(first_level[0].itertext()))):
+        if name == "h1":
+            first_level.append(element)
+        elif name == "title" and not title:
+            title = label_of(element)
+    if len(first_level) == 1 and (heading := label_of(first_level[0], " ")):
         return heading
-    titles = [one_line("".join(element.itertext())) for element in root.iter() if _name(element) == "title"]
-    return next((title for title in titles if title), None)
+    return title or None
+
+
+def label_of(element: Any, between: str = "") -> str:
+    """The text of a title, heading or link as one line; of one that is not a label but a page, the beginning."""
+    from lxml import etree
+
+    pieces: list[str] = []
+    chars = 0
+    walk = etree.iterwalk(element, events=("start", "end"))
+    for event, inner in itertools.islice(walk, _MAX_LABEL_NODES):
+        text = inner.text if event == "start" else inner.tail if inner is not element else None
+        if text:
+            pieces.append(text)
+            chars += len(text)
+        if chars > _MAX_LABEL_CHARS:
+            break
+    return one_line(between.join(pieces)[: _MAX_LABEL_CHARS + 1])
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What an element that is left out or read otherwise for it holds, or whether its text is a number."""
+
+    has_link: bool
+    has_first_heading: bool
+    is_number: bool
+    is_data_table: bool
+
+
+def _look_inside(root: Any) -> Iterator[_Inside]:
+    """What each sup, header and table below `root` holds, in the order in which they begin, from one pass over all."""
+    from lxml import etree
+
+    found: list[_Inside | None] = []
+    opened: list[tuple[int, Counter[str], int, int]] = []
+    seen: Counter[str] = Counter()
+    pieces: list[str] = []
+    chars = 0
+    for event, element in etree.iterwalk(root, events=("start", "end")):
+        name = _name(element)
+        if event == "start":
+            if name in _LOOKED_INTO:
+                opened.append((len(found), seen.copy(), len(pieces), chars))
+                found.append(None)
+            if name in _COUNTED:
+                seen[name] += 1
+        elif name in _LOOKED_INTO:
+            index, before, first_piece, chars_before = opened.pop()
+            held = seen - before
+            exponent = "".join(pieces[first_piece:]).strip() if chars - chars_before <= _MAX_EXPONENT_CHARS else ""
+            found[index] = _Inside(
+                has_link=held["a"] > 0,
+                has_first_heading=held["h1"] > 0,
+                is_number=bool(exponent) and exponent.isdecimal(),
+                is_data_table=held["table"] <= 1 and not held.keys() & _NO_DATA_TABLE,
+            )
+        text = element.text if event == "start" else element.tail
+        if text and name:
+            pieces.append(text)
+            chars += len(text)
+    return (each for each in found if each is not None)
+
+
+_NOTHING_INSIDE = _Inside(has_link=False, has_first_heading=False, is_number=False, is_data_table=False)
 
 
 class _Walk:
@@ -159,12 +269,14 @@ class _Walk:
         from lxml import etree
 
         skipped: Any = None
+        looked = _look_inside(root)
         for event, element in etree.iterwalk(root, events=("start", "end")):
             if event == "start":
-                if skipped is None and self._is_left_out(element):
+                inside = next(looked) if _name(element) in _LOOKED_INTO else _NOTHING_INSIDE
+                if skipped is None and self._is_left_out(element, inside):
                     skipped = element
                 if skipped is None:
-                    self._open(element, _name(element))
+                    self._open(element, _name(element), inside)
                 continue
             if skipped is None:
                 self._close(element, _name(element))
@@ -175,39 +287,40 @@ class _Walk:
         self._flush()
         return self._found
 
-    def _is_left_out(self, element: Any) -> bool:
+    def _is_left_out(self, element: Any, inside: _Inside) -> bool:
         name = _name(element)
         if name in _NO_TEXT or not name:
             return True
         kinds = set((element.get(_OPS) or "").split())
         if kinds & {"noteref", "pagebreak"} or element.get("role") in {"doc-noteref", "doc-pagebreak"}:
             return True
-        if name == "sup" and any(_name(child) == "a" for child in element.iter()):
+        if name == "sup" and inside.has_link:
             return True
         if element.get("hidden") is not None or _HIDDEN_STYLE.search(element.get("style") or ""):
             return True
         if self._keeps_furniture or kinds & _NOTE_TYPES or element.get("role") == "doc-footnote":
             return False
         if name == "header":
-            return not self._sectioning and not any(_name(child) == "h1" for child in element.iter())
+            return not self._sectioning and not inside.has_first_heading
         return (
             name in _FURNITURE
             or element.get("role") in _FURNITURE_ROLES
             or bool(_FURNITURE_CLASSES.intersection((element.get("class") or "").split()))
         )
 
-    def _open(self, element: Any, name: str) -> None:
+    def _open(self, element: Any, name: str, inside: _Inside) -> None:
         if name in _BLOCKS:
             self._flush()
         if name in {"article", "main", "section"}:
             self._sectioning += 1
         elif name in {"ul", "ol"}:
             start = element.get("start") or "1"
-            self._lists.append((int(start) if start.isdecimal() else 1) - 1 if name == "ol" else None)
+            is_number = start.isdecimal() and len(start) < len(str(_MAX_ITEM_NUMBER))
+            self._lists.append((int(start) if is_number else 1) - 1 if name == "ol" else None)
             self._in_item_run = self._in_item_run and len(self._lists) > 1
         elif name == "li" and self._cells is None:
             self._start_item()
-        elif name == "table" and not self._data_tables and _is_data_table(element):
+        elif name == "table" and not self._data_tables and inside.is_data_table:
             self._data_tables.append(element)
             self._rows = 0
         elif name == "tr" and self._data_tables:
@@ -218,7 +331,7 @@ class _Walk:
             self._buffer.append(_HARD_BREAK)
         elif name == "q":
             self._buffer.append("“")
-        elif name == "sup" and re.fullmatch(r"\d+", "".join(element.itertext()).strip()):
+        elif name == "sup" and inside.is_number:
             self._buffer.append("^")
         self._text(element.text)
 
@@ -247,7 +360,7 @@ class _Walk:
             self._sectioning -= 1
 
     def _start_item(self) -> None:
-        depth = max(1, len(self._lists))
+        depth = min(max(1, len(self._lists)), _MAX_INDENT_LEVELS)
         marker = "- "
         if self._lists and (last := self._lists[-1]) is not None:
             self._lists[-1] = last + 1
@@ -267,11 +380,11 @@ class _Walk:
             self._buffer.append(text)
 
     def _flush(self, heading: bool = False) -> None:
-        raw = "".join(self._buffer)
         if self._cells is not None:
-            if raw.strip() and not raw.endswith(" "):
+            if self._buffer and not self._buffer[-1].endswith(" "):
                 self._buffer.append(" ")
             return
+        raw = "".join(self._buffer)
         self._buffer = []
         text = raw.replace(_HARD_BREAK, "\n").strip("\n") if self._preformatted else _collapse(raw)
         if not text.strip():
@@ -279,12 +392,6 @@ class _Walk:
         text, self._prefix = self._prefix + text, ""
         self._found.append(Block(text, heading=text if heading else None, separator=self._separator))
         self._separator = PARAGRAPH
-
-
-def _is_data_table(table: Any) -> bool:
-    """Whether a table's rows can be told in a line each; a table that lays out a page holds headings or tables."""
-    names = [_name(element) for element in table.iter()]
-    return names.count("table") == 1 and not _HEADINGS.intersection(names) and not {"ul", "ol", "pre"} & set(names)
 
 
 def _collapse(text: str) -> str:

@@ -8,8 +8,9 @@ from lift.documents.blocks import Content
 from lift.documents.html import read_markup
 
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_FRONT_MATTER_TITLE = re.compile(r"^title[ \t]*:[ \t]*(['\"]?)(.+?)\1[ \t]*$", re.MULTILINE | re.IGNORECASE)
-_ATX_HEADING = re.compile(r"^#{1,6}[ \t]+\S.*\n[ \t]*(?:\n|\Z)", re.MULTILINE)
+_FRONT_MATTER_TITLE = re.compile(r"^title[ \t]*+:[ \t]*+(\S.*)$", re.MULTILINE | re.IGNORECASE)
+_QUOTED = re.compile(r"(['\"])(.+)\1")
+_ATX_HEADING = re.compile(r"^#{1,6}[ \t]++\S.*+\n[ \t]*+(?:\n|\Z)", re.MULTILINE)
 
 
 def looks_like_markdown(text: str) -> bool:
@@ -26,6 +27,8 @@ def read_markdown(text: str, name: str) -> Content:
     if front_matter := _FRONT_MATTER.match(text):
         text = text[front_matter.end() :]
         if found := _FRONT_MATTER_TITLE.search(front_matter.group(1)):
-            title = found.group(2)
+            title = found.group(1).rstrip(" \t")
+            if quoted := _QUOTED.fullmatch(title):
+                title = quoted.group(2)
     blocks = read_markup(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text), name).blocks
     return Content(title=title, blocks=blocks)

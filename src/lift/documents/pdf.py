@@ -19,7 +19,7 @@ from typing import Any
 
 from lift.documents.blocks import LINE, PARAGRAPH, SPACE, Block, Content, one_line
 from lift.documents.cleaning import clean_text
-from lift.documents.plain_text import LIST_ITEM, join_lines, vocabulary
+from lift.documents.plain_text import LIST_ITEM, JoinedLines, join_lines, vocabulary
 from lift.errors import DocumentError
 
 MAX_PAGES = 10_000
@@ -46,7 +46,8 @@ _SENTENCE_END = re.compile(r"[.!?:][\"'”’)\]]*$")
 _PAGE_NUMBER = re.compile(
     r"(?:page\s*|p\.\s*)?[-–—\[( ]*(?:\d{1,4}|[ivxlc]{1,7})[-–—\]) ]*(?:(?:of|/)\s*\d{1,4})?", re.IGNORECASE
 )
-_CONTENTS_ENTRY = re.compile(r"(?:\. ?){4,}\s*[\divxlc]+$")
+_CONTENTS_ENTRY = re.compile(r"(?<!\.)(?<!\. )(?:\. ?){4,}+\s*[\divxlc]+$")
+_MAX_PAGE_NUMBER_CHARS = 40
 _BULLET_ALONE = re.compile(r"[•‣▪◦●■–—*-]")
 
 
@@ -59,6 +60,16 @@ class Line:
     y: float
     size: float
     page: int
+
+
+@dataclass(frozen=True)
+class _Growing:
+    """A block to which lines are still added."""
+
+    lines: JoinedLines
+    heading: str | None
+    page: int
+    separator: str
 
 
 def read_pdf(data: bytes, name: str) -> Content:
@@ -110,40 +121,35 @@ def blocks_of_pages(pages: list[list[Line]]) -> list[Block]:
     words = vocabulary("\n".join(line.text for line in lines))
     leading = _leading(lines, size)
     width_chars = _quantile([len(line.text) for line in lines if _same_size(line.size, size)], 0.9)
-    blocks: list[Block] = []
+    growing: list[_Growing] = []
     previous: Line | None = None
     for line in lines:
         heading = _is_heading(line, size)
         separator = PARAGRAPH
-        if previous is not None and blocks:
+        if previous is not None and growing:
             separator = _separator(previous, line, leading, width_chars)
-            if heading and blocks[-1].heading and previous.page == line.page and _same_size(line.size, previous.size):
-                text = join_lines(blocks[-1].text, line.text, words)
+            last = growing[-1]
+            if heading and last.heading and previous.page == line.page and _same_size(line.size, previous.size):
+                text = join_lines(last.heading, line.text, words)
                 if previous.y - line.y < 2.5 * line.size and len(text) <= _MAX_HEADING_CHARS:
-                    blocks[-1] = Block(text, text, blocks[-1].page, blocks[-1].separator)
+                    growing[-1] = _Growing(JoinedLines(text, words), text, last.page, last.separator)
                     previous = line
                     continue
-            if heading or blocks[-1].heading:
+            if heading or last.heading:
                 separator = PARAGRAPH
         if separator == SPACE:
-            _append(blocks, line, words, turned=previous is not None and previous.page != line.page)
+            assert previous is not None
+            if previous.page == line.page:
+                growing[-1].lines.add(line.text)
+            else:  # a block of its own, so that the page is known
+                separator = growing[-1].lines.end_before(line.text)
+                growing.append(_Growing(JoinedLines(line.text, words), None, line.page, separator))
         else:
-            blocks.append(Block(line.text, line.text if heading else None, line.page, separator))
+            growing.append(
+                _Growing(JoinedLines(line.text, words), line.text if heading else None, line.page, separator)
+            )
         previous = line
-    return blocks
-
-
-def _append(blocks: list[Block], line: Line, words: frozenset[str], turned: bool) -> None:
-    """Add a line to the last paragraph; over the turn of a page as a block of its own, so that the page is known."""
-    last = blocks[-1]
-    text = join_lines(last.text, line.text, words)
-    if not turned:
-        blocks[-1] = Block(text, last.heading, last.page, last.separator)
-        return
-    divided = not text.startswith(last.text + " ")
-    kept = last.text if not divided or text.startswith(last.text) else last.text[:-1]
-    blocks[-1] = Block(kept, last.heading, last.page, last.separator)
-    blocks.append(Block(line.text, None, line.page, "" if divided else SPACE))
+    return [Block(each.lines.text, each.heading, each.page, each.separator) for each in growing]
 
 
 def _separator(previous: Line, line: Line, leading: float, width_chars: float) -> str:
@@ -186,7 +192,7 @@ def _page_lines(page: Any, number: int) -> list[Line]:
                 current = []
             if part.strip():
                 current.append((part, x, y, size))
-            elif part and current:
+            elif part and current and not current[-1][0].endswith(" "):
                 current[-1] = (current[-1][0] + " ", *current[-1][1:])
     _close_line(lines, current, number)
     return lines
@@ -223,7 +229,8 @@ def _without_running_heads(pages: list[list[Line]], body_size: float) -> list[li
     def is_running(line: Line) -> bool:
         if line.size >= _HEADING_SCALE * body_size:
             return False
-        near = {page for page in by_text[_masked(line)] if abs(page - line.page) <= _NEAR_PAGES}
+        pages_with_it = by_text[_masked(line)]
+        near = pages_with_it.intersection(range(line.page - _NEAR_PAGES, line.page + _NEAR_PAGES + 1))
         numbered = any(len(by_number[_masked(line), number - line.page]) > 1 for number in _numbers(line))
         return numbered or len(near) >= _MIN_PAGES_WITH_HEADS
 
@@ -249,7 +256,7 @@ def _numbers(line: Line) -> list[int]:
 
 
 def _is_page_number(line: Line, lines: list[Line]) -> bool:
-    if not _PAGE_NUMBER.fullmatch(line.text) or len(lines) < 2:
+    if len(line.text) > _MAX_PAGE_NUMBER_CHARS or not _PAGE_NUMBER.fullmatch(line.text) or len(lines) < 2:
         return False
     heights = [other.y for other in lines]
     return line.y in {min(heights), max(heights)}

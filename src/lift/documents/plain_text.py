@@ -30,10 +30,13 @@ _NAMED_HEADING = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
-_DIVIDED_LEFT = re.compile(r"([^\W_]+(?:-[^\W_]+)*)-$")
-_DIVIDED_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*-\n\s*[^\W_]+")
+# only from the first letter of the first part on: a search that began anew at each letter would take the length squared
+_DIVIDED_WORD = re.compile(
+    r"(?<![^\W_])(?<![^\W_]-)[^\W_]++(?:-[^\W_]++)*+-\n\s*+[^\W_]++(?:(?:-[^\W_]++)++-\n\s*+[^\W_]++)*+"
+)
 _DIVIDED_RIGHT = re.compile(r"[^\W_]+")
 _MAX_HEADING_CHARS = 100
+_MAX_WORD_CHARS = 200
 _MIN_WIDTH_CHARS, _MAX_WIDTH_CHARS = 35, 150
 _SLACK_CHARS = 10
 _MIN_FORCED_SHARE = 0.5
@@ -89,16 +92,19 @@ def wrap_width_chars(paragraphs: list[str]) -> int | None:
 def join_wrapped_lines(paragraph: str, width_chars: int, words: frozenset[str]) -> str:
     """Replace the line breaks that a width of `width_chars` forced by spaces; lists, tables and short lines stay."""
     lines = paragraph.split("\n")
-    joined = [lines[0]]
-    indent_chars = _indent_chars(lines[0])
+    joined = [JoinedLines(lines[0], words)]
+    indent_chars, is_item = _indent_chars(lines[0]), bool(LIST_ITEM.match(lines[0]))
+    opening = lines[0]
     for previous, line in pairwise(lines):
-        deeper = _indent_chars(line) > indent_chars + 3 and not LIST_ITEM.match(joined[-1])
+        deeper = _indent_chars(line) > indent_chars + 3 and not is_item
         if starts_own_line(previous, line) or deeper or not _was_forced(previous, line, width_chars):
-            joined.append(line)
-            indent_chars = _indent_chars(line)
+            joined.append(JoinedLines(line, words))
+            opening = line
+            indent_chars, is_item = _indent_chars(line), bool(LIST_ITEM.match(line))
         else:
-            joined[-1] = join_lines(joined[-1], line, words)
-    return "\n".join(joined)
+            joined[-1].add(line)
+            is_item = is_item or bool(LIST_ITEM.match(f"{opening} {line}"))
+    return "\n".join(whole.text for whole in joined)
 
 
 def vocabulary(text: str) -> frozenset[str]:
@@ -109,23 +115,69 @@ def vocabulary(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(_DIVIDED_WORD.sub(" ", text.lower())))
 
 
-def join_lines(first: str, second: str, words: frozenset[str]) -> str:
-    """Two lines as one: a word that a hyphen divided at the line's end is made whole.
+class JoinedLines:
+    """Lines as one: a word that a hyphen divided at a line's end is made whole.
 
     The text's own `words` decide whether a hyphen belongs to the word: "with-/out" loses it where "without" stands
     elsewhere, "drawing-/room" keeps it where "drawing-room" does, or where both halves are words and the whole is not.
     """
-    first, second = first.rstrip(), second.strip()
-    left = _DIVIDED_LEFT.search(first) if first.endswith("-") else None
-    right = _DIVIDED_RIGHT.match(second)
-    if left is None or right is None:
-        return f"{first} {second}"
-    head, tail = left.group(1), right.group()
-    whole = (head + tail).lower()
-    if not (head[-1].islower() and tail[0].islower()) or "-" in head:
-        return first + second
-    compound = f"{head}-{tail}".lower() in words or {head.lower(), tail.lower()} <= words
-    return first + second if compound and whole not in words else first[:-1] + second
+
+    def __init__(self, first: str, words: frozenset[str]) -> None:
+        self._words = words
+        self._pieces = [first]
+        self._end = first[-_MAX_WORD_CHARS:]
+
+    @property
+    def text(self) -> str:
+        """The lines so far; trailing white space of the last one stays."""
+        return "".join(self._pieces)
+
+    def add(self, line: str) -> None:
+        """Put `line` behind the others."""
+        line = line.strip()
+        piece = self.end_before(line) + line
+        self._pieces.append(piece)
+        self._end = (self._end + piece)[-_MAX_WORD_CHARS:]
+
+    def end_before(self, line: str) -> str:
+        """Drop the hyphen that the text's end loses before `line`; returns what stands between them, "" or " "."""
+        while len(self._pieces) > 1 and not self._pieces[-1].strip():
+            self._pieces.pop()
+        self._pieces[-1], self._end = self._pieces[-1].rstrip(), self._end.rstrip()
+        joint = self._joint(self._end, line)
+        if joint == "-":
+            self._pieces[-1], self._end = self._pieces[-1][:-1], self._end[:-1]
+        return " " if joint == " " else ""
+
+    def _joint(self, first: str, second: str) -> str:
+        """What stands between two lines: " ", "" (inside a word), or "-" for "" where the first line's hyphen goes."""
+        head, right = _divided_head(first), _DIVIDED_RIGHT.match(second)
+        if not head or right is None:
+            return " "
+        tail = right.group()
+        if not (head[-1].islower() and tail[0].islower()) or "-" in head:
+            return ""
+        compound = f"{head}-{tail}".lower() in self._words or {head.lower(), tail.lower()} <= self._words
+        return "" if compound and (head + tail).lower() not in self._words else "-"
+
+
+def join_lines(first: str, second: str, words: frozenset[str]) -> str:
+    """Two lines as one, as JoinedLines does it."""
+    joined = JoinedLines(first, words)
+    joined.add(second)
+    return joined.text
+
+
+def _divided_head(line: str) -> str:
+    """The part of a word, or of a compound, before the hyphen that ends `line`; "" where none does."""
+    if not line.endswith("-"):
+        return ""
+    start = end = len(line) - 1
+    while start and line[start - 1].isalnum():
+        start -= 1
+        if start > 1 and line[start - 1] == "-" and line[start - 2].isalnum():
+            start -= 1
+    return line[start:end]
 
 
 def _was_forced(line: str, following: str, width_chars: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import struct
 import zipfile
 import zlib
 from typing import Any
@@ -13,20 +14,43 @@ from lift.errors import DocumentError
 
 MAX_MEMBERS = 20_000
 MAX_UNCOMPRESSED_BYTES = 200 * 1024 * 1024
+# Text is packed to a tenth, rarely a fiftieth; what unpacks to more than this times the file was made to.
+MAX_RATIO = 200
+_ALWAYS_ALLOWED_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 1 << 16
+# Python unpacks others of unknown size at once; neither Word nor any e-book uses them.
+_PACKINGS = frozenset([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+_ENCRYPTED_FLAGS = 0x1 | 0x40
+
+
+# What zipfile lets through when a damaged archive breaks an assumption of its code.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
 
 
 class Archive:
     """The members of a zip archive by name.
 
-    Raises DocumentError, naming the file as `name`, for an archive that is broken, has more than MAX_MEMBERS members,
-    or of which more than MAX_UNCOMPRESSED_BYTES would be unpacked: zip bombs are small until they are opened.
+    Raises DocumentError, naming the file as `name`, for an archive that is broken, or has more than MAX_MEMBERS
+    members. At most MAX_UNCOMPRESSED_BYTES are unpacked of all members together, and of a small archive at most
+    MAX_RATIO times its own size beyond the first 16 MiB: zip bombs are small until they are opened.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
-        except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        except _BROKEN as error:
             raise DocumentError(
                 f"{name}: expected a whole zip archive, got a broken one ({error}); get it anew"
             ) from error
@@ -37,6 +61,7 @@ class Archive:
                 "save the text alone"
             )
         self._unpacked_bytes = 0
+        self._most_bytes = min(MAX_UNCOMPRESSED_BYTES, max(_ALWAYS_ALLOWED_BYTES, MAX_RATIO * len(data)))
 
     def __contains__(self, member: str) -> bool:
         return member in self._members
@@ -47,23 +72,37 @@ class Archive:
         return frozenset(self._members)
 
     def read(self, member: str) -> bytes:
-        """The bytes of a member; raises DocumentError where it is missing, broken, encrypted, or too much."""
+        """The bytes of a member; raises DocumentError where it is missing, broken, encrypted, or too much.
+
+        It is unpacked piece by piece and counted: the size that the archive states for it may be a lie.
+        """
         info = self._members.get(member)
         if info is None:
             raise DocumentError(f"{self.name}: expected {member} in the archive, got none; the file is not whole")
-        # zipfile never unpacks more of a member than its header states, so the stated size can be relied on.
-        self._unpacked_bytes += info.file_size
-        if self._unpacked_bytes > MAX_UNCOMPRESSED_BYTES:
+        if info.flag_bits & _ENCRYPTED_FLAGS:
+            raise DocumentError(f"{self.name}: the archive is encrypted; save it without a password")
+        if info.compress_type not in _PACKINGS:
             raise DocumentError(
-                f"{self.name}: expected at most {MAX_UNCOMPRESSED_BYTES:,} bytes when unpacked, "
-                f"got at least {self._unpacked_bytes:,}; split the file"
+                f"{self.name}: expected {member} to be packed by deflate as in every docx and epub file, got another "
+                f"method ({info.compress_type}); save the file anew"
             )
+        chunks: list[bytes] = []
         try:
-            return self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError) as error:
+            with self._zip.open(info) as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    chunks.append(chunk)
+                    self._count(len(chunk))
+        except _BROKEN as error:
             raise DocumentError(f"{self.name}: {member} in the archive is broken ({error}); get it anew") from error
-        except RuntimeError as error:
-            raise DocumentError(f"{self.name}: the archive is encrypted; save it without a password") from error
+        return b"".join(chunks)
+
+    def _count(self, unpacked_bytes: int) -> None:
+        self._unpacked_bytes += unpacked_bytes
+        if self._unpacked_bytes > self._most_bytes:
+            raise DocumentError(
+                f"{self.name}: expected at most {self._most_bytes:,} bytes when unpacked, got more; "
+                "split the file, or save it in another format"
+            )
 
     def xml(self, member: str) -> Any:
         """The root element of an XML member; raises DocumentError where it is not well-formed."""
