@@ -398,7 +398,7 @@ def test_an_upload_is_judged_by_its_beginning_alone(
         decoded.append(len(data))
         return decode(data, *arguments, **options)
 
-    monkeypatch.setattr("lift.documents.read.decode", counted)
+    monkeypatch.setattr("lift.documents.parse.decode", counted)
     text = ("Der Müller mahlte für die Stadt. " * 40_000).encode("cp1252")
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as packed:

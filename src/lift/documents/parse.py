@@ -285,6 +285,8 @@ def _first_members(start: bytes, name: str) -> list[str]:
     place = 0
     while len(start) >= place + _LOCAL_HEADER.size and start.startswith(_ZIP_MARKS[0], place):
         *_, packed_bytes, _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(start, place)
+        if name_bytes == 0:
+            break
         place += _LOCAL_HEADER.size
         members.append(start[place : place + name_bytes].decode("utf-8", "replace"))
         place += name_bytes + extra_bytes + packed_bytes
