@@ -39,7 +39,7 @@ def make_draft(name: str = "minutes", version: str = "one", **changes: Any) -> M
         },
         tasks=[Task(f"Which {version}?", version, (0, 3), "rules:subject", 0.5, held_back=True)],
         training=[{"step": 1, "loss": 2.5, "version": version}],
-        recall=[{"sentence": 0, "question": "Which?\u2028", "recalled": True, "version": version}],
+        recall=[{"sentence": 0, "question": "Which?\u2028", "expected": "it", "answer": version, "recalled": True}],
         recall_summary=RecallSummary(sentences=4, probed=2, recalled=1),
         document_tokens=17,
         sentences=4,

@@ -1,25 +1,42 @@
 """From a file to a memory and back, with a tiny random model: what happens, not how well it answers."""
 
+import errno
+import hashlib
 import json
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import logits, tiny_llama
 from machines import Machine
 
 import lift
-from lift.absorption import absorb_events
+import lift.session
+from lift.absorption import absorb_events, absorption_key
 from lift.answering import open_memory
 from lift.documents.document import Document
-from lift.errors import BudgetError, DocumentError, InterruptedAbsorption, UsageError, WrongBaseModelError
-from lift.events import Finished, Planned, Prepared, Probed, Probing, Trained
+from lift.errors import (
+    BudgetError,
+    BusyAbsorptionError,
+    DocumentError,
+    InterruptedAbsorption,
+    LibraryError,
+    TrainingError,
+    UsageError,
+    WrongBaseModelError,
+)
+from lift.events import Finished, Planned, Prepared, Probed, Probing, Trained, Waiting
+from lift.jobs.telling import tell_of
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
 from lift.planning import make_plan
 from lift.recall import Probe, RecallReport
 from lift.recipes.recipe import load_recipe
+from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 from lift.training.spacing import Spacing
 
 TEXT = (
@@ -135,7 +152,11 @@ def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_mod
     (history,) = (library.root / ".absorbing").glob("*/training.jsonl")
     rows = [json.loads(line) for line in history.read_text("utf-8").splitlines()]
     # as if those three steps had taken an hour
-    history.write_text("".join(json.dumps({**row, "seconds": 1200.0}) + "\n" for row in rows), "utf-8")
+    longer = "".join(json.dumps({**row, "seconds": 1200.0}) + "\n" for row in rows).encode()
+    history.write_bytes(longer)
+    checksums = json.loads((history.parent / "checksums.json").read_text("utf-8"))
+    checksums["training.jsonl"] = {"sha256": hashlib.sha256(longer).hexdigest(), "size_bytes": len(longer)}
+    (history.parent / "checksums.json").write_text(json.dumps(checksums), "utf-8")
     steps = follow(absorb_events(document(), tiny_model, recipe, library, name="m", resume=True), 0)
     assert 3600 < library["m"].manifest.cost.seconds < 3660
     assert steps[0].step.step == 4
@@ -145,7 +166,7 @@ def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_mod
 def test_a_checkpoint_that_a_crash_left_beside_its_memory_is_cleared_away(tiny_model: BaseModel) -> None:
     library = Library()
     finished = absorb(tiny_model, library, name="m")[-1]
-    left = library.checkpoint_path(finished.memory.manifest.absorption_key)
+    left = library.unfinished.path(finished.memory.manifest.absorption_key)
     left.mkdir(parents=True)
     assert absorb(tiny_model, library, resume=True)[-1].reused
     assert not left.exists()
@@ -264,3 +285,140 @@ def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
     monkeypatch.setattr(Spacing, "known_share", property(lambda _: 0.79))
     events = absorb(tiny_model, Library(), *GOAL, name="merrow")
     assert max(event.step.epoch for event in events if isinstance(event, Trained)) == 11
+
+
+def key_of(base: BaseModel, *overrides: str) -> str:
+    return absorption_key(document(), base, load_recipe("default", [*SMALL, *overrides]), None)
+
+
+def test_an_absorption_that_somebody_else_is_at_is_refused_at_once(tiny_model: BaseModel) -> None:
+    library = Library()
+    with library.unfinished.alone(key_of(tiny_model)):
+        with pytest.raises(BusyAbsorptionError, match=f"the process {os.getpid()} of this machine"):
+            absorb(tiny_model, library, name="m")
+        # another recipe is another absorption
+        assert not absorb(tiny_model, library, "training.epochs=3", name="other")[-1].reused
+    assert not absorb(tiny_model, library, name="m")[-1].reused
+
+
+def test_of_two_at_the_same_absorption_one_trains_and_the_other_finds_its_memory(
+    tiny_model: BaseModel, tiny_tokenizer: Any
+) -> None:
+    library = Library()
+    bases = [tiny_model, BaseModel(tiny_llama(), tiny_tokenizer, "tiny", "0" * 64)]
+    begun = threading.Barrier(2)
+
+    def one(base: BaseModel) -> list[Any]:
+        begun.wait()
+        return absorb(base, library, name="m", wait_for_others=True, checkpoint_every_s=0.0)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(one, bases))
+    assert sorted(run[-1].reused for run in runs) == [False, True]
+    trained = [sum(isinstance(event, Trained) for event in run) for run in runs]
+    assert min(trained) == 0 < max(trained)
+    assert library.names() == ["m"]
+    assert library.verify() == []
+    assert os.listdir(library.root / ".absorbing") == []
+
+
+def test_who_waits_says_so_once_and_can_be_stopped(tiny_model: BaseModel) -> None:
+    library, stop = Library(), threading.Event()
+    said = []
+    with library.unfinished.alone(key_of(tiny_model)), pytest.raises(InterruptedAbsorption, match="nothing was begun"):
+        recipe = load_recipe("default", SMALL)
+        for event in absorb_events(document(), tiny_model, recipe, library, stop=stop, wait_for_others=True):
+            said.append(event)
+            threading.Timer(0.6, stop.set).start()
+    assert [type(event) for event in said] == [Waiting]
+    assert "wait until that is done" in str(said[0])
+
+
+def refuse_checkpoints(library: Library, base: BaseModel) -> Path:
+    """Have the disk refuse every checkpoint of the absorption: a file lies where they are written."""
+    blocked = library.unfinished.path(key_of(base)).with_suffix(".new")
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("")
+    return blocked
+
+
+def test_a_disk_that_refuses_checkpoints_is_told_of_once_and_the_memory_is_made(tiny_model: BaseModel) -> None:
+    library = Library()
+    refuse_checkpoints(library, tiny_model)
+    events = absorb(tiny_model, library, name="m", checkpoint_every_s=0.0)
+    (told,) = [event for event in events if isinstance(event, SavingFailed)]
+    assert "make room" in tell_of(told).message
+    assert tell_of(told).level == "warn"
+    assert not events[-1].reused
+    assert library.verify() == []
+
+
+def test_an_interruption_says_when_its_state_could_not_be_saved(tiny_model: BaseModel) -> None:
+    library, stop = Library(), threading.Event()
+    refuse_checkpoints(library, tiny_model)
+    recipe = load_recipe("default", SMALL)
+    with pytest.raises(InterruptedAbsorption, match=r"could not be saved \(file exists\)"):
+        for event in absorb_events(document(), tiny_model, recipe, library, name="m", stop=stop):
+            if isinstance(event, Trained):
+                stop.set()
+
+
+def test_a_damaged_checkpoint_is_told_of_and_the_text_absorbed_anew(tiny_model: BaseModel) -> None:
+    library, stop = Library(), threading.Event()
+    recipe = load_recipe("default", SMALL)
+    with pytest.raises(InterruptedAbsorption):
+        for event in absorb_events(document(), tiny_model, recipe, library, name="m", stop=stop):
+            if isinstance(event, Trained):
+                stop.set()
+    (library.unfinished.path(key_of(tiny_model)) / "position.json").write_text('{"epoch": 1}')
+    events = absorb(tiny_model, library, name="m", resume=True)
+    (told,) = [event for event in events if isinstance(event, CheckpointDamaged)]
+    assert "starts anew" in str(told)
+    assert next(event.step.step for event in events if isinstance(event, Trained)) == 1
+    assert library.names() == ["m"]
+    assert os.listdir(library.root / ".absorbing") == []
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "gated-memory"])
+def test_running_out_of_memory_is_what_is_raised_whenever_it_happens(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    before = logits(tiny_model.model, [1, 70, 80])
+
+    def no_room(*_arguments: Any, **_options: Any) -> Any:
+        raise torch.OutOfMemoryError("no room for the stored adapter")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lift.session, "restore_adapter", no_room)
+        with pytest.raises(torch.OutOfMemoryError, match="no room for the stored adapter"):
+            absorb(tiny_model, Library(), f"adapter.kind={kind}", name="m")
+    assert torch.equal(logits(tiny_model.model, [1, 70, 80]), before)
+    assert not absorb(tiny_model, Library(), f"adapter.kind={kind}", name="m", resume=True)[-1].reused
+
+
+@pytest.mark.parametrize("rate", ["1e20", "1e30"])
+def test_a_training_that_diverges_gives_no_memory_and_one_sentence(tiny_model: BaseModel, rate: str) -> None:
+    library = Library()
+    with pytest.raises(TrainingError, match=r"lower training\.learning_rate") as caught:
+        absorb(tiny_model, library, f"training.learning_rate={rate}", "training.epochs=20", name="m")
+    assert "\n" not in str(caught.value)
+    assert library.names() == []
+
+
+def test_a_full_disk_at_the_end_is_one_sentence_and_leaves_nothing_half_written(
+    tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library()
+
+    def full(directory: Path, _files: Any) -> None:
+        directory.mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lift.memories.library.write_directory", full)
+        with pytest.raises(LibraryError, match="make room on its disk, then try again"):
+            absorb(tiny_model, library, name="m", checkpoint_every_s=0.0)
+    assert library.names() == []
+    assert not [entry for entry in os.listdir(library.root) if entry.startswith(".lift-")]
+    assert library.unfinished.path(key_of(tiny_model)).is_dir()
+    assert not absorb(tiny_model, library, name="m", resume=True)[-1].reused

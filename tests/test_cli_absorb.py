@@ -181,7 +181,6 @@ def test_until_rehearses_and_says_how_recall_went(
     "extra",
     [
         ["--recipe", "fast"],
-        ["--model", "smollm2"],
         ["--set", "training.epochs=2"],
         ["--name", "x"],
         ["--until", "95%"],

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -489,3 +491,63 @@ def test_another_version_and_what_is_no_database_are_refused_in_a_sentence(tmp_p
             JobStore(tmp_path / name)
         assert isinstance(caught.value, JobError)
         assert "\n" not in str(caught.value)
+
+
+DAY_S = 86_400.0
+
+
+def test_what_has_ended_is_cleared_away_in_time_and_nothing_else(store: JobStore) -> None:
+    now = time.time()
+    shared = file_in(store, b"of two jobs")
+    ended = store.cancel(store.create(shared).id)
+    waiting = store.create(shared)
+    other = store.cancel(job_in(store).id)
+    unused = file_in(store, b"of none")
+    store.clear_expired(now + 6 * DAY_S)
+    assert len(store.files()) == 3
+    store.clear_expired(now + 8 * DAY_S)
+    # a job that waits still needs its file, and what was never used has a longer time
+    assert {file.id for file in store.files()} == {shared, unused}
+    assert {job.id for job in store.jobs()} == {ended.id, waiting.id, other.id}
+    with pytest.raises(UnknownJobError, match="was deleted; upload it again"):
+        store.retry(other.id)
+    store.clear_expired(now + 31 * DAY_S)
+    assert {file.id for file in store.files()} == {shared}
+    assert {job.id for job in store.jobs()} == {waiting.id}
+    assert {event.job for event in store.events()} == {waiting.id}
+    assert [path.name for path in (store.directory / "files").iterdir()] == [shared]
+    assert store.file_path(shared).read_bytes() == b"of two jobs"
+
+
+def test_numbers_of_events_go_on_when_old_events_are_cleared_away(store: JobStore) -> None:
+    job = store.cancel(job_in(store).id)
+    last = store.last_number()
+    assert last == store.events()[-1].number
+    store.clear_expired(time.time() + 31 * DAY_S)
+    assert store.events() == []
+    assert store.last_number() == last
+    assert job.id not in {each.id for each in store.jobs()}
+    job_in(store)
+    assert [event.number for event in store.events()] == [last + 1]
+
+
+@pytest.mark.parametrize("moment", ["open", "create"])
+def test_old_jobs_are_cleared_when_the_store_is_opened_and_when_a_job_is_created(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    old = store.cancel(job_in(store).id)
+    later = time.time() + 31 * DAY_S
+    monkeypatch.setattr("lift.jobs.store.time", SimpleNamespace(time=lambda: later))
+    if moment == "open":
+        JobStore(store.directory).close()
+    else:
+        job_in(store)
+    assert old.id not in {job.id for job in store.jobs()}
+
+
+def test_a_file_that_is_not_ours_is_left_beside_the_uploads(store: JobStore) -> None:
+    mine = store.directory / "files" / ".tmp-mine"
+    mine.write_text("x")
+    (store.directory / "files" / (".tmp-" + "0" * 16)).write_text("x")
+    JobStore(store.directory).close()
+    assert [path.name for path in (store.directory / "files").iterdir()] == [".tmp-mine"]

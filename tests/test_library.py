@@ -6,7 +6,10 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_drafts import make_draft, make_key, version_of
 
-from lift.errors import LibraryError, LiftError, UsageError
+from lift.errors import BusyAbsorptionError, LibraryError, LiftError, UsageError
 from lift.memories import library as library_module
 from lift.memories.library import Library, default_library_directory
 from lift.memories.memory import Memory
@@ -38,7 +41,7 @@ def visible(library: Library) -> list[str]:
 
 
 def temporaries(library: Library) -> list[str]:
-    return [entry.name for entry in library.root.iterdir() if entry.name.startswith((".tmp-", ".old-"))]
+    return [entry.name for entry in library.root.iterdir() if entry.name.startswith((".lift-tmp-", ".lift-old-"))]
 
 
 def test_a_library_that_is_not_there_yet_is_empty(library: Library) -> None:
@@ -332,7 +335,7 @@ def test_find_opens_no_other_memory(library: Library, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("key", ["", "short", "../../../../etc/passwd", "a" * 129, "abc/defgh", "ключ-ключ-ключ"])
 def test_keys_that_could_leave_the_library_are_refused(library: Library, key: str) -> None:
-    for use in (library.find, library.checkpoint_path, library.clear_checkpoint):
+    for use in (library.find, library.unfinished.path, library.unfinished.clear):
         with pytest.raises(LibraryError, match="absorption key"):
             use(key)
     with pytest.raises(LibraryError, match="absorption key"):
@@ -341,15 +344,15 @@ def test_keys_that_could_leave_the_library_are_refused(library: Library, key: st
 
 def test_checkpoints_have_a_place_of_their_own(library: Library) -> None:
     key, other = make_key("one"), make_key("two")
-    path = library.checkpoint_path(key)
+    path = library.unfinished.path(key)
     assert path == library.root / ".absorbing" / key
     assert not path.exists()
-    library.clear_checkpoint(key)
-    for place in (path, path.with_name(key + ".new"), path.with_name(key + ".old"), library.checkpoint_path(other)):
+    library.unfinished.clear(key)
+    for place in (path, path.with_name(key + ".new"), path.with_name(key + ".old"), library.unfinished.path(other)):
         place.mkdir(parents=True)
         (place / "tensors.safetensors").write_bytes(b"x")
     assert library.names() == []
-    library.clear_checkpoint(key)
+    library.unfinished.clear(key)
     assert os.listdir(library.root / ".absorbing") == [other]
 
 
@@ -490,7 +493,7 @@ def test_a_memory_that_is_moved_between_the_look_and_the_opening_is_found_again(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.put(make_draft())
-    place, aside = library.root / "minutes", library.root / ".old-minutes"
+    place, aside = library.root / "minutes", library.root / ".lift-old-minutes"
     really_open = Memory.open
     moved: list[Path] = []
 
@@ -506,3 +509,107 @@ def test_a_memory_that_is_moved_between_the_look_and_the_opening_is_found_again(
     monkeypatch.setattr(Memory, "open", staticmethod(open_while_it_is_replaced))
     assert version_of(library["minutes"]) == "one"
     assert moved
+
+
+def test_what_a_user_keeps_in_the_folder_of_the_library_is_left_alone(library: Library) -> None:
+    library.put(make_draft())
+    mine = [
+        ".tmp-mine",
+        ".old-photos",
+        ".old-minutes",
+        ".lift-tmp-mine",
+        ".lift-old-photos",
+        "photos",
+        ".absorbing/mine",
+    ]
+    for name in mine:
+        (library.root / name).mkdir(parents=True)
+        (library.root / name / "keep").write_text("x")
+        os.utime(library.root / name, (0, 0))
+    library.put(make_draft("other", "two"))
+    library.rename("other", "another")
+    library.remove("another")
+    assert all((library.root / name / "keep").read_text() == "x" for name in mine)
+    assert version_of(library["minutes"]) == "one"
+
+
+def entries_of_the_index(library: Library) -> dict[str, list[str]]:
+    files = [file for file in (library.root / ".by-key").iterdir() if not file.name.startswith(".")]
+    return {file.name: file.read_text("utf-8").split("\n") for file in files}
+
+
+def test_the_entry_of_a_memory_in_the_index_goes_with_it(library: Library) -> None:
+    library.put(make_draft("a", "one"))
+    library.put(make_draft("b", "two"))
+    library.copy("a", "c")
+    assert entries_of_the_index(library) == {make_key("one"): ["a", "c"], make_key("two"): ["b"]}
+    library.rename("a", "d")
+    assert entries_of_the_index(library)[make_key("one")] == ["c", "d"]
+    library.put(make_draft("b", "three"), replace=True)
+    assert entries_of_the_index(library).keys() == {make_key("one"), make_key("three")}
+    library.remove("c")
+    assert entries_of_the_index(library)[make_key("one")] == ["d"]
+    found = library.find(make_key("one"))
+    assert found is not None
+    assert found.name == "d"
+    (library["b"].directory / "memory.json").write_text("{")
+    library.remove("b")
+    library.remove("d")
+    assert entries_of_the_index(library) == {}
+    assert library.find(make_key("one")) is None
+
+
+def test_checkpoints_are_cleared_away_in_time_but_never_under_somebody_who_is_at_it(library: Library) -> None:
+    now = 1_800_000_000.0
+    ages_days = {"old": 31, "damaged": 40, "held": 90, "young": 29, "remote": 31, "saved just now": 31}
+    for name, days in ages_days.items():
+        path = library.unfinished.path(make_key(name))
+        path = path.with_name(path.name + ".damaged-0123abcd") if name == "damaged" else path
+        path.mkdir(parents=True)
+        (path / "state").write_text("x")
+        os.utime(path, (now - days * 86400, now - days * 86400))
+    fresh = library.root / ".absorbing" / (make_key("saved just now") + ".new")
+    fresh.mkdir()
+    os.utime(fresh, (now, now))
+    with library.unfinished.alone(make_key("held")):
+        os.utime(library.root / ".absorbing" / (make_key("held") + ".lock"), (0, 0))
+        cleared = library.unfinished.clear_expired(now)
+    assert sorted(cleared) == sorted(make_key(name) for name in ("old", "damaged", "remote"))
+    left = {entry.partition(".")[0] for entry in os.listdir(library.root / ".absorbing")}
+    assert left == {make_key(name) for name in ("held", "young", "saved just now")}
+
+
+def test_a_write_to_the_library_clears_expired_checkpoints(library: Library) -> None:
+    old, young = (library.unfinished.path(make_key(name)) for name in ("old", "young"))
+    for path in (old, young):
+        path.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    library.put(make_draft())
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_only_one_absorbs_under_a_key_until_its_process_ends(library: Library, tmp_path: Path) -> None:
+    key, held = make_key("one"), tmp_path / "held"
+    code = (
+        "import sys, time; from pathlib import Path; from lift.memories.library import Library\n"
+        f"with Library(Path({str(library.root)!r})).unfinished.alone({key!r}):\n"
+        f"    Path({str(held)!r}).write_text('x'); time.sleep(60)"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    try:
+        while not held.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        said = f"got the process {process.pid} of this machine at it; wait until that is done"
+        with pytest.raises(BusyAbsorptionError, match=said), library.unfinished.alone(key):
+            pass
+        with library.unfinished.alone(make_key("two")):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+    with library.unfinished.alone(key):
+        pass
+    assert os.listdir(library.root / ".absorbing") == []

@@ -57,7 +57,7 @@ def check_usable(library: Library, state: State) -> None:
     library.put(make_draft("afterwards", "four"))
     library.remove("afterwards")
     assert state_of(library) == state
-    assert not [entry for entry in os.listdir(library.root) if entry.startswith((".tmp-", ".old-"))]
+    assert not [entry for entry in os.listdir(library.root) if entry.startswith((".lift-tmp-", ".lift-old-"))]
     for version in ("one", "two", "three"):
         found = library.find(make_key(version))
         assert (found is not None) == (version in state.values())

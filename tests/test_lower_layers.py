@@ -31,6 +31,7 @@ from lift.planning import Calibration, calibrate, make_plan
 from lift.preparation import TaskWriter, outline, prepare
 from lift.prompts import IGNORED, Example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, Recipe, load_recipe
+from lift.training.checkpoint import Checkpoint
 from lift.training.loop import Step, train
 from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
@@ -293,8 +294,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_and_as_a_plain_one(
 
     whole = run()
     assert whole == pytest.approx(run(plain=True), abs=1e-5)
-    assert len(run(most=len(whole) // 2, checkpoint=tmp_path / "c")) == len(whole) // 2
-    assert run(checkpoint=tmp_path / "c", resume=True) == pytest.approx(whole, abs=1e-5)
+    assert len(run(most=len(whole) // 2, checkpoint=Checkpoint(tmp_path / "c"))) == len(whole) // 2
+    assert run(checkpoint=Checkpoint(tmp_path / "c"), resume=True) == pytest.approx(whole, abs=1e-5)
 
 
 def test_an_absorption_leaves_no_file(tiny_model: BaseModel) -> None:

@@ -142,7 +142,7 @@ def test_a_batch_mixes_memories_and_each_memory_is_loaded_once(
 
 def test_the_longest_unused_is_detached_for_another(tiny_model: BaseModel, memories: list[Memory]) -> None:
     def names() -> list[Memory]:
-        states = {memory.manifest.files["adapter/adapter_model.safetensors"].sha256: memory for memory in memories}
+        states = {memory.manifest.adapter_id: memory for memory in memories}
         return [states[name] for name in attached(tiny_model.model)]
 
     def ask(*which: int) -> None:
@@ -232,3 +232,24 @@ def test_more_adapters_than_the_bound_are_refused(tiny_model: BaseModel, memorie
     assert list(attached(model)) == ["0"]
     activate(model, None)
     assert torch.equal(logits(model, TOKENS), before)
+
+
+def test_memories_of_the_same_weights_and_another_configuration_are_not_taken_for_one(
+    tiny_model: BaseModel, tmp_path: Path
+) -> None:
+    library = Library(tmp_path / "library")
+    adapter = create_adapter(tiny_model.model, AdapterSettings(rank=4), 0)
+    for parameter in adapter.parameters():
+        parameter.data.add_(0.2)
+    config, state = adapter.stored()
+    adapter.detach()
+    names = dict(base_id=tiny_model.id, base_fingerprint=tiny_model.fingerprint, adapter_state=state)
+    found = []
+    for name, alpha in (("strong", 64), ("weak", 0.001)):
+        memory = library.put(make_draft(name, name, adapter_config={**config, "lora_alpha": alpha}, **names))
+        open_memory(memory, tiny_model)
+        found.append(logits(tiny_model.model, [1, 70, 80]))
+    release(tiny_model.model)
+    base = logits(tiny_model.model, [1, 70, 80])
+    strong, weak = ((each - base).abs().max().item() for each in found)
+    assert weak < 0.1 * strong

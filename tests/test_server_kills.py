@@ -326,7 +326,7 @@ def test_twenty_kills_of_a_server_lose_no_job_no_event_and_no_memory_and_make_no
     assert [said for question, said in crowd.broken if not undisturbed[question].startswith(said)] == []
     assert crowd.whole
     assert any(said for _, said in crowd.broken)
-    assert not [each.name for each in library.root.iterdir() if each.name.startswith((".tmp-", ".old-"))]
+    assert not [each.name for each in library.root.iterdir() if each.name.startswith((".lift-tmp-", ".lift-old-"))]
     assert not [*(library.root / ".serve" / "files").glob(".tmp-*")]
     place = Place(tmp_path, tiny_directory)
     with closing(place.store):

@@ -93,6 +93,25 @@ def test_a_key_may_do_what_its_scope_says_and_no_more(tiny_model: BaseModel, tmp
                 assert said.json()["error"]["code"] == "missing_scope" and wanted in said.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("scope", "priority", "status"),
+    [("absorb", "5", 403), ("absorb", "-5", 403), ("admin", "5", 200), ("absorb", "0", 200)],
+)
+def test_a_job_is_put_before_others_by_admins_alone(
+    tiny_model: BaseModel, tmp_path: Path, scope: str, priority: str, status: int
+) -> None:
+    key_file, engine = tmp_path / "keys.jsonl", ScriptedEngine(tiny_model)
+    header = kept(key_file, scope)
+    with serving(tiny_model, tmp_path / "library", key_file=key_file, engine=engine) as live:
+        file = live.store.add_file("m.md", "fine-tune", b"Ada Quill founded the museum.", 10_000)
+        body = {"model": "tiny", "training_file": file.id, "metadata": {"priority": priority}}
+        said = httpx.post(f"{live.url}/v1/fine_tuning/jobs", json=body, headers=header)
+        assert said.status_code == status, said.text
+        assert len(live.store.jobs()) == (status == 200)
+        if status == 403:
+            assert said.json()["error"]["code"] == "missing_scope" and "admin" in said.json()["error"]["message"]
+
+
 def test_every_route_is_for_one_scope_or_for_admins(tiny_model: BaseModel, tmp_path: Path) -> None:
     key_file, engine = tmp_path / "keys.jsonl", ScriptedEngine(tiny_model)
     headers = {scope: kept(key_file, scope, name=scope) for scope in ("read", "ask", "absorb", "admin")}

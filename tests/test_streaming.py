@@ -31,6 +31,7 @@ from lift.tasks import backoff
 from lift.tasks.endpoint import THREAD_NAME
 from lift.tasks.generation import Generated
 from lift.tasks.task import Task
+from lift.training.checkpoint import Checkpoint
 from lift.training.curriculum import Curriculum, StreamedCurriculum
 from lift.training.loop import Step, train
 from lift.training.objective import Objective
@@ -177,14 +178,14 @@ def test_an_interrupted_stream_goes_on_to_the_same_result(
     whole = run(tiny_model, streamed(tiny_model, chosen, at_once()), chosen)
     assert len([step for step in whole[0] if step.epoch == 0]) > 2
     curriculum = streamed(tiny_model, chosen, slowly([]))
-    adapter, steps = start(tiny_model, curriculum, chosen, checkpoint=tmp_path / "c")
+    adapter, steps = start(tiny_model, curriculum, chosen, checkpoint=Checkpoint(tmp_path / "c"))
     for _ in range(stop_after):
         next(steps)
     steps.close()  # type: ignore[attr-defined]
     curriculum.close()
     adapter.detach()
     again = streamed(tiny_model, chosen, slowly([], seed=1))
-    assert_same(run(tiny_model, again, chosen, checkpoint=tmp_path / "c", resume=True), whole)
+    assert_same(run(tiny_model, again, chosen, checkpoint=Checkpoint(tmp_path / "c"), resume=True), whole)
 
 
 def test_closing_early_ends_the_writing(tiny_model: BaseModel) -> None:

@@ -16,6 +16,7 @@ from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.sentences import Sentence
 from lift.tasks.task import Task
+from lift.training.checkpoint import Checkpoint
 from lift.training.curriculum import Curriculum
 from lift.training.loop import Step, train
 from lift.training.objective import Objective
@@ -107,13 +108,13 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     whole, state = run(tiny_model, chosen)
     assert len(whole) > stop_after
     adapter = create_adapter(tiny_model.model, chosen.adapter, chosen.training.seed)
-    steps = start(tiny_model, adapter, chosen, checkpoint=tmp_path / "c")
+    steps = start(tiny_model, adapter, chosen, checkpoint=Checkpoint(tmp_path / "c"))
     for _ in range(stop_after):
         next(steps)
     steps.close()
     adapter.detach()
     history: list[Step] = []
-    _, resumed = run(tiny_model, chosen, checkpoint=tmp_path / "c", resume=True, history=history)
+    _, resumed = run(tiny_model, chosen, checkpoint=Checkpoint(tmp_path / "c"), resume=True, history=history)
     assert [step.step for step in history] == [step.step for step in whole]
     assert [step.loss for step in history] == pytest.approx([step.loss for step in whole], abs=1e-5)
     assert all(torch.allclose(resumed[key], state[key], atol=1e-5) for key in state)
@@ -133,12 +134,12 @@ def test_what_was_known_of_other_tasks_is_not_taken_up(
         return Curriculum(tiny_model.tokenizer, tiny_model.window_tokens, document, sentences(), tasks, chosen)
 
     before, after = course(4), course(count)
-    steps = train(adapter, objective, before, chosen.training, checkpoint=tmp_path / "c")
+    steps = train(adapter, objective, before, chosen.training, checkpoint=Checkpoint(tmp_path / "c"))
     next(steps)
     for task in range(4):
         before.spacing.record(task, 0, True)
     steps.close()
-    resumed = train(adapter, objective, after, chosen.training, checkpoint=tmp_path / "c", resume=True)
+    resumed = train(adapter, objective, after, chosen.training, checkpoint=Checkpoint(tmp_path / "c"), resume=True)
     # what is known pauses in the next epoch, and there is no step in it
     assert [step.epoch for step in resumed][:1] == ([2] if known else [1])
     adapter.detach()
@@ -160,11 +161,11 @@ def test_an_error_in_the_middle_of_an_update_leaves_the_checkpoint_before_it(
     monkeypatch.setattr(torch.optim.AdamW, "step", failing)
     done: list[Step] = []
     with pytest.raises(KeyboardInterrupt):
-        run(tiny_model, chosen, checkpoint=tmp_path / "c", checkpoint_every_s=0, history=done)
+        run(tiny_model, chosen, checkpoint=Checkpoint(tmp_path / "c"), checkpoint_every_s=0, history=done)
     monkeypatch.undo()
     fresh = BaseModel(tiny_llama(), tiny_model.tokenizer, "tiny", "0" * 64)
     history: list[Step] = []
-    run(fresh, chosen, checkpoint=tmp_path / "c", resume=True, history=history)
+    run(fresh, chosen, checkpoint=Checkpoint(tmp_path / "c"), resume=True, history=history)
     assert [step.loss for step in history] == pytest.approx([step.loss for step in whole], abs=1e-5)
 
 
@@ -200,13 +201,14 @@ def test_no_step_begins_that_would_end_too_late(tiny_model: BaseModel, turn: flo
 def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_path: Path) -> None:
     chosen = recipe()
     adapter = create_adapter(tiny_model.model, chosen.adapter, 0)
-    steps = start(tiny_model, adapter, chosen, checkpoint=tmp_path / "c")
+    steps = start(tiny_model, adapter, chosen, checkpoint=Checkpoint(tmp_path / "c"))
     next(steps)
     steps.close()
     assert {path.name for path in (tmp_path / "c").iterdir()} == {
         "position.json",
         "tensors.safetensors",
         "training.jsonl",
+        "checksums.json",
     }
     assert json.loads((tmp_path / "c" / "position.json").read_text())["step"] == 1
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Event as StopFlag
 from typing import Any
@@ -16,8 +17,8 @@ from lift.adapters.resident import release
 from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document
-from lift.errors import DocumentError
-from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
+from lift.errors import BusyAbsorptionError, DocumentError, InterruptedAbsorption, cleaning_up
+from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Waiting, Writing
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
@@ -34,6 +35,7 @@ from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
+_LOCK_POLL_S = 0.25
 _UNFINISHED = (
     "an interrupted run of this absorption is kept, and this one begins anew and will overwrite it; "
     "stop, and give --resume to go on from there"
@@ -56,6 +58,7 @@ def absorb_events(
     stop: StopFlag | None = None,
     started: float | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    wait_for_others: bool = False,
     clock: Clock = time.monotonic,
 ) -> Iterator[AbsorptionEvent]:
     """Absorb `document` and put the memory into `library`, yielding what happens as it happens.
@@ -66,8 +69,10 @@ def absorb_events(
     copied under the new name, if one is asked for). When `stop` is set, the state is saved after the current step and
     InterruptedAbsorption is raised; `resume` goes on from there, or, where the process was killed, from what is saved
     about every `checkpoint_every_s` seconds: the training that is kept counts towards the budget, what was lost does
-    not. With `replace` the memory takes the place of another one called `name`, which stands until then. Raises
-    DocumentError, GenerationError, LibraryError, and BudgetError for a budget below the smallest.
+    not. With `replace` the memory takes the place of another one called `name`, which stands until then. Where
+    somebody else absorbs the same in the same way, BusyAbsorptionError is raised at once, or with `wait_for_others` the
+    end of that is waited for, outside the budget. Raises DocumentError, GenerationError, TrainingError, LibraryError,
+    and BudgetError for a budget below the smallest.
     """
     check_budget(budget_s)
     budget = Budget(budget_s, clock() if started is None else started, clock)
@@ -82,6 +87,7 @@ def absorb_events(
         replace=replace,
         stop=stop,
         checkpoint_every_s=checkpoint_every_s,
+        wait_for_others=wait_for_others,
     )
 
 
@@ -97,28 +103,69 @@ def absorb_within(
     replace: bool = False,
     stop: StopFlag | None = None,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    wait_for_others: bool = False,
 ) -> Iterator[AbsorptionEvent]:
     """As absorb_events, within a budget that may be a part of a larger one, and is then as short as it is."""
     key = absorption_key(document, base, recipe, budget.seconds)
     name = library.check_free(name, key, replace=replace) if name else None
     if (known := absorbed_before(library, key, name, replace=replace)) is not None:
-        library.clear_checkpoint(key)  # left there by a crash right after the memory was put
+        library.unfinished.clear(key)  # left there by a crash right after the memory was put
+        yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
+        return
+    asked = budget.clock()
+    with (yield from _alone(library, key, wait_for_others, stop)):
+        budget = dataclasses.replace(budget, started=budget.started + budget.clock() - asked)
+        options = {"checkpoint_every_s": checkpoint_every_s, "resume": resume, "stop": stop}
+        yield from _absorb_alone(budget, document, base, recipe, library, name, key, replace, options)
+
+
+def _alone(
+    library: Library, key: str, wait: bool, stop: StopFlag | None
+) -> Generator[AbsorptionEvent, None, ExitStack]:
+    """Hold the lock of the absorption `key` until the stack that is returned is closed."""
+    told = False
+    while True:
+        with ExitStack() as held:
+            try:
+                held.enter_context(library.unfinished.alone(key))
+            except BusyAbsorptionError as busy:
+                if not wait:
+                    raise
+                if not told:
+                    yield Waiting(str(busy))
+                told = True
+            else:
+                return held.pop_all()
+        if stop is not None and stop.wait(_LOCK_POLL_S):
+            raise InterruptedAbsorption("stopped while somebody else absorbs this text; nothing was begun")
+        if stop is None:
+            time.sleep(_LOCK_POLL_S)
+
+
+def _absorb_alone(
+    budget: Budget,
+    document: Document,
+    base: BaseModel,
+    recipe: Recipe,
+    library: Library,
+    name: str | None,
+    key: str,
+    replace: bool,
+    options: dict[str, Any],
+) -> Iterator[AbsorptionEvent]:
+    """Absorb as the only one under `key`."""
+    if (known := absorbed_before(library, key, name, replace=replace)) is not None:  # just put by another process
         yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
     made = outline(document, base, recipe)
-    if not resume and library.checkpoint_path(key).exists():
+    if not options["resume"] and library.unfinished.path(key).exists():
         made = dataclasses.replace(made, warnings=(*made.warnings, _UNFINISHED))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, budget)
-    options: dict[str, Any] = {
-        "checkpoint": library.checkpoint_path(key),
-        "checkpoint_every_s": checkpoint_every_s,
-        "resume": resume,
-        "stop": stop,
-    }
-    try:
+    options = {"checkpoint": library.unfinished.path(key), **options}
+    with cleaning_up(session.close):
         if recipe.generator.stream:
             learned = yield from _learn_streaming(session, made, writer, options)
         else:
@@ -127,8 +174,6 @@ def absorb_within(
         session.keep_share()
         adapter = session.round_to_stored()
         report = session.probe(document, made.sentences, learned.probes)
-    finally:
-        session.adapter.detach()
     point = session.point("absorbed", report)
     draft = session.draft(
         made,
@@ -143,7 +188,7 @@ def absorb_within(
         predicted_s=learned.predicted_s,
     )
     memory = library.put(draft, replace=replace)
-    library.clear_checkpoint(key)
+    library.unfinished.clear(key)
     yield Finished(
         memory, report, session.elapsed_s, learned.predicted_s, reused=False, remarks=left_out(learned.probes, report)
     )
@@ -214,10 +259,8 @@ def _learn_streaming(
     yield from _fit_attention(session, made)
     curriculum = prepare_stream(made, writer, session.base, session.recipe)
     session.probing_s = _STREAMED_PROBE_SHARE * (session.budget.seconds or 0.0)
-    try:
+    with cleaning_up(curriculum.close):
         yield from session.train(curriculum, session.recipe.training, **options)
-    finally:
-        curriculum.close()
     tasks = curriculum.written
     if not session.steps:
         raise DocumentError(nothing_to_train(made, session.recipe))

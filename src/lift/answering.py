@@ -60,8 +60,7 @@ def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
     memory.check_base(base.id, base.fingerprint)
     if ADAPTER_STATE_FILE not in memory.manifest.files:
         raise UsageError(f"the memory {memory.name!r} is a model at an endpoint; ask it there, with `lift ask`")
-    key = memory.manifest.files[ADAPTER_STATE_FILE].sha256
-    return key, lambda: (memory.adapter_config, memory.load_adapter_state())
+    return memory.manifest.adapter_id, lambda: (memory.adapter_config, memory.load_adapter_state())
 
 
 def reader_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load] | None:

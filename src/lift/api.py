@@ -32,9 +32,9 @@ from lift.updating import absorb_until_events, add_events
 
 
 @cache
-def resident_model(name: str) -> BaseModel:
-    """The base model of that name, loaded once a process; raises ModelError."""
-    return load_model(name)
+def resident_model(name: str, fetch: bool = True) -> BaseModel:
+    """The base model of that name, loaded once a process; `fetch` as for load_model. Raises ModelError."""
+    return load_model(name, fetch=fetch)
 
 
 class Memory:
@@ -72,14 +72,14 @@ class Memory:
 
         `options` are those of updating.add_events, which is the iterator form. Raises every child of LiftError.
         """
-        base = self._base or resident_model(self.manifest.base.id)
+        base = self._base or resident_model(self.manifest.base.id, fetch=False)
         library = StoredLibrary(self.stored.directory.parent)
         return _finished(add_events(_document(source, title), self.stored, base, library, **options), base)
 
     def _answerer(self) -> Answerer | RemoteAnswerer:
         if is_remote(self.stored):
             return open_remote_memory(self.stored)
-        return open_memory(self.stored, self._base or resident_model(self.manifest.base.id))
+        return open_memory(self.stored, self._base or resident_model(self.manifest.base.id, fetch=False))
 
     def __repr__(self) -> str:
         return f"Memory({self.name!r})"
@@ -158,7 +158,7 @@ def ask_many(asked: Sequence[tuple[Memory, str]], context: str = "auto", **optio
     if not asked:
         return []
     first = asked[0][0]
-    base = first._base or resident_model(first.manifest.base.id)
+    base = first._base or resident_model(first.manifest.base.id, fetch=False)
     return ask_memories(base, [(memory.stored, question) for memory, question in asked], context, **options)
 
 

@@ -1,12 +1,14 @@
 """Every error that Lift raises on purpose.
 
 One root class, so that a door can turn any of them into one sentence and an exit status. A message says what was
-expected, what was got (with the value), and what to do about it.
+expected, what was got (with the value), and what to do about it. An error in the clean-up after a run never takes the
+place of the run's own (cleaning_up).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 # difflib's ratio; below it a name that is called near is a guess that helps nobody
 _NEAR = 0.6
@@ -68,12 +70,20 @@ class LibraryError(LiftError):
     """A memory could not be found, read, written, or is damaged."""
 
 
+class BusyAbsorptionError(LibraryError):
+    """Another process, or another thread, is absorbing the same text in the same way."""
+
+
 class WrongBaseModelError(LibraryError):
     """A memory was opened on another base model than the one that it was trained on."""
 
 
 class BudgetError(UsageError):
     """The stated budget is below the smallest that always ends in a memory."""
+
+
+class TrainingError(LiftError):
+    """A training has come to a loss, a gradient or weights that are not finite."""
 
 
 class InterruptedAbsorption(LiftError):
@@ -118,3 +128,39 @@ class QueueFull(LiftError):
 
 class EngineClosed(LiftError):
     """A question could not be taken or answered, since the engine is closing or was never started."""
+
+
+@contextlib.contextmanager
+def cleaning_up(*steps: Callable[[], object]) -> Iterator[None]:
+    """Take all `steps` behind the block, each whatever became of the block and of the steps before it.
+
+    The first error is the one that is raised; those that follow it are its notes. A generator that is closed has no
+    error of its own.
+    """
+    failure: BaseException | None = None
+    try:
+        yield
+    except GeneratorExit:
+        failure = _take(steps, None)
+        if failure is None:
+            raise
+    except BaseException as error:
+        _take(steps, error)
+        raise
+    else:
+        failure = _take(steps, None)
+    if failure is not None:
+        raise failure
+
+
+def _take(steps: tuple[Callable[[], object], ...], failure: BaseException | None) -> BaseException | None:
+    """Take every step; returns the first error, `failure` where there was one before."""
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            if failure is None:
+                failure = error
+            else:
+                failure.add_note(f"the clean-up failed as well: {type(error).__name__}: {error}")
+    return failure

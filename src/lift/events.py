@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from lift.memories.memory import Memory
 from lift.recall import RecallReport
+from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 from lift.training.loop import Step
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Somebody else absorbs the same text in the same way, and the end of that is waited for; `why` says who."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"waiting: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -101,4 +112,16 @@ class Finished:
     remarks: tuple[str, ...] = ()
 
 
-AbsorptionEvent = Writing | Prepared | Fitting | Planned | Trained | Probing | Probed | Finished
+AbsorptionEvent = (
+    Waiting
+    | Writing
+    | Prepared
+    | Fitting
+    | Planned
+    | CheckpointDamaged
+    | Trained
+    | SavingFailed
+    | Probing
+    | Probed
+    | Finished
+)

@@ -15,6 +15,7 @@ from lift.answering import Answerer
 from lift.batches import Batch, pack
 from lift.budget import Clock, SpeedMeter, check_budget
 from lift.documents.document import Document
+from lift.errors import cleaning_up
 from lift.models.base_model import BaseModel
 from lift.models.device import peak_memory_bytes, restart_peak_memory, stopwatch
 from lift.preparation import TaskWriter, outline, prepare
@@ -143,7 +144,7 @@ def calibrate(
             packed, epoch_tokens = _sampled(curriculum, first, lambda: now() > ends_at - limit_s / 2)
             total_tokens += epochs * epoch_tokens
     adapter.set_trainable(True)
-    try:
+    with cleaning_up(lambda: _stop_training(adapter)):
         trial = _Trial(now, ends_at)
         smallest = min(packed, key=lambda batch: batch.tokens)
         trial.time(plain, [_cut_batch(smallest, _SMALLEST_BATCH_TOKENS)])  # what is loaded once is loaded now
@@ -156,12 +157,14 @@ def calibrate(
                 later_speed = max(trial.time(reusing, itertools.cycle(packed)), first_speed)
                 kept = min(1.0, lower.most_tokens / epoch_tokens)
                 later_speed = 1 / (kept / later_speed + (1 - kept) / first_speed)
-    finally:
-        for parameter in adapter.parameters():
-            parameter.grad = None
-        adapter.set_trainable(False)
     total_tokens = min(total_tokens, settings.max_tokens or total_tokens)
     return Calibration(first_speed, later_speed, epoch_tokens, total_tokens)
+
+
+def _stop_training(adapter: Adapter) -> None:
+    for parameter in adapter.parameters():
+        parameter.grad = None
+    adapter.set_trainable(False)
 
 
 class _Trial:
@@ -293,7 +296,7 @@ def make_plan(
     curriculum = preparation.curriculum
     release(base.model)
     adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
-    try:
+    with cleaning_up(adapter.detach):
         calibration = calibrate(base, adapter, curriculum, recipe, clock=clock).times(unseen)
         trained = sum(not task.held_back for task in tasks)
         if budget_s is not None:
@@ -309,8 +312,6 @@ def make_plan(
         ask_s = answerer.ask(question, "none").seconds
         fits = made.tokens + MAX_ANSWER_TOKENS + 128 < base.window_tokens
         full_read_s = _read_seconds(answerer, question, made.tokens, ask_s) if fits else None
-    finally:
-        adapter.detach()
     seconds = calibration.total_s
     if budget_s is not None:
         seconds = min(seconds, budget_s)

@@ -18,7 +18,7 @@ from pydantic import Field
 from lift.adapters.starting_point import About, Passage, StartingPoint, start_adapter
 from lift.batches import split_batches
 from lift.config import Settings
-from lift.errors import DataError
+from lift.errors import DataError, cleaning_up
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
 from lift.prompts import Example, preserved_example, question_example
@@ -106,13 +106,11 @@ def tune_reader(
     if not curriculum.questions:
         raise DataError("expected questions whose passage or retrieved sentences hold the answer, got none")
     adapter = start_adapter(base, settings.adapter, settings.training.seed)
-    try:
+    with cleaning_up(adapter.detach):
         with reusing_lower_layers(base.model, adapter) as lower:
             objective = Objective(base.model, adapter, settings.objective, lower)
             yield from train(adapter, objective, curriculum, settings.training)
         config, state = adapter.stored()
-    finally:
-        adapter.detach()
     about = About(
         base_id=base.id,
         base_fingerprint=base.fingerprint,

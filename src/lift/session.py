@@ -18,7 +18,7 @@ from lift.adapters.starting_point import StartingPoint, find_starting_point
 from lift.answering import Answerer
 from lift.budget import Budget, SpeedMeter
 from lift.documents.document import Document
-from lift.errors import InterruptedAbsorption
+from lift.errors import InterruptedAbsorption, cleaning_up
 from lift.events import Planned, Trained
 from lift.memories.manifest import Cost, RecallPoint, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
@@ -40,6 +40,7 @@ from lift.recall import (
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.sentences import Sentence
 from lift.tasks.task import Task
+from lift.training.checkpoint import Checkpoint, CheckpointNotice
 from lift.training.curriculum import Curriculum
 from lift.training.loop import CHECKPOINT_EVERY_S, Step, train
 from lift.training.lower_layers import reusing_lower_layers
@@ -219,16 +220,19 @@ class Session:
         resume: bool = False,
         stop: StopFlag | None = None,
         enough: Callable[[], bool] | None = None,
-    ) -> Iterator[Trained | Planned]:
+    ) -> Iterator[Trained | Planned | CheckpointNotice]:
         """Train for the curriculum's epochs, or until what is reserved for the end of the budget.
 
         Where `schedule` says how much was forecast, the plan is made anew (Planned) when the machine turns so much
         slower or quicker that another number of tasks fits. `enough` is asked after each epoch and ends the training
         where it says so. When `stop` is set, the state is saved at `checkpoint`, if there is one, after the current
-        step, and InterruptedAbsorption is raised.
+        step, and InterruptedAbsorption is raised. Where the disk refuses a checkpoint the training goes on, and that is
+        told.
         """
         steps: list[Step] = []
         fresh = 0
+        notices: list[CheckpointNotice] = []
+        kept = Checkpoint(checkpoint, notices.append) if checkpoint is not None else None
         own = followed(self.recipe.model_copy(update={"training": settings}), self._starting_point).training
         ends_at = (lambda: self.budget.ends_at - self.reserve_s) if self.is_bounded else None
         pace = Pace(self.budget.clock, ends_at, self._meter)
@@ -243,14 +247,16 @@ class Session:
                 curriculum,
                 own,
                 pace=pace,
-                checkpoint=checkpoint,
+                checkpoint=kept,
                 checkpoint_every_s=checkpoint_every_s,
                 resume=resume,
                 history=steps,
             )
-            try:
+            with cleaning_up(training.close, lambda: self._count(steps, fresh)):  # type: ignore[attr-defined]
                 epoch = curriculum.epochs
                 for step in training:
+                    while notices:
+                        yield notices.pop(0)
                     fresh += 1
                     if enough is not None and step.epoch > epoch and enough():
                         break
@@ -258,16 +264,20 @@ class Session:
                     self._watch_speed(pace)
                     yield Trained(step, self._time_left_s(pace, curriculum, own))
                     if stop is not None and stop.is_set():
-                        left = (
-                            "the same command with --resume goes on from there" if checkpoint else "nothing was changed"
-                        )
-                        raise InterruptedAbsorption(f"stopped after step {step.step}; {left}")
+                        training.close()  # type: ignore[attr-defined]  # saves, which may fail and is told below
+                        raise InterruptedAbsorption(f"stopped after step {step.step}; {_left_behind(kept)}")
                     if schedule is not None and self.is_bounded:
                         yield from self._replanned(schedule, curriculum, pace)
-            finally:
-                training.close()  # type: ignore[attr-defined]
-                self.steps.extend(steps)
-                self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
+            yield from notices
+
+    def _count(self, steps: Sequence[Step], fresh: int) -> None:
+        """The steps of a training, of which the last `fresh` are of this session."""
+        self.steps.extend(steps)
+        self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
+
+    def close(self) -> None:
+        """Detach the adapter, whichever it is by now."""
+        self.adapter.detach()
 
     def _watch_speed(self, pace: Pace) -> None:
         """How many times slower the machine is now than when it was calibrated."""
@@ -457,3 +467,15 @@ class Session:
                 peak_memory_bytes=peak_memory_bytes(self.base.device),
             ),
         )
+
+
+def _left_behind(checkpoint: Checkpoint | None) -> str:
+    """What there is to go on from after an interruption."""
+    if checkpoint is None:
+        return "nothing was changed"
+    if checkpoint.problem is None:
+        return "the same command with --resume goes on from there"
+    return (
+        f"the state could not be saved ({checkpoint.problem}): make room, then the same command with --resume goes on "
+        "from what was saved before"
+    )

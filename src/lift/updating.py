@@ -1,13 +1,15 @@
 """Later work on a memory: a text added to it, and its forgotten sentences rehearsed until enough is recalled.
 
 Both go on from the stored adapter and put the new memory in the place of the old one with a single rename: whatever
-happens before that leaves the old memory as it was.
+happens before that leaves the old memory as it was. A memory may come from a stranger: its recipe says how a text is
+learned, never where a text or a key is sent to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +20,19 @@ from lift.absorption import absorb_within, left_out, prepared, trained_tasks, wr
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
 from lift.budget import Budget, Clock, check_budget
+from lift.config import apply_overrides
 from lift.documents.document import Document, join_documents
-from lift.errors import InterruptedAbsorption, UsageError
+from lift.errors import InterruptedAbsorption, LibraryError, UsageError, cleaning_up
 from lift.events import AbsorptionEvent, Finished, Probed, Probing
 from lift.memories.library import Library
-from lift.memories.manifest import RecallPoint
+from lift.memories.manifest import MAX_SOURCE_CHARS, RecallPoint, printable
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.preparation import Preparation, TaskWriter, outline, prepare
+from lift.preparation import Outline, Preparation, TaskWriter, outline, prepare
 from lift.recall import RecallReport
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.session import Session
+from lift.tasks.endpoint import endpoint_url
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.task import Task
 
@@ -46,6 +50,7 @@ def add_events(
     base: BaseModel,
     library: Library,
     *,
+    overrides: Sequence[str] = (),
     budget_s: float | None = None,
     stop: StopFlag | None = None,
     started: float | None = None,
@@ -53,6 +58,8 @@ def add_events(
 ) -> Iterator[AbsorptionEvent]:
     """Add `document` to `memory` by the memory's own recipe; a share of its old tasks is trained again with the new.
 
+    `overrides` ("generator.key=value") change who writes the tasks. An endpoint that the memory names is asked only
+    where they, or OPENAI_BASE_URL, name it too: UsageError else.
     Recall of what it knew is asked before and after, with the same probes (Probed events, and the memory's
     recall_history). A text that the memory holds already is not trained again. Raises what absorb_events raises, and
     WrongBaseModelError.
@@ -60,7 +67,21 @@ def add_events(
     check_budget(budget_s)
     budget = Budget(budget_s, clock() if started is None else started, clock)
     memory.check_base(base.id, base.fingerprint)
-    recipe = _recipe_of(memory)
+    recipe = choose_recipe(memory, overrides)
+    with library.unfinished.alone(memory.manifest.absorption_key):
+        yield from _add_alone(budget, document, memory, base, library, recipe, stop)
+
+
+def _add_alone(
+    budget: Budget,
+    document: Document,
+    memory: Memory,
+    base: BaseModel,
+    library: Library,
+    recipe: Recipe,
+    stop: StopFlag | None,
+) -> Iterator[AbsorptionEvent]:
+    """Add as the only one that changes the memory."""
     old = memory.manifest
     key = _key(old.absorption_key, "into", document.sha256, document.title)
     known = memory.document.split()
@@ -71,9 +92,10 @@ def add_events(
         return
     joined = join_documents([memory.document, *added], title=old.title)
     made = outline(joined, base, recipe)
+    _check_sentences(memory, made)
     start = joined.parts[len(known)].start
     session = _reopened(memory, base, recipe, budget)
-    try:
+    with cleaning_up(session.close):
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
         yield Probing(len(old_probes))
         before = session.probe(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
@@ -98,8 +120,6 @@ def add_events(
         adapter = session.round_to_stored()
         after = session.probe(joined, made.sentences, old_probes)
         new = session.probe(joined, made.sentences, new_probes)
-    finally:
-        session.adapter.detach()
     for what, found in (("known after adding", after), ("added", new)):
         history.append(session.point(what, found))
         yield _probed(history[-1])
@@ -145,6 +165,19 @@ def rehearse_events(
     check_budget(budget_s)
     budget = Budget(budget_s, clock() if started is None else started, clock)
     memory.check_base(base.id, base.fingerprint)
+    with library.unfinished.alone(memory.manifest.absorption_key):
+        yield from _rehearse_alone(budget, memory, base, library, until, stop)
+
+
+def _rehearse_alone(
+    budget: Budget,
+    memory: Memory,
+    base: BaseModel,
+    library: Library,
+    until: float,
+    stop: StopFlag | None,
+) -> Iterator[AbsorptionEvent]:
+    """Rehearse as the only one that changes the memory."""
     recipe, old = _recipe_of(memory), memory.manifest
     if all(not task.held_back for task in memory.tasks):
         raise UsageError(
@@ -152,9 +185,10 @@ def rehearse_events(
             "with tasks.held_back_per_sentence above 0"
         )
     made = outline(memory.document, base, recipe)
+    _check_sentences(memory, made)
     session = _reopened(memory, base, recipe, budget)
     stopped = False
-    try:
+    with cleaning_up(session.close):
         probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
         session.probing_s = 2 * probing_s  # after the last round, and of what is stored
         yield Probing(len(probes))
@@ -186,8 +220,6 @@ def rehearse_events(
         adapter = session.round_to_stored()
         stored = session.probe(memory.document, made.sentences, probes)
         report = stored if len(stored.probes) >= len(best.probes) else best  # asked before it was rounded
-    finally:
-        session.adapter.detach()
     draft = session.draft(
         made,
         name=memory.name,
@@ -257,8 +289,51 @@ def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, budget: Budget) -
     return Session(base, adapter, recipe, budget, before=memory)
 
 
-def _recipe_of(memory: Memory) -> Recipe:
-    return Recipe.parse(memory.manifest.recipe, f"the recipe of the memory {memory.name!r}")
+def choose_recipe(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a text is added to `memory` by: the memory's own, with `overrides` of who writes the tasks.
+
+    Raises UsageError for other overrides, and where the text and the API key would go to an endpoint that the memory
+    alone names; RecipeError for overrides that are not valid.
+    """
+    for override in overrides:
+        if not override.strip().startswith("generator."):
+            raise UsageError(
+                f"expected --into with --set generator.key=value alone, since the memory {memory.name!r} has a recipe "
+                f"of its own, got --set {override}; leave it out, or absorb the text as a memory of its own"
+            )
+    recipe = _recipe_of(memory, overrides)
+    _check_endpoint(memory, recipe, overrides)
+    return recipe
+
+
+def _recipe_of(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
+    return Recipe.parse(apply_overrides(memory.manifest.recipe, overrides), f"the recipe of the memory {memory.name!r}")
+
+
+def _check_endpoint(memory: Memory, recipe: Recipe, overrides: Sequence[str]) -> None:
+    """Raise UsageError where the text and the API key would go to an endpoint that the memory alone names."""
+    if recipe.generator.kind != "openai":
+        return
+    named = {override.partition("=")[0].strip() for override in overrides}
+    url = endpoint_url(recipe.generator)
+    if "generator.base_url" in named or os.environ.get("OPENAI_BASE_URL", "").rstrip("/") == url:
+        return
+    shown = printable(url, MAX_SOURCE_CHARS)
+    raise UsageError(
+        f"the memory {memory.name!r} has its questions written at {shown}, an endpoint that you have not named; if you "
+        f"trust it with this text and your API key, add --set generator.base_url={shown}, else "
+        "--set generator.kind=rules"
+    )
+
+
+def _check_sentences(memory: Memory, made: Outline) -> None:
+    """Raise LibraryError where tasks are about sentences that the text does not have, as it is split now."""
+    last = max((max(task.evidence) for task in memory.tasks), default=-1)
+    if last >= len(made.sentences):
+        raise LibraryError(
+            f"the memory {memory.name!r} has questions about sentence {last + 1:,} of a text of "
+            f"{len(made.sentences):,}; absorb the text again"
+        )
 
 
 def _gentler(recipe: Recipe) -> TrainingSettings:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lift.errors import AdapterError
+from lift.errors import AdapterError, cleaning_up
 from lift.models.invocation import Invocation, by_row
 
 _serials = itertools.count()
@@ -111,16 +111,19 @@ class Adapter(ABC):
         """The output of the model without this adapter inside the block: the base's own, bit for bit."""
         before = self.rows
         self.apply_to(())
-        try:
+        with cleaning_up(lambda: self.apply_to(before)):
             yield
-        finally:
-            self.apply_to(before)
 
     def detach(self) -> None:
-        """Put the base model back as it was before the adapter was attached, bit for bit."""
+        """Put the base model back as it was before the adapter was attached, bit for bit.
+
+        Nothing happens where it is not attached (any more), whoever else has its name by then.
+        """
+        present = attached(self.model)
+        if present.get(self.name) is not self:
+            return
         self.apply_to(())
         self._remove()
-        present = attached(self.model)
         del present[self.name]
         vars(self.model)[_ATTACHED] = present
         if not present:

@@ -8,6 +8,8 @@ for bit. Plain LoRA from a file needs none of these layers (stored_lora.py).
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +28,15 @@ from lift.recipes.recipe import AdapterSettings
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn")
 _MLP = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2", "c_fc")
+# Settings of a stored adapter that may differ from PEFT's own, and those that say where it comes from.
+_READ = {"r", "lora_alpha", "lora_dropout", "target_modules", "layers_to_transform", "layers_pattern", "rank_pattern"}
+_READ |= {"alpha_pattern", "alora_invocation_tokens", "use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"}
+_ORIGIN = {"auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights", "peft_version", "revision"}
+_ORIGIN |= {"peft_type", "task_type"}
+_NAME = re.compile(r"[\w.-]{1,200}", re.ASCII)
+# One that begins with anything and repeats nothing else is matched in linear time.
+_PATTERN = re.compile(r"(\.\*)?[\w.\\|()-]{1,500}", re.ASCII)
+_LARGEST_RANK = 1 << 16
 
 
 class LoraAdapter(Adapter):
@@ -88,10 +99,10 @@ class LoraAdapter(Adapter):
         if read.alora_invocation_tokens:
             raise AdapterError("expected no alora_invocation_tokens in an adapter that is no plain LoRA; absorb again")
         adapter = cls(model, read, name)
-        adapter._inject(seed=0)
         try:
+            adapter._inject(seed=0)
             adapter.load_state(state)
-        except AdapterError:
+        except BaseException:  # the memory may have run out half-way
             adapter._remove()
             raise
         adapter._enrol()
@@ -248,11 +259,38 @@ class LoraAdapter(Adapter):
 
 
 def read_config(config: dict[str, Any]) -> LoraConfig:
-    """What PEFT reads in an adapter_config.json; raises AdapterError where it cannot."""
+    """What PEFT reads in an adapter_config.json; raises AdapterError where it cannot, or a setting is none of ours.
+
+    The file may come from a stranger. PEFT takes some settings for regular expressions, modules to import and files to
+    load: names are plain here, and whatever has a meaning that a stored adapter does not need is as PEFT has it.
+    """
     try:
-        return LoraConfig(**{**config, "inference_mode": False, "init_lora_weights": True})
+        read = LoraConfig(**{**config, "inference_mode": False, "init_lora_weights": True})
+        usual = LoraConfig()
     except (TypeError, ValueError) as error:
         raise AdapterError(f"expected the configuration of a low-rank adapter, got one that is not: {error}") from None
+    for name, value in config.items():
+        if name in _ORIGIN:
+            continue
+        if name not in _READ and getattr(read, name) != getattr(usual, name):
+            raise AdapterError(f"expected {name} of a stored adapter as PEFT has it, got {value!r:.80}; absorb again")
+        pattern = name == "target_modules" and isinstance(value, str) and _PATTERN.fullmatch(value)
+        if not pattern and not _is_plain_value(value):
+            raise AdapterError(f"expected plain names and numbers as {name}, got {value!r:.80}; absorb again")
+    if not isinstance(read.r, int) or not 0 < read.r <= _LARGEST_RANK:
+        raise AdapterError(f"expected a rank from 1 to {_LARGEST_RANK:,}, got {read.r!r:.80}; absorb again")
+    return read
+
+
+def _is_plain_value(value: Any) -> bool:
+    """Whether it is a name, a number or nothing, or a list or a table of such."""
+    if isinstance(value, dict):
+        return all(_is_plain_value(key) and _is_plain_value(each) for key, each in value.items())
+    if isinstance(value, list | tuple | set):
+        return all(_is_plain_value(each) for each in value)
+    if isinstance(value, str):
+        return bool(_NAME.fullmatch(value))
+    return value is None or (isinstance(value, bool | int | float) and math.isfinite(value))
 
 
 def _peft_layers(model: Any) -> Iterator[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from lift.errors import cleaning_up
 from lift.models.invocation import Invocation, add_in_rows_where_acting, by_row
 from lift.models.low_rank import LowRank
 
@@ -142,11 +143,13 @@ def keeping_room(model: Any) -> Iterator[None]:
     """
     group = _group(model)
     group.keepers += 1
-    try:
-        yield
-    finally:
+
+    def let_go() -> None:
         group.keepers -= 1
         _leave_if_idle(model, group)
+
+    with cleaning_up(let_go):
+        yield
 
 
 @contextlib.contextmanager
@@ -157,13 +160,15 @@ def parking(model: Any) -> Iterator[None]:
     """
     group = _group(model)
     group.parkers += 1
-    try:
-        yield
-    finally:
+
+    def let_go() -> None:
         group.parkers -= 1
         if not group.parkers:
             group.drop_parked()
         _leave_if_idle(model, group)
+
+    with cleaning_up(let_go):
+        yield
 
 
 def forget_rows(model: Any, name: str) -> None:

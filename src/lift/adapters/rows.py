@@ -8,7 +8,7 @@ from typing import Any
 
 from lift.adapters.adapter import attached
 from lift.adapters.lora_rows import parking
-from lift.errors import AdapterError
+from lift.errors import AdapterError, cleaning_up
 
 
 def activate(model: Any, name: str | None) -> None:
@@ -27,11 +27,13 @@ def activate(model: Any, name: str | None) -> None:
 def restoring(model: Any) -> Iterator[None]:
     """After the block the model uses its adapters as before; those attached meanwhile are applied to no row."""
     before = {name: adapter.rows for name, adapter in attached(model).items()}
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for name, adapter in attached(model).items():
             adapter.apply_to(before.get(name, ()))
+
+    with cleaning_up(restore):
+        yield
 
 
 @contextlib.contextmanager
@@ -71,13 +73,14 @@ class RowAssignment:
         """
         with parking(self.model):
             self._is_aside = True
-            try:
+            with cleaning_up(self._come_back):
                 for adapter in attached(self.model).values():
                     adapter.apply_to(())
                 yield
-            finally:
-                self._is_aside = False
-                self.apply()
+
+    def _come_back(self) -> None:
+        self._is_aside = False
+        self.apply()
 
     def apply(self) -> None:
         """Tell every attached adapter its rows."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -34,6 +36,7 @@ _STATE_FILE = "adapter_model.safetensors"
 _PASSAGES_FILE = "passages.jsonl"
 _FILES = (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE, _PASSAGES_FILE)
 _PACKAGED = "starting_points"
+_MAX_FILE_BYTES = 16 << 30
 _PEFT_PREFIX = "base_model.model."
 _STORED_DTYPE = torch.bfloat16
 
@@ -59,7 +62,7 @@ class About:
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """LoRA tensors by module path of the bare base; `digest` is the sha256 of their file.
+    """LoRA tensors by module path of the bare base; `digest` is a hash of them and of `config`, how they act.
 
     `passages` are some of what it was tuned on, for memories to go on with.
     """
@@ -76,7 +79,7 @@ class StartingPoint:
     ) -> StartingPoint:
         """What was tuned, as it will be stored: in bfloat16."""
         state = {key: tensor.to(_STORED_DTYPE) for key, tensor in state.items()}
-        return cls(about, config, state, hashlib.sha256(_to_bytes(state)).hexdigest(), tuple(passages))
+        return cls(about, config, state, _digest(config, _to_bytes(state)), tuple(passages))
 
     @property
     def scaling(self) -> float:
@@ -127,7 +130,7 @@ def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adap
     if found is not None:
         try:
             adapter.load_state(found.fit(adapter.trained_state(), settings.alpha / settings.rank))
-        except AdapterError:
+        except BaseException:
             adapter.detach()
             raise
     return adapter
@@ -156,12 +159,22 @@ def find_starting_point(base: BaseModel, settings: AdapterSettings) -> StartingP
 def read_starting_point(directory: Path) -> StartingPoint:
     """The starting point in `directory`; raises AdapterError where there is none, or it is damaged."""
     try:
-        files = [(directory / name).read_bytes() for name in _FILES]
+        files = [_read_bounded(directory / name) for name in _FILES]
     except (OSError, ValueError) as error:
         raise AdapterError(
             f"expected a starting point in {directory}, got none that can be read ({error}); make one with `lift start`"
         ) from None
     return _parse(str(directory), *files)
+
+
+def _read_bounded(path: Path) -> bytes:
+    """The bytes of a regular file; the path may stand in a memory's recipe, which may come from a stranger."""
+    # a pipe would be waited for, perhaps for ever
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _MAX_FILE_BYTES:
+            raise ValueError(f"{path.name} is no file of at most {_MAX_FILE_BYTES:,} bytes")
+        return stream.read(about.st_size)
 
 
 @lru_cache(maxsize=4)
@@ -180,12 +193,18 @@ def _parse(name: str, about: bytes, config: bytes, state: bytes, passages: bytes
         tensors = {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load(state).items()}
         rows = [json.loads(line) for line in passages.decode("utf-8").split("\n") if line]
         known = tuple(Passage(row["text"], tuple((asked, said) for asked, said in row["questions"])) for row in rows)
-        read = StartingPoint(About(**facts), json.loads(config), tensors, hashlib.sha256(state).hexdigest(), known)
+        settings = json.loads(config)
+        read = StartingPoint(About(**facts), settings, tensors, _digest(settings, state), known)
         if not all(key.replace(".lora_A.", ".lora_B.") in tensors for key in tensors) or read.scaling <= 0:
             raise ValueError("its tensors are not those of a LoRA")
     except Exception as error:  # safetensors raises an error of its own that is no ValueError
         raise AdapterError(f"the starting point {name} is damaged ({error}); make it again with `lift start`") from None
     return read
+
+
+def _digest(config: dict[str, Any], state: bytes) -> str:
+    described = json.dumps(config, sort_keys=True).encode()
+    return hashlib.sha256(hashlib.sha256(described).digest() + hashlib.sha256(state).digest()).hexdigest()
 
 
 def _to_bytes(state: dict[str, torch.Tensor]) -> bytes:

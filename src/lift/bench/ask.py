@@ -25,7 +25,7 @@ from lift.bench.in_flight import bench_in_flight
 from lift.bench.llama_peer import LlamaPeer, beside_llama
 from lift.bench.machine import describe_machine
 from lift.bench.texts import RULE, text_of_length
-from lift.errors import UsageError
+from lift.errors import UsageError, cleaning_up
 from lift.evaluation.costs import kv_cache_bytes
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
@@ -108,10 +108,8 @@ def bench_ask(
     """
     with tempfile.TemporaryDirectory(prefix="lift-bench-") as directory:
         load = memory or untrained_memory(base, adapter, Path(directory))
-        try:
+        with cleaning_up(lambda: release(base.model)):
             return _measured(base, text, plan, load, memory is None, say, llama)
-        finally:
-            release(base.model)
 
 
 def _measured(

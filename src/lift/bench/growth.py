@@ -14,7 +14,7 @@ from lift.bench.machine import PeakMemory, describe_machine
 from lift.bench.processes import Running, in_own_process
 from lift.bench.texts import RULE, text_of_length
 from lift.documents.document import Document
-from lift.errors import DocumentError
+from lift.errors import DocumentError, cleaning_up
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
 from lift.preparation import TaskWriter, nothing_to_train, outline
@@ -124,13 +124,10 @@ def _train(base: BaseModel, curriculum: WatchedCurriculum, recipe: Recipe, secon
     """Train a new adapter, which is taken off again; returns the tokens computed."""
     curriculum.reached = 0.0
     adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed, invocation=invocation_of(base.tokenizer))
-    try:
-        with reusing_lower_layers(base.model, adapter) as lower:
-            objective = Objective(base.model, adapter, recipe.objective, lower)
-            steps = train(adapter, objective, curriculum, recipe.training, pace=Pace.within(seconds))
-            return sum(step.tokens for step in steps)
-    finally:
-        adapter.detach()
+    with cleaning_up(adapter.detach), reusing_lower_layers(base.model, adapter) as lower:
+        objective = Objective(base.model, adapter, recipe.objective, lower)
+        steps = train(adapter, objective, curriculum, recipe.training, pace=Pace.within(seconds))
+        return sum(step.tokens for step in steps)
 
 
 def bench_growth(

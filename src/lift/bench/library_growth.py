@@ -14,6 +14,7 @@ import torch
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.documents.document import Document
+from lift.errors import cleaning_up
 from lift.memories.library import Library
 from lift.memories.manifest import MANIFEST_FILE, Cost, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
@@ -58,14 +59,12 @@ def bench_library(
         draft = _draft(base, recipe)
         first = library.put(draft)
         made = 1
-        try:
+        with cleaning_up(lambda: release(base.model)):
             for count in sorted(counts):
                 say(f"a library of {count:,} memories")
                 _fill(first, made, count)
                 made = max(made, count)
                 rows.append(asdict(_measured(base, library, draft, count, repeats)))
-        finally:
-            release(base.model)
     return rows
 
 

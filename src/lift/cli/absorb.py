@@ -105,20 +105,20 @@ def absorb(
     check_budget(budget_s)
     share = parse_share(until) if until is not None else None
     if into is not None:
-        _refuse_beside(
-            context, "--into", "name", "model", "recipe", "overrides", "until", "replace", "resume", "base_url"
-        )
+        _refuse_beside(context, "--into", "name", "recipe", "until", "replace", "resume", "base_url")
     from lift.memories.library import Library
     from lift.recipes.recipe import load_recipe
 
-    remote = model.startswith("openai:")
+    named_model = _given(context, "model")
+    remote = into is None and model.startswith("openai:")
     if remote:
         _refuse_beside(context, "--model openai:NAME", "budget", "until", "replace", "resume")
         recipe = "openai-finetune" if recipe == "default" else recipe
     elif cancel:
         raise UsageError("expected --cancel with --model openai:NAME, got it alone; Ctrl-C stops a training here")
     where = [f"remote.base_url={base_url}"] if base_url is not None else []
-    settings = load_recipe(recipe, [*(overrides or ()), *where])
+    own = overrides or () if into is None else ()  # a memory's own recipe is not this one
+    settings = load_recipe(recipe, [*own, *where])
     memories = Library(library)
     if name is not None:
         from lift.memories.names import check_name, normal_name
@@ -134,7 +134,9 @@ def absorb(
         options = {"name": name, "stop": stop, "started": context.obj, "confirm": _confirm(yes, as_json)}
         events = _absorb_remotely(read_documents(files, title), model, settings, memories, options)
     elif into is not None:
-        events = _add(read_documents(files, title), into, memories, options, as_json)
+        options["overrides"] = overrides or ()
+        chosen = model if named_model else None
+        events = _add(read_documents(files, title), into, chosen, memories, options, as_json)
     else:
         if replace and name is None:
             raise UsageError(
@@ -166,7 +168,7 @@ def _absorb(
 
 
 def _add(
-    document: Document, into: str, memories: Library, options: dict[str, Any], as_json: bool
+    document: Document, into: str, model: str | None, memories: Library, options: dict[str, Any], as_json: bool
 ) -> Iterator[AbsorptionEvent]:
     memory = memories[into]
     from lift.remote.remote_model import is_remote
@@ -174,9 +176,11 @@ def _add(
     if is_remote(memory):
         raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
     from lift.models.load import load_model
-    from lift.updating import add_events
+    from lift.updating import add_events, choose_recipe
 
-    base = load_model(memory.manifest.base.id, on_progress=None if as_json else remark)
+    choose_recipe(memory, options["overrides"])  # what is refused is refused before a model is loaded
+    say = None if as_json else remark
+    base = load_model(model or memory.manifest.base.id, on_progress=say, fetch=model is not None)
     return add_events(document, memory, base, memories, **options)
 
 
@@ -216,17 +220,23 @@ def _confirm(yes: bool, as_json: bool) -> Callable[[Estimate], bool]:
 def _refuse_beside(context: typer.Context, option: str, *parameters: str) -> None:
     """Some ways to absorb leave nothing to choose for other options, so giving these is a mistake."""
     for each in parameters:
-        source = context.get_parameter_source(each)
-        if source is not None and source.name == "COMMANDLINE":
+        if _given(context, each):
             other = {"overrides": "set"}.get(each, each).replace("_", "-")
             raise UsageError(f"expected {option} without --{other}, got both; leave --{other} out")
 
 
+def _given(context: typer.Context, parameter: str) -> bool:
+    """Whether the command line names it."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading.Event, as_json: bool) -> Finished:
     """Show what happens until it is finished."""
-    from lift.events import Finished, Fitting, Planned, Prepared, Probed, Probing, Trained, Writing
+    from lift.events import Finished, Fitting, Planned, Prepared, Probed, Probing, Trained, Waiting, Writing
     from lift.remote.jobs import JobEvent
     from lift.remote.openai_finetuning import Estimated, JobCreated
+    from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
     display = progress.open_display(as_json)
     finished: Finished | None = None
@@ -234,6 +244,8 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
         with stopped_by_signals(stop, display.say) as training:
             for event in events:
                 match event:
+                    case Waiting() | SavingFailed() | CheckpointDamaged():
+                        display.say(progress.describe_trouble(event))
                     case Writing():
                         display.writing(event)
                     case Prepared():

@@ -177,7 +177,8 @@ def _open_answerer(name: str, library: Path | None, model: str | None) -> Answer
     from lift.answering import open_memory
     from lift.models.load import load_model
 
-    return open_memory(memory, load_model(model or memory.manifest.base.id, on_progress=remark))
+    base = load_model(model or memory.manifest.base.id, on_progress=remark, fetch=model is not None)
+    return open_memory(memory, base)
 
 
 def _answers(

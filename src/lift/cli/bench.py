@@ -180,7 +180,8 @@ def ask(
     from lift.models.load import DEFAULT_MODEL, load_model
 
     kept = Library(library)[memory] if memory is not None else None
-    base = load_model(model or (kept.manifest.base.id if kept else DEFAULT_MODEL), on_progress=remark)
+    stored = kept.manifest.base.id if kept is not None and model is None else None
+    base = load_model(stored or model or DEFAULT_MODEL, on_progress=remark, fetch=stored is None)
     load = stored_memory(kept, base) if kept else None
     plan = AskPlan(lengths=sizes, repeats=repeats)
     llama = find_llama(base, gguf, llama_python)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from lift.cli.output import describe_generation, format_recall, format_seconds, remark, stderr
@@ -11,7 +12,8 @@ from lift.cli.output import describe_generation, format_recall, format_seconds, 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from lift.events import Fitting, Planned, Prepared, Probed, Trained, Writing
+    from lift.events import Fitting, Planned, Prepared, Probed, Trained, Waiting, Writing
+    from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
 _LINE_EVERY_S = 15.0
 
@@ -127,7 +129,8 @@ class Bar:
 
     def close(self) -> None:
         """Remove the bar."""
-        self._progress.stop()
+        with suppress(OSError):  # a terminal that is gone hides no error of the run
+            self._progress.stop()
 
 
 def open_display(as_json: bool) -> Display:
@@ -151,6 +154,11 @@ def describe_writing(event: Writing) -> str:
     """Tasks kept, what failed, and the remaining time."""
     left = f", {format_seconds(event.eta_s)} left" if event.eta_s is not None else ""
     return f"{event.kept:,} kept, {event.rejected:,} rejected, {event.failed:,} requests failed{left}"
+
+
+def describe_trouble(event: Waiting | SavingFailed | CheckpointDamaged) -> str:
+    """What the user is to know of other processes and of the disk."""
+    return f"warning: {event}"
 
 
 def describe_probed(event: Probed) -> str:

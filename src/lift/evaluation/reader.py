@@ -15,7 +15,6 @@ from lift.adapters.resident import attach_stored, release
 from lift.adapters.starting_point import StartingPoint
 from lift.answering import Answerer, kept_prefixes, open_memory
 from lift.errors import UsageError
-from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.generate import generate
@@ -105,7 +104,7 @@ class ModelReader:
         self._keeps_text = keeps_text
         stored = start.digest if start is not None else ""
         if memory is not None:
-            stored = memory.manifest.files[ADAPTER_STATE_FILE].sha256
+            stored = memory.manifest.adapter_id
         self.id = base.id
         self.fingerprint = f"{base.fingerprint}/{stored}"
         bound_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0) if memory is not None else 0

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ class Database:
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:  # SQLite itself may have undone it, as on a full disk
-                    self._connection.execute("ROLLBACK")
+                    with suppress(sqlite3.Error):  # what went wrong before is what is told; the next writer tries again
+                        self._connection.execute("ROLLBACK")
                 raise
 
     def rows(self, question: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:

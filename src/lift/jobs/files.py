@@ -18,6 +18,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lift.errors import FileTooLargeError, JobConflictError, JobError, UnknownJobError
@@ -26,6 +27,7 @@ from lift.jobs.job import StoredFile
 from lift.memories.durable import sync_directory
 
 _TEMPORARY = ".tmp-"
+_OWN_TEMPORARY = re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{16}")
 _ID = re.compile(r"file-[0-9a-f]{24}")
 _NAME_CHARS = 200
 
@@ -78,7 +80,8 @@ class FileStore:
         except OSError as error:
             raise JobError(f"the file {name!r} cannot be kept ({error}); make room, then try again") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # the next who opens the store clears it away
+                temporary.unlink(missing_ok=True)
             os.close(descriptor)
         return file
 
@@ -109,7 +112,13 @@ class FileStore:
                     f"the file {file_id} is needed by the job {needed['id']}; cancel it, or wait until it has ended"
                 )
             rows.execute("DELETE FROM files WHERE id = ?", (file_id,))
-        (self._files / file_id).unlink(missing_ok=True)
+        self._unlink([file_id])
+
+    def _unlink(self, file_ids: Iterable[str]) -> None:
+        """Delete the bytes of files that have no row any more; what stays is cleared away by the next who opens."""
+        for file_id in file_ids:
+            with suppress(OSError):
+                (self._files / file_id).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -120,7 +129,7 @@ class FileStore:
             known = {row["id"] for row in rows.execute("SELECT id FROM files")}
             for entry in os.scandir(self._files):
                 orphaned = _ID.fullmatch(entry.name) and entry.name not in known
-                if orphaned or (entry.name.startswith(_TEMPORARY) and not _is_held(entry.path)):
+                if orphaned or (_OWN_TEMPORARY.fullmatch(entry.name) and not _is_held(entry.path)):
                     os.unlink(entry.path)
 
 

@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lift.budget import check_budget
@@ -20,15 +21,48 @@ from lift.memories.names import check_name, normal_name
 from lift.recipes.recipe import load_recipe, recipe_names
 
 MOST_PRIORITY = 1_000_000
+_DAY_S = 86_400.0
+# Cleared away when so much time has passed: the document of a job since that has ended (of the last one that was given
+# it), a document that no job was ever given since it was uploaded, and a job with its events since it has ended. A
+# checkpoint has a time of its own (memories/unfinished.py), and a memory needs none of these.
+UPLOADS_KEPT_S = 7 * _DAY_S
+UNUSED_UPLOADS_KEPT_S = 30 * _DAY_S
+JOBS_KEPT_S = 30 * _DAY_S
 _TITLE_CHARS = 500
+_EXPIRED_FILES = """
+SELECT id FROM files WHERE
+    CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE file_id = files.id) THEN
+        NOT EXISTS (
+            SELECT 1 FROM jobs WHERE file_id = files.id
+            AND (status IN ('queued', 'running') OR finished_at IS NULL OR finished_at >= :used_until)
+        )
+    ELSE created_at < :made_until END
+"""
 
 
 class JobStore(FileStore):
     """The jobs, their events and their files in `directory`: LIBRARY/.serve, which is made.
 
     Any number of threads and processes may use it at once; what a method has returned is on the disk. All raise
-    JobError where the disk refuses, and UnknownJobError for an id that there is not.
+    JobError where the disk refuses, and UnknownJobError for an id that there is not. What has ended long ago is cleared
+    away when the store is opened, and when a job is created.
     """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.clear_expired()
+
+    def clear_expired(self, now_s: float | None = None) -> None:
+        """Delete uploads, jobs and events whose time is over; `now_s`: seconds since 1970, default now."""
+        now_s = time.time() if now_s is None else now_s
+        with self._database.writing() as rows:
+            limits = {"used_until": now_s - UPLOADS_KEPT_S, "made_until": now_s - UNUSED_UPLOADS_KEPT_S}
+            files = [row["id"] for row in rows.execute(_EXPIRED_FILES, limits)]
+            rows.executemany("DELETE FROM files WHERE id = ?", [(each,) for each in files])
+            ended = "SELECT id FROM jobs WHERE finished_at < ? AND status NOT IN ('queued', 'running')"
+            rows.execute(f"DELETE FROM events WHERE job IN ({ended})", (now_s - JOBS_KEPT_S,))
+            rows.execute(f"DELETE FROM jobs WHERE id IN ({ended})", (now_s - JOBS_KEPT_S,))
+        self._unlink(files)
 
     def create(
         self,
@@ -69,7 +103,9 @@ class JobStore(FileStore):
             )
             number = tell(rows, job_id, Told("queued", "the job waits for its turn", {"priority": priority}))
             rows.execute("UPDATE jobs SET queued_as = ? WHERE id = ?", (number, job_id))
-            return job_of(_row(rows, job_id))
+            job = job_of(_row(rows, job_id))
+        self.clear_expired()  # its own file is in use by now
+        return job
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""
@@ -102,7 +138,9 @@ class JobStore(FileStore):
 
     def last_number(self) -> int:
         """The number of the newest event, 0 where there is none."""
-        return int(self._database.rows("SELECT coalesce(max(number), 0) AS last FROM events")[0]["last"])
+        # events are cleared away in the end, and their numbers never used again
+        found = self._database.rows("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+        return int(found[0]["seq"]) if found else 0
 
     def cancel(self, job_id: str) -> Job:
         """End a job that waits at once, and have one that runs end soon (`cancelling` until then).

@@ -8,8 +8,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lift.events import AbsorptionEvent, Finished, Fitting, Planned, Prepared, Probed, Probing, Trained, Writing
-from lift.jobs.job import Told
+from lift.events import (
+    AbsorptionEvent,
+    Finished,
+    Fitting,
+    Planned,
+    Prepared,
+    Probed,
+    Probing,
+    Trained,
+    Waiting,
+    Writing,
+)
+from lift.jobs.job import Level, Told
+from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
 _STEPS_EVERY_S = 0.5
 
@@ -44,7 +56,8 @@ class StepThinner:
 def tell_of(event: AbsorptionEvent) -> Told:
     """The event of a job for an event of an absorption."""
     message, data = _described(event)
-    return Told(type(event).__name__.lower(), message, finite(data))
+    level: Level = "warn" if isinstance(event, Waiting | SavingFailed | CheckpointDamaged) else "info"
+    return Told(type(event).__name__.lower(), message, finite(data), level)
 
 
 def finite(value: Any) -> Any:
@@ -60,6 +73,8 @@ def finite(value: Any) -> Any:
 
 def _described(event: AbsorptionEvent) -> tuple[str, dict[str, Any]]:
     match event:
+        case Waiting() | SavingFailed() | CheckpointDamaged():
+            return str(event), {"why": event.why}
         case Writing():
             said = f"{event.sentences_done:,} of {event.sentences:,} sentences have questions, {event.kept:,} kept"
             return said, asdict(event)

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from lift.absorption import absorb_events
 from lift.documents.read import read_document
-from lift.errors import InterruptedAbsorption, JobConflictError, LiftError
+from lift.errors import InterruptedAbsorption, JobConflictError, LiftError, cleaning_up
 from lift.events import Finished, Trained
 from lift.jobs.claims import Claims
 from lift.jobs.job import Job, Told
@@ -114,25 +114,27 @@ class Worker:
             stop=stop,
             started=started,
             checkpoint_every_s=self._checkpoint_every_s,
+            wait_for_others=True,
         )
         thinner = StepThinner()
-        with closing(events):  # type: ignore[type-var]
-            try:
-                for happened in events:
-                    for event in thinner.pass_on(happened):
-                        if isinstance(event, Finished):
-                            tokens = 0 if event.reused else event.memory.manifest.cost.tokens
-                            self._claims.succeed(job.id, tell_of(event), event.memory.name, tokens)
-                        elif isinstance(event, Trained):
-                            self._claims.record(job.id, tell_of(event), event.step.progress, event.eta_s)
-                        else:
-                            self._claims.record(job.id, tell_of(event))
-                    if stop.is_set() and not isinstance(happened, Finished | Trained):
-                        raise InterruptedAbsorption("stopped before the training")
-            finally:
-                for event in thinner.rest():
-                    if isinstance(event, Trained):
+
+        def tell_rest() -> None:
+            for event in thinner.rest():
+                if isinstance(event, Trained):
+                    self._claims.record(job.id, tell_of(event), event.step.progress, event.eta_s)
+
+        with closing(events), cleaning_up(tell_rest):  # type: ignore[type-var]
+            for happened in events:
+                for event in thinner.pass_on(happened):
+                    if isinstance(event, Finished):
+                        tokens = 0 if event.reused else event.memory.manifest.cost.tokens
+                        self._claims.succeed(job.id, tell_of(event), event.memory.name, tokens)
+                    elif isinstance(event, Trained):
                         self._claims.record(job.id, tell_of(event), event.step.progress, event.eta_s)
+                    else:
+                        self._claims.record(job.id, tell_of(event))
+                if stop.is_set() and not isinstance(happened, Finished | Trained):
+                    raise InterruptedAbsorption("stopped before the training")
 
 
 _INTERRUPTED = Told("interrupted", "the worker was stopped; what was trained is kept, and the job waits again", {})

@@ -1,22 +1,22 @@
 """The directory that holds all memories, each under its name, each whole or not there at all.
 
     LIBRARY/NAME/...             a memory, see memory.py
-            .absorbing/KEY/      the checkpoint of an absorption that is not finished
-            .by-key/KEY          the name of the memory that came of it, see key_index.py
-            .tmp-...             being written or deleted; garbage as soon as nobody holds the lock
+            .absorbing/KEY/      the checkpoint of an absorption that is not finished, see unfinished.py
+            .by-key/KEY          the names of the memories that came of it, see key_index.py
+            .lift-tmp-HEX        being written or deleted; garbage as soon as nobody holds the lock
             .serve/              the jobs of `lift serve` and the files given to it, see lift/jobs
-            .old-NAME            set aside while NAME is being replaced; the memory itself as long as NAME is missing
+            .lift-old-NAME       set aside while NAME is being replaced; the memory itself as long as NAME is missing
             .lock                held by whoever changes anything; readers need no lock
 
-Writing goes: everything into a .tmp directory, onto the disk, then one rename. A crash anywhere leaves what was there
-before or what was to be there after; the next writer clears the rest away.
+Writing goes: everything into a .lift-tmp directory, onto the disk, then one rename. A crash anywhere leaves what was
+there before or what was to be there after; the next writer clears the rest away. Nothing else in the directory is
+touched: somebody may keep other things there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import gc
 import os
 import re
@@ -30,23 +30,21 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from lift.errors import LibraryError, nearest_names
-from lift.memories.durable import sync_directory, write_directory, write_file
-from lift.memories.key_index import KeyIndex
+from lift.memories.durable import disk_errors, sync_directory, write_directory, write_file
+from lift.memories.key_index import KeyIndex, check_key
 from lift.memories.manifest import ADAPTER_STATE_FILE, MANIFEST_FILE, Manifest
 from lift.memories.memory import Memory, MemoryDraft, Problem
 from lift.memories.names import check_name, first_free_name, folded, is_valid_name, normal_name, suggest_name
+from lift.memories.unfinished import UnfinishedAbsorptions
 
-_TEMPORARY = ".tmp-"
-_REPLACED = ".old-"
-_ABSORBING = ".absorbing"
+_TEMPORARY = ".lift-tmp-"
+_REPLACED = ".lift-old-"
+_OWN_TEMPORARY = re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{16}")
 _LOCK = ".lock"
 # One memory is written in seconds; a queue of many writers on a slow disk still gets through in this time.
 _LOCK_TIMEOUT_S = 300.0
 # A memory can be replaced between the look at where it is and the look into it; then the next look finds the new one.
 _OPENING_TRIES = 4
-_KEY = re.compile(r"[0-9A-Za-z_-]{8,128}")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,9 @@ class Library:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = Path(root or default_library_directory()).expanduser().absolute()
+        self.unfinished = UnfinishedAbsorptions(self.root)
         self._index = KeyIndex(self.root)
-        with self._disk_errors("open"):
+        with disk_errors("open", self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise LibraryError(
                     f"expected a directory for the library, got the file {self.root}; "
@@ -86,7 +85,7 @@ class Library:
     def names(self) -> list[str]:
         """The names of all memories, sorted without regard to case; no file is opened."""
         found = set()
-        with self._disk_errors("list"), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+        with disk_errors("list", self.root), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
             for entry in entries:
                 name = entry.name.removeprefix(_REPLACED)
                 if is_valid_name(name) and entry.is_dir():
@@ -117,7 +116,7 @@ class Library:
 
         Where copies of it go by several names, the one called `name` is preferred.
         """
-        _check_key(absorption_key)
+        check_key(absorption_key)
         if not self.root.is_dir():
             return None
         if name is not None and (named := self._open_if(name, absorption_key)) is not None:
@@ -168,15 +167,19 @@ class Library:
         """
         name = normal_name(draft.name)
         check_name(name)
-        _check_key(draft.absorption_key)
+        check_key(draft.absorption_key)
         with self._writing(f"write the memory {name!r} to"):
             replacing = replace and (self.root / name).is_dir()
+            key_before = None
             if replacing:
                 _check_is_memory(self.root / name)
+                key_before = self._key_of(name)
             else:
                 self.check_free(name)
             self._index.add(draft.absorption_key, name)
             self._install(name, dataclasses.replace(draft, name=name).files(), replacing)
+            if key_before not in (None, draft.absorption_key):
+                self._forget_key(name, key_before)
         return self[name]
 
     def copy(self, name: str, new_name: str, *, replace: bool = False) -> Memory:
@@ -189,7 +192,8 @@ class Library:
             if replacing:
                 _check_is_memory(self.root / new_name)
             else:
-                self.check_free(new_name)
+                new_name = self.check_free(new_name)
+            self._index.add(memory.manifest.absorption_key, new_name)
             self._install(new_name, memory.copied_files(new_name), replacing)
         return self[new_name]
 
@@ -220,6 +224,7 @@ class Library:
             finally:
                 with contextlib.suppress(OSError):
                     manifest.unlink(missing_ok=True)
+            self._forget_key(old, memory.manifest.absorption_key)
         return self[new]
 
     def remove(self, name: str) -> None:
@@ -228,7 +233,9 @@ class Library:
         with self._writing(f"remove the memory {name!r} from"):
             directory = self._existing(name)
             _check_is_memory(directory)
+            key = self._key_of(name)
             self._discard(directory)
+            self._forget_key(normal_name(name), key)
 
     def verify(self, name: str | None = None) -> list[Problem]:
         """Compare every file of one memory, or of all, with the hashes in its manifest; an empty list means whole."""
@@ -242,17 +249,6 @@ class Library:
                 if each in self:  # else it was removed since it was listed
                     found.append(Problem(each, MANIFEST_FILE, str(error)))
         return found
-
-    def checkpoint_path(self, absorption_key: str) -> Path:
-        """Where the unfinished absorption of that key keeps its state; nothing is made there."""
-        _check_key(absorption_key)
-        return self.root / _ABSORBING / absorption_key
-
-    def clear_checkpoint(self, absorption_key: str) -> None:
-        """Delete that state, with what a crash may have left beside it; nothing happens where there is none."""
-        path = self.checkpoint_path(absorption_key)
-        for leftover in (path, *path.parent.glob(f"{absorption_key}.*")):
-            shutil.rmtree(leftover, ignore_errors=True)
 
     def _locate(self, name: str) -> Path | None:
         name = normal_name(name)
@@ -282,11 +278,25 @@ class Library:
         raise LibraryError(f"no memory {name!r} in the library {self.root}; {hint}")
 
     def _find_in_index(self, absorption_key: str) -> Memory | None:
-        name = self._index.get(absorption_key)
-        return self._open_if(name, absorption_key) if name else None
+        found = (self._open_if(name, absorption_key) for name in self._index.get(absorption_key))
+        return next((memory for memory in found if memory is not None), None)
 
     def _is_known_absent(self, absorption_key: str) -> bool:
-        return self._index.is_whole() and self._index.get(absorption_key) is None
+        return self._index.is_whole() and not self._index.get(absorption_key)
+
+    def _key_of(self, name: str) -> str | None:
+        """The key that the memory called `name` came of, None where its manifest does not tell."""
+        with contextlib.suppress(LibraryError):
+            return self._open(name).manifest.absorption_key
+        return None
+
+    def _forget_key(self, name: str, key: str | None) -> None:
+        """The index no longer has `name` under `key`, under any where that is not known. What stays is found stale."""
+        with contextlib.suppress(OSError):
+            if key is None:
+                self._index.remove_name(name)
+            else:
+                self._index.remove(key, name)
 
     def _open_if(self, name: str, absorption_key: str) -> Memory | None:
         """The memory called `name` if it is there, whole, and came of `absorption_key`."""
@@ -299,13 +309,11 @@ class Library:
 
     def _rebuild_index(self) -> None:
         summaries = self.summaries()
-        self._index.replace_all(
-            {
-                summary.manifest.absorption_key: summary.name
-                for summary in summaries
-                if summary.manifest and _KEY.fullmatch(summary.manifest.absorption_key)
-            }
-        )
+        names: dict[str, list[str]] = {}
+        for summary in summaries:
+            if summary.manifest:
+                names.setdefault(summary.manifest.absorption_key, []).append(summary.name)
+        self._index.replace_all(names)
         # a memory without a manifest may be one that somebody is just copying in
         if all(summary.manifest for summary in summaries):
             self._index.mark_whole()
@@ -313,13 +321,14 @@ class Library:
     @contextlib.contextmanager
     def _writing(self, action: str) -> Iterator[None]:
         """Hold the library's lock, and leave the index as whole as it was found. Not reentrant."""
-        with self._disk_errors(action):
+        with disk_errors(action, self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             try:
                 lock = FileLock(self.root / _LOCK, timeout=_LOCK_TIMEOUT_S)
                 with lock:
                     index_was_whole = self._index.is_whole()
                     self._recover()
+                    self.unfinished.clear_expired()
                     try:
                         yield
                     finally:
@@ -334,13 +343,15 @@ class Library:
     def _recover(self) -> None:
         """Finish what dead writers began; called with the lock held, so that nothing found here has an owner."""
         with os.scandir(self.root) as entries:
-            leftovers = [entry.name for entry in entries if entry.name.startswith((_TEMPORARY, _REPLACED))]
+            leftovers = [self.root / entry.name for entry in entries if entry.name.startswith((_TEMPORARY, _REPLACED))]
         for leftover in leftovers:
-            path = self.root / leftover
-            if leftover.startswith(_REPLACED) and not (self.root / leftover.removeprefix(_REPLACED)).exists():
-                os.rename(path, self.root / leftover.removeprefix(_REPLACED))
-            else:
-                self._discard(path)
+            if _OWN_TEMPORARY.fullmatch(leftover.name):
+                self._discard(leftover)
+            elif is_valid_name(name := leftover.name.removeprefix(_REPLACED)) and _is_memory(leftover):
+                if (self.root / name).exists():
+                    self._discard(leftover)
+                else:
+                    os.rename(leftover, self.root / name)
 
     def _install(self, name: str, files: Iterable[tuple[str, bytes]], replacing: bool) -> None:
         """Write `files` and give them the place of `name`, undoing everything on failure."""
@@ -367,7 +378,7 @@ class Library:
     def _discard(self, path: Path) -> None:
         """Take `path` away at once, then delete it; a crash in between leaves only garbage."""
         garbage = path
-        if not path.name.startswith(_TEMPORARY):
+        if not _OWN_TEMPORARY.fullmatch(path.name):
             garbage = self._temporary()
             os.rename(path, garbage)
             try:
@@ -384,23 +395,6 @@ class Library:
     def _temporary(self) -> Path:
         return self.root / (_TEMPORARY + secrets.token_hex(8))
 
-    @contextlib.contextmanager
-    def _disk_errors(self, action: str) -> Iterator[None]:
-        """Turn what the disk refuses into one sentence."""
-        try:
-            yield
-        except OSError as error:
-            said = (error.strerror or str(error)).lower()
-            if error.errno in _DISK_FULL:
-                advice = "make room on its disk, then try again"
-            elif error.errno in _NO_ACCESS:
-                advice = "change its permissions, or choose another library with --library or LIFT_HOME"
-            elif error.errno == errno.ENOTDIR:
-                advice = "a part of its path is a file; choose another library with --library or LIFT_HOME"
-            else:
-                advice = "check its disk, then try again"
-            raise LibraryError(f"cannot {action} the library {self.root} ({said}): {advice}") from error
-
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
@@ -414,21 +408,17 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _check_key(absorption_key: str) -> None:
-    if not _KEY.fullmatch(absorption_key):
-        raise LibraryError(
-            f"expected an absorption key of 8 to 128 letters, digits, '_' or '-', got {absorption_key!r}; "
-            "use a hexadecimal hash"
-        )
-
-
 def _has_key(summary: Summary, absorption_key: str) -> bool:
     return summary.manifest is not None and summary.manifest.absorption_key == absorption_key
 
 
+def _is_memory(directory: Path) -> bool:
+    # a library may have been put where somebody keeps other things, and those are never to be moved or deleted
+    return any((directory / file).exists() for file in (MANIFEST_FILE, ADAPTER_STATE_FILE))
+
+
 def _check_is_memory(directory: Path) -> None:
-    # a library may have been put where somebody keeps other things, and those are never to be deleted
-    if not any((directory / file).exists() for file in (MANIFEST_FILE, ADAPTER_STATE_FILE)):
+    if not _is_memory(directory):
         raise LibraryError(
             f"expected a memory in {directory}, got a directory without {MANIFEST_FILE} and {ADAPTER_STATE_FILE}; "
             "if nothing in it is needed, delete it by hand"

@@ -1,20 +1,38 @@
 """memory.json: what a memory is made of, where it came from, and the hash of every other file of it.
 
-The format version guards against a silent fault: a file written by a newer Lift, half understood.
+The format version guards against a silent fault: a file written by a newer Lift, half understood. A manifest may come
+from a stranger: all of it is judged here, when it is read and before it is written, and nothing that is made of it can
+be a path, a control character for a terminal, or a number out of range.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from datetime import datetime
+import unicodedata
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lift.errors import LibraryError
+from lift.memories.durable import ForeignFileError, read_inside
+from lift.memories.key_index import KEY_PATTERN
+from lift.memories.names import is_valid_name
+from lift.recipes.recipe import Recipe
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "memory.json"
@@ -25,16 +43,55 @@ PLACES_FILE = "places.jsonl"
 TASKS_FILE = "tasks.jsonl"
 TRAINING_FILE = "training.jsonl"
 RECALL_FILE = "recall.jsonl"
-_FILES = (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_STATE_FILE,
-    DOCUMENT_FILE,
-    PLACES_FILE,
-    TASKS_FILE,
-    TRAINING_FILE,
-    RECALL_FILE,
-)
+_MIB = 1 << 20
+# The largest that each file is read as: far above what a text of a million sentences makes, far below any memory.
+_MAX_BYTES = {
+    ADAPTER_CONFIG_FILE: _MIB,
+    ADAPTER_STATE_FILE: 16384 * _MIB,
+    DOCUMENT_FILE: 1024 * _MIB,
+    PLACES_FILE: 1024 * _MIB,
+    TASKS_FILE: 8192 * _MIB,
+    TRAINING_FILE: 4096 * _MIB,
+    RECALL_FILE: 4096 * _MIB,
+}
+MAX_MANIFEST_BYTES = 16 * _MIB
+MAX_TITLE_CHARS = 1_000
+MAX_SOURCE_CHARS = 4_096
+_MOST_PARTS = 10_000
+_MOST_POINTS = 100_000
 _RECORDED_PACKAGES = ("lift", "torch", "transformers", "peft")
+
+
+def printable(text: str, most_chars: int) -> str:
+    """`text` as a manifest may hold it: in one line, without control characters and halves of characters, cut."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(" " if _is_control(char) else char for char in whole)[:most_chars]
+
+
+def _is_control(char: str) -> bool:
+    # Cc: the terminal's own; Zl, Zp: line ends; Cs: halves of characters
+    return unicodedata.category(char) in ("Cc", "Zl", "Zp", "Cs")
+
+
+def _without_control(text: str) -> str:
+    if not (text.isascii() and text.isprintable()) and any(_is_control(char) for char in text):
+        raise ValueError("expected text without control characters")
+    return text
+
+
+def _named(name: str) -> str:
+    if not is_valid_name(name):
+        raise ValueError("expected a name that a memory may have")
+    return name
+
+
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Line = Annotated[str, StringConstraints(max_length=MAX_TITLE_CHARS), AfterValidator(_without_control)]
+Source = Annotated[str, StringConstraints(max_length=MAX_SOURCE_CHARS), AfterValidator(_without_control)]
+_Word = Annotated[str, StringConstraints(max_length=200), AfterValidator(_without_control)]
+_Reasons = Annotated[dict[_Word, Count], Field(max_length=1_000)]
 
 
 class _Record(BaseModel):
@@ -44,16 +101,16 @@ class _Record(BaseModel):
 class FileRecord(_Record):
     """Content hash (hex) and size of one file of the memory."""
 
-    sha256: str
-    size_bytes: int
+    sha256: Sha256
+    size_bytes: Count
 
 
 class PartRecord(_Record):
     """One of several documents that were joined: where its text starts, in characters of the whole."""
 
-    start: int
-    title: str
-    source: str
+    start: Count
+    title: Line
+    source: Source
 
 
 class DocumentRecord(_Record):
@@ -62,46 +119,60 @@ class DocumentRecord(_Record):
     `parts` is empty for a memory of one document.
     """
 
-    title: str
-    source: str
-    sha256: str
-    parts: tuple[PartRecord, ...] = ()
+    title: Line
+    source: Source
+    sha256: Sha256
+    parts: Annotated[tuple[PartRecord, ...], Field(max_length=_MOST_PARTS)] = ()
+
+    @field_validator("parts")
+    @classmethod
+    def _in_order(cls, parts: tuple[PartRecord, ...]) -> tuple[PartRecord, ...]:
+        starts = [part.start for part in parts]
+        if starts and (starts[0] != 0 or any(later <= earlier for earlier, later in pairwise(starts))):
+            raise ValueError("expected parts that begin at 0, each behind the one before")
+        return parts
 
 
 class BaseRecord(_Record):
     """The base model that the adapter belongs to; the fingerprint decides, the id helps to find it again."""
 
-    id: str
-    fingerprint: str
+    id: Source
+    fingerprint: Sha256
 
 
 class Sizes(_Record):
     """How much went in, and how much came out."""
 
-    document_chars: int
-    document_tokens: int
-    sentences: int
-    tasks: int
-    adapter_parameters: int
+    document_chars: Count
+    document_tokens: Count
+    sentences: Count
+    tasks: Count
+    adapter_parameters: Count
 
 
 class Cost(_Record):
     """What absorbing took: wall time (and the forecast of it), optimiser steps, tokens computed, and on what device."""
 
-    seconds: float
-    predicted_s: float | None = None
-    steps: int
-    tokens: int
-    device: str
-    peak_memory_bytes: int | None = None
+    seconds: Seconds
+    predicted_s: Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)] | None = None
+    steps: Count
+    tokens: Count
+    device: Source
+    peak_memory_bytes: Count | None = None
 
 
 class RecallSummary(_Record):
     """How many of the document's sentences were probed, and how many of those the memory could be shown to know."""
 
-    sentences: int
-    probed: int
-    recalled: int
+    sentences: Count
+    probed: Count
+    recalled: Count
+
+    @model_validator(mode="after")
+    def _recalled_of_probed(self) -> Self:
+        if self.recalled > self.probed:
+            raise ValueError("expected no more recalled than probed")
+        return self
 
     @property
     def share(self) -> float:
@@ -116,41 +187,80 @@ class RecallPoint(_Record):
     work on the memory up to then.
     """
 
-    what: str
-    seconds: float
-    probed: int
-    recalled: int
+    what: Line
+    seconds: Seconds
+    probed: Count
+    recalled: Count
+
+
+class GenerationRecord(_Record):
+    """What the task generator asked, got and rejected (tasks.generation.GenerationCounts)."""
+
+    requests: Count = 0
+    answered: Count = 0
+    from_cache: Count = 0
+    failed: _Reasons = {}
+    retried: _Reasons = {}
+    kept: Count = 0
+    rejected: _Reasons = {}
 
 
 class Manifest(_Record):
     """The content of memory.json. `files` maps each relative path ("adapter/...") of the memory to its record."""
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    title: str
+    format_version: Annotated[int, Field(ge=1)] = FORMAT_VERSION
+    name: Annotated[str, AfterValidator(_named)]
+    title: Line
     document: DocumentRecord
     base: BaseRecord
-    recipe_name: str
+    recipe_name: Line
     recipe: dict[str, Any]
-    seeds: dict[str, int]
-    versions: dict[str, str]
+    seeds: Annotated[dict[_Word, Count], Field(max_length=100)]
+    versions: Annotated[dict[_Word, _Word], Field(max_length=100)]
     sizes: Sizes
     cost: Cost
     recall: RecallSummary
-    recall_history: tuple[RecallPoint, ...] = ()
+    recall_history: Annotated[tuple[RecallPoint, ...], Field(max_length=_MOST_POINTS)] = ()
     generation: dict[str, Any] = {}
-    absorption_key: str
-    created_at: datetime
+    absorption_key: Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+    created_at: AwareDatetime
     files: dict[str, FileRecord]
+
+    @field_validator("recipe")
+    @classmethod
+    def _is_recipe(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        return Recipe.model_validate(recipe).model_dump(mode="json", exclude_unset=True)
+
+    @field_validator("generation")
+    @classmethod
+    def _are_counts(cls, generation: dict[str, Any]) -> dict[str, Any]:
+        return GenerationRecord.model_validate(generation).model_dump(mode="json", exclude_unset=True)
+
+    @field_validator("created_at")
+    @classmethod
+    def _in_our_time(cls, created_at: AwareDatetime) -> AwareDatetime:
+        if not 1970 <= created_at.year < 3000:  # in local time, the very first and last of the calendar are none
+            raise ValueError("expected a time between 1970 and 3000")
+        return created_at
 
     @field_validator("files")
     @classmethod
     def _exactly_the_known_files(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         # a manifest may come from elsewhere: a file that it leaves out is never checked, one outside is never ours
         # a memory that is a fine-tuned model at an endpoint has no weights of its own
-        if set(files) | {ADAPTER_STATE_FILE} != set(_FILES):
-            raise ValueError(f"expected the files {', '.join(_FILES)}, got {', '.join(files) or 'none'}")
+        if set(files) | {ADAPTER_STATE_FILE} != set(_MAX_BYTES):
+            got = printable(", ".join(files), MAX_TITLE_CHARS) or "none"
+            raise ValueError(f"expected the files {', '.join(_MAX_BYTES)}, got {got}")
+        for path, record in files.items():
+            if record.size_bytes > _MAX_BYTES[path]:
+                raise ValueError(f"expected {path} of at most {_MAX_BYTES[path]:,} bytes, got {record.size_bytes:,}")
         return files
+
+    @property
+    def adapter_id(self) -> str:
+        """The identity of the adapter: of its tensors and of its configuration, which says what they mean."""
+        hashes = [self.files[path].sha256 for path in (ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE)]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def to_json(self) -> bytes:
         """The bytes of memory.json."""
@@ -170,7 +280,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_FILE
     try:
-        content = path.read_bytes()
+        content = read_inside(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES)
         with contextlib.suppress(ValidationError):  # in one pass; what is wrong is found out below
             manifest = Manifest.model_validate_json(content)
             if 1 <= manifest.format_version <= FORMAT_VERSION:
@@ -183,6 +293,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise LibraryError(
             f"expected the manifest {path}, found none; the memory is damaged: remove it and absorb the text again"
         ) from None
+    except ForeignFileError as error:
+        raise _damaged(path, f"it is {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "it is not the JSON of a memory") from None
     if format_version > FORMAT_VERSION:
@@ -190,11 +302,28 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path} has format version {format_version}, this Lift reads up to {FORMAT_VERSION}; upgrade Lift"
         )
     try:
-        return Manifest.model_validate(values)
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise _damaged(path, f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        raise _damaged(path, first_problem(error)) from None
+
+
+def build_manifest(**values: Any) -> Manifest:
+    """A manifest of what is to be written; raises LibraryError, naming the value, where it may not be."""
+    try:
+        return Manifest(**values)
+    except ValidationError as error:
+        raise LibraryError(
+            f"expected a memory that can be written down, got one that cannot ({first_problem(error)}); "
+            "please report it"
+        ) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, with where it stands."""
+    first = error.errors()[0]
+    key = printable(".".join(str(part) for part in first["loc"]), 200)
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {said[:1].lower()}{said[1:]}"[:500]
 
 
 def installed_versions() -> dict[str, str]:

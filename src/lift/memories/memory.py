@@ -6,28 +6,32 @@
          document.txt, places.jsonl            the text, and where in the original its parts stood
          tasks.jsonl, training.jsonl, recall.jsonl
 
-Every file is checked against its hash in the manifest before anything is made of it: an adapter with one flipped bit
-still runs.
+Every file is checked against its size and hash in the manifest before anything is made of it: an adapter with one
+flipped bit still runs. What is made of it is checked as well (rows.py): hash and file may come from the same stranger.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lift.documents.document import Document, Part, Place
+from lift.documents.document import Document, Part
 from lift.errors import LibraryError, WrongBaseModelError
+from lift.memories.durable import open_inside, read_inside
 from lift.memories.manifest import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_STATE_FILE,
     DOCUMENT_FILE,
     MANIFEST_FILE,
+    MAX_SOURCE_CHARS,
+    MAX_TITLE_CHARS,
     PLACES_FILE,
     RECALL_FILE,
     TASKS_FILE,
@@ -41,9 +45,12 @@ from lift.memories.manifest import (
     RecallPoint,
     RecallSummary,
     Sizes,
+    build_manifest,
     installed_versions,
+    printable,
     read_manifest,
 )
+from lift.memories.rows import read_adapter_config, read_places, read_probes, read_steps, read_tasks, read_text
 from lift.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -51,6 +58,7 @@ if TYPE_CHECKING:
 
 # PEFT's files name tensors as its wrapper module sees them; in memory they are named as the bare model sees them.
 _PEFT_PREFIX = "base_model.model."
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,10 @@ class MemoryDraft:
     cost: Cost
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """Every file of the memory as (relative path, content), memory.json last, one in the process at a time."""
+        """Every file of the memory as (relative path, content), memory.json last, one in the process at a time.
+
+        Raises LibraryError for weights that are not finite, and for what no manifest may say.
+        """
         records: dict[str, FileRecord] = {}
         for path, content in self._contents():
             records[path] = FileRecord(sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
@@ -94,6 +105,7 @@ class MemoryDraft:
     def _contents(self) -> Iterator[tuple[str, bytes]]:
         yield ADAPTER_CONFIG_FILE, (json.dumps(dict(self.adapter_config), indent=2) + "\n").encode("utf-8")
         if self.adapter_state:
+            _check_finite(self.name, self.adapter_state)
             yield ADAPTER_STATE_FILE, _tensors_to_bytes(self.adapter_state)
         yield DOCUMENT_FILE, self.document.text.encode("utf-8")
         yield PLACES_FILE, _to_lines(asdict(place) for place in self.document.places)
@@ -102,16 +114,20 @@ class MemoryDraft:
         yield RECALL_FILE, _to_lines(self.recall)
 
     def _manifest(self, files: dict[str, FileRecord]) -> Manifest:
-        title = _encodable(self.document.title)
-        return Manifest(
+        title = printable(self.document.title, MAX_TITLE_CHARS)
+        return build_manifest(
             name=self.name,
             title=title,
             document=DocumentRecord(
                 title=title,
-                source=_encodable(self.document.source),
+                source=printable(self.document.source, MAX_SOURCE_CHARS),
                 sha256=files[DOCUMENT_FILE].sha256,
                 parts=tuple(
-                    PartRecord(start=part.start, title=_encodable(part.title), source=_encodable(part.source))
+                    PartRecord(
+                        start=part.start,
+                        title=printable(part.title, MAX_TITLE_CHARS),
+                        source=printable(part.source, MAX_SOURCE_CHARS),
+                    )
                     for part in self.document.parts
                 ),
             ),
@@ -180,30 +196,35 @@ class Memory:
     def document(self) -> Document:
         """The document, with its title, source and places as they were read."""
         record = self.manifest.document
-        places = tuple(Place(**row) for row in self._rows(PLACES_FILE))
+        content, rows = self._read(DOCUMENT_FILE), self._read(PLACES_FILE)
+        text = self._parsed(DOCUMENT_FILE, lambda: read_text(content, record))
+        places = self._parsed(PLACES_FILE, lambda: read_places(rows, len(text)))
         parts = tuple(Part(part.start, part.title, part.source) for part in record.parts)
-        return Document(record.title, self._read(DOCUMENT_FILE).decode("utf-8"), record.source, places, parts)
+        return Document(record.title, text, record.source, places, parts)
 
     @cached_property
     def tasks(self) -> list[Task]:
         """Every task, those that were held back to probe recall among them."""
-        return [Task(**{**row, "evidence": tuple(row["evidence"])}) for row in self._rows(TASKS_FILE)]
+        content = self._read(TASKS_FILE)
+        return self._parsed(TASKS_FILE, lambda: read_tasks(content, self.manifest.sizes))
 
     @cached_property
     def training(self) -> list[dict[str, Any]]:
         """One row a step."""
-        return self._rows(TRAINING_FILE)
+        content = self._read(TRAINING_FILE)
+        return self._parsed(TRAINING_FILE, lambda: read_steps(content))
 
     @cached_property
     def recall(self) -> list[dict[str, Any]]:
         """One row a probe."""
-        return self._rows(RECALL_FILE)
+        content = self._read(RECALL_FILE)
+        return self._parsed(RECALL_FILE, lambda: read_probes(content, self.manifest.sizes))
 
     @cached_property
     def adapter_config(self) -> dict[str, Any]:
         """PEFT's description of the adapter."""
-        config: dict[str, Any] = json.loads(self._read(ADAPTER_CONFIG_FILE))
-        return config
+        content = self._read(ADAPTER_CONFIG_FILE)
+        return self._parsed(ADAPTER_CONFIG_FILE, lambda: read_adapter_config(content))
 
     @property
     def adapter_directory(self) -> Path:
@@ -212,10 +233,10 @@ class Memory:
 
     def load_adapter_state(self) -> dict[str, Tensor]:
         """The adapter's tensors on the CPU, named as the bare base model names its modules; not kept here."""
-        from safetensors.torch import load
-
-        state = load(self._read(ADAPTER_STATE_FILE))
-        return {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in state.items()}
+        content = self._read(ADAPTER_STATE_FILE)
+        state = self._parsed(ADAPTER_STATE_FILE, lambda: _bytes_to_tensors(content))
+        _check_finite(self.name, state)
+        return state
 
     def check_base(self, model_id: str, fingerprint: str) -> None:
         """Raise WrongBaseModelError unless `fingerprint` is that of the weights the adapter was trained on.
@@ -240,19 +261,21 @@ class Memory:
         found = []
         for path, record in self.manifest.files.items():
             try:
-                with (self.directory / path).open("rb") as stream:
-                    size_bytes = stream.seek(0, 2)
-                    stream.seek(0)
-                    sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+                with open_inside(self.directory, path) as descriptor:
+                    size_bytes = os.fstat(descriptor).st_size
+                    if size_bytes != record.size_bytes:
+                        said = f"expected {record.size_bytes} bytes, got {size_bytes}"
+                        found.append(Problem(self.name, path, said))
+                        continue
+                    with open(descriptor, "rb", closefd=False) as stream:
+                        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             except FileNotFoundError:
                 found.append(Problem(self.name, path, "missing"))
                 continue
             except OSError as error:
                 found.append(Problem(self.name, path, f"cannot be read ({error.strerror})"))
                 continue
-            if size_bytes != record.size_bytes:
-                found.append(Problem(self.name, path, f"expected {record.size_bytes} bytes, got {size_bytes}"))
-            elif sha256 != record.sha256:
+            if sha256 != record.sha256:
                 found.append(Problem(self.name, path, f"expected SHA-256 {record.sha256[:12]}, got {sha256[:12]}"))
         if self.manifest.document.sha256 != self.manifest.files[DOCUMENT_FILE].sha256:
             found.append(Problem(self.name, MANIFEST_FILE, "states two different hashes of the document"))
@@ -266,17 +289,23 @@ class Memory:
             path.as_posix() for path in here if path.as_posix() not in expected and not path.name.startswith(".")
         )
 
-    def _rows(self, path: str) -> list[dict[str, Any]]:
-        # not splitlines: JSON leaves line separators such as U+2028 as they are
-        return [json.loads(line) for line in self._read(path).decode("utf-8").split("\n") if line]
+    def _parsed(self, path: str, parse: Callable[[], _Read]) -> _Read:
+        try:
+            return parse()
+        except ValueError as error:
+            raise LibraryError(
+                f"{path} of the memory {self.name!r} is damaged ({printable(str(error), MAX_TITLE_CHARS)}); remove the "
+                "memory and absorb the text again"
+            ) from None
 
     def _read(self, path: str) -> bytes:
+        record = self.manifest.files[path]
         try:
-            content = (self.directory / path).read_bytes()
+            content = read_inside(self.directory, path, record.size_bytes)
         except OSError as error:
             what = f"cannot be read ({error.strerror})"
         else:
-            if hashlib.sha256(content).hexdigest() == self.manifest.files[path].sha256:
+            if hashlib.sha256(content).hexdigest() == record.sha256:
                 return content
             what = "does not have the content that its manifest states"
         if self._was_replaced():
@@ -304,10 +333,26 @@ def _tensors_to_bytes(state: Mapping[str, Tensor]) -> bytes:
     return save(tensors, metadata={"format": "pt"})
 
 
+def _bytes_to_tensors(content: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state = load(content)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+    return {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in state.items()}
+
+
+def _check_finite(name: str, state: Mapping[str, Tensor]) -> None:
+    """Raise LibraryError for weights that would answer nonsense, here and beside it in the same batch."""
+    damaged = [key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if damaged:
+        raise LibraryError(
+            f"expected finite weights in the memory {name!r}, got others in {len(damaged)} of {len(state)} tensors; "
+            "absorb the text again with a lower training.learning_rate"
+        )
+
+
 def _to_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "replace")
-
-
-def _encodable(text: str) -> str:
-    """Titles and sources come from file names, which need not be valid Unicode."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -38,13 +38,14 @@ def load_model(
     dtype: str | None = None,
     quantization: str | None = None,
     on_progress: Callable[[str], None] | None = None,
+    fetch: bool = True,
 ) -> BaseModel:
     """Load a base model in evaluation mode with frozen weights.
 
     `name` is "smollm2", a transformers directory, a .gguf file, or a hub id. `device` is cuda where there is one, else
     cpu; `dtype` is bfloat16 on cuda and on a processor that multiplies it in hardware, else float32; `quantization`
-    ("nf4" or "int8", cuda only) is applied on loading. `on_progress` is told about the conversion on first use. Raises
-    ModelError.
+    ("nf4" or "int8", cuda only) is applied on loading. `on_progress` is told about the conversion on first use. Without
+    `fetch` nothing is downloaded: for names that a memory gives, and not its user. Raises ModelError.
     """
     if name.startswith("openai:"):
         raise ModelError(
@@ -69,7 +70,7 @@ def load_model(
             directory, model_id = converted_copy(path, on_progress=on_progress), os.path.abspath(path)
             fingerprint = copy_fingerprint(directory)
         else:
-            directory, model_id = _hub_directory(name), name
+            directory, model_id = _hub_directory(name, fetch), name
     return _load_directory(directory, model_id, target, chosen_dtype, extra, fingerprint)
 
 
@@ -202,27 +203,39 @@ def _quantization_settings(name: str | None, device: torch.device, dtype: torch.
     return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def _hub_directory(name: str) -> Path:
-    """The local snapshot of a hub model, downloaded where that is possible."""
+def _hub_directory(name: str, fetch: bool) -> Path:
+    """The local snapshot of a hub model, downloaded where that is possible and wanted."""
     if not _HUB_ID.fullmatch(name) or name.endswith(".gguf"):
         raise ModelError(
             f"expected a transformers directory, a GGUF file or a hub id, got {name!r}, which is not there"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         snapshot = snapshot_download(
             name,
             allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
             ignore_patterns=["*/*"],
+            local_files_only=not fetch,
         )
+    except LocalEntryNotFoundError as error:
+        if not fetch:
+            raise ModelError(
+                f"the memory belongs to the base model {name!r}, which is not on this machine; to have it fetched from "
+                f"the hub, name it yourself: --model {name}, or lift.load_model({name!r})"
+            ) from None
+        raise _no_model(name, error) from error
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"expected {name!r} to be a file or directory here, or a model that the hub offers or that was downloaded "
-            f"before, got none ({type(error).__name__}); check the name and the network, or use {DEFAULT_MODEL!r}"
-        ) from error
+        raise _no_model(name, error) from error
     return Path(snapshot)
+
+
+def _no_model(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"expected {name!r} to be a file or directory here, or a model that the hub offers or that was downloaded "
+        f"before, got none ({type(error).__name__}); check the name and the network, or use {DEFAULT_MODEL!r}"
+    )
 
 
 def _check_generator(config: Any, model_id: str) -> None:

@@ -74,8 +74,8 @@ def absorb_remotely(
     order = Order(paid_key, model, file, settings, recipe.training.seed, estimate)
     training: list[JobEvent] = []
     tuned: Tuned | None = None
-    with Endpoint(base_url, patience, stop) as endpoint:
-        directory = library.checkpoint_path(paid_key)
+    with library.unfinished.alone(paid_key), Endpoint(base_url, patience, stop) as endpoint:
+        directory = library.unfinished.path(paid_key)
         for event in fine_tune(endpoint, order, directory, confirm, cancel_on_stop=cancel_on_stop):
             if isinstance(event, JobEvent) and event.metrics:
                 training.append(event)
@@ -118,7 +118,7 @@ def absorb_remotely(
         ),
     )
     memory = library.put(draft)
-    library.clear_checkpoint(paid_key)
+    library.unfinished.clear(paid_key)
     yield Finished(memory, report, time.monotonic() - started, 0.0, reused=False)
 
 
@@ -132,7 +132,7 @@ def cancel_remotely(
     base_url = resolve_base_url(recipe.remote.base_url)
     key = fine_tuning_key(document, model, base_url, recipe, recipe.remote)
     with Endpoint(base_url, patience) as endpoint:
-        job = cancel_fine_tuning(endpoint, key, library.checkpoint_path(key))
+        job = cancel_fine_tuning(endpoint, key, library.unfinished.path(key))
     if job is None:
         raise UsageError(
             f"expected a job at {base_url} for this text, model and recipe, found none; there is nothing to cancel"

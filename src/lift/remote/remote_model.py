@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import ClassVar
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lift.errors import LibraryError, UsageError
+from lift.memories.manifest import Line, Source
 from lift.memories.memory import Memory
 
-PROVIDER = "openai"
+PROVIDER: Final = "openai"
 _PREFIX = f"{PROVIDER}:"
 
 
@@ -24,13 +25,13 @@ class RemoteModel(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    adapter: str = "remote"
-    provider: str = PROVIDER
-    base_url: str
-    base: str
-    model: str
-    job_id: str
-    window_tokens: int
+    adapter: Literal["remote"] = "remote"
+    provider: Literal["openai"] = PROVIDER
+    base_url: Source
+    base: Line
+    model: Line
+    job_id: Line
+    window_tokens: Annotated[int, Field(ge=1, le=1 << 30)]
 
 
 def remote_name(model: str) -> str | None:

@@ -41,10 +41,15 @@ def needs(scope: str) -> Any:
     """A dependency of routes: the caller's key must hold `scope`, where the server wants keys."""
 
     async def check(request: Request) -> None:
-        caller: Key | None = request.state.caller
-        if caller is not None and not caller.may(scope):
-            raise Refusal(
-                403, f"the key {caller.name!r} may not do this; it takes the scope {scope!r}", code="missing_scope"
-            )
+        check_scope(request, scope)
 
     return Depends(check)
+
+
+def check_scope(request: Request, scope: str) -> None:
+    """Raise Refusal where the caller's key lacks `scope`, and the server wants keys."""
+    caller: Key | None = request.state.caller
+    if caller is not None and not caller.may(scope):
+        raise Refusal(
+            403, f"the key {caller.name!r} may not do this; it takes the scope {scope!r}", code="missing_scope"
+        )

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 
 from lift.jobs.job import Job, JobEvent, Status
-from lift.server.access import Parts, needs, parts_of
+from lift.server.access import Parts, check_scope, needs, parts_of
 from lift.server.bodies import Body
 from lift.server.failures import Refusal, documented
 from lift.server.models import base_name, unknown_model
@@ -119,11 +119,14 @@ class EventList(BaseModel):
 
 @router.post("/v1/fine_tuning/jobs", dependencies=[needs("absorb")])
 def create_job(request: Request, body: JobBody) -> FineTuningJob:
-    """Put the absorption of a document into the queue."""
+    """Put the absorption of a document into the queue; a priority other than 0 takes the scope admin."""
     parts = parts_of(request)
     if body.model != base_name(parts.engine.base):
         raise unknown_model(body.model)
     metadata = body.metadata or {}
+    priority = int(_number(metadata, "priority") or 0)
+    if priority:  # who may not reorder the queue may not push in either
+        check_scope(request, "admin")
     job = parts.store.create(
         body.training_file,
         title=metadata.get("title"),
@@ -131,7 +134,7 @@ def create_job(request: Request, body: JobBody) -> FineTuningJob:
         recipe=metadata.get("recipe", "default"),
         overrides=_overrides(body),
         budget_s=_number(metadata, "budget_s"),
-        priority=int(_number(metadata, "priority") or 0),
+        priority=priority,
     )
     return _object(parts, job)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from lift.errors import GenerationError
+from lift.errors import GenerationError, cleaning_up
 from lift.recipes.recipe import GeneratorSettings
 from lift.tasks import backoff
 from lift.tasks.cache import ReplyCache, request_key
@@ -60,6 +60,11 @@ class _Fault:
     wait_s: float | None = None
 
 
+def endpoint_url(settings: GeneratorSettings) -> str:
+    """Where texts and the key go: generator.base_url, else OPENAI_BASE_URL, else OpenAI's own."""
+    return (settings.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
+
+
 class EndpointWriter:
     """Writer that asks an endpoint's chat completions.
 
@@ -69,7 +74,7 @@ class EndpointWriter:
     def __init__(self, settings: GeneratorSettings) -> None:
         require_openai()
         self.settings = settings
-        self.base_url = (settings.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL).rstrip("/")
+        self.base_url = endpoint_url(settings)
         if not self.base_url.startswith(("http://", "https://")):
             raise GenerationError(
                 f"expected generator.base_url to begin with http:// or https://, got {self.base_url!r}; for example "
@@ -141,19 +146,20 @@ def require_openai() -> Any:
 def _drive(loop: asyncio.AbstractEventLoop, work: asyncio.Task[None], arrivals: _Arrivals) -> None:
     """The thread: run `work` to its end; an error and then None tell the consumer."""
     asyncio.set_event_loop(loop)
-    try:
-        loop.run_until_complete(work)
-    except asyncio.CancelledError:
-        pass  # the consumer closed the stream, and does not listen any more
-    except BaseExceptionGroup as group:
-        arrivals.put(group.exceptions[0])
-    except Exception as error:
-        arrivals.put(error)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-        arrivals.put(None)
+    with cleaning_up(
+        lambda: loop.run_until_complete(loop.shutdown_asyncgens()),
+        lambda: loop.run_until_complete(loop.shutdown_default_executor()),
+        loop.close,
+        lambda: arrivals.put(None),
+    ):
+        try:
+            loop.run_until_complete(work)
+        except asyncio.CancelledError:
+            pass  # the consumer closed the stream, and does not listen any more
+        except BaseExceptionGroup as group:
+            arrivals.put(group.exceptions[0])
+        except Exception as error:
+            arrivals.put(error)
 
 
 class _Run:

@@ -26,7 +26,7 @@ from lift.adapters.adapter import attached
 from lift.adapters.attention_sites import AttentionSite, attention_sites
 from lift.adapters.gated_memory import attention_gate, merge_attention, mix
 from lift.adapters.log_sum_exp import attention_with_log_sum, explicit_mask, implementations
-from lift.errors import AdapterError
+from lift.errors import AdapterError, cleaning_up
 
 _NAME = "lift_attention_reading"
 _MOST_WINDOW_TOKENS = 4096  # bounds what is kept of a long window; a layer then has queries enough
@@ -162,9 +162,16 @@ def _reading(model: Any, sites: Sequence[AttentionSite], reader: _Reader) -> Ite
     """Inside the block `model` computes attention by `_attention`, which tells `reader`."""
     config = model.config
     before = implementations(config)
-    handles = []
+    handles: list[torch.utils.hooks.RemovableHandle] = []
     model.set_attn_implementation(_NAME)
-    try:
+
+    def stop_reading() -> None:
+        for handle in handles:
+            handle.remove()
+        for site in sites:
+            _under_way.pop(site.module, None)
+
+    with cleaning_up(stop_reading, lambda: model.set_attn_implementation(before)):
         used = {getattr(site.module, "config", config)._attn_implementation for site in sites}
         if used != {_NAME}:
             raise AdapterError(
@@ -180,12 +187,6 @@ def _reading(model: Any, sites: Sequence[AttentionSite], reader: _Reader) -> Ite
             handles.append(site.query_projection.register_forward_hook(keep_query))
             _under_way[site.module] = reader
         yield reader
-    finally:
-        for handle in handles:
-            handle.remove()
-        for site in sites:
-            _under_way.pop(site.module, None)
-        model.set_attn_implementation(before)
 
 
 def _attention(

@@ -1,90 +1,237 @@
-"""An unfinished training on disk: adapter, optimiser, position; safetensors and JSON, written whole or not at all."""
+"""An unfinished training on disk: adapter, optimiser, position; safetensors and JSON, written whole or not at all.
+
+    DIRECTORY/position.json, tensors.safetensors, training.jsonl     the state, see Checkpoint.save
+              checksums.json                                         SHA-256 and size of each of these
+    DIRECTORY.new      being written
+    DIRECTORY.old      the state before, while the new one takes its place
+    DIRECTORY.damaged-HEX     put aside, since it did not have the content that its checksums state
+
+Whoever opens one holds the lock of its absorption (memories/unfinished.py). A disk that refuses costs no training: the
+checkpoint before stays, and saving is tried again later.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 _TENSORS = "tensors.safetensors"
 _POSITION = "position.json"
 _HISTORY = "training.jsonl"
+_CHECKSUMS = "checksums.json"
+_FILES = (_TENSORS, _POSITION, _HISTORY)
+_FRESH = ".new"
+_BEFORE = ".old"
+_DAMAGED = ".damaged-"
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(BaseModel):
     """Where a training stands: `update` updates of `epoch` are done, `step` in all, in `elapsed_s` of its budget.
 
     `tasks`: the number of tasks of its curriculum (spacing.Spacing.tasks).
     """
 
-    epoch: int = 0
-    update: int = 0
-    step: int = 0
-    tokens: int = 0
-    elapsed_s: float = 0.0
-    tasks: int = 0
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int = Field(0, ge=0)
+    update: int = Field(0, ge=0)
+    step: int = Field(0, ge=0)
+    tokens: int = Field(0, ge=0)
+    elapsed_s: float = Field(0.0, ge=0, allow_inf_nan=False)
+    tasks: int = Field(0, ge=0)
 
 
-def save_checkpoint(
-    directory: Path,
-    position: Position,
-    adapter: Mapping[str, torch.Tensor],
-    spacing: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    history: Sequence[Mapping[str, Any]],
-) -> None:
-    """Replace what is in `directory`; a crash leaves the old checkpoint or the new one.
+@dataclass(frozen=True)
+class State:
+    """What a training goes on from.
 
-    `spacing` is when tasks are due (spacing.Spacing.state). `history` has one row for each step that was done.
+    `spacing` is when tasks are due (spacing.Spacing.state). `optimizer` is its own state by the number of the
+    parameter. `history` has one row for each step that was done.
     """
-    fresh = directory.with_name(directory.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    tensors = {f"adapter/{key}": value.contiguous() for key, value in adapter.items()}
-    tensors["spacing"] = spacing
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
-    save_file(tensors, fresh / _TENSORS)
-    (fresh / _POSITION).write_text(json.dumps(asdict(position)), "utf-8")
-    (fresh / _HISTORY).write_text("".join(json.dumps(row) + "\n" for row in history), "utf-8")
-    for path in (fresh / _TENSORS, fresh / _POSITION, fresh / _HISTORY, fresh):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    old = directory.with_name(directory.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    fresh.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
+
+    position: Position
+    adapter: Mapping[str, torch.Tensor]
+    spacing: torch.Tensor
+    optimizer: Mapping[int, Mapping[str, torch.Tensor]]
+    history: Sequence[Mapping[str, Any]]
 
 
-def load_checkpoint(
-    directory: Path, optimizer: torch.optim.Optimizer
-) -> tuple[Position, dict[str, torch.Tensor], torch.Tensor, list[dict[str, Any]]] | None:
-    """Position, adapter, spacing, history, and the optimiser's state put back; None where there is no checkpoint."""
-    if not directory.exists():
-        old = directory.with_name(directory.name + ".old")
-        if not old.exists():
+@dataclass(frozen=True)
+class SavingFailed:
+    """The state could not be saved, for the reason `why`; the training goes on, and saving is tried again later."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"the state of the training cannot be saved ({self.why}); it goes on, and saving is tried again: make room "
+            "on the library's disk"
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointDamaged:
+    """A checkpoint could not be gone on from, for the reason `why`; it lies at `place` now, None where it is lost."""
+
+    why: str
+    place: Path | None
+
+    def __str__(self) -> str:
+        kept = f"; it was put aside as {self.place.name}" if self.place is not None else ""
+        return f"the saved state is damaged ({self.why}), and the training starts anew{kept}"
+
+
+CheckpointNotice = SavingFailed | CheckpointDamaged
+
+
+class Checkpoint:
+    """The state of one training in `directory`; `tell` hears of a disk that refuses, once, and of damage."""
+
+    def __init__(self, directory: Path, tell: Callable[[CheckpointNotice], None] | None = None) -> None:
+        self.directory = directory
+        self._tell = tell or (lambda _notice: None)
+        self.problem: str | None = None  # why the last saving failed
+
+    def save(self, state: State) -> bool:
+        """Replace what is there by `state`; a crash or a disk that refuses leaves the old checkpoint or the new one.
+
+        Returns whether it is on the disk; where it is not, `problem` says why.
+        """
+        fresh = self._beside(_FRESH)
+        try:
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            contents = _contents(state)
+            for name, content in contents.items():
+                _write(fresh / name, content)
+            _write(fresh / _CHECKSUMS, _checksums(contents))
+            _sync(fresh)
+            self._put_in_place(fresh)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)  # half of it would keep the room that others need
+            before, self.problem = self.problem, (error.strerror or str(error)).lower()
+            if before is None:
+                self._tell(SavingFailed(self.problem))
+            return False
+        self.problem = None
+        return True
+
+    def load(self, restore: Callable[[State], None]) -> State | None:
+        """Hand the state that is there to `restore`, and return it; None where there is none.
+
+        One that is damaged, or that `restore` refuses with a ValueError, is put aside and told of.
+        """
+        with contextlib.suppress(OSError):
+            if not self.directory.exists() and self._beside(_BEFORE).exists():
+                self._beside(_BEFORE).rename(self.directory)  # a crash between the two renames of save
+        if not self.directory.exists():
             return None
-        old.rename(directory)  # a crash between the two renames of save_checkpoint
-    position = Position(**json.loads((directory / _POSITION).read_text("utf-8")))
-    tensors = load_file(directory / _TENSORS)
-    adapter = {key.removeprefix("adapter/"): value for key, value in tensors.items() if key.startswith("adapter/")}
-    state: dict[int, dict[str, torch.Tensor]] = {}
+        try:
+            state = _read(self.directory)
+            restore(state)
+            return state
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+        aside: Path | None = self._beside(_DAMAGED + secrets.token_hex(4))
+        try:
+            assert aside is not None
+            self.directory.rename(aside)
+        except OSError:
+            aside = None
+        self._tell(CheckpointDamaged(why, aside))
+        return None
+
+    def _put_in_place(self, fresh: Path) -> None:
+        before = self._beside(_BEFORE)
+        if self.directory.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            self.directory.rename(before)
+        try:
+            fresh.rename(self.directory)
+            _sync(self.directory.parent)
+        except OSError:
+            if not self.directory.exists() and before.exists():
+                before.rename(self.directory)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+
+    def _beside(self, ending: str) -> Path:
+        return self.directory.with_name(self.directory.name + ending)
+
+
+def _contents(state: State) -> dict[str, bytes]:
+    """Name -> content of the files of a checkpoint, without their checksums."""
+    tensors = {f"adapter/{key}": value.contiguous() for key, value in state.adapter.items()}
+    tensors["spacing"] = state.spacing
+    for index, entries in state.optimizer.items():
+        for key, value in entries.items():
+            tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
+    return {
+        # as bytes, not by save_file: a full disk is then an OSError, as everywhere else
+        _TENSORS: save(tensors),
+        _POSITION: state.position.model_dump_json().encode(),
+        _HISTORY: "".join(json.dumps(dict(row)) + "\n" for row in state.history).encode(),
+    }
+
+
+def _checksums(contents: Mapping[str, bytes]) -> bytes:
+    found = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        for name, content in contents.items()
+    }
+    return json.dumps(found, indent=2).encode()
+
+
+def _read(directory: Path) -> State:
+    """The state in `directory`; raises OSError, ValueError, KeyError, TypeError or SafetensorError for damage."""
+    checksums = json.loads((directory / _CHECKSUMS).read_bytes())
+    contents = {name: (directory / name).read_bytes() for name in _FILES}
+    for name, content in contents.items():
+        if checksums[name] != json.loads(_checksums({name: content}))[name]:
+            raise ValueError(f"{name} does not have the content that its checksum states")
+    tensors = load(contents[_TENSORS])
+    optimizer: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    history = [json.loads(line) for line in (directory / _HISTORY).read_text("utf-8").splitlines()]
-    return position, adapter, tensors["spacing"], history
+            optimizer.setdefault(int(index), {})[name] = value
+    rows = contents[_HISTORY].decode("utf-8").splitlines()
+    return State(
+        position=Position.model_validate_json(contents[_POSITION]),
+        adapter={key.removeprefix("adapter/"): value for key, value in tensors.items() if key.startswith("adapter/")},
+        spacing=tensors["spacing"],
+        optimizer=optimizer,
+        history=[json.loads(line) for line in rows],
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from lift.adapters.adapter import Adapter
 from lift.batches import Batch
+from lift.errors import AdapterError, TrainingError, cleaning_up
 from lift.prompts import Example
 from lift.recipes.recipe import TrainingSettings
-from lift.training.checkpoint import Position, load_checkpoint, save_checkpoint
+from lift.training.checkpoint import Checkpoint, Position, State
 from lift.training.curriculum import Update
 from lift.training.objective import Objective
 from lift.training.pace import Pace
@@ -67,7 +68,7 @@ def train(
     settings: TrainingSettings,
     *,
     pace: Pace | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     resume: bool = False,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     history: list[Step] | None = None,
@@ -79,7 +80,9 @@ def train(
     the last one may be cut), whichever comes first; the learning rate follows the largest share of the three. One step
     is done in any case. With `checkpoint`, the state is saved there about every `checkpoint_every_s`, on Ctrl-C and on
     any other end before the last step; `resume` goes on from it. Without a bound of time the same seed gives the same
-    steps, interrupted or not. `history` gets every step, those before the interruption included.
+    steps, interrupted or not. `history` gets every step, those before the interruption included. Raises TrainingError
+    where the loss, its gradient or the weights are not finite; the state that is saved then is the one before that
+    step.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -94,25 +97,30 @@ def train(
     curriculum.spacing.clear()
     tasks = curriculum.spacing.tasks
     position = Position()
-    if resume and checkpoint and (saved := load_checkpoint(checkpoint, optimizer)):
-        position, state, spacing, rows = saved
-        adapter.load_state(state)
+    if resume and checkpoint and (saved := checkpoint.load(lambda state: _restore(state, adapter, optimizer))):
+        position = saved.position
         if position.tasks == tasks:  # else a budget was fitted anew, and nothing is taken for known
-            curriculum.spacing.load_state(spacing)
-        history.extend(Step(**row) for row in rows)
+            curriculum.spacing.load_state(saved.spacing)
+        history.extend(Step(**row) for row in saved.history)
     resumed = position
 
     def save() -> None:
         assert checkpoint is not None
         rows = [asdict(step) for step in history]
-        save_checkpoint(checkpoint, position, adapter.trained_state(), curriculum.spacing.state(), optimizer, rows)
+        spacing, kept = curriculum.spacing.state(), optimizer.state_dict()["state"]
+        checkpoint.save(State(position, adapter.trained_state(), spacing, kept, rows))
+
+    def save_unfinished() -> None:
+        # half an update is no state to go on from
+        if checkpoint and not finished and between_steps and _are_finite(parameters):
+            save()
 
     pace = pace or Pace()
     pace.begin(position.elapsed_s, position.tokens)
     saved_at, saving_s = time.monotonic(), 0.0
     finished = False
     between_steps = True
-    try:
+    with cleaning_up(save_unfinished, lambda: adapter.set_trainable(False)):
         for epoch in range(resumed.epoch, curriculum.epochs):
             for index, update in enumerate(curriculum.updates(epoch)):
                 if epoch == resumed.epoch and index < resumed.update:
@@ -123,6 +131,7 @@ def train(
                     progress = max(progress, position.tokens / settings.max_tokens)
                 over = max(progress, pace.used_share()) >= 1
                 if over and history:
+                    _check_weights(parameters, position.step, settings.learning_rate)
                     finished = True
                     return
                 losses: list[torch.Tensor] = []
@@ -147,22 +156,25 @@ def train(
                     losses.append(part.detach())
                     answered.append((batch, outcome.right))
                 if not answered:
+                    _check_weights(parameters, position.step, settings.learning_rate)
                     finished = True
                     return
                 rate = settings.learning_rate * rate_factor(progress, settings.schedule, settings.warmup_share)
                 for group, (_, factor) in zip(optimizer.param_groups, groups, strict=True):
                     group["lr"] = rate * factor
-                between_steps = False
                 scale = whole / gathered if examples_left else 1.0
                 if examples_left:  # the time has cut the update
                     for parameter in parameters:
                         if parameter.grad is not None:
                             parameter.grad.mul_(scale)
-                torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+                # the device is waited for here, and nowhere else in a step; no weight has changed yet
+                loss, size = torch.stack([torch.stack(losses).sum() * scale, norm.to(losses[0])]).tolist()
+                if not (math.isfinite(loss) and math.isfinite(size)):
+                    raise _diverged(f"a loss of {loss:g} and a gradient of {size:g}", position.step + 1, rate)
+                between_steps = False
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                # the device is waited for here, and nowhere else in a step
-                loss = torch.stack(losses).sum().item() * scale
                 for batch, right in answered:
                     curriculum.record(epoch, batch.members, right.tolist())
                 seconds = pace.clock() - begun
@@ -170,7 +182,12 @@ def train(
                 tokens = sum(batch.tokens for batch, _ in answered)
                 pace.record(epoch, update.progress, tokens, seconds)
                 position = Position(
-                    epoch, index + 1, position.step + 1, position.tokens + tokens, pace.elapsed_s, tasks
+                    epoch=epoch,
+                    update=index + 1,
+                    step=position.step + 1,
+                    tokens=position.tokens + tokens,
+                    elapsed_s=pace.elapsed_s,
+                    tasks=tasks,
                 )
                 history.append(
                     Step(
@@ -187,11 +204,41 @@ def train(
                 yield history[-1]
                 begun = time.monotonic()
                 if checkpoint and begun - saved_at > max(checkpoint_every_s, saving_s / _MOST_SAVING):
+                    _check_weights(parameters, position.step, rate)
                     save()
                     saved_at = time.monotonic()
                     saving_s = saved_at - begun
+        _check_weights(parameters, position.step, settings.learning_rate)
         finished = True
-    finally:
-        if checkpoint and not finished and between_steps:  # half an update is no state to go on from
-            save()
-        adapter.set_trainable(False)
+
+
+def _restore(state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
+    """Put what was saved into adapter and optimiser; raises ValueError, and changes neither, where it does not fit."""
+    before = adapter.trained_state(), optimizer.state_dict()
+    try:
+        if not _are_finite(state.adapter.values()):
+            raise ValueError("its weights are not finite")
+        for row in state.history:
+            Step(**row)
+        adapter.load_state(dict(state.adapter))
+        optimizer.load_state_dict({"state": state.optimizer, "param_groups": before[1]["param_groups"]})
+    except (AdapterError, ValueError, TypeError, KeyError) as error:
+        adapter.load_state(before[0])
+        optimizer.load_state_dict(before[1])
+        raise ValueError(str(error)) from error
+
+
+def _are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+def _check_weights(parameters: Iterable[torch.Tensor], step: int, rate: float) -> None:
+    if not _are_finite(parameters):
+        raise _diverged("weights that are not", step, rate)
+
+
+def _diverged(found: str, step: int, rate: float) -> TrainingError:
+    return TrainingError(
+        f"expected finite numbers in step {step} of the training, got {found}; lower training.learning_rate "
+        f"(it was {rate:g} there), or load the model in float32"
+    )

@@ -20,6 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from lift.adapters.log_sum_exp import implementations
 from lift.batches import Batch
+from lift.errors import cleaning_up
 from lift.training.attention_blocks import Group, attention_groups, cheaper_than_one_product
 
 _NAME = "lift_tree"
@@ -77,12 +78,9 @@ def tree_attention(model: Any, batch: Batch, mask: torch.Tensor) -> Iterator[Non
         yield
         return
     token = _under_way.set(_Work(groups, mask))
-    try:
+    with cleaning_up(lambda: model.set_attn_implementation(before), lambda: _under_way.reset(token)):
         model.set_attn_implementation(wanted)
         yield
-    finally:
-        model.set_attn_implementation(before)
-        _under_way.reset(token)
 
 
 def _attention(
