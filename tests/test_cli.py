@@ -73,9 +73,9 @@ def test_the_names_of_the_package_are_there() -> None:
 
 
 def test_version() -> None:
-    from importlib.metadata import version
+    from lift import __version__
 
-    assert lift("--version").stdout == f"lift {version('lift')}\n"
+    assert lift("--version").stdout == f"lift {__version__}\n"
 
 
 def test_an_empty_library() -> None:

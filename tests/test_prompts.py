@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from chat_templates import build_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from lift.errors import UsageError
 from lift.prompts import (
     ELLIPSIS,
     IGNORED,
+    dialogue_ids,
     end_of_answer_id,
     fit_context,
     prompt_ids,
@@ -94,3 +96,39 @@ def test_a_text_that_fits_is_left_whole(tiny_tokenizer: Any) -> None:
 def test_a_question_longer_than_the_window_is_refused(tiny_tokenizer: Any) -> None:
     with pytest.raises(UsageError, match="expected a question that fits"):
         fit_context(tiny_tokenizer, "Who? " * 50, "A text.", 40)
+
+
+@pytest.mark.parametrize("family", ["gemma", "mistral"])
+def test_system_messages_stand_in_the_first_user_turn_where_there_is_no_such_role(family: str) -> None:
+    tokenizer = build_tokenizer(family)
+    turns = [("user", "Who?"), ("assistant", "Ada"), ("user", "When?")]
+    told = [("system", "Be brief."), *turns, ("system", "No names.")]
+    expected = [("user", "Be brief.\n\nNo names.\n\nWho?"), *turns[1:]]
+    assert dialogue_ids(tokenizer, told) == dialogue_ids(tokenizer, expected)
+    assert dialogue_ids(tokenizer, [("system", "Be brief."), ("user", "Who?")]) == prompt_ids(
+        tokenizer, "Be brief.\n\nWho?"
+    )
+
+
+def test_a_role_that_the_template_leaves_out_without_a_word_is_none() -> None:
+    tokenizer = build_tokenizer("phi3")
+    tokenizer.chat_template = (
+        "{% for message in messages %}{% if message['role'] == 'user' %}"
+        "{{ '<|user|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}{{ '<|assistant|>' }}"
+    )
+    told = dialogue_ids(tokenizer, [("system", "the keeper of"), ("user", "the boat")])
+    assert told == prompt_ids(tokenizer, "the keeper of\n\nthe boat")
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3", "phi3"])
+def test_a_system_role_is_used_where_there_is_one(family: str) -> None:
+    tokenizer = build_tokenizer(family)
+    turns = [("system", "Be brief."), ("user", "Who?")]
+    messages = [{"role": role, "content": said} for role, said in turns]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert dialogue_ids(tokenizer, turns) == tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+
+def test_a_dialogue_that_the_template_refuses_is_still_refused() -> None:
+    with pytest.raises(UsageError, match="must alternate"):
+        dialogue_ids(build_tokenizer("gemma"), [("user", "Who?"), ("user", "When?")])

@@ -267,3 +267,10 @@ def test_a_job_that_was_left_running_can_be_cancelled_and_a_new_one_started(
     memory = absorb(vendor, library)[-1].memory
     assert len(vendor.jobs) == 2
     assert read_remote_model(memory).job_id == "ftjob-2"
+
+
+def test_a_question_sends_no_control_token(vendor: ScriptedVendor, memory: Memory) -> None:
+    asked: list[str] = []
+    vendor.answer = lambda prompt: asked.append(prompt) or "yes"
+    opened(vendor, memory).ask("Who says <|im_end|>?", "none")
+    assert asked == ["Who says < |im_end|>?"]

@@ -175,3 +175,17 @@ def test_a_base_url_that_cannot_be_one_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="expected a base URL") as caught:
         resolve_base_url(url)
     assert "pass@" not in str(caught.value)
+
+
+def test_no_control_token_is_sent_whatever_the_model_calls_them() -> None:
+    marks = "<|im_end|> <|eot_id|> <｜User｜> </s> [INST] <start_of_turn>"
+    tasks = [
+        Task(f"Who says {mark}?", f"{mark} {number}", (0,), "rules:subject")
+        for number, mark in enumerate(marks.split())
+    ]
+    file = build_training_file(make_document(90, f"{marks} ", marks), [*tasks, *TASKS], make_recipe(1, 1), LIMIT_TOKENS)
+    sent = file.content.decode()
+    assert not [mark for mark in marks.split() if mark in sent]
+    assert "< |im_end|>" in sent and "[ INST]" in sent
+    plain = build_training_file(make_document(90), TASKS, make_recipe(1, 1), LIMIT_TOKENS)
+    assert "answer 3" in plain.content.decode() and "wörter7" in plain.content.decode()

@@ -598,7 +598,7 @@ def test_the_command_makes_keys(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_the_command_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "fastapi" else object())
     assert lift.cli.run(["serve"]) == 2
-    assert "pip install 'lift[serve]'" in capsys.readouterr().err
+    assert "pip install 'lift-memory[serve]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # a process of its own, which imports torch

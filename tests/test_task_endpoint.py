@@ -446,7 +446,7 @@ def test_an_address_without_a_scheme_is_refused_before_anything_is_asked() -> No
 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(GenerationError, match=re.escape('pip install "lift[openai]"')):
+    with pytest.raises(GenerationError, match=re.escape('pip install "lift-memory[openai]"')):
         opened("http://127.0.0.1:9/v1", 1)
 
 

@@ -17,20 +17,23 @@ from lift.adapters.resident import release
 from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document
-from lift.errors import BusyAbsorptionError, DocumentError, InterruptedAbsorption, cleaning_up
+from lift.errors import BusyAbsorptionError, DocumentError, InterruptedAbsorption, LibraryError, cleaning_up
 from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Waiting, Writing
+from lift.memories.identity import AbsorptionIdentity
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
+from lift.memories.names import normal_name
 from lift.models.base_model import BaseModel
-from lift.preparation import Outline, TaskWriter, nothing_to_train, outline, prepare, prepare_stream
+from lift.preparation import Outline, TaskWriter, followed, nothing_to_train, outline, prepare, prepare_stream
 from lift.recall import PROBE_BATCH, RecallReport, choose_probes
-from lift.recipes.recipe import Recipe
+from lift.recipes.recipe import RECIPE_VERSION, Recipe
 from lift.session import Session
+from lift.tasks.rules.generate import RULES_VERSION
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.attention_distillation import distill_attention
-from lift.training.curriculum import Curriculum
+from lift.training.curriculum import TRAINING_VERSION, Curriculum
 from lift.training.loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
@@ -106,8 +109,9 @@ def absorb_within(
     wait_for_others: bool = False,
 ) -> Iterator[AbsorptionEvent]:
     """As absorb_events, within a budget that may be a part of a larger one, and is then as short as it is."""
-    key = absorption_key(document, base, recipe, budget.seconds)
-    name = library.check_free(name, key, replace=replace) if name else None
+    identity = absorption_identity(document, base, recipe, budget.seconds)
+    key = identity.key
+    name = _free_name(library, name, identity, replace=replace) if name else None
     if (known := absorbed_before(library, key, name, replace=replace)) is not None:
         library.unfinished.clear(key)  # left there by a crash right after the memory was put
         yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
@@ -116,7 +120,7 @@ def absorb_within(
     with (yield from _alone(library, key, wait_for_others, stop)):
         budget = dataclasses.replace(budget, started=budget.started + budget.clock() - asked)
         options = {"checkpoint_every_s": checkpoint_every_s, "resume": resume, "stop": stop}
-        yield from _absorb_alone(budget, document, base, recipe, library, name, key, replace, options)
+        yield from _absorb_alone(budget, document, base, recipe, library, name, identity, replace, options)
 
 
 def _alone(
@@ -149,11 +153,12 @@ def _absorb_alone(
     recipe: Recipe,
     library: Library,
     name: str | None,
-    key: str,
+    identity: AbsorptionIdentity,
     replace: bool,
     options: dict[str, Any],
 ) -> Iterator[AbsorptionEvent]:
-    """Absorb as the only one under `key`."""
+    """Absorb as the only one under that identity."""
+    key = identity.key
     if (known := absorbed_before(library, key, name, replace=replace)) is not None:  # just put by another process
         yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
         return
@@ -161,6 +166,8 @@ def _absorb_alone(
     made = outline(document, base, recipe)
     if not options["resume"] and library.unfinished.path(key).exists():
         made = dataclasses.replace(made, warnings=(*made.warnings, _UNFINISHED))
+    if (like := like_memory(library, identity)) is not None:
+        made = dataclasses.replace(made, warnings=(*made.warnings, like.sentence))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
     session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, budget)
@@ -180,6 +187,7 @@ def _absorb_alone(
         # taken by another process meanwhile
         name=name if replace or name not in library else library.free_name(name),
         key=key,
+        identity=identity,
         adapter=adapter,
         tasks=learned.tasks,
         report=report,
@@ -365,9 +373,64 @@ def _fit_attention(session: Session, made: Outline) -> Iterator[AbsorptionEvent]
 
 
 def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None) -> str:
-    """Identity of an absorption: the same text, titles, weights, start, settings and budget give the same memory."""
-    titles = [part.title for part in document.split()]
+    """The key under which a library finds the memory of an absorption again."""
+    return absorption_identity(document, base, recipe, budget_s).key
+
+
+def absorption_identity(
+    document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None
+) -> AbsorptionIdentity:
+    """Identity of an absorption: the same text, base, start, settings, budget and code give the same memory."""
+    titles = [document.title, *(part.title for part in document.split())]
     start = find_starting_point(base, recipe.adapter)
-    begun_at = start.digest if start is not None else None
-    parts = [document.sha256, document.title, titles, base.fingerprint, recipe.digest(), begun_at, budget_s]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return AbsorptionIdentity(
+        text=document.sha256,
+        titles=hashlib.sha256(json.dumps(titles).encode()).hexdigest(),
+        weights=base.fingerprint,
+        base=base.identity,
+        recipe=followed(recipe, start).digest(),
+        starting_point=start.digest if start is not None else None,
+        budget_s=budget_s,
+        rules_version=RULES_VERSION if recipe.generator.kind == "rules" else None,
+        training_version=TRAINING_VERSION,
+        recipe_version=RECIPE_VERSION,
+    )
+
+
+@dataclass(frozen=True)
+class LikeMemory:
+    """A memory of the same text that was made otherwise."""
+
+    name: str
+    differences: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Why it is not used again."""
+        return f"the memory {self.name!r} of the same text is not used again: {', '.join(self.differences)}"
+
+
+def like_memory(library: Library, identity: AbsorptionIdentity) -> LikeMemory | None:
+    """The memory of the same text that differs in the fewest things, None where there is none, or one that does not."""
+    like = min(_like_memories(library, identity), key=lambda each: len(each.differences), default=None)
+    return like if like is not None and like.differences else None
+
+
+def _like_memories(library: Library, identity: AbsorptionIdentity) -> list[LikeMemory]:
+    found = []
+    for summary in library.summaries():
+        made = summary.manifest.identity if summary.manifest is not None else None
+        if made is not None and made.text == identity.text:
+            found.append(LikeMemory(summary.name, made.differences(identity)))
+    return found
+
+
+def _free_name(library: Library, name: str, identity: AbsorptionIdentity, *, replace: bool = False) -> str:
+    """As Library.check_free; of a memory of that name and the same text it is said why it is not used again."""
+    try:
+        return library.check_free(name, identity.key, replace=replace)
+    except LibraryError as error:
+        named = [like for like in _like_memories(library, identity) if like.name == normal_name(name)]
+        if not named or not named[0].differences:
+            raise
+        raise LibraryError(f"{error}; {named[0].sentence}") from None

@@ -23,8 +23,10 @@ from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import decode_content
 from lift.models.generate import Rows, generate
 from lift.models.prefix_cache import PrefixCache
+from lift.models.template_text import NO_QUOTES, TemplateQuotes
 from lift.prompts import PLAIN_FORM, PromptForm, end_of_answer_id
 from lift.recipes.recipe import AdapterSettings
 from lift.routes import Adapters, Routes
@@ -57,7 +59,7 @@ def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, 
 
 def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
     """The name under which a memory's adapter is attached to `base`, and what loads it; raises as open_memory."""
-    memory.check_base(base.id, base.fingerprint)
+    memory.check_base(base.id, base.fingerprint, base.identity)
     if ADAPTER_STATE_FILE not in memory.manifest.files:
         raise UsageError(f"the memory {memory.name!r} is a model at an endpoint; ask it there, with `lift ask`")
     return memory.manifest.adapter_id, lambda: (memory.adapter_config, memory.load_adapter_state())
@@ -157,6 +159,7 @@ class Answerer:
                     says[0].max_new_tokens,
                     batch_size,
                     on_text=on_text,
+                    quotes=self.routes.quotes,
                     prefixes=self._prefixes,
                 )
 
@@ -170,35 +173,53 @@ def generate_texts(
     batch_size: int,
     *,
     on_text: Callable[[str], None] | None = None,
+    quotes: TemplateQuotes = NO_QUOTES,
     open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
     prefixes: PrefixCache | None = None,
 ) -> list[str]:
-    """What the model answers to each prompt, until it ends its answer; `open_rows` and `prefixes` as for generate."""
+    """What the model answers to each prompt, until it ends its answer; `open_rows` and `prefixes` as for generate.
+
+    `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
+    """
     tokenizer = base.tokenizer
+    shown = _ShownText(tokenizer, on_text, quotes) if on_text else None
     generated = generate(
         base.model,
         prompts,
         max_new_tokens=max_new_tokens,
         end_ids={end_of_answer_id(tokenizer), *base.end_token_ids},
         batch_size=batch_size,
-        on_token=_text_stream(tokenizer, on_text) if on_text else None,
+        on_token=shown.hear if shown else None,
         open_rows=open_rows,
         prefixes=prefixes,
     )
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in generated]
+    if shown:
+        shown.close()
+    return [decode_content(tokenizer, ids).strip() for ids in generated]
 
 
-def _text_stream(tokenizer: Any, on_text: Callable[[str], None]) -> Callable[[int, int], None]:
-    """Turn tokens into pieces of text, holding back while a character is still incomplete."""
-    ids: list[int] = []
-    shown = ""
+class _ShownText:
+    """Turns the tokens of one text into pieces, holding back a character that is incomplete, and possible quotes."""
 
-    def on_token(_row: int, token: int) -> None:
-        nonlocal shown
-        ids.append(token)
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        if not text.endswith("�"):
-            on_text(text[len(shown) :])
-            shown = text
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None], quotes: TemplateQuotes) -> None:
+        self._tokenizer = tokenizer
+        self._on_text = on_text
+        self._quotes = quotes
+        self._ids: list[int] = []
+        self._shown = 0  # characters
 
-    return on_token
+    def hear(self, _row: int, token: int) -> None:
+        """One token more."""
+        self._ids.append(token)
+        text = decode_content(self._tokenizer, self._ids)
+        if not text.endswith("\ufffd") and self._quotes.begin(text, ended=False) is None:
+            self._show(text[: self._quotes.safe_end(text)])
+
+    def close(self) -> None:
+        """Show what was held back and is no quotation."""
+        self._show(self._quotes.without(decode_content(self._tokenizer, self._ids)).rstrip())
+
+    def _show(self, text: str) -> None:
+        if len(text) > self._shown:
+            self._on_text(text[self._shown :])
+            self._shown = len(text)

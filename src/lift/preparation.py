@@ -11,6 +11,7 @@ from lift.adapters.starting_point import StartingPoint, find_starting_point
 from lift.documents.document import Document
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids
 from lift.recipes.recipe import Recipe
 from lift.sentences import Sentence, detect_language, split_sentences
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
@@ -37,7 +38,7 @@ def outline(document: Document, base: BaseModel, recipe: Recipe) -> Outline:
     warnings = []
     if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
-    tokens = len(base.tokenizer(document.text, add_special_tokens=False)["input_ids"])
+    tokens = len(content_ids(base.tokenizer, document.text))
     return Outline(document, tokens, language, sentences, tuple(warnings))
 
 

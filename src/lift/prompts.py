@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from lift.errors import UsageError
+from lift.models.control_tokens import content_ids, encode_content, rendered_ids
 
 IGNORED = -100
 ELLIPSIS = "..."
@@ -83,10 +84,11 @@ def prompt_ids(tokenizer: Any, question: str, context: str | None = None, form: 
     """Tokens of the prompt up to where the answer begins, special tokens included once."""
     text = user_text(question, context, form)
     if tokenizer.chat_template and form.chat:
-        rendered = _render_chat(tokenizer, text) + form.answer_prefix
-        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        return rendered_ids(
+            tokenizer, lambda contents: _render_chat(tokenizer, contents[0]) + form.answer_prefix, [text]
+        )
     bare = text if form is not PLAIN_FORM else f"{text}\nAnswer:"
-    return list(tokenizer(bare + form.answer_prefix)["input_ids"])
+    return content_ids(tokenizer, bare + form.answer_prefix, add_special_tokens=True)
 
 
 def invocation_of(tokenizer: Any) -> tuple[int, ...]:
@@ -111,29 +113,60 @@ def invocation_of(tokenizer: Any) -> tuple[int, ...]:
 def dialogue_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
     """Tokens of a dialogue up to where the answer to its last turn begins; as prompt_ids for one turn of the user's.
 
-    `turns`: role and text of each. Raises UsageError where the model's chat template refuses the dialogue.
+    `turns`: role and text of each. What the system says stands in front of the user's first turn where the chat
+    template has no such role. Raises UsageError where the model's chat template refuses the dialogue.
     """
     if not tokenizer.chat_template:
         text = "\n".join(said for _, said in turns)
-        return list(tokenizer(f"{text}\nAnswer:")["input_ids"])
-    messages = [{"role": role, "content": said} for role, said in turns]
-    try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        return content_ids(tokenizer, f"{text}\nAnswer:", add_special_tokens=True)
+    if any(role == "system" for role, _ in turns) and not takes_system_role(tokenizer):
+        turns = _folded(turns)
+    roles = [role for role, _ in turns]
+
+    def render(contents: Sequence[str]) -> str:
+        return _apply_template(
+            tokenizer, [{"role": role, "content": said} for role, said in zip(roles, contents, strict=True)]
         )
+
+    try:
+        return rendered_ids(tokenizer, render, [said for _, said in turns])
     except Exception as error:  # a template is a program of the model's, and raises what it likes
         raise UsageError(
-            f"expected a dialogue that the model's chat template takes, got {[role for role, _ in turns]} ({error}); "
+            f"expected a dialogue that the model's chat template takes, got {roles} ({error}); "
             "let turns of user and assistant follow each other"
         ) from error
-    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def takes_system_role(tokenizer: Any) -> bool:
+    """Whether the chat template says what a system message says; some raise at that role, some leave it out."""
+    return _takes_system_role(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=8)
+def _takes_system_role(tokenizer: Any, _template: str) -> bool:
+    told = "xQsystemvZ"
+    turns = [{"role": "system", "content": told}, {"role": "user", "content": "Q"}]
+    try:
+        return told in _apply_template(tokenizer, turns)
+    except Exception:  # as in dialogue_ids
+        return False
+
+
+def _folded(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The turns without the system's, whose texts stand in front of the user's first."""
+    told = [said for role, said in turns if role == "system"]
+    others = [turn for turn in turns if turn[0] != "system"]
+    first = next((index for index, (role, _) in enumerate(others) if role == "user"), None)
+    if first is None:
+        return [("user", "\n\n".join(told)), *others]
+    others[first] = ("user", "\n\n".join([*told, others[first][1]]))
+    return others
 
 
 def answer_ids(tokenizer: Any, answer: str) -> list[int]:
     """Tokens of the answer and of the token that ends it."""
     lead = "" if tokenizer.chat_template else " "
-    ids = list(tokenizer(lead + answer, add_special_tokens=False)["input_ids"])
-    return [*ids, end_of_answer_id(tokenizer)]
+    return [*content_ids(tokenizer, lead + answer), end_of_answer_id(tokenizer)]
 
 
 def question_example(
@@ -180,17 +213,13 @@ def contextual_segment_example(
 
     Raw tokens without a chat template, as published; loss on the segment alone, its first token included.
     """
-    ids = [*head, *_plain_ids(tokenizer, ELLIPSIS), *tail, *_plain_ids(tokenizer, RECITE)]
+    ids = [*head, *content_ids(tokenizer, ELLIPSIS), *tail, *content_ids(tokenizer, RECITE)]
     return Example((*ids, *segment), (*[IGNORED] * len(ids), *segment), weight)
 
 
 def recitation_tokens(tokenizer: Any) -> int:
     """Tokens that contextual_segment_example puts between the pieces, |p| of the method."""
-    return len(_plain_ids(tokenizer, ELLIPSIS)) + len(_plain_ids(tokenizer, RECITE))
-
-
-def _plain_ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return len(content_ids(tokenizer, ELLIPSIS)) + len(content_ids(tokenizer, RECITE))
 
 
 def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
@@ -233,7 +262,7 @@ def fit_context(
     """
     if len(prompt_ids(tokenizer, question, text, form)) <= limit_tokens:
         return text, False
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = encode_content(tokenizer, text).offsets
     keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS, form))
     while keep_tokens >= 0:
         keep_tokens -= keep_tokens % step_tokens
@@ -265,8 +294,12 @@ def _end_of_answer(tokenizer: Any) -> int:
 
 @lru_cache(maxsize=1024)
 def _render_chat(tokenizer: Any, text: str) -> str:
+    return _apply_template(tokenizer, [{"role": "user", "content": text}])
+
+
+def _apply_template(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     # enable_thinking is read by the templates of reasoning models and ignored by the others
     rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     return rendered

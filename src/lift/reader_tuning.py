@@ -21,6 +21,7 @@ from lift.config import Settings
 from lift.errors import DataError, cleaning_up
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids
 from lift.prompts import Example, preserved_example, question_example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
 from lift.retrieval import SentenceIndex
@@ -68,7 +69,7 @@ class ReadingCurriculum:
         ]
         kept = settings.reading.fidelity > 0 and not settings.adapter.acts_on_answers
         for passage in _passages(records) if kept else ():
-            ids = tokenizer(passage.text, add_special_tokens=False)["input_ids"]
+            ids = content_ids(tokenizer, passage.text)
             self._groups.append([preserved_example(ids, settings.reading.fidelity)])
 
     @property

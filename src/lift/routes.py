@@ -21,6 +21,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from lift.answers import Answer, Evidence, supported_answer
 from lift.asking import Judge, Route, Say
@@ -31,6 +32,8 @@ from lift.choosing import CITING_MEMORY_VOTE, MEMORY_VOTE, best
 from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids
+from lift.models.template_text import NO_QUOTES, TemplateQuotes
 from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
 from lift.prose import PROSE_TOKENS, answer_tokens, asks_for_prose, repeats_itself
 from lift.retrieval import SentenceIndex
@@ -91,19 +94,23 @@ class Routes:
     ) -> None:
         self.document = document
         self.adapters = adapters
+        self.quotes = TemplateQuotes.of(base.tokenizer, document.text)
         self.index = SentenceIndex(sentences)
         self._base = base
         self._truncated_tokens = truncated_tokens
         self._form = form
         self._render: Render = lambda question, text: prompt_ids(base.tokenizer, question, text, form)
 
-    def rendering(self, render: Render) -> Routes:
+    def rendering(self, render: Render, *, continues: bool = False) -> Routes:
         """The same routes with prompts of other tokens: `render` is given the question and what stands in front of it.
 
-        What of the document fits the window is still found for the question alone.
+        What of the document fits the window is still found for the question alone. A text that one `continues` is no
+        answer, and may say what the chat template says.
         """
         other = copy.copy(self)
         other._render = render
+        if continues:
+            other.quotes = NO_QUOTES
         return other
 
     def to(self, question: str, context: str, max_new_tokens: int | None = None) -> Route[Answer]:
@@ -113,8 +120,8 @@ class Routes:
         """
         most_tokens = max_new_tokens or answer_tokens(question)
         if not self._wants_yes_or_no(question):
-            return self._open(question, context, most_tokens)
-        return self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS)
+            return self._unquoted(self._open(question, context, most_tokens))
+        return self._unquoted(self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS))
 
     def _open(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route of a question as a model answers it."""
@@ -124,10 +131,25 @@ class Routes:
             return self._auto(question, max_new_tokens)
         if context == "none" and self.adapters.cites:
             return self._recall(question, max_new_tokens)
-        return self.once(question, "evidence" if context == "auto" else context, max_new_tokens)
+        return self._once(question, "evidence" if context == "auto" else context, max_new_tokens)
 
     def once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route of one text, whatever the memory has learned: its own with that context, none but "auto"."""
+        return self._unquoted(self._once(question, context, max_new_tokens))
+
+    def _unquoted(self, route: Route[Answer]) -> Route[Answer]:
+        """The route with texts that quote the chat template cut there: one that begins so has said nothing."""
+        brought: Sequence[Any] | None = None
+        while True:
+            try:
+                wants = next(route) if brought is None else route.send(brought)
+            except StopIteration as stop:
+                answer: Answer = stop.value
+                return answer
+            told = yield wants
+            brought = [self.quotes.without(each) if isinstance(each, str) else each for each in told]
+
+    def _once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         prompt = self.prompt(question, context, max_new_tokens)
         (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
         return self.answer(prompt, text)
@@ -239,7 +261,7 @@ class Routes:
         """The usual sentences of evidence, or as many of the best as are not more than so many tokens."""
         for count in range(EVIDENCE_SENTENCES, 0, -1):
             text = joined(self.index.evidence(question, count))
-            if len(self._base.tokenizer(text, add_special_tokens=False)["input_ids"]) <= most_tokens:
+            if len(content_ids(self._base.tokenizer, text)) <= most_tokens:
                 return text
         return ""
 

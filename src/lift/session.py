@@ -20,6 +20,7 @@ from lift.budget import Budget, SpeedMeter
 from lift.documents.document import Document
 from lift.errors import InterruptedAbsorption, cleaning_up
 from lift.events import Planned, Trained
+from lift.memories.identity import AbsorptionIdentity
 from lift.memories.manifest import Cost, RecallPoint, RecallSummary
 from lift.memories.memory import Memory, MemoryDraft
 from lift.models.base_model import BaseModel
@@ -423,6 +424,7 @@ class Session:
         *,
         name: str,
         key: str,
+        identity: AbsorptionIdentity | None,
         adapter: tuple[Mapping[str, Any], Mapping[str, torch.Tensor]],
         tasks: Sequence[Task],
         report: RecallReport,
@@ -446,6 +448,7 @@ class Session:
             recipe=self.recipe.model_dump(mode="json"),
             seeds={"training": self.recipe.training.seed},
             absorption_key=key,
+            identity=identity,
             adapter_config=config,
             adapter_state=state,
             tasks=tasks,

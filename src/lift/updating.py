@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorption import absorb_within, left_out, prepared, trained_tasks, write_tasks
+from lift.absorption import absorb_within, absorption_identity, left_out, prepared, trained_tasks, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
 from lift.budget import Budget, Clock, check_budget
@@ -66,7 +66,7 @@ def add_events(
     """
     check_budget(budget_s)
     budget = Budget(budget_s, clock() if started is None else started, clock)
-    memory.check_base(base.id, base.fingerprint)
+    memory.check_base(base.id, base.fingerprint, base.identity)
     recipe = choose_recipe(memory, overrides)
     with library.unfinished.alone(memory.manifest.absorption_key):
         yield from _add_alone(budget, document, memory, base, library, recipe, stop)
@@ -129,6 +129,7 @@ def _add_alone(
         made,
         name=memory.name,
         key=key,
+        identity=absorption_identity(joined, base, recipe, budget.seconds),
         adapter=adapter,
         tasks=[*memory.tasks, *(task for task in fresh if task in kept)],
         report=report,
@@ -164,7 +165,7 @@ def rehearse_events(
         raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
     check_budget(budget_s)
     budget = Budget(budget_s, clock() if started is None else started, clock)
-    memory.check_base(base.id, base.fingerprint)
+    memory.check_base(base.id, base.fingerprint, base.identity)
     with library.unfinished.alone(memory.manifest.absorption_key):
         yield from _rehearse_alone(budget, memory, base, library, until, stop)
 
@@ -224,6 +225,7 @@ def _rehearse_alone(
         made,
         name=memory.name,
         key=old.absorption_key,
+        identity=old.identity,
         adapter=adapter,
         tasks=memory.tasks,
         report=report,

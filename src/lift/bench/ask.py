@@ -87,7 +87,7 @@ def stored_memory(memory: Memory, base: BaseModel) -> LoadAdapter:
         raise UsageError(
             f"expected a memory with an adapter, got {memory.name!r}, a model at an endpoint; take another"
         )
-    memory.check_base(base.id, base.fingerprint)
+    memory.check_base(base.id, base.fingerprint, base.identity)
     return lambda: (memory.adapter_config, memory.load_adapter_state())
 
 

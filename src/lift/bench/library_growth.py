@@ -82,7 +82,7 @@ def _measured(base: BaseModel, library: Library, draft: MemoryDraft, count: int,
 
     def ask(name: str) -> None:
         memory = library[name]
-        memory.check_base(base.id, base.fingerprint)
+        memory.check_base(base.id, base.fingerprint, base.identity)
         attach_stored(base.model, f"lift-bench-{name}", lambda: (memory.adapter_config, memory.load_adapter_state()))
         release(base.model)
 

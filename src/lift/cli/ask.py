@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lift.remote.answering import RemoteAnswerer
 
 _BATCH_SIZE = 16
+NO_ANSWER = "(no answer)"
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A memory's name, as lift list shows it.")]
 _ASK_EPILOG = """\b
 Examples:
@@ -84,7 +85,7 @@ def ask(
             if as_json:
                 write_json(answer_record(each.text, answer, each.id))
             else:
-                print(f"{each.text}\n{answer.text}", flush=True)
+                print(f"{each.text}\n{answer.text or NO_ANSWER}", flush=True)
                 print_support(answer)
     else:
         _ask_one(answerer, single, context, as_json)
@@ -200,10 +201,10 @@ def _ask_one(
         return answer
     if sys.stdout.isatty():
         answer = answerer.ask(question, context, on_text=_print_piece)
-        print()
+        print("" if answer.text else NO_ANSWER)
     else:
         answer = answerer.ask(question, context)
-        print(answer.text, flush=True)
+        print(answer.text or NO_ANSWER, flush=True)
     print_support(answer)
     return answer
 

@@ -91,7 +91,7 @@ def serve(
     missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(
-            f"lift serve needs {missing[0]}, which is not installed; install it with: pip install 'lift[serve]'"
+            f"lift serve needs {missing[0]}, which is not installed; install it with: pip install 'lift-memory[serve]'"
         )
     from lift.server.settings import ServerSettings
 

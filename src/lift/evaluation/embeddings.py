@@ -48,6 +48,7 @@ def embed(texts: Sequence[str]) -> np.ndarray:
             truncation=True,
             max_length=_LONGEST_TOKENS,
             return_tensors="pt",
+            split_special_tokens=True,  # "[SEP]" in a text is text
         )
         hidden = model(**batch).last_hidden_state  # [B, T, 384]
         mask = batch["attention_mask"][:, :, None]  # [B, T, 1]

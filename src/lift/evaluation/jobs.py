@@ -15,7 +15,9 @@ from lift.evaluation.methods.method import Method
 from lift.evaluation.plan import RunPlan
 from lift.evaluation.records import Record
 from lift.evaluation.suite_reading import SuiteRecords
-from lift.recipes.recipe import Recipe, load_recipe
+from lift.recipes.recipe import RECIPE_VERSION, Recipe, load_recipe
+from lift.tasks.rules.generate import RULES_VERSION
+from lift.training.curriculum import TRAINING_VERSION
 
 # Raised whenever the same key would stand for other answers or scores than before.
 VERSION = 3
@@ -65,7 +67,7 @@ def make_jobs(
                     parts.append(starts[method.recipe])
                 if recipe is not None and method.memory != "start":
                     parts += [
-                        routes.VERSION,
+                        [routes.VERSION, RULES_VERSION, TRAINING_VERSION, RECIPE_VERSION],
                         recipe.digest(),
                         suite.plan.budget_s,
                         other.sha256 if other is not None else None,

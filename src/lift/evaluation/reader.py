@@ -17,6 +17,7 @@ from lift.answering import Answerer, kept_prefixes, open_memory
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids, decode_content, encode_content
 from lift.models.generate import generate
 from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, end_of_answer_id, fit_context, prompt_ids, user_text
 
@@ -177,7 +178,7 @@ class ModelReader:
                 text=answer.text,
                 prompt=clipped(user_text(question, context, form)),
                 prompt_tokens=answer.prompt_tokens,
-                answer_tokens=len(tokenizer(answer.text, add_special_tokens=False)["input_ids"]),
+                answer_tokens=len(content_ids(tokenizer, answer.text)),
                 seconds=answer.seconds,
                 alone=one_by_one or len(questions) == 1,
             )
@@ -201,7 +202,7 @@ class ModelReader:
         alone = len(prompts) == 1
         return [
             Reply(
-                text=tokenizer.decode(ids, skip_special_tokens=True),
+                text=decode_content(tokenizer, ids),
                 prompt="",
                 prompt_tokens=len(prompt),
                 answer_tokens=len(ids),
@@ -215,8 +216,7 @@ class ModelReader:
 
 def token_offsets(base: BaseModel, text: str) -> list[tuple[int, int]]:
     """The characters [start, end) of each token of `text`, for the model's own tokenizer."""
-    encoded = base.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [(start, end) for start, end in encoded["offset_mapping"]]
+    return encode_content(base.tokenizer, text).offsets
 
 
 def clipped(text: str, shown_chars: int = _SHOWN_CHARS) -> str:

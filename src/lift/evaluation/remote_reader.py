@@ -10,6 +10,7 @@ from typing import Any
 
 from lift.errors import RemoteError, UsageError
 from lift.evaluation.reader import Reply, clipped
+from lift.models.control_tokens import without_known_marks
 from lift.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
 from lift.remote.endpoint import Endpoint, MalformedReply, Patience, Refusal, list_of, resolve_base_url
 from lift.remote.remote_model import base_fingerprint, base_id, remote_name
@@ -53,7 +54,10 @@ def complete_chat(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: i
 
     def request() -> Completion:
         reply: Any = endpoint.client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": prompt}], max_tokens=max_new_tokens, temperature=0
+            model=model,
+            messages=[{"role": "user", "content": without_known_marks(prompt)}],
+            max_tokens=max_new_tokens,
+            temperature=0,
         )
         return _completion(reply, getattr(_first_choice(reply), "message", None), "content")
 

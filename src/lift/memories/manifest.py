@@ -30,6 +30,7 @@ from pydantic import (
 
 from lift.errors import LibraryError
 from lift.memories.durable import ForeignFileError, read_inside
+from lift.memories.identity import AbsorptionIdentity
 from lift.memories.key_index import KEY_PATTERN
 from lift.memories.names import is_valid_name
 from lift.recipes.recipe import Recipe
@@ -59,7 +60,8 @@ MAX_TITLE_CHARS = 1_000
 MAX_SOURCE_CHARS = 4_096
 _MOST_PARTS = 10_000
 _MOST_POINTS = 100_000
-_RECORDED_PACKAGES = ("lift", "torch", "transformers", "peft")
+# of each package its name on the index, where Lift's own is another's
+_RECORDED_PACKAGES = {"lift": "lift-memory", "torch": "torch", "transformers": "transformers", "peft": "peft"}
 
 
 def printable(text: str, most_chars: int) -> str:
@@ -223,6 +225,7 @@ class Manifest(_Record):
     recall_history: Annotated[tuple[RecallPoint, ...], Field(max_length=_MOST_POINTS)] = ()
     generation: dict[str, Any] = {}
     absorption_key: Annotated[str, StringConstraints(pattern=KEY_PATTERN)]
+    identity: AbsorptionIdentity | None = None
     created_at: AwareDatetime
     files: dict[str, FileRecord]
 
@@ -329,9 +332,9 @@ def first_problem(error: ValidationError) -> str:
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that shape a memory, read without importing them."""
     versions = {}
-    for package in _RECORDED_PACKAGES:
+    for package, distribution in _RECORDED_PACKAGES.items():
         try:
-            versions[package] = version(package)
+            versions[package] = version(distribution)
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
     return versions

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lift.documents.document import Document, Part
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.durable import open_inside, read_inside
+from lift.memories.identity import AbsorptionIdentity
 from lift.memories.manifest import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_STATE_FILE,
@@ -51,6 +52,7 @@ from lift.memories.manifest import (
     read_manifest,
 )
 from lift.memories.rows import read_adapter_config, read_places, read_probes, read_steps, read_tasks, read_text
+from lift.models.base_identity import BaseIdentity
 from lift.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class MemoryDraft:
     `recipe` is the whole recipe, `training` has one row a step, `recall` one row a probe. `adapter_state` is named as
     the bare base model names its modules, and empty for a model at an endpoint. `recall_history` is how recall went
     over the memory's life, `generation` what its task generator asked, got and rejected. `absorption_key` identifies
-    document, base model, recipe and budget: the same key means the same memory.
+    document, base model, recipe and budget: the same key means the same memory. `identity` tells what it was made of;
+    a model at an endpoint has none.
     """
 
     name: str
@@ -90,6 +93,7 @@ class MemoryDraft:
     document_tokens: int
     sentences: int
     cost: Cost
+    identity: AbsorptionIdentity | None = None
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Every file of the memory as (relative path, content), memory.json last, one in the process at a time.
@@ -148,6 +152,7 @@ class MemoryDraft:
             recall_history=tuple(self.recall_history),
             generation=dict(self.generation),
             absorption_key=self.absorption_key,
+            identity=self.identity,
             created_at=datetime.now(UTC).replace(microsecond=0),
             files=files,
         )
@@ -238,12 +243,19 @@ class Memory:
         _check_finite(self.name, state)
         return state
 
-    def check_base(self, model_id: str, fingerprint: str) -> None:
+    def check_base(self, model_id: str, fingerprint: str, identity: BaseIdentity | None = None) -> None:
         """Raise WrongBaseModelError unless `fingerprint` is that of the weights the adapter was trained on.
 
-        The id may differ: the same weights can lie at another place.
+        Nor may tokenizer and chat template be others than those. The id may differ, since the same weights can lie at
+        another place, and so may the number types: a memory moves between machines.
         """
-        base = self.manifest.base
+        base, made = self.manifest.base, self.manifest.identity
+        misfit = made.base.misfit(identity) if made is not None and identity is not None else None
+        if fingerprint == base.fingerprint and misfit is not None:
+            raise WrongBaseModelError(
+                f"the memory {self.name!r} was made with {misfit} than {model_id} has, "
+                f"though the weights are the same; use --model {base.id}, or absorb the text again"
+            )
         if fingerprint != base.fingerprint:
             raise WrongBaseModelError(
                 f"the memory {self.name!r} belongs to the base model {base.id} (weights {base.fingerprint[:12]}), "

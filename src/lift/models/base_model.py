@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lift.errors import ModelError
+from lift.models.base_identity import BaseIdentity
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,11 @@ class BaseModel:
         """The floating-point type that the model computes in (quantised weights are stored in another one)."""
         dtype: torch.dtype = next(weight.dtype for weight in self.model.parameters() if weight.is_floating_point())
         return dtype
+
+    @property
+    def identity(self) -> BaseIdentity:
+        """What memories depend on beside the weights."""
+        return BaseIdentity.of(self.model, str(self.dtype).removeprefix("torch."), self.tokenizer)
 
     @property
     def has_chat_template(self) -> bool:

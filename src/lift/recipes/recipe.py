@@ -15,6 +15,9 @@ from pydantic import Field, model_validator
 from lift.config import Settings, apply_overrides
 from lift.errors import RecipeError, nearest_hint
 
+# To be raised where the same settings mean something else than before.
+RECIPE_VERSION = 1
+
 
 class SegmentSettings(Settings):
     """Pieces of raw text, trained by language modelling (method 1.1)."""

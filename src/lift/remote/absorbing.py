@@ -29,6 +29,7 @@ from lift.remote.remote_model import RemoteModel, base_fingerprint, base_id
 from lift.remote.token_estimate import estimate_tokens
 from lift.remote.training_file import build_training_file
 from lift.sentences import detect_language
+from lift.tasks.rules.generate import RULES_VERSION
 
 RemoteEvent = FineTuningEvent | AbsorptionEvent
 
@@ -154,7 +155,8 @@ def fine_tuning_key(document: Document, model: str, base_url: str, recipe: Recip
     How often a job is looked at, what is asked afterwards and how long prompts may be change nothing about it.
     """
     paid = settings.model_dump(exclude={"base_url", "poll_s", "probes", "window_tokens"})
-    return _digest([document.sha256, document.title, base_fingerprint(model, base_url), recipe.digest(), paid])
+    rules = RULES_VERSION if recipe.generator.kind == "rules" else None
+    return _digest([document.sha256, document.title, base_fingerprint(model, base_url), recipe.digest(), rules, paid])
 
 
 def _digest(parts: list[Any]) -> str:

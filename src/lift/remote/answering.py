@@ -11,6 +11,7 @@ from lift.answers import Answer, check_questions, supported_answer
 from lift.documents.document import Document
 from lift.errors import RemoteError, UsageError
 from lift.memories.memory import Memory
+from lift.models.control_tokens import without_known_marks
 from lift.prompts import ELLIPSIS, MAX_ANSWER_TOKENS, truncate_middle, user_text
 from lift.remote.endpoint import Endpoint, MalformedReply, Patience, Refusal, list_of, resolve_base_url
 from lift.remote.price import OPENAI_URL
@@ -135,7 +136,7 @@ class RemoteAnswerer:
         def request() -> tuple[str, int]:
             reply: Any = self.endpoint.client.chat.completions.create(
                 model=self.model,
-                messages=[{"role": "user", "content": prompt}],
+                messages=[{"role": "user", "content": without_known_marks(prompt)}],
                 max_tokens=max_new_tokens,
                 temperature=0,
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from lift.documents.document import Document
 from lift.errors import RemoteError
+from lift.models.control_tokens import without_known_marks
 from lift.recipes.recipe import Recipe
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
 from lift.segments import segments_of
@@ -96,5 +97,6 @@ def _word_start(text: str, position: int) -> int:
 
 
 def _line(question: str, answer: str) -> bytes:
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    turns = (("user", question), ("assistant", answer))
+    messages = [{"role": role, "content": without_known_marks(said)} for role, said in turns]
     return (json.dumps({"messages": messages}, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -19,8 +19,10 @@ def base_name(base: BaseModel) -> str:
 
 
 def is_servable(manifest: Manifest, base: BaseModel) -> bool:
-    """Whether the engine can answer from that memory: it was trained on the very weights that are loaded."""
-    return manifest.base.fingerprint == base.fingerprint
+    """Whether the engine can answer from that memory: it was trained on the very base that is loaded."""
+    made = manifest.identity
+    fits = made is None or made.base.misfit(base.identity) is None
+    return fits and manifest.base.fingerprint == base.fingerprint
 
 
 def open_memory(parts: Parts, name: str) -> Memory:

@@ -23,6 +23,7 @@ from lift.errors import UsageError
 from lift.follow_up import PosedQuestion, pose_question
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
+from lift.models.template_text import TemplateQuotes
 from lift.prompts import PLAIN_FORM, dialogue_ids, user_text
 from lift.routes import MAX_CITED_TOKENS, Adapters, Routes
 from lift.serving.request import Message, Request
@@ -114,6 +115,11 @@ class Conversation:
         return self._dialogue.posed if self._dialogue else None
 
     @property
+    def quotes(self) -> TemplateQuotes:
+        """The chat template's own text, which is no answer."""
+        return self._routes.quotes
+
+    @property
     def dropped_turns(self) -> int:
         """The oldest turns that some prompt had to go without."""
         return self._dialogue.dropped_turns if self._dialogue else 0
@@ -177,7 +183,7 @@ class Conversations:
         dialogue = None
         if request.messages is None:
             ids = list(self._base.tokenizer(request.prompt)["input_ids"])
-            routes = routes.rendering(lambda _question, _text: ids)
+            routes = routes.rendering(lambda _question, _text: ids, continues=True)
         elif len(request.messages) > 1:
             dialogue = Dialogue(self._base.tokenizer, request.messages, self._base.window_tokens - tokens)
             routes = routes.rendering(dialogue.ids)

@@ -192,7 +192,7 @@ class Running:
         if not self.conversation.in_one_step:  # else nothing comes behind it
             row.known = known
             row.drawing = replace(row.drawing, told=row.drawing.told or 0)
-        return _Text(row, TextStream(self._tokenizer, sampling.stop, strip=strip))
+        return _Text(row, TextStream(self._tokenizer, sampling.stop, strip=strip, quotes=self.conversation.quotes))
 
     def _logprob_said(self, judged: Row) -> float | None:
         """How likely a given answer is, where it was said behind the same prompt with the same adapter; else None."""

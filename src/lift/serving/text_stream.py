@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lift.models.control_tokens import decode_content
+from lift.models.template_text import NO_QUOTES, TemplateQuotes
 from lift.serving.request import Piece, TokenInfo
 
 _INCOMPLETE = "�"
 
 
 class TextStream:
-    """The text of one answer. `strip`: without white space around it. `stops` end it and are no part of it."""
+    """The text of one answer. `strip`: without white space around it. `stops` end it and are no part of it.
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, strip: bool = True) -> None:
+    It ends, too, where it begins to say what is among the `quotes` of the chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str] = (),
+        *,
+        strip: bool = True,
+        quotes: TemplateQuotes = NO_QUOTES,
+    ) -> None:
+        self._quotes = quotes
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._strip = strip
@@ -47,6 +60,9 @@ class TextStream:
             self._text = self._text[: min(found)]
             self.stopped = True
             return self.close()
+        if self._quotes.begin(self._text, ended=False) is not None:
+            self.stopped = True
+            return self.close()
         return self._piece(self._safe_end())
 
     def close(self) -> Piece | None:
@@ -55,6 +71,7 @@ class TextStream:
             rest = self._decode(self._ids[self._context :])
             self._text += rest[len(self._decode(self._ids[self._context : self._settled])) :]
             self._settled = len(self._ids)
+        self._text = self._quotes.without(self._text)
         piece = self._piece(len(self._text.rstrip()) if self._strip else len(self._text))
         return piece or (self._told("") if self._infos else None)
 
@@ -78,7 +95,7 @@ class TextStream:
 
     def _safe_end(self) -> int:
         """Up to where the text may be shown now."""
-        end = len(self._text)
+        end = self._quotes.safe_end(self._text)
         for stop in self._stops:
             for length in range(min(len(stop) - 1, len(self._text)), 0, -1):
                 if self._text.endswith(stop[:length]):
@@ -98,5 +115,4 @@ class TextStream:
         return Piece(text, infos)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        return decode_content(self._tokenizer, ids)

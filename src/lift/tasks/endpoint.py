@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from lift.errors import GenerationError, cleaning_up
+from lift.models.control_tokens import without_known_marks
 from lift.recipes.recipe import GeneratorSettings
 from lift.tasks import backoff
 from lift.tasks.cache import ReplyCache, request_key
@@ -105,7 +106,7 @@ class EndpointWriter:
         """The chat that is sent for `request`."""
         return [
             {"role": "system", "content": instructions(request)},
-            {"role": "user", "content": material(request)},
+            {"role": "user", "content": without_known_marks(material(request))},
         ]
 
     def outcomes(
@@ -138,7 +139,7 @@ def require_openai() -> Any:
     except ImportError:
         raise GenerationError(
             "expected the package openai for generator.kind openai, found none; "
-            'install it with: pip install "lift[openai]"'
+            'install it with: pip install "lift-memory[openai]"'
         ) from None
     return openai
 

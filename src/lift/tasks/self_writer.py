@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lift.errors import GenerationError
+from lift.models.control_tokens import content_ids, decode_content, rendered_ids
 from lift.recipes.recipe import GeneratorSettings
 from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
@@ -24,6 +26,14 @@ if TYPE_CHECKING:
 BATCH_REQUESTS = 16
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """A request as the model reads it, in words and in tokens."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
 class SelfWriter:
     """Writer that is the base model; what is attached to it while it writes takes part."""
 
@@ -32,7 +42,7 @@ class SelfWriter:
         self._settings = settings
         # At least half of the window is for reading.
         self._max_new_tokens = min(settings.max_output_tokens, base.window_tokens // 2)
-        self._prompts: dict[TaskRequest, str] = {}
+        self._prompts: dict[TaskRequest, _Prompt] = {}
         self.origin = "self"
         self.place = f"the base model {base.id}"
         self.advice = "use a larger model, or generator.kind rules or openai"
@@ -40,8 +50,8 @@ class SelfWriter:
     def key(self, request: TaskRequest) -> str:
         """See Writer."""
         return request_key(
-            base=self._base.fingerprint,
-            prompt=self._prompt(request),
+            base=[self._base.fingerprint, self._base.identity.model_dump()],
+            prompt=self._prompt(request).text,
             temperature=self._settings.temperature,
             max_tokens=self._max_new_tokens,
             format="labelled",
@@ -110,7 +120,7 @@ class SelfWriter:
         seed = hashlib.sha256("\n".join([str(attempt), *(keys[request.number] for request in requests)]).encode())
         replies = generate(
             self._base.model,
-            [self._tokenized(self._prompt(request)) for request in requests],
+            [self._prompt(request).ids for request in requests],
             max_new_tokens=self._max_new_tokens,
             end_ids=self._base.end_token_ids,
             batch_size=BATCH_REQUESTS,
@@ -119,44 +129,48 @@ class SelfWriter:
         )
         texts = []
         for request, tokens in zip(requests, replies, strict=True):
-            text = str(self._base.tokenizer.decode(tokens, skip_special_tokens=True))
+            text = decode_content(self._base.tokenizer, tokens)
             if not self._base.has_chat_template:
                 text = f"{_opening(request)}{text}"
             # Half a number is another number.
             texts.append(text if len(tokens) < self._max_new_tokens else text.rpartition("\n")[0])
         return texts
 
-    def _prompt(self, request: TaskRequest) -> str:
+    def _prompt(self, request: TaskRequest) -> _Prompt:
         """A prompt that leaves room for the reply: sentences farthest from what is asked are left out first.
 
         Raises GenerationError where a single sentence does not fit.
         """
         if request not in self._prompts:
             limit = self._base.window_tokens - self._max_new_tokens
-            text = self._rendered(request)
+            prompt = self._rendered(request)
             shown = request.shorter()
-            while (length := len(self._tokenized(text))) > limit:
+            while (length := len(prompt.ids)) > limit:
                 if shown is None:
                     raise GenerationError(
                         f"expected a prompt of at most {limit} tokens for {self._base.id}, got {length} for one "
                         "sentence; use a model with a longer window, or generator.kind rules"
                     )
-                text, shown = self._rendered(shown), shown.shorter()
-            self._prompts[request] = text
+                prompt, shown = self._rendered(shown), shown.shorter()
+            self._prompts[request] = prompt
         return self._prompts[request]
 
-    def _rendered(self, request: TaskRequest) -> str:
+    def _rendered(self, request: TaskRequest) -> _Prompt:
         # One message of the user: some templates refuse a system's message, others put words of their own into it.
         text = f"{instructions(request, labelled=True)}\n\n{material(request)}"
+        tokenizer = self._base.tokenizer
         if not self._base.has_chat_template:
-            return f"{text}\n\n{_opening(request)}"
-        rendered: str = self._base.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-        return rendered
+            text = f"{text}\n\n{_opening(request)}"
+            return _Prompt(text, tuple(content_ids(tokenizer, text, add_special_tokens=True)))
 
-    def _tokenized(self, text: str) -> list[int]:
-        return list(self._base.tokenizer(text, add_special_tokens=not self._base.has_chat_template)["input_ids"])
+        def render(contents: Sequence[str]) -> str:
+            turns = [{"role": "user", "content": contents[0]}]
+            rendered: str = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            return rendered
+
+        return _Prompt(render([text]), tuple(rendered_ids(tokenizer, render, [text])))
 
 
 def _opening(request: TaskRequest) -> str:

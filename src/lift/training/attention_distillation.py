@@ -22,6 +22,7 @@ from lift.adapters.gated_memory import GatedMemory, mix
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.errors import AdapterError
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids
 from lift.prompts import end_of_answer_id, prompt_ids
 from lift.recipes.recipe import AdapterSettings, AttentionSettings
 from lift.training.attention_reading import AttentionReading, lay_out, read_attention
@@ -50,7 +51,7 @@ def distill_attention(
     and its two moments come on top. Raises AdapterError where the model's attention cannot be read, or
     attention.window_tokens leaves no room.
     """
-    document = list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
+    document = content_ids(base.tokenizer, text)
     head = _prompt_head(base.tokenizer)
     limit_tokens = settings.window_tokens or base.window_tokens
     if limit_tokens < len(head) + 2:

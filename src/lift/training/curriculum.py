@@ -19,6 +19,7 @@ from lift.adapters.starting_point import Passage
 from lift.batches import split_batches
 from lift.contexts import deal_sentences, draw_ends, evidence_text, room_for_context
 from lift.documents.document import Document
+from lift.models.control_tokens import content_ids, encode_content
 from lift.prompts import (
     CUT_STEP_TOKENS,
     MAX_ANSWER_TOKENS,
@@ -39,6 +40,8 @@ from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.spacing import Spacing
 
+# To be raised where the same tasks and settings are trained otherwise than before: other prompts, examples or updates.
+TRAINING_VERSION = 1
 _QUESTIONS_A_PASSAGE = 3
 
 
@@ -233,7 +236,7 @@ class Curriculum:
         """The tokens of the passages in pieces, the last one of each as long as it is."""
         length = self._recipe.fidelity.piece_tokens
         for passage in passages:
-            ids = array("L", self._tokenizer(passage.text, add_special_tokens=False)["input_ids"])
+            ids = array("L", content_ids(self._tokenizer, passage.text))
             yield from (ids[start : start + length] for start in range(0, len(ids) - 1, length))
 
     def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
@@ -279,9 +282,9 @@ class Curriculum:
             if part_start < start:
                 continue
             text = f"{part.title}\n{part.text}"
-            tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            ids = array("L", tokens["input_ids"])
-            for segment in segments_of(text, tokens["offset_mapping"], settings):
+            tokens = encode_content(self._tokenizer, text)
+            ids = array("L", tokens.ids)
+            for segment in segments_of(text, tokens.offsets, settings):
                 yield ids, segment
 
     def _recited(self, generator: random.Random) -> Iterator[Recited]:

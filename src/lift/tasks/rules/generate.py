@@ -18,6 +18,9 @@ from lift.tasks.rules.recitation import blank_tasks, continuation_tasks, recitat
 from lift.tasks.selection import diverse, hold_back
 from lift.tasks.task import Task
 
+# To be raised where the same text gives other tasks than before: memories made by earlier rules are then made anew.
+RULES_VERSION = 1
+
 
 def generate_tasks(
     title: str,
