@@ -188,6 +188,18 @@ def test_a_text_that_does_not_fit_is_refused_whole_and_cut_on_request(tiny_model
     assert answer.prompt_tokens <= tiny_model.window_tokens
 
 
+@pytest.mark.parametrize("context", ["none", "auto", "evidence", "truncated"])
+def test_a_question_longer_than_the_window_is_refused_in_one_sentence(tiny_model: BaseModel, context: str) -> None:
+    adapter = LoraAdapter.create(tiny_model.model, AdapterSettings(rank=2), seed=0)
+    asked = Answerer.of(tiny_model, adapter, document(), sentences())
+    with pytest.raises(UsageError, match=r"^expected .* fit.*; shorten [^\n]*$"):
+        asked.ask("Who founded it? " * 100, context)
+    close = "Who founded it? " * 62  # leaves less room than an answer may take
+    with pytest.raises(UsageError, match="fit"):
+        asked.ask_many([close], context, max_new_tokens=500)
+    adapter.detach()
+
+
 @pytest.mark.parametrize(("question", "context"), [("", "none"), ("  ", "auto"), ("Who?", "guess")])
 def test_wrong_questions_are_refused(tiny_model: BaseModel, question: str, context: str) -> None:
     with pytest.raises(UsageError):

@@ -1,11 +1,15 @@
+import gc
+import tracemalloc
 from typing import Any
 
 import pytest
 from chat_templates import build_tokenizer
+from conftest import CHATML
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lift.errors import UsageError
+from lift.models.token_spans import token_spans
 from lift.prompts import (
     ELLIPSIS,
     IGNORED,
@@ -132,3 +136,119 @@ def test_a_system_role_is_used_where_there_is_one(family: str) -> None:
 def test_a_dialogue_that_the_template_refuses_is_still_refused() -> None:
     with pytest.raises(UsageError, match="must alternate"):
         dialogue_ids(build_tokenizer("gemma"), [("user", "Who?"), ("user", "When?")])
+
+
+@pytest.fixture(scope="module")
+def merging_tokenizer() -> Any:
+    """A byte-level tokenizer with merges, as those of real models: what joins at a cut may become another token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    build: Any = trainers.BpeTrainer
+    trainer = build(
+        vocab_size=400,
+        special_tokens=control,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the lens of the lamp... was ground in the town of Hallby in 1911."] * 9, trainer)
+    wrap: Any = PreTrainedTokenizerFast
+    wrapped = wrap(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    wrapped.chat_template = CHATML
+    return wrapped
+
+
+def exactly_fitted(tokenizer: Any, question: str, text: str, limit_tokens: int, step_tokens: int) -> tuple[str, bool]:
+    """What fit_context gives where every prompt is tokenised whole."""
+    if len(prompt_ids(tokenizer, question, text)) <= limit_tokens:
+        return text, False
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS))
+    while True:
+        keep_tokens -= keep_tokens % step_tokens
+        cut = truncate_middle(text, offsets, keep_tokens)
+        excess = len(prompt_ids(tokenizer, question, cut)) - limit_tokens
+        if excess <= 0:
+            return cut, True
+        keep_tokens -= excess
+
+
+@relaxed
+@given(
+    words=st.lists(
+        st.sampled_from(["the lens", "of", "Hallby", "1911", "...", ".", "\n\n", " ", "ü", "ground in", "x" * 40]),
+        min_size=90,
+    ),
+    question=st.text("abc the?.\n", min_size=1, max_size=30),
+    limit_tokens=st.integers(60, 3000),
+    step_tokens=st.sampled_from([1, 32]),
+)
+def test_a_long_text_is_cut_as_if_every_prompt_were_tokenised_whole(
+    merging_tokenizer: Any, words: list[str], question: str, limit_tokens: int, step_tokens: int
+) -> None:
+    text = (" ".join(words) + " ") * (1 + 5000 // len(" ".join(words)))
+    found = fit_context(merging_tokenizer, question, text, limit_tokens, step_tokens)
+    assert found == exactly_fitted(merging_tokenizer, question, text, limit_tokens, step_tokens)
+    assert len(prompt_ids(merging_tokenizer, question, found[0])) <= limit_tokens
+
+
+class _Counting:
+    """A tokenizer that counts the characters that it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.characters = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        self.characters += len(text)
+        return self._tokenizer(text, **options)
+
+
+def test_a_long_text_is_tokenised_once_for_all_its_questions(merging_tokenizer: Any) -> None:
+    text = "".join(f"The lens number {number} was ground in the town of Hallby. " for number in range(2000))
+    counting = _Counting(merging_tokenizer)
+    limit_tokens = 600
+    shown = 0
+    for number in range(40):
+        cut, _ = fit_context(counting, f"Where was lens {number} ground?", text, limit_tokens, 32)
+        shown += len(cut)
+    assert counting.characters < len(text) + shown
+
+
+def test_nothing_is_kept_of_the_texts_of_many_questions(merging_tokenizer: Any) -> None:
+    text = "".join(f"The lens number {number} was ground in the town of Hallby. " for number in range(400))
+
+    def ask(first: int) -> None:
+        for number in range(first, first + 30):
+            prompt_ids(merging_tokenizer, f"Where was lens {number} ground?", text)
+
+    ask(0)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        ask(30)
+        gc.collect()
+        kept_bytes = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < len(text)
+
+
+def test_the_spans_that_are_kept_are_bounded(merging_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lift.models.token_spans.KEPT_BYTES", 40_000)
+    tokenizer = _Counting(merging_tokenizer)
+    texts = [f"Text {number}. " + "The lens was ground in Hallby. " * 300 for number in range(6)]
+    spans = [token_spans(tokenizer, text) for text in texts]
+    assert sum(each.bytes for each in spans) > 40_000
+    before = tokenizer.characters
+    assert token_spans(tokenizer, texts[-1]) is spans[-1]
+    assert tokenizer.characters == before
+    assert token_spans(tokenizer, texts[0]) is not spans[0]

@@ -131,7 +131,7 @@ def test_three_ways_of_answering_stand_side_by_side(tiny_model: BaseModel, tmp_p
         compared = httpx.post(f"{live.url}/api/compare", json={"model": "quill", "question": "Who?"}, timeout=60).json()
         assert compared["memory"]["text"] == "none" and compared["evidence"]["text"] == "evidence"
         assert compared["memory"]["evidence"][0]["relation"] == "supports"
-        assert compared["memory"]["evidence"][0]["place"] == {"page": 3, "heading": "Founders"}
+        assert compared["memory"]["evidence"][0]["place"] == {"page": 3, "heading": "Founders", "file": None}
         assert compared["memory"]["prompt_tokens"] == 3 and compared["memory"]["seconds"] == 0.25
         assert compared["full"] == {
             "error": {

@@ -28,7 +28,7 @@ def running(tiny_model: BaseModel, request: pytest.FixtureRequest) -> Running:
     routes = Routes(
         tiny_model, Document("Tower", TEXT, "test"), split_sentences(TEXT), Adapters("memory", "reader", cites=True)
     )
-    conversation = Conversation(tiny_model, asked, routes, [], None)
+    conversation = Conversation(asked, routes, [], None)
     return Running(Ticket(asked), conversation, tiny_model.tokenizer, shares=True, device=tiny_model.device)
 
 

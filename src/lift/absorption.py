@@ -14,6 +14,7 @@ from typing import Any
 
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
+from lift.adapters.sharing import shares_its_base
 from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document
@@ -25,6 +26,7 @@ from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
 from lift.memories.names import normal_name
 from lift.models.base_model import BaseModel
+from lift.models.turns import turn_of
 from lift.preparation import Outline, TaskWriter, followed, nothing_to_train, outline, prepare, prepare_stream
 from lift.recall import PROBE_BATCH, RecallReport, choose_probes
 from lift.recipes.recipe import RECIPE_VERSION, Recipe
@@ -48,6 +50,7 @@ _WRITING_SHARE = 0.35
 _FITTING_SHARE = 0.35
 
 
+@shares_its_base
 def absorb_events(
     document: Document,
     base: BaseModel,
@@ -117,14 +120,14 @@ def absorb_within(
         yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
         return
     asked = budget.clock()
-    with (yield from _alone(library, key, wait_for_others, stop)):
+    with (yield from _alone(base, library, key, wait_for_others, stop)):
         budget = dataclasses.replace(budget, started=budget.started + budget.clock() - asked)
         options = {"checkpoint_every_s": checkpoint_every_s, "resume": resume, "stop": stop}
         yield from _absorb_alone(budget, document, base, recipe, library, name, identity, replace, options)
 
 
 def _alone(
-    library: Library, key: str, wait: bool, stop: StopFlag | None
+    base: BaseModel, library: Library, key: str, wait: bool, stop: StopFlag | None
 ) -> Generator[AbsorptionEvent, None, ExitStack]:
     """Hold the lock of the absorption `key` until the stack that is returned is closed."""
     told = False
@@ -140,10 +143,11 @@ def _alone(
                 told = True
             else:
                 return held.pop_all()
-        if stop is not None and stop.wait(_LOCK_POLL_S):
-            raise InterruptedAbsorption("stopped while somebody else absorbs this text; nothing was begun")
-        if stop is None:
-            time.sleep(_LOCK_POLL_S)
+        with turn_of(base.model).released():  # who waits for another process keeps nobody from asking
+            if stop is None:
+                time.sleep(_LOCK_POLL_S)
+            elif stop.wait(_LOCK_POLL_S):
+                raise InterruptedAbsorption("stopped while somebody else absorbs this text; nothing was begun")
 
 
 def _absorb_alone(

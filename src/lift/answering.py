@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from lift.adapters.adapter import Adapter, applied_invocation, applied_state
-from lift.adapters.resident import Load, hold_stored
-from lift.adapters.rows import activate, using
+from lift.adapters.resident import Load, hold_stored, holding_stored
+from lift.adapters.rows import activate, restoring, using
 from lift.adapters.starting_point import find_starting_point
 from lift.answers import Answer, check_questions
 from lift.asking import Say, Want, bring, run
@@ -27,6 +27,7 @@ from lift.models.control_tokens import decode_content
 from lift.models.generate import Rows, generate
 from lift.models.prefix_cache import PrefixCache
 from lift.models.template_text import NO_QUOTES, TemplateQuotes
+from lift.models.turns import turn_of
 from lift.prompts import PLAIN_FORM, PromptForm, end_of_answer_id
 from lift.recipes.recipe import AdapterSettings
 from lift.routes import Adapters, Routes
@@ -37,9 +38,7 @@ _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
 
 def kept_prefixes(model: torch.nn.Module) -> PrefixCache:
     """What was read on a resident model and is kept for later questions, one cache for all that it answers."""
-    if model not in _kept:
-        _kept[model] = PrefixCache(applied_state, invocation=applied_invocation)
-    return _kept[model]
+    return _kept.setdefault(model, PrefixCache(applied_state, invocation=applied_invocation))
 
 
 def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, *, keeps_text: bool = True) -> Answerer:
@@ -51,10 +50,11 @@ def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, 
     key, load = stored_adapter(memory, base)
     reader = reader_adapter(memory, base)
     loads = {key: load} | ({} if reader is None else dict([reader]))
-    hold_stored(base.model, loads, at_most=len(loads))
-    activate(base.model, key)
+    with turn_of(base.model):
+        hold_stored(base.model, loads, at_most=len(loads))
+        activate(base.model, key)
     routes = routes_of(memory, base, form, key, reader[0] if reader else None)
-    return Answerer(base, routes, keeps_text=keeps_text)
+    return Answerer(base, routes, loads, keeps_text=keeps_text)
 
 
 def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
@@ -88,13 +88,18 @@ def routes_of(memory: Memory, base: BaseModel, form: PromptForm, key: str, reade
 class Answerer:
     """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
 
-    `keeps_text`: the keys and values of what is read are kept for the next question, in kept_prefixes; not where times
-    are measured, or the model is trained by others than an Adapter.
+    Each question, or batch of them, takes the model's turn, so any number of threads may ask at once. `loads`: the
+    stored adapters that its routes name; they are attached again where others have detached them. `keeps_text`: the
+    keys and values of what is read are kept for the next question, in kept_prefixes; not where times are measured, or
+    the model is trained by others than an Adapter.
     """
 
-    def __init__(self, base: BaseModel, routes: Routes, *, keeps_text: bool = False) -> None:
+    def __init__(
+        self, base: BaseModel, routes: Routes, loads: Mapping[str, Load] | None = None, *, keeps_text: bool = False
+    ) -> None:
         self.base = base
         self.routes = routes
+        self._loads = loads or {}
         self._prefixes = kept_prefixes(base.model) if keeps_text else None
 
     @classmethod
@@ -134,15 +139,18 @@ class Answerer:
         """Answer in batches, in the order of the questions, by the routes of routes.py.
 
         Without `max_new_tokens` each may be as long as such a question wants (prose.py). An answer that is chosen among
-        several is shown in one piece. Raises UsageError for an unknown context, an empty question, or a text that does
-        not fit the window.
+        several is shown in one piece. The time of an answer begins with the model's turn. Raises UsageError for an
+        unknown context, an empty question, or a text that does not fit the window, and LibraryError where an adapter is
+        to be read again and its file is gone or changed.
         """
         check_questions(questions, context)
-        started = time.perf_counter()
         streamed = on_text if all(self.routes.in_one_step(context, each) for each in questions) else None
-        routes = [self.routes.to(question, context, max_new_tokens) for question in questions]
-        answers = run(routes, lambda wants: self._fulfil(wants, batch_size, streamed))
-        seconds = (time.perf_counter() - started) / max(len(questions), 1)
+        model = self.base.model
+        with turn_of(model), restoring(model), holding_stored(model, self._loads):
+            started = time.perf_counter()
+            routes = [self.routes.to(question, context, max_new_tokens) for question in questions]
+            answers = run(routes, lambda wants: self._fulfil(wants, batch_size, streamed))
+            seconds = (time.perf_counter() - started) / max(len(questions), 1)
         if on_text and streamed is None:
             for answer in answers:
                 on_text(answer.text)

@@ -1,14 +1,15 @@
 """Lift from Python: absorb a document, open the library, ask.
 
 A memory opened here knows how to answer: it loads its base model when it is first asked, once a process, and shares it
-with every other memory on the same base.
+with every other memory on the same base. Everything here may be called from any number of threads: those that use one
+base model take turns (models/turns.py), and a memory can be asked while another text is absorbed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from lift.absorption import absorb_events
@@ -30,11 +31,20 @@ from lift.remote.answering import RemoteAnswerer, open_remote_memory
 from lift.remote.remote_model import is_remote
 from lift.updating import absorb_until_events, add_events
 
+_models: dict[str, BaseModel] = {}
+_loading = Lock()
 
-@cache
+
 def resident_model(name: str, fetch: bool = True) -> BaseModel:
-    """The base model of that name, loaded once a process; `fetch` as for load_model. Raises ModelError."""
-    return load_model(name, fetch=fetch)
+    """The base model of that name, loaded once a process, whichever thread asks first; `fetch` as for load_model.
+
+    Raises ModelError.
+    """
+    if name not in _models:
+        with _loading:
+            if name not in _models:
+                _models[name] = load_model(name, fetch=fetch)
+    return _models[name]
 
 
 class Memory:
@@ -43,6 +53,8 @@ class Memory:
     def __init__(self, memory: StoredMemory, base: BaseModel | None = None) -> None:
         self.stored = memory
         self._base = base
+        self._opened: Answerer | None = None
+        self._opening = Lock()
 
     @property
     def name(self) -> str:
@@ -77,9 +89,14 @@ class Memory:
         return _finished(add_events(_document(source, title), self.stored, base, library, **options), base)
 
     def _answerer(self) -> Answerer | RemoteAnswerer:
+        """What answers, opened once: to find the sentences of a long text takes longer than an answer."""
         if is_remote(self.stored):
             return open_remote_memory(self.stored)
-        return open_memory(self.stored, self._base or resident_model(self.manifest.base.id, fetch=False))
+        base = self._base or resident_model(self.manifest.base.id, fetch=False)
+        with self._opening:
+            if self._opened is None:
+                self._opened = open_memory(self.stored, base)
+            return self._opened
 
     def __repr__(self) -> str:
         return f"Memory({self.name!r})"

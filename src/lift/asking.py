@@ -8,11 +8,12 @@ once; it is sent what came of them, in the same order; and it returns the answer
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from lift.adapters.rows import using
 from lift.choosing import log_probabilities
+from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 
 T = TypeVar("T")
@@ -34,6 +35,22 @@ class Judge:
     adapter: str | None
     prompt_ids: tuple[int, ...]
     answers: tuple[str, ...]
+
+
+def fitting(say: Say, window_tokens: int, least_tokens: int) -> Say:
+    """The same text, no longer than the window has room for it behind its prompt.
+
+    Raises UsageError where there is no room for `least_tokens` of it, and for an empty prompt.
+    """
+    room_tokens = window_tokens - len(say.prompt_ids)
+    if room_tokens < least_tokens:
+        raise UsageError(
+            f"expected a prompt and max_tokens that fit the model's window of {window_tokens} tokens, "
+            f"got {len(say.prompt_ids)} and {least_tokens}; shorten the question, or ask for fewer tokens"
+        )
+    if not say.prompt_ids:
+        raise UsageError("expected a prompt of at least one token, got an empty one")
+    return replace(say, max_new_tokens=min(say.max_new_tokens, room_tokens))
 
 
 Want = Say | Judge

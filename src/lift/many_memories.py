@@ -17,6 +17,7 @@ from lift.asking import Say, Want, bring, run
 from lift.errors import UsageError
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
+from lift.models.turns import turn_of
 from lift.prompts import PLAIN_FORM, PromptForm
 
 RESIDENT_MEMORIES = 32
@@ -37,7 +38,7 @@ def ask_memories(
     At most `resident` stored memories are attached to the base at a time, beside what reads for them; the longest
     unused are detached for others, and those attached last stay for the next call. A batch holds up to `batch_size`
     questions to up to `resident` memories; each memory is attached once a call. While batches are answered, LoRA
-    memories take their room twice.
+    memories take their room twice. The whole call is one turn of the model.
     Raises UsageError where `resident` or `batch_size` is less than 1, for an unknown context, an empty question or a
     memory at an endpoint, WrongBaseModelError for a memory of other weights, and LibraryError for damaged files.
     """
@@ -54,9 +55,9 @@ def ask_memories(
     loads = dict(adapters.values())
     needed = [memory for memory in adapters if not ways[memory].in_one_step(context)]
     reading = dict(found for memory in needed if (found := readers[memory]) is not None)
-    present = set(attached(base.model))
     answers: dict[int, Answer] = {}
-    with restoring(base.model), keeping_room(base.model):
+    with turn_of(base.model), restoring(base.model), keeping_room(base.model):
+        present = set(attached(base.model))
         for batch in _batches(keys, present, batch_size, resident):
             wanted = {keys[index]: loads[keys[index]] for index in batch}
             hold_stored(base.model, {**reading, **wanted}, resident + len(reading))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
+from lift.adapters.sharing import takes_one_turn
 from lift.adapters.starting_point import start_adapter
 from lift.answering import Answerer
 from lift.batches import Batch, pack
@@ -265,6 +266,7 @@ def shortened(
     return recipe.model_copy(update=changes), (short,) if said else ()
 
 
+@takes_one_turn
 def make_plan(
     document: Document,
     base: BaseModel,

@@ -14,13 +14,18 @@ from functools import lru_cache
 from typing import Any
 
 from lift.errors import UsageError
-from lift.models.control_tokens import content_ids, encode_content, rendered_ids
+from lift.models.control_tokens import content_ids, rendered_ids
+from lift.models.token_spans import token_spans
 
 IGNORED = -100
 ELLIPSIS = "..."
 RECITE = "\n\nRecite the next passage of the text above.\n\n"
 CITE = "\n\nWhich sentence says so?"
 CUT_STEP_TOKENS = 32
+_SHORT_CHARS = 4096  # a text of so many characters is tokenised as quickly as its tokens are looked up
+_KEPT_CHARS = 256
+_LOCAL_TOKENS = 16  # on either side of a cut: no token changes for what is further away
+_DOUBTED_TOKENS = 2  # arithmetic may be wrong by so many where a tokenizer knows no words
 MAX_ANSWER_TOKENS = 48
 _SLOT = re.compile(r"\{question\}|\{context\}")
 
@@ -257,24 +262,61 @@ def fit_context(
     """The most of `text`, head and tail, that keeps the whole prompt within `limit_tokens`; and whether it was cut.
 
     What is kept is a multiple of `step_tokens`, so that questions of like length see the same text, whose prefix is
-    then computed once. Only the document is ever cut, never the question or the template. Raises UsageError where not
-    even an empty document leaves room.
+    then computed once. Only the document is ever cut, never the question or the template. A long text is tokenised once
+    for all its questions (models/token_spans.py). Raises UsageError where not even an empty document leaves room.
     """
-    if len(prompt_ids(tokenizer, question, text, form)) <= limit_tokens:
+    if len(text) <= _SHORT_CHARS and len(prompt_ids(tokenizer, question, text, form)) <= limit_tokens:
         return text, False
-    offsets = encode_content(tokenizer, text).offsets
+    prompt = _CutPrompt(tokenizer, question, text, form)
+    if len(text) > _SHORT_CHARS and prompt.count_tokens(len(prompt.spans), limit_tokens) <= limit_tokens:
+        return text, False
     keep_tokens = limit_tokens - len(prompt_ids(tokenizer, question, ELLIPSIS, form))
     while keep_tokens >= 0:
         keep_tokens -= keep_tokens % step_tokens
-        cut = truncate_middle(text, offsets, keep_tokens)
-        excess = len(prompt_ids(tokenizer, question, cut, form)) - limit_tokens
+        excess = prompt.count_tokens(keep_tokens, limit_tokens) - limit_tokens
         if excess <= 0:
-            return cut, True
+            return truncate_middle(text, prompt.spans, keep_tokens), True
         keep_tokens -= excess  # tokens may join differently at the cut
     raise UsageError(
         f"expected a question that fits the {limit_tokens} tokens that the prompt may have, got {question[:60]!r}; "
         "shorten it, or raise context.window_tokens"
     )
+
+
+class _CutPrompt:
+    """How long a question's prompt is with more or less of a text in it, by arithmetic over the text's own tokens.
+
+    A prompt with K tokens of the text has those of the question and the template, the K, and what tokens that join
+    otherwise at the cut change. Both are measured in a few tokens on either side, since tokens do not reach far.
+    """
+
+    def __init__(self, tokenizer: Any, question: str, text: str, form: PromptForm) -> None:
+        self.spans = token_spans(tokenizer, text)
+        self._tokenizer, self._question, self._text, self._form = tokenizer, question, text, form
+        self._around: int | None = None
+
+    def count_tokens(self, keep_tokens: int, limit_tokens: int) -> int:
+        """The tokens of the prompt with `keep_tokens` of the text; counted one by one near the limit, or if few."""
+        if keep_tokens > 4 * _LOCAL_TOKENS:
+            if self._around is None:
+                least = 2 * _LOCAL_TOKENS
+                self._around = self._read(least) - least - self._change_at_cut(least)
+            whole = keep_tokens >= len(self.spans)
+            counted = self._around + keep_tokens + (0 if whole else self._change_at_cut(keep_tokens))
+            if abs(counted - limit_tokens) > _DOUBTED_TOKENS:
+                return counted
+        return self._read(keep_tokens)
+
+    def _read(self, keep_tokens: int) -> int:
+        shown = truncate_middle(self._text, self.spans, keep_tokens)
+        return len(prompt_ids(self._tokenizer, self._question, shown, self._form))
+
+    def _change_at_cut(self, keep_tokens: int) -> int:
+        """Tokens of the two sides of the cut and the dots together, less those of the two sides in the text."""
+        head, tail = keep_tokens - keep_tokens // 2, len(self.spans) - keep_tokens // 2
+        left = self._text[self.spans[head - _LOCAL_TOKENS][0] : self.spans[head - 1][1]]
+        right = self._text[self.spans[tail][0] : self.spans[tail + _LOCAL_TOKENS - 1][1]]
+        return len(content_ids(self._tokenizer, f"{left}{ELLIPSIS}{right}")) - 2 * _LOCAL_TOKENS
 
 
 def end_of_answer_id(tokenizer: Any) -> int:
@@ -292,8 +334,17 @@ def _end_of_answer(tokenizer: Any) -> int:
     return int(ids[0]) if ids and ids[0] in tokenizer.all_special_ids else int(tokenizer.eos_token_id)
 
 
-@lru_cache(maxsize=1024)
 def _render_chat(tokenizer: Any, text: str) -> str:
+    # documents come again too seldom to be kept
+    return _render_short(tokenizer, text) if len(text) <= _KEPT_CHARS else _render(tokenizer, text)
+
+
+@lru_cache(maxsize=1024)
+def _render_short(tokenizer: Any, text: str) -> str:
+    return _render(tokenizer, text)
+
+
+def _render(tokenizer: Any, text: str) -> str:
     return _apply_template(tokenizer, [{"role": "user", "content": text}])
 
 

@@ -24,7 +24,7 @@ from statistics import fmean
 from typing import Any
 
 from lift.answers import Answer, Evidence, supported_answer
-from lift.asking import Judge, Route, Say
+from lift.asking import Judge, Route, Say, fitting
 from lift.attribution.attribute import says_nothing, verdict
 from lift.attribution.polar import Verdict
 from lift.attribution.questions import question_form
@@ -119,9 +119,11 @@ class Routes:
         It raises UsageError where a text does not fit the window.
         """
         most_tokens = max_new_tokens or answer_tokens(question)
-        if not self._wants_yes_or_no(question):
-            return self._unquoted(self._open(question, context, most_tokens))
-        return self._unquoted(self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS))
+        if self._wants_yes_or_no(question):
+            route = self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS)
+        else:
+            route = self._open(question, context, most_tokens)
+        return self._fitted(self._unquoted(route))
 
     def _open(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route of a question as a model answers it."""
@@ -135,7 +137,7 @@ class Routes:
 
     def once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         """The route of one text, whatever the memory has learned: its own with that context, none but "auto"."""
-        return self._unquoted(self._once(question, context, max_new_tokens))
+        return self._fitted(self._unquoted(self._once(question, context, max_new_tokens)))
 
     def _unquoted(self, route: Route[Answer]) -> Route[Answer]:
         """The route with texts that quote the chat template cut there: one that begins so has said nothing."""
@@ -148,6 +150,24 @@ class Routes:
                 return answer
             told = yield wants
             brought = [self.quotes.without(each) if isinstance(each, str) else each for each in told]
+
+    def _fitted(self, route: Route[Answer]) -> Route[Answer]:
+        """The route, if each of its prompts leaves room in the window for what is to be said behind it.
+
+        What is said behind a text that was generated may be as long as there is room. Raises UsageError.
+        """
+        brought: Sequence[Any] | None = None
+        while True:
+            try:
+                wants = next(route) if brought is None else route.send(brought)
+            except StopIteration as stop:
+                answer: Answer = stop.value
+                return answer
+            window_tokens, begun = self._base.window_tokens, brought is not None
+            brought = yield [
+                fitting(want, window_tokens, 1 if begun else want.max_new_tokens) if isinstance(want, Say) else want
+                for want in wants
+            ]
 
     def _once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
         prompt = self.prompt(question, context, max_new_tokens)

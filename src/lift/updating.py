@@ -19,6 +19,7 @@ from typing import Any
 from lift.absorption import absorb_within, absorption_identity, left_out, prepared, trained_tasks, write_tasks
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
+from lift.adapters.sharing import shares_its_base
 from lift.budget import Budget, Clock, check_budget
 from lift.config import apply_overrides
 from lift.documents.document import Document, join_documents
@@ -44,6 +45,7 @@ _LONGEST_BEFORE = 3.0
 _PATIENCE_ROUNDS = 3
 
 
+@shares_its_base
 def add_events(
     document: Document,
     memory: Memory,
@@ -142,6 +144,7 @@ def _add_alone(
     yield Finished(changed, report, session.elapsed_s, schedule.predicted_s, reused=False, remarks=remarks)
 
 
+@shares_its_base
 def rehearse_events(
     memory: Memory,
     base: BaseModel,
@@ -161,10 +164,21 @@ def rehearse_events(
     UsageError for a share outside 0..1 or a memory without held-back tasks, and InterruptedAbsorption after `stop`
     (what was reached is kept).
     """
-    if not 0 < until <= 1:
-        raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
+    _check_share(until)
     check_budget(budget_s)
     budget = Budget(budget_s, clock() if started is None else started, clock)
+    yield from _rehearse_within(budget, memory, base, library, until, stop)
+
+
+def _check_share(until: float) -> None:
+    if not 0 < until <= 1:
+        raise UsageError(f"expected a recall to reach between 0 and 100 %, got {100 * until:g} %")
+
+
+def _rehearse_within(
+    budget: Budget, memory: Memory, base: BaseModel, library: Library, until: float, stop: StopFlag | None
+) -> Iterator[AbsorptionEvent]:
+    """As rehearse_events, within a budget of which a part may be used."""
     memory.check_base(base.id, base.fingerprint, base.identity)
     with library.unfinished.alone(memory.manifest.absorption_key):
         yield from _rehearse_alone(budget, memory, base, library, until, stop)
@@ -240,6 +254,7 @@ def _rehearse_alone(
     yield Finished(changed, report, took_s, took_s, reused=False, remarks=left_out(probes, report))
 
 
+@shares_its_base
 def absorb_until_events(
     document: Document,
     base: BaseModel,
@@ -259,6 +274,7 @@ def absorb_until_events(
 
     A memory of the same text that is there already is rehearsed further. With a budget, the first pass gets 60 % of it.
     """
+    _check_share(until)
     check_budget(budget_s)
     started = clock() if started is None else started
     first = Budget(budget_s * _FIRST_PASS_SHARE if budget_s is not None else None, started, clock)
@@ -273,9 +289,7 @@ def absorb_until_events(
     if finished.memory.manifest.recall.share >= until:
         yield finished
         return
-    yield from rehearse_events(
-        finished.memory, base, library, until=until, budget_s=budget_s, stop=stop, started=started, clock=clock
-    )
+    yield from _rehearse_within(Budget(budget_s, started, clock), finished.memory, base, library, until, stop)
 
 
 def _still_trained(preparation: Preparation) -> set[Task]:

@@ -165,7 +165,7 @@ class LoraAdapter(Adapter):
                 _set_active(layer, [*others, self._peft_name] if rows is None else others)
             if self._swapped_out:
                 self._swap_base()
-        train_as_peft(self._layers)
+        train_as_peft(self._layers, self._peft_name)
         plainly = rows is None and self._is_plain()
         tell_applied(self.model, self.name, self._updates() if plainly else {})
         if plainly and (self.invocation or any(weight.requires_grad for weight in self._parameters)):

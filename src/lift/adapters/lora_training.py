@@ -81,10 +81,12 @@ def train_in_one(layers: Sequence[Any], name: str, invocation: Invocation = ()) 
             layer.forward = partial(_forward, layer, name, invocation)
 
 
-def train_as_peft(layers: Sequence[Any]) -> None:
-    """End what train_in_one began."""
+def train_as_peft(layers: Sequence[Any], name: str) -> None:
+    """End what train_in_one began for that adapter; layers that it shares with another in training stay as they are."""
     for layer in layers:
-        vars(layer).pop("forward", None)
+        forward = vars(layer).get("forward")
+        if isinstance(forward, partial) and forward.func is _forward and forward.args[1] == name:
+            del layer.forward
 
 
 def _forward(layer: Any, name: str, invocation: Invocation, inputs: torch.Tensor) -> torch.Tensor:

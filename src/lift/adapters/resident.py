@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +18,7 @@ from lift.errors import AdapterError
 Load = Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]
 
 _resident: WeakKeyDictionary[torch.nn.Module, list[str]] = WeakKeyDictionary()  # keys, the longest unused first
+_in_use: WeakKeyDictionary[torch.nn.Module, Counter[str]] = WeakKeyDictionary()
 
 
 def attach_stored(model: torch.nn.Module, key: str, load: Load) -> Adapter:
@@ -32,9 +35,9 @@ def attach_stored(model: torch.nn.Module, key: str, load: Load) -> Adapter:
 def hold_stored(model: torch.nn.Module, loads: Mapping[str, Load], at_most: int) -> None:
     """Attach the adapters of these keys, and detach the longest unused ones so that at most `at_most` are attached.
 
-    Only what is missing is loaded; which adapter is applied to which rows is the caller's to say afterwards. Raises
-    AdapterError where more keys are wanted than `at_most` or an adapter does not fit, and what a load raises; those
-    that were attached until then stay.
+    Only what is missing is loaded; which adapter is applied to which rows is the caller's to say afterwards. Those that
+    are in use (holding_stored) stay, whatever their number. Raises AdapterError where more keys are wanted than
+    `at_most` or an adapter does not fit, and what a load raises; those that were attached until then stay.
     """
     if len(loads) > at_most:
         raise AdapterError(f"expected at most {at_most} stored adapters at a time, got {len(loads)}; ask for fewer")
@@ -44,21 +47,38 @@ def hold_stored(model: torch.nn.Module, loads: Mapping[str, Load], at_most: int)
         if key in attached(model):
             continue
         config, state = load()
-        _detach_longest_unused(model, at_most - 1)
+        _detach_longest_unused(model, at_most - 1, loads)
         restore_adapter(model, config, state, key)
         held.append(key)
-    _detach_longest_unused(model, at_most)
+    _detach_longest_unused(model, at_most, loads)
+
+
+@contextlib.contextmanager
+def holding_stored(model: torch.nn.Module, loads: Mapping[str, Load]) -> Iterator[None]:
+    """Inside the block the adapters of these keys are attached, whoever else attaches and detaches some meanwhile.
+
+    Others that nobody uses are detached for them, where there are any. Raises as hold_stored.
+    """
+    if loads:
+        hold_stored(model, loads, at_most=len(loads))
+    _in_use.setdefault(model, Counter()).update(loads.keys())
+    try:
+        yield
+    finally:
+        _in_use[model] -= Counter(loads.keys())
 
 
 def release(model: torch.nn.Module) -> None:
-    """Detach every stored adapter from `model`; the base is then as it was, bit for bit."""
+    """Detach every stored adapter that is not in use from `model`; the base is then as it was, bit for bit."""
     _detach_longest_unused(model, 0)
-    _resident.pop(model, None)
 
 
-def _detach_longest_unused(model: torch.nn.Module, kept: int) -> None:
-    held = _resident.get(model, [])
-    while len(held) > kept:
-        key = held.pop(0)
+def _detach_longest_unused(model: torch.nn.Module, kept: int, wanted: Collection[str] = ()) -> None:
+    """Detach until so many are left, but neither those that are in use nor those that are `wanted`."""
+    held, in_use = _resident.get(model, []), _in_use.get(model, ())
+    for key in [key for key in held if key not in in_use and key not in wanted]:
+        if len(held) <= kept:
+            return
+        held.remove(key)
         if key in attached(model):
             attached(model)[key].detach()

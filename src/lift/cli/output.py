@@ -155,6 +155,7 @@ def answer_record(question: str, answer: Answer, question_id: Any = None) -> dic
                 "text": evidence.text,
                 "page": evidence.place.page if evidence.place else None,
                 "heading": evidence.place.heading if evidence.place else None,
+                "file": evidence.place.file if evidence.place else None,
             }
             for evidence in answer.evidence
         ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,15 +14,19 @@ _BREAK = "\n\n"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the text from character `start` on stood in the original, until the next place begins."""
+    """Where the text from character `start` on stood in the original, until the next place begins.
+
+    `file`: the original's file, where page and heading alone do not tell which of several it was.
+    """
 
     start: int
     page: int | None = None
     heading: str | None = None
+    file: str | None = None
 
     def __str__(self) -> str:
-        parts = [f"page {self.page}" if self.page is not None else "", f"“{self.heading}”" if self.heading else ""]
-        return ", ".join(part for part in parts if part)
+        page = f"page {self.page}" if self.page is not None else ""
+        return ", ".join(part for part in (self.file, page, f"“{self.heading}”" if self.heading else "") if part)
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,54 @@ class Document:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
     def place_at(self, offset: int) -> Place | None:
-        """The place of the character at `offset`, or None where the original had no pages or headings."""
+        """The place of the character at `offset`, or None where the original had no pages or headings.
+
+        In a document that was joined from several it names the file where another of them has the same title, or the
+        same page and heading.
+        """
         index = bisect.bisect_right(self.places, offset, key=lambda place: place.start) - 1
-        return self.places[index] if index >= 0 else None
+        if index < 0:
+            return None
+        place = self.places[index]
+        part = self._part_at(place.start)
+        if part is None or not self._is_ambiguous(place, part):
+            return place
+        return replace(place, file=self._files[part])
+
+    def _part_at(self, offset: int) -> int | None:
+        """The number of the part that holds the character, None for a document in one piece."""
+        part = bisect.bisect_right(self.parts, offset, key=lambda part: part.start) - 1
+        return part if part >= 0 else None
+
+    def _is_ambiguous(self, place: Place, part: int) -> bool:
+        titles, places = self._parts_by_words
+        return len(titles[self.parts[part].title.casefold()]) > 1 or len(places[str(place).casefold()]) > 1
+
+    @cached_property
+    def _parts_by_words(self) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+        """The parts that have a title, and those that have a place of the same page and heading."""
+        titles, places = defaultdict[str, set[int]](set), defaultdict[str, set[int]](set)
+        for number, part in enumerate(self.parts):
+            titles[part.title.casefold()].add(number)
+        for place in self.places:
+            number_of = self._part_at(place.start)
+            if number_of is not None:
+                places[str(place).casefold()].add(number_of)
+        return titles, places
+
+    @cached_property
+    def _files(self) -> tuple[str, ...]:
+        """For each part the end of its source's path, as short as it can be and unlike those of the others."""
+        paths = [[name for name in part.source.replace("\\", "/").split("/") if name] for part in self.parts]
+        found = []
+        for number, path in enumerate(paths):
+            others = [other for other in paths if other != path]
+            lengths = range(1, len(path) + 1)
+            length = next((count for count in lengths if all(other[-count:] != path[-count:] for other in others)), 0)
+            same = [other for other in range(len(paths)) if paths[other] == path]
+            numbered = f" ({same.index(number) + 1})" if len(same) > 1 else ""
+            found.append(f"{'/'.join(path[-length:]) or 'text'}{numbered}")
+        return tuple(found)
 
     def split(self) -> tuple[Document, ...]:
         """The documents that this one was joined from, itself alone where it was not joined."""

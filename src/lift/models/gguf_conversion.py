@@ -25,6 +25,7 @@ import filelock
 from lift.errors import ModelError
 from lift.models.fingerprint import cache_directory, file_sha256, remembered, weight_files, weights_fingerprint
 from lift.models.quiet import quiet_transformers
+from lift.models.turns import loading
 
 FORMAT_VERSION = 1
 MARKER = "complete.json"
@@ -194,7 +195,7 @@ def _save_as_transformers(gguf: Path, directory: Path, header: GgufHeader, *, fl
     source: dict[str, Any] = {"gguf_file": str(gguf), "local_files_only": True}
     try:
         # The dequantiser's progress bar has no switch of its own; it writes to stderr.
-        with quiet_transformers(), redirect_stderr(io.StringIO()):
+        with loading(), quiet_transformers(), redirect_stderr(io.StringIO()):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=dtype, output_loading_info=True, **source
             )

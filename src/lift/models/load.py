@@ -18,6 +18,7 @@ from lift.models.fingerprint import remembered, weight_files, weights_fingerprin
 from lift.models.gguf_conversion import converted_copy, copy_fingerprint
 from lift.models.quiet import quiet_transformers
 from lift.models.smollm2 import smollm2_directory
+from lift.models.turns import loading
 from lift.threads import govern_threads
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _load_directory(
 
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with quiet_transformers():
+        with loading(), quiet_transformers():
             config = AutoConfig.from_pretrained(directory, **common)
             _check_generator(config, model_id)
             loaded: Any = AutoModelForCausalLM.from_pretrained(

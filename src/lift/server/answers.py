@@ -145,9 +145,11 @@ def lift_fields(completion: Completion) -> dict[str, Any]:
 
 
 def evidence_fields(evidence: Evidence) -> dict[str, Any]:
-    """A sentence of the document, with page and heading where those are known."""
+    """A sentence of the document, with page, heading and file where those are known."""
     place = evidence.place
-    where = {"page": place.page, "heading": place.heading} if place is not None and str(place) else None
+    where = None
+    if place is not None and str(place):
+        where = {"page": place.page, "heading": place.heading, "file": place.file}
     return {"relation": evidence.relation, "sentence": evidence.sentence, "text": evidence.text, "place": where}
 
 

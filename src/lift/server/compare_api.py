@@ -35,6 +35,7 @@ class EvidencePlace(BaseModel):
 
     page: int | None
     heading: str | None
+    file: str | None
 
 
 class EvidenceLine(BaseModel):

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from lift.adapters.resident import Load
 from lift.answering import reader_adapter, routes_of, stored_adapter
 from lift.answers import Answer
-from lift.asking import Say, Want
+from lift.asking import Want
 from lift.documents.document import Document
-from lift.errors import UsageError
 from lift.follow_up import PosedQuestion, pose_question
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
@@ -84,7 +82,6 @@ class Conversation:
 
     def __init__(
         self,
-        base: BaseModel,
         request: Request,
         routes: Routes,
         loads: Sequence[tuple[str, Load]],
@@ -97,7 +94,6 @@ class Conversation:
         self.loads = tuple(loads)
         self.wants: Sequence[Want] = ()
         self.answer: Answer | None = None
-        self._window_tokens = base.window_tokens
         self._dialogue = dialogue
         self._routes = routes
         way = routes.once if self.in_one_step else routes.to
@@ -127,34 +123,18 @@ class Conversation:
     def go_on(self, brought: Any) -> None:
         """Take what the wants have brought, in their order (first None), and go on to the next, or to the answer.
 
-        Raises UsageError where a text does not fit the window; what is said behind a text that was generated may be as
-        long as there is room.
+        Raises UsageError where a text does not fit the window.
         """
         try:
-            wants = self._route.send(brought)
+            self.wants = self._route.send(brought)
         except StopIteration as stop:
-            wants, self.answer = (), stop.value
-        self.wants = [
-            self._fitting(want, 1 if brought else want.max_new_tokens) if isinstance(want, Say) else want
-            for want in wants
-        ]
+            self.wants, self.answer = (), stop.value
 
     def so_far(self, text: str) -> Answer:
         """What is given where there is no time for the rest of the route; `text` is its first, as far as it came."""
         context = "evidence" if self.context == "auto" else self.context
         prompt = self._routes.prompt(self._question, context, self.request.sampling.max_tokens)
         return self._routes.answer(prompt, text)
-
-    def _fitting(self, want: Say, least_tokens: int) -> Say:
-        room = self._window_tokens - len(want.prompt_ids)
-        if room < least_tokens:
-            raise UsageError(
-                f"expected a prompt and max_tokens that fit the model's window of {self._window_tokens} tokens, "
-                f"got {len(want.prompt_ids)} and {least_tokens}; shorten the question, or ask for fewer tokens"
-            )
-        if not want.prompt_ids:
-            raise UsageError("expected a prompt of at least one token, got an empty one")
-        return replace(want, max_new_tokens=min(want.max_new_tokens, room))
 
 
 class Conversations:
@@ -187,7 +167,7 @@ class Conversations:
         elif len(request.messages) > 1:
             dialogue = Dialogue(self._base.tokenizer, request.messages, self._base.window_tokens - tokens)
             routes = routes.rendering(dialogue.ids)
-        return Conversation(self._base, request, routes, loads, dialogue)
+        return Conversation(request, routes, loads, dialogue)
 
     def forget(self, name: str) -> None:
         """Let go of the document of the memory that was called so."""

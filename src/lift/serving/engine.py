@@ -10,12 +10,13 @@ import threading
 
 from lift.adapters.adapter import attached
 from lift.adapters.lora_rows import keeping_room, parking
-from lift.adapters.rows import rows
+from lift.adapters.rows import RowAssignment, rows
 from lift.answering import stored_adapter
 from lift.errors import EngineClosed, LiftError, UsageError
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
 from lift.models.shared_prefix import keeps_tokens
+from lift.models.turns import turn_of
 from lift.serving.loop import COUNTED, Loop
 from lift.serving.request import Request, check_request
 from lift.serving.running import Asked
@@ -124,9 +125,10 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            with keeping_room(self.base.model), parking(self.base.model), rows(self.base.model, []) as assignment:
+            model = self.base.model
+            with turn_of(model), keeping_room(model), parking(model), rows(model, []) as assignment:
                 self._loop.begin(assignment)
-                while self._wait():
+                while self._wait(assignment):
                     self._loop.turn()
         except BaseException as error:  # the callers hear of it, nobody else would
             self._failure = error
@@ -140,8 +142,11 @@ class Engine:
                     EngineClosed(f"expected an answer, got an engine that ended ({self._failure}); ask later")
                 )
 
-    def _wait(self) -> bool:
-        """Wait for something to do; False where there is nothing to come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._loop.busy or len(self._waiting) > 0 or self._closing)
-            return self._loop.busy or len(self._waiting) > 0 or not self._closing
+    def _wait(self, assignment: RowAssignment) -> bool:
+        """Wait for something to do, and leave the model to others meanwhile; False where there is nothing to come."""
+        turn = turn_of(self.base.model)
+        if self._loop.busy or (len(self._waiting) > 0 and not turn.is_wanted):
+            return True
+        with assignment.aside(), turn.released(), self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) > 0 or self._closing)
+            return len(self._waiting) > 0 or not self._closing

@@ -17,6 +17,7 @@ from lift.models.base_model import BaseModel
 from lift.models.prefix_cache import PrefixCache, Prefixes
 from lift.models.running_batch import Row, RunningBatch, Said
 from lift.models.shared_prefix import can_share
+from lift.models.turns import turn_of
 from lift.prompts import end_of_answer_id
 from lift.serving.conversation import Conversations
 from lift.serving.request import FinishReason
@@ -157,7 +158,8 @@ class Loop:
         """Take questions in turns, as long as rows, beside those that are joining, and adapters have room."""
         begun = time.monotonic()
         newcomers: list[Running] = []
-        while not (self._running and time.monotonic() - begun > _PREPARING_S):
+        # where others want the model, what runs is brought to its end, and then they have it
+        while not (self._running and (turn_of(self._base.model).is_wanted or time.monotonic() - begun > _PREPARING_S)):
             with self._changed:
                 asked = self._waiting.next()
             if asked is None:

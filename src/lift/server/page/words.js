@@ -26,8 +26,8 @@ export function date(value) {
   return when.toLocaleDateString(undefined, { day: "numeric", month: "short", year: "numeric" });
 }
 
-/** {page, heading} -> "page 3, “Rent”"; the server may have put it into words already. */
+/** {page, heading, file} -> "lease.pdf, page 3, “Rent”"; the server may have put it into words already. */
 export function place(where) {
   if (!where || typeof where === "string") return where || "";
-  return [where.page && `page ${where.page}`, where.heading && `“${where.heading}”`].filter(Boolean).join(", ");
+  return [where.file, where.page && `page ${where.page}`, where.heading && `“${where.heading}”`].filter(Boolean).join(", ");
 }

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from lift.tasks.line_file import LineFile
@@ -24,6 +25,8 @@ BATCH_SENTENCES = 64
 # Beyond this a "sentence" is a table or a list without full stops: parsing it costs much and yields nonsense.
 MAX_SENTENCE_CHARS = 1200
 
+# spaCy does not say that a pipeline may be used by two threads at a time
+_parser_in_use = RLock()
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\])")
 _SPEAKER = re.compile(r"^([A-Z][\w.'’-]*(?: [A-Z][\w.'’-]*){0,4}): +(?=\S)")
 
@@ -82,10 +85,15 @@ def _without_asides(text: str) -> tuple[str, tuple[int, ...], list[tuple[str, in
 
 def parse_sentences(texts: Sequence[str]) -> Iterator[ParsedSentence]:
     """Parse `texts` in batches on one core; one ParsedSentence for each, in order."""
-    docs = load_parser().pipe(
-        (_without_asides(text[:MAX_SENTENCE_CHARS])[0] for text in texts), batch_size=BATCH_SENTENCES
-    )
-    yield from map(_parsed, texts, docs)
+    for first in range(0, len(texts), BATCH_SENTENCES):
+        batch = texts[first : first + BATCH_SENTENCES]
+        with _parser_in_use:
+            docs = list(
+                load_parser().pipe(
+                    (_without_asides(text[:MAX_SENTENCE_CHARS])[0] for text in batch), batch_size=BATCH_SENTENCES
+                )
+            )
+        yield from map(_parsed, batch, docs)
 
 
 class ParseFile:
@@ -133,4 +141,5 @@ def _to_bytes(docs: Sequence[Doc]) -> bytes:
 def _from_bytes(content: bytes) -> Iterator[Doc]:
     from spacy.tokens import DocBin
 
-    return DocBin().from_bytes(content).get_docs(load_parser().vocab)
+    with _parser_in_use:
+        return iter(list(DocBin().from_bytes(content).get_docs(load_parser().vocab)))
