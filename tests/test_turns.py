@@ -374,6 +374,29 @@ def test_a_load_waits_for_turns_and_turns_for_a_load_and_nobody_for_ever() -> No
     assert not any(seen)
 
 
+def test_two_threads_that_load_while_they_hold_turns_do_not_wait_for_each_other() -> None:
+    models = [torch.nn.Linear(1, 1) for _ in range(2)]
+    first_holds, second_holds = threading.Event(), threading.Event()
+
+    def load_first() -> str:
+        with turn_of(models[0]):
+            first_holds.set()
+            second_holds.wait(WITHIN_S)
+            with loading():  # the second one holds a turn and computes
+                return "first"
+
+    def load_second() -> str:
+        with turn_of(models[1]):
+            first_holds.wait(WITHIN_S)
+            second_holds.set()
+            while not turn_of(models[1]).is_wanted:  # until the first one waits for this one to compute no more
+                pass
+            with loading():
+                return "second"
+
+    assert together(load_first, load_second) == ["first", "second"]
+
+
 @pytest.mark.slow
 def test_eight_threads_ask_eight_memories_of_the_real_model(smollm2: BaseModel, tmp_path: Path) -> None:
     library = lift.Library(tmp_path / "library", smollm2)

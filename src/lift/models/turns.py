@@ -157,10 +157,12 @@ class _Loading:
             return
         with self._changed:
             self._loaders.append(me)
+            self._changed.notify_all()  # it computes no more, which the first of those who load may wait for
             try:
                 self._changed.wait_for(self._is_next)
             except BaseException:  # Ctrl-C
                 self._loaders.remove(me)
+                self._changed.notify_all()
                 raise
             self._active = me
         try:
