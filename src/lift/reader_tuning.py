@@ -11,15 +11,15 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import Field
 
 from lift.adapters.starting_point import About, Passage, StartingPoint, start_adapter
 from lift.batches import split_batches
 from lift.config import Settings
+from lift.documents.document import Document
 from lift.errors import DataError, cleaning_up
-from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
 from lift.prompts import Example, preserved_example, question_example
@@ -32,6 +32,39 @@ from lift.training.loop import Step, train
 from lift.training.lower_layers import reusing_lower_layers
 from lift.training.objective import Objective
 from lift.training.spacing import Spacing
+
+
+class AnsweredQuestion(Protocol):
+    """A question that people asked, its answers, the first of them the usual one, and passages that prove it."""
+
+    @property
+    def text(self) -> str:
+        """The question."""
+        ...
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """At least one."""
+        ...
+
+    @property
+    def evidence(self) -> Sequence[str]:
+        """Passages of the document; none where it is not known."""
+        ...
+
+
+class QuestionedDocument(Protocol):
+    """A document and the questions about it, such as a record of an evaluation."""
+
+    @property
+    def document(self) -> Document:
+        """The text."""
+        ...
+
+    @property
+    def questions(self) -> Sequence[AnsweredQuestion]:
+        """In any order."""
+        ...
 
 
 class ReadingSettings(Settings):
@@ -60,7 +93,7 @@ class ReaderSettings(Settings):
 class ReadingCurriculum:
     """The same examples in every epoch, in another order: groups of questions that share a passage."""
 
-    def __init__(self, tokenizer: Any, records: Sequence[Record], settings: ReaderSettings) -> None:
+    def __init__(self, tokenizer: Any, records: Sequence[QuestionedDocument], settings: ReaderSettings) -> None:
         self.spacing = Spacing(longest_pause=1)
         self.epochs = settings.training.epochs
         self._settings = settings.training
@@ -96,7 +129,11 @@ class ReadingCurriculum:
 
 
 def tune_reader(
-    base: BaseModel, records: Sequence[Record], settings: ReaderSettings, licence: str, found: list[StartingPoint]
+    base: BaseModel,
+    records: Sequence[QuestionedDocument],
+    settings: ReaderSettings,
+    licence: str,
+    found: list[StartingPoint],
 ) -> Iterator[Step]:
     """Tune a new adapter on `records`, yielding each step; the starting point is put into `found` at the end.
 
@@ -122,7 +159,7 @@ def tune_reader(
     found.append(StartingPoint.of(about, config, state, list(_passages(records))))
 
 
-def _passages(records: Sequence[Record]) -> Iterator[Passage]:
+def _passages(records: Sequence[QuestionedDocument]) -> Iterator[Passage]:
     """Each passage that proves the answer of a question, with all its questions."""
     for record in records:
         asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -134,7 +171,7 @@ def _passages(records: Sequence[Record]) -> Iterator[Passage]:
             yield Passage(passage, tuple(questions))
 
 
-def _groups(tokenizer: Any, record: Record, retrieved: int) -> Iterator[list[Example]]:
+def _groups(tokenizer: Any, record: QuestionedDocument, retrieved: int) -> Iterator[list[Example]]:
     """The questions of each passage behind it, and each question alone behind the sentences that retrieval brings."""
     index = SentenceIndex(split_sentences(record.document.text))
     behind: dict[str, list[Example]] = defaultdict(list)
