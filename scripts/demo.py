@@ -15,22 +15,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lift.absorption import absorb_events
-from lift.answering import Answerer, open_memory
-from lift.answers import Answer
+from lift.absorbing.absorb import absorb_events
+from lift.absorbing.events import Finished, Planned, Prepared, Probing, Trained
+from lift.answering.answer import Answer
+from lift.answering.answerer import Answerer, open_memory
+from lift.answering.scoring import contained, f1
 from lift.cli.output import format_recall, format_seconds, remark
 from lift.cli.progress import describe_planned, describe_prepared, open_display
 from lift.documents.document import Document
 from lift.documents.read import read_document
+from lift.documents.sentences import split_sentences
 from lift.errors import LiftError
-from lift.events import Finished, Planned, Prepared, Probing, Trained
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import load_recipe
-from lift.scoring import contained, f1
-from lift.sentences import split_sentences
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ARTICLE = EXAMPLES / "university-of-chicago.txt"

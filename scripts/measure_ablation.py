@@ -21,16 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lift.absorption import write_tasks
+from lift.absorbing.absorb import write_tasks
+from lift.absorbing.preparation import TaskWriter, outline, prepare
+from lift.absorbing.session import Session
 from lift.adapters.attach import create_adapter
-from lift.answering import Answerer
+from lift.answering.answerer import Answerer
+from lift.answering.scoring import contained, f1
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
-from lift.preparation import TaskWriter, outline, prepare
 from lift.recipes.recipe import Recipe, load_recipe
-from lift.scoring import contained, f1
-from lift.session import Session
 from lift.training.attention_distillation import distill_attention
 
 SCALED = [

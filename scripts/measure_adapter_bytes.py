@@ -19,15 +19,15 @@ from torch.nn import functional
 
 from lift.adapters.adapter import attached
 from lift.adapters.attach import restore_adapter
+from lift.adapters.low_rank import nearest_product
 from lift.adapters.rows import using
+from lift.answering.scoring import contained, f1
 from lift.evaluation.harms import perplexity, unrelated_text
+from lift.inference.generate import generate
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
-from lift.models.generate import generate
 from lift.models.load import load_model
-from lift.models.low_rank import nearest_product
-from lift.prompts import prompt_ids
-from lift.scoring import contained, f1
+from lift.packing.prompts import prompt_ids
 
 BITS = (8, 4, 3)
 RANKS = (12, 8, 4)

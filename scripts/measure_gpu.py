@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lift.adapters.attach import create_adapter
 from lift.bench.limits import DEVICES, GB, SHAPES, Setting, limit_of, shape_of
-from lift.models.generate import generate
-from lift.prompts import IGNORED, Example
+from lift.inference.generate import generate
+from lift.packing.prompts import IGNORED, Example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
 from lift.training.curriculum import Update
 from lift.training.loop import train

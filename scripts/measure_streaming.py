@@ -19,14 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lift.absorption import absorb_events
+from lift.absorbing.absorb import absorb_events
+from lift.absorbing.events import Finished, Trained
 from lift.documents.document import Document
-from lift.events import Finished, Trained
+from lift.documents.sentences import split_sentences
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import load_recipe
-from lift.sentences import split_sentences
 from lift.tasks.rules.generate import generate_tasks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lift.scoring import contained, f1
+from lift.answering.scoring import contained, f1
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lift.adapters.adapter import Adapter
-from lift.batches import Batch
+from lift.packing.trie import Batch
 from lift.training.objective import Objective
 
 

@@ -30,7 +30,7 @@ from lift.server.running import server_config
 from lift.server.settings import ServerSettings
 from lift.serving.engine import Engine
 from lift.serving.request import Completion, Piece, Request, check_request
-from lift.serving.ticket import Ticket
+from lift.serving.request_handle import Ticket
 
 TEXT = "Ada Quill founded the museum in 1911. It owns 42 lenses. The tower burned. 𝔸 last word."
 

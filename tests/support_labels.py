@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lift.answers import supported_answer
+from lift.answering.answer import supported_answer
 from lift.documents.read import read_document
-from lift.retrieval import SentenceIndex
-from lift.sentences import split_sentences
+from lift.documents.retrieval import SentenceIndex
+from lift.documents.sentences import split_sentences
 
 DATA = Path(__file__).resolve().parent / "data" / "support"
 # the rules were made with the first three in view; the other two were looked at when they were done

@@ -20,7 +20,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lift.threads import bound_spinning
+from lift.models.threads import bound_spinning
 
 if TYPE_CHECKING:
     from lift.api import Library, Memory, absorb, ask_many

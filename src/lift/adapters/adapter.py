@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lift.errors import AdapterError, cleaning_up
-from lift.models.invocation import Invocation, by_row
+from lift.packing.alora import Invocation, by_row
 
 _serials = itertools.count()
 _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed

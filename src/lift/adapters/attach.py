@@ -11,7 +11,7 @@ from lift.adapters.gated_memory_adapter import KIND, GatedMemoryAdapter
 from lift.adapters.lora import LoraAdapter, read_config
 from lift.adapters.stored_lora import StoredLoraAdapter, is_plain
 from lift.errors import AdapterError
-from lift.models.invocation import Invocation
+from lift.packing.alora import Invocation
 from lift.recipes.recipe import AdapterSettings
 
 

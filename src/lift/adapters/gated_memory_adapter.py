@@ -16,8 +16,8 @@ import torch
 from lift.adapters.adapter import Adapter, check_state
 from lift.adapters.attention_sites import AttentionSite, attention_sites
 from lift.adapters.gated_memory import GatedMemory
-from lift.adapters.log_sum_exp import forget_log_sum, last_log_sum, start_watching, stop_watching
 from lift.errors import AdapterError
+from lift.packing.log_sum_exp import forget_log_sum, last_log_sum, start_watching, stop_watching
 from lift.recipes.recipe import AdapterSettings
 
 KIND = "gated-memory"

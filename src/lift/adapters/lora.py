@@ -21,9 +21,9 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.lora_training import train_as_peft, train_in_one
+from lift.adapters.low_rank import LowRank, tell_applied
 from lift.errors import AdapterError
-from lift.models.invocation import Invocation, add_in_rows_where_acting
-from lift.models.low_rank import LowRank, tell_applied
+from lift.packing.alora import Invocation, add_in_rows_where_acting
 from lift.recipes.recipe import AdapterSettings
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn")

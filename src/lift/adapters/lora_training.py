@@ -17,9 +17,9 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lift.adapters.lora_rows import add_low_rank
-from lift.models.invocation import Invocation, acts_in_part, add_where_acting
-from lift.models.low_rank import LowRank
+from lift.adapters.batched_lora import add_low_rank
+from lift.adapters.low_rank import LowRank
+from lift.packing.alora import Invocation, acts_in_part, add_where_acting
 
 
 class _Updated(torch.autograd.Function):

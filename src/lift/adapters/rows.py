@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lift.adapters.adapter import attached
-from lift.adapters.lora_rows import parking
+from lift.adapters.batched_lora import parking
 from lift.errors import AdapterError, cleaning_up
 
 

@@ -17,10 +17,10 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 
 from lift.adapters.adapter import Adapter, check_state, first_of
-from lift.adapters.lora_rows import add_low_rank, apply_to_rows, forget_rows
+from lift.adapters.batched_lora import add_low_rank, apply_to_rows, forget_rows
+from lift.adapters.low_rank import LowRank, tell_applied
 from lift.errors import AdapterError
-from lift.models.invocation import add_in_rows_where_acting, add_where_acting
-from lift.models.low_rank import LowRank, tell_applied
+from lift.packing.alora import add_in_rows_where_acting, add_where_acting
 
 # which matrices, their rank and scaling, from where on they act; where the adapter comes from. Any other setting
 # changes what the factors mean

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
+from lift.absorbing.preparation import TaskWriter, outline
 from lift.bench.arithmetic import Spread, speedup
 from lift.bench.examples import fixed_curriculum
 from lift.bench.machine import describe_machine
@@ -24,7 +25,6 @@ from lift.bench.trainer_side import Layout, TrainerOptions, lora_config
 from lift.documents.document import Document
 from lift.errors import DocumentError, UsageError
 from lift.models.base_model import BaseModel
-from lift.preparation import TaskWriter, outline
 from lift.recipes.recipe import Recipe
 
 LIFT, TRAINER, BEST = "lift", "trainer", "trainer-best"

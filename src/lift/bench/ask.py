@@ -21,23 +21,23 @@ from lift.adapters.adapter import applied_invocation, applied_state, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.rows import activate
+from lift.answering.strategies import EVIDENCE_SENTENCES
 from lift.bench.in_flight import bench_in_flight
 from lift.bench.llama_peer import LlamaPeer, beside_llama
 from lift.bench.machine import describe_machine
 from lift.bench.texts import RULE, text_of_length
+from lift.documents.retrieval import SentenceIndex
+from lift.documents.sentences import joined, split_sentences
 from lift.errors import UsageError, cleaning_up
 from lift.evaluation.costs import kv_cache_bytes
+from lift.inference.generate import generate
+from lift.inference.prefix_cache import PrefixCache
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
-from lift.models.generate import generate
-from lift.models.prefix_cache import PrefixCache
-from lift.prompts import CUT_STEP_TOKENS, fit_context, invocation_of, prompt_ids
+from lift.packing.prompts import CUT_STEP_TOKENS, fit_context, invocation_of, prompt_ids
 from lift.recipes.recipe import AdapterSettings
-from lift.retrieval import SentenceIndex
-from lift.routes import EVIDENCE_SENTENCES
-from lift.sentences import joined, split_sentences
 
 TRUNCATED_TOKENS = 1024
 WHOLE = ("full", "kept")

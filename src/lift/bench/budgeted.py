@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lift.budget import process_started
 from lift.errors import LiftError
+from lift.training.budget import process_started
 
 _STARTED = process_started()
 
 
 def absorb_budgeted(job: Mapping[str, Any], started: float) -> dict[str, Any]:
     """Absorb, and return what came of it; `etas` are pairs of seconds since the start and seconds said to remain."""
-    from lift.absorption import absorb_events
-    from lift.budget import Budget
+    from lift.absorbing.absorb import absorb_events
+    from lift.absorbing.events import Finished, Planned, Trained
     from lift.documents.read import read_document
-    from lift.events import Finished, Planned, Trained
     from lift.memories.library import Library
     from lift.models.load import load_model
     from lift.recipes.recipe import load_recipe
+    from lift.training.budget import Budget
 
     recipe = load_recipe(job["recipe"], job["overrides"])
     document = read_document(job["file"])

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lift.bench.random_load import RandomLoad
-from lift.budget import check_budget
 from lift.errors import DataError, UsageError
 from lift.evaluation.run_files import read_rows
+from lift.training.budget import check_budget
 
 # After so many times its budget, and a minute, an absorption is ended: it has lost.
 _PATIENCE = 3.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lift.absorbing.preparation import Outline
 from lift.models.base_model import BaseModel
-from lift.preparation import Outline
-from lift.prompts import Example
+from lift.packing.prompts import Example
 from lift.recipes.recipe import Recipe
 from lift.tasks.task import Task
 from lift.training.curriculum import Curriculum, Group, Update

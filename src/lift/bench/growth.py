@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lift.absorbing.preparation import TaskWriter, nothing_to_train, outline
 from lift.adapters.attach import create_adapter
 from lift.bench.arithmetic import log_log_slope
 from lift.bench.machine import PeakMemory, describe_machine
@@ -17,8 +18,7 @@ from lift.documents.document import Document
 from lift.errors import DocumentError, cleaning_up
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
-from lift.preparation import TaskWriter, nothing_to_train, outline
-from lift.prompts import invocation_of
+from lift.packing.prompts import invocation_of
 from lift.recipes.recipe import Recipe
 from lift.tasks.task_file import TaskFile
 from lift.training.curriculum import Curriculum, Update

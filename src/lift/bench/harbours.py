@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from lift.adapters.starting_point import start_adapter
+from lift.adapters.warm_start import start_adapter
 from lift.documents.document import Document
+from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
 from lift.memories.library import Library
 from lift.memories.manifest import Cost, RecallSummary
 from lift.memories.memory import MemoryDraft
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
-from lift.sentences import split_sentences
 from lift.tasks.task import Task
 
 _WORDS = (

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lift.adapters.lora_rows import keeping_room
+from lift.adapters.batched_lora import keeping_room
 from lift.adapters.resident import Load, hold_stored, release
 from lift.adapters.rows import activate, rows
 from lift.bench.arithmetic import Spread
+from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
-from lift.models.generate import generate
-from lift.prompts import prompt_ids
+from lift.packing.prompts import prompt_ids
 
 _NO_END = {-1}
 

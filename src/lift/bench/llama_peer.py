@@ -16,9 +16,9 @@ import torch
 
 from lift.bench.arithmetic import Spread
 from lift.errors import BenchError
+from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
-from lift.models.generate import generate
 from lift.models.load import DEFAULT_MODEL
 from lift.models.smollm2 import smollm2_gguf
 

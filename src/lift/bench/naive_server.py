@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lift.answering import open_memory
+from lift.answering.answerer import open_memory
 from lift.errors import LiftError
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel

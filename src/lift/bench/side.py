@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lift.absorbing.preparation import outline
+from lift.absorbing.recall import choose_probes, probe_recall
 from lift.adapters.attach import create_adapter
-from lift.answering import Answerer
+from lift.answering.answerer import Answerer
 from lift.bench.arithmetic import training_flops
 from lift.bench.examples import as_rows, fixed_curriculum
 from lift.bench.lift_side import train_with_lift
@@ -17,8 +19,6 @@ from lift.bench.trainer_side import TrainerOptions, train_with_trainer
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
-from lift.preparation import outline
-from lift.recall import choose_probes, probe_recall
 from lift.recipes.recipe import Recipe
 from lift.tasks.task import Task
 

@@ -17,16 +17,16 @@ from typing import Any
 
 import torch
 
+from lift.absorbing.preparation import TaskWriter, outline, prepare
 from lift.adapters.attach import create_adapter
-from lift.batches import pack
 from lift.bench.machine import describe_machine
 from lift.bench.processes import in_own_process
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
-from lift.preparation import TaskWriter, outline, prepare
+from lift.models.threads import core_limit
+from lift.packing.trie import pack
 from lift.recipes.recipe import Recipe
 from lift.tasks.task_file import TaskFile
-from lift.threads import core_limit
 from lift.training.objective import Objective
 
 PREFILL_TOKENS = 512

@@ -21,7 +21,7 @@ from lift.bench.race import Race
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.models.quiet import quiet_transformers
-from lift.prompts import IGNORED
+from lift.packing.prompts import IGNORED
 from lift.recipes.recipe import AdapterSettings, Recipe
 
 Layout = Literal["padded", "by-length", "packed"]

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 import lift
-from lift.budget import process_started
 from lift.cli import absorb, ask, bench, evaluate, library, plan, recipes, serve, start
 from lift.errors import LiftError
+from lift.training.budget import process_started
 
 _STARTED = process_started()
 _INTERRUPTED = 130

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lift.budget import check_budget
 from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
@@ -37,10 +36,11 @@ from lift.cli.output import (
 )
 from lift.cli.stopping import stopped_by_signals
 from lift.errors import UsageError
+from lift.training.budget import check_budget
 
 if TYPE_CHECKING:
+    from lift.absorbing.events import AbsorptionEvent, Finished
     from lift.documents.document import Document
-    from lift.events import AbsorptionEvent, Finished
     from lift.memories.library import Library
     from lift.recipes.recipe import Recipe
     from lift.remote.openai_finetuning import FineTuningEvent
@@ -157,9 +157,9 @@ def _absorb(
     options: dict[str, Any],
     as_json: bool,
 ) -> Iterator[AbsorptionEvent]:
-    from lift.absorption import absorb_events
+    from lift.absorbing.absorb import absorb_events
+    from lift.absorbing.update import absorb_until_events
     from lift.models.load import load_model
-    from lift.updating import absorb_until_events
 
     base = load_model(model, on_progress=None if as_json else remark)
     if share is not None:
@@ -175,8 +175,8 @@ def _add(
 
     if is_remote(memory):
         raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
+    from lift.absorbing.update import add_events, choose_recipe
     from lift.models.load import load_model
-    from lift.updating import add_events, choose_recipe
 
     choose_recipe(memory, options["overrides"])  # what is refused is refused before a model is loaded
     say = None if as_json else remark
@@ -233,7 +233,7 @@ def _given(context: typer.Context, parameter: str) -> bool:
 
 def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading.Event, as_json: bool) -> Finished:
     """Show what happens until it is finished."""
-    from lift.events import Finished, Fitting, Planned, Prepared, Probed, Probing, Trained, Waiting, Writing
+    from lift.absorbing.events import Finished, Fitting, Planned, Prepared, Probed, Probing, Trained, Waiting, Writing
     from lift.remote.jobs import JobEvent
     from lift.remote.openai_finetuning import Estimated, JobCreated
     from lift.training.checkpoint import CheckpointDamaged, SavingFailed
@@ -284,7 +284,7 @@ def _say_all(display: progress.Display, lines: list[str]) -> None:
 
 
 def _report(finished: Finished, as_json: bool) -> None:
-    from lift.recall import recorded_report
+    from lift.absorbing.recall import recorded_report
 
     memory = finished.memory
     report = finished.report or recorded_report(memory)

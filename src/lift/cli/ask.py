@@ -18,8 +18,8 @@ from lift.cli.output import answer_record, print_support, remark, write_json
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
-    from lift.answering import Answerer
-    from lift.answers import Answer
+    from lift.answering.answer import Answer
+    from lift.answering.answerer import Answerer
     from lift.remote.answering import RemoteAnswerer
 
 _BATCH_SIZE = 16
@@ -100,7 +100,7 @@ def chat(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a memory question after question."""
-    from lift.follow_up import pose_question
+    from lift.answering.follow_up import pose_question
 
     answerer = _open_answerer(name, library, model)
     with suppress(ImportError):
@@ -192,7 +192,7 @@ def _opened(name: str, library: Path | None, model: str | None) -> Answerer | Re
         from lift.remote.answering import open_remote_memory
 
         return open_remote_memory(memory)
-    from lift.answering import open_memory
+    from lift.answering.answerer import open_memory
     from lift.models.load import load_model
 
     base = load_model(model or memory.manifest.base.id, on_progress=remark, fetch=model is not None)

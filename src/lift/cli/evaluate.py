@@ -319,8 +319,8 @@ def _follow(evaluation: Evaluation, stop: threading.Event, as_json: bool) -> Non
 
 
 def _show(event: EvaluationEvent, display: progress.Display) -> None:
+    from lift.absorbing.events import Prepared, Trained
     from lift.evaluation.events import Answered, SuiteRead
-    from lift.events import Prepared, Trained
 
     match event:
         case SuiteRead():

@@ -80,8 +80,8 @@ def show(name: _NameArgument, library: LibraryOption = None, as_json: JsonOption
 
     Where it came from, what it cost, how much of the text it recalls, and which sentences it forgot.
     """
+    from lift.absorbing.recall import recorded_report
     from lift.memories.library import Library
-    from lift.recall import recorded_report
 
     memory = Library(library)[name]
     manifest = memory.manifest

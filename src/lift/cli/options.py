@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from lift.budget import SMALLEST_BUDGET_S
 from lift.errors import UsageError
+from lift.training.budget import SMALLEST_BUDGET_S
 
 if TYPE_CHECKING:
     from lift.documents.document import Document

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from lift.answers import Answer
-    from lift.recall import RecallReport
+    from lift.absorbing.recall import RecallReport
+    from lift.answering.answer import Answer
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _FORGOTTEN_SHOWN = 10
@@ -75,7 +75,7 @@ def print_forgotten(report: RecallReport, text: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from lift.sentences import split_sentences
+    from lift.documents.sentences import split_sentences
 
     forgotten = report.forgotten
     if not forgotten:

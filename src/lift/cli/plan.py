@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lift.budget import check_budget
 from lift.cli.options import (
     BudgetOption,
     FilesArgument,
@@ -20,9 +19,10 @@ from lift.cli.options import (
     read_documents,
 )
 from lift.cli.output import format_bytes, format_seconds, print_facts, remark, write_json
+from lift.training.budget import check_budget
 
 if TYPE_CHECKING:
-    from lift.planning import Plan
+    from lift.absorbing.planning import Plan
 
 _PLAN_EPILOG = """\b
 Examples:
@@ -55,8 +55,8 @@ def plan(
 
     settings = load_recipe(recipe, overrides or ())
     document = read_documents(files, title)
+    from lift.absorbing.planning import make_plan
     from lift.models.load import load_model
-    from lift.planning import make_plan
 
     base = load_model(model, on_progress=None if as_json else remark)
     made = make_plan(document, base, settings, budget_s)

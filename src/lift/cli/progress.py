@@ -12,7 +12,7 @@ from lift.cli.output import describe_generation, format_recall, format_seconds, 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from lift.events import Fitting, Planned, Prepared, Probed, Trained, Waiting, Writing
+    from lift.absorbing.events import Fitting, Planned, Prepared, Probed, Trained, Waiting, Writing
     from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
 _LINE_EVERY_S = 15.0

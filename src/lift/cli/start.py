@@ -46,12 +46,12 @@ def start(
     What is made is where memories begin (adapter.starting_point). One comes with Lift for smollm2; make one for a model
     of your own.
     """
-    from lift.adapters.starting_point import StartingPoint
+    from lift.absorbing.warm_start import ReaderSettings, tune_reader
+    from lift.adapters.warm_start import StartingPoint
     from lift.config import apply_overrides
     from lift.evaluation.plan import SuitePlan
     from lift.evaluation.suite_reading import read_suite
     from lift.models.load import load_model
-    from lift.reader_tuning import ReaderSettings, tune_reader
 
     values: dict[str, Any] = ReaderSettings().model_dump()
     settings = ReaderSettings.parse(apply_overrides(values, overrides or ()), "settings of lift start")

@@ -9,11 +9,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from lift import routes
+from lift.answering import strategies as routes
 from lift.errors import UsageError
 from lift.evaluation.reader import ModelReader, Reader, Reply
 from lift.evaluation.run_files import append_row, read_rows
-from lift.prompts import PromptForm
+from lift.packing.prompts import PromptForm
 
 _CHUNK = 16
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lift.absorbing.events import Trained
 from lift.errors import DataError
 from lift.evaluation.costs import break_even_questions
 from lift.evaluation.events import Absorbing
@@ -22,7 +23,6 @@ from lift.evaluation.reader import ModelReader, token_offsets
 from lift.evaluation.records import Record
 from lift.evaluation.run_files import RunData
 from lift.evaluation.suite_reading import read_suite
-from lift.events import Trained
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import load_recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lift.events import AbsorptionEvent
+from lift.absorbing.events import AbsorptionEvent
 
 
 @dataclass(frozen=True)

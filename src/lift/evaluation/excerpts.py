@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lift.answering.scoring import normalised_words
 from lift.documents.document import Document
+from lift.documents.sentences import Sentence, split_sentences
 from lift.errors import UsageError
 from lift.evaluation.records import Question, Record
-from lift.scoring import normalised_words
-from lift.sentences import Sentence, split_sentences
 
 MIN_SHARE = 0.8
 MAX_LENGTH_RATIO = 2

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from lift.answering.scoring import contained, f1
 from lift.evaluation.reader import ModelReader, Reader
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
-from lift.models.invocation import BarePass, passing
-from lift.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM
-from lift.scoring import contained, f1
+from lift.packing.alora import BarePass, passing
+from lift.packing.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM
 
 _TEXT_FILE = "alice.txt"
 _ARTICLES_FILE = "articles.jsonl"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lift import routes
+from lift.answering import strategies as routes
 from lift.documents.document import Document
 from lift.evaluation.memory_store import other_document
 from lift.evaluation.methods.method import Method

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lift.attribution.attribute import attribute
+from lift.answering.attribution.attribute import attribute
+from lift.documents.retrieval import SentenceIndex
 from lift.evaluation.costs import answering_costs, kv_cache_bytes
 from lift.evaluation.jobs import Job
 from lift.evaluation.methods.method import Passage
@@ -14,7 +15,6 @@ from lift.evaluation.reader import Reply
 from lift.evaluation.records import Question
 from lift.memories.memory import Memory
 from lift.models.device import peak_memory_bytes
-from lift.retrieval import SentenceIndex
 
 
 def result_line(

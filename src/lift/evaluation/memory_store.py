@@ -6,12 +6,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from threading import Event as StopFlag
 
-from lift.absorption import absorb_events
+from lift.absorbing.absorb import absorb_events
+from lift.absorbing.events import AbsorptionEvent, Finished
 from lift.documents.document import Document
 from lift.evaluation.events import Absorbing
 from lift.evaluation.harms import unrelated_articles
 from lift.evaluation.records import Record
-from lift.events import AbsorptionEvent, Finished
 from lift.memories.library import Library
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
-from lift import scoring
+from lift.answering import scoring
 from lift.errors import UsageError, nearest_hint
 from lift.evaluation import longbench_metrics as longbench
 

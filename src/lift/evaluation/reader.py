@@ -12,14 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lift.adapters.resident import attach_stored, release
-from lift.adapters.starting_point import StartingPoint
-from lift.answering import Answerer, kept_prefixes, open_memory
+from lift.adapters.warm_start import StartingPoint
+from lift.answering.answerer import Answerer, kept_prefixes, open_memory
 from lift.errors import UsageError
+from lift.inference.generate import generate
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids, decode_content, encode_content
-from lift.models.generate import generate
-from lift.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, end_of_answer_id, fit_context, prompt_ids, user_text
+from lift.packing.prompts import (
+    CUT_STEP_TOKENS,
+    PLAIN_FORM,
+    PromptForm,
+    end_of_answer_id,
+    fit_context,
+    prompt_ids,
+    user_text,
+)
 
 _SHOWN_CHARS = 700
 

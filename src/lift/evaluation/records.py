@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from lift.documents.document import Document
-from lift.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM, PromptForm
+from lift.packing.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM, PromptForm
 
 ANSWER_METRICS = ("contained", "f1", "exact_match")
 

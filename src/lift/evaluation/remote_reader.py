@@ -11,7 +11,7 @@ from typing import Any
 from lift.errors import RemoteError, UsageError
 from lift.evaluation.reader import Reply, clipped
 from lift.models.control_tokens import without_known_marks
-from lift.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
+from lift.packing.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
 from lift.remote.endpoint import Endpoint, MalformedReply, Patience, Refusal, list_of, resolve_base_url
 from lift.remote.remote_model import base_fingerprint, base_id, remote_name
 from lift.remote.token_estimate import estimate_chat_tokens, estimate_tokens, token_offsets

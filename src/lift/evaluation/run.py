@@ -18,7 +18,7 @@ from typing import Any
 
 import filelock
 
-from lift.adapters.starting_point import StartingPoint, find_starting_point
+from lift.adapters.warm_start import StartingPoint, find_starting_point
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.describe import describe_run, describe_suite

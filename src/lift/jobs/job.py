@@ -62,9 +62,9 @@ class Job:
 class Told:
     """Something to be told of a job.
 
-    `kind` is a class of lift.events in lower case, or what became of the job: queued, started, resumed (after its
-    worker has died), interrupted (it waits again), cancelling, retried, prioritised; and as the last one before it has
-    ended, succeeded, failed or cancelled.
+    `kind` is a class of lift.absorbing.events in lower case, or what became of the job: queued, started, resumed (after
+    its worker has died), interrupted (it waits again), cancelling, retried, prioritised; and as the last one before it
+    has ended, succeeded, failed or cancelled.
     """
 
     kind: str

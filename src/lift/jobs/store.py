@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lift.budget import check_budget
 from lift.errors import JobConflictError, RecipeError, UnknownJobError, UsageError
 from lift.jobs.claims import Claims, end_as_cancelled
 from lift.jobs.database import event_of, job_of, storable, tell
@@ -19,6 +18,7 @@ from lift.jobs.files import FileStore
 from lift.jobs.job import Job, JobEvent, Told
 from lift.memories.names import check_name, normal_name
 from lift.recipes.recipe import load_recipe, recipe_names
+from lift.training.budget import check_budget
 
 MOST_PRIORITY = 1_000_000
 _DAY_S = 86_400.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lift.events import (
+from lift.absorbing.events import (
     AbsorptionEvent,
     Finished,
     Fitting,

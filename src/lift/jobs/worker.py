@@ -21,10 +21,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lift.absorption import absorb_events
+from lift.absorbing.absorb import absorb_events
+from lift.absorbing.events import Finished, Trained
 from lift.documents.read import read_document
 from lift.errors import InterruptedAbsorption, JobConflictError, LiftError, cleaning_up
-from lift.events import Finished, Trained
 from lift.jobs.claims import Claims
 from lift.jobs.job import Job, Told
 from lift.jobs.store import JobStore

@@ -18,8 +18,8 @@ from lift.models.fingerprint import remembered, weight_files, weights_fingerprin
 from lift.models.gguf_conversion import converted_copy, copy_fingerprint
 from lift.models.quiet import quiet_transformers
 from lift.models.smollm2 import smollm2_directory
+from lift.models.threads import govern_threads
 from lift.models.turns import loading
-from lift.threads import govern_threads
 
 if TYPE_CHECKING:
     import torch

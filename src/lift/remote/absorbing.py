@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorption import absorbed_before, prepared, write_tasks
-from lift.budget import Budget
+from lift.absorbing.absorb import absorbed_before, prepared, write_tasks
+from lift.absorbing.events import AbsorptionEvent, Finished, Probing
+from lift.absorbing.preparation import Outline, TaskWriter, learnable_sentences
+from lift.absorbing.recall import choose_probes, probe_recall
 from lift.documents.document import Document
+from lift.documents.sentences import detect_language
 from lift.errors import UsageError
-from lift.events import AbsorptionEvent, Finished, Probing
 from lift.memories.library import Library
 from lift.memories.manifest import Cost, RecallSummary
 from lift.memories.memory import MemoryDraft
-from lift.preparation import Outline, TaskWriter, learnable_sentences
-from lift.recall import choose_probes, probe_recall
 from lift.recipes.recipe import Recipe, RemoteSettings
 from lift.remote.answering import RemoteAnswerer
 from lift.remote.endpoint import Endpoint, Patience, resolve_base_url
@@ -28,8 +28,8 @@ from lift.remote.price import Estimate, estimate_price, line_limit_tokens
 from lift.remote.remote_model import RemoteModel, base_fingerprint, base_id
 from lift.remote.token_estimate import estimate_tokens
 from lift.remote.training_file import build_training_file
-from lift.sentences import detect_language
 from lift.tasks.rules.generate import RULES_VERSION
+from lift.training.budget import Budget
 
 RemoteEvent = FineTuningEvent | AbsorptionEvent
 

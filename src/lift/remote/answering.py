@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lift.answers import Answer, check_questions, supported_answer
+from lift.answering.answer import Answer, check_questions, supported_answer
+from lift.answering.strategies import EVIDENCE_SENTENCES
 from lift.documents.document import Document
+from lift.documents.retrieval import SentenceIndex
+from lift.documents.sentences import Sentence, joined, split_sentences
 from lift.errors import RemoteError, UsageError
 from lift.memories.memory import Memory
 from lift.models.control_tokens import without_known_marks
-from lift.prompts import ELLIPSIS, MAX_ANSWER_TOKENS, truncate_middle, user_text
+from lift.packing.prompts import ELLIPSIS, MAX_ANSWER_TOKENS, truncate_middle, user_text
 from lift.remote.endpoint import Endpoint, MalformedReply, Patience, Refusal, list_of, resolve_base_url
 from lift.remote.price import OPENAI_URL
 from lift.remote.remote_model import base_fingerprint, base_id, read_remote_model
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
-from lift.retrieval import SentenceIndex
-from lift.routes import EVIDENCE_SENTENCES
-from lift.sentences import Sentence, joined, split_sentences
 
 # The estimate of tokens may fall short; each time the endpoint finds a prompt too long, this share of it is kept.
 _SHRINK = 0.8

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from lift.documents.document import Document
 from lift.errors import RemoteError
 from lift.models.control_tokens import without_known_marks
+from lift.packing.segments import segments_of
 from lift.recipes.recipe import Recipe
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
-from lift.segments import segments_of
 from lift.tasks.task import Task
 
 FEWEST_LINES = 10

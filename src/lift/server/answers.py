@@ -11,13 +11,13 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
-from lift.answers import Evidence
+from lift.answering.answer import Evidence
 from lift.server.callers import while_there
 from lift.server.failures import Refusal
 from lift.server.metrics import Metrics
 from lift.serving.engine import Engine
 from lift.serving.request import Completion, Piece, Request
-from lift.serving.ticket import Ticket
+from lift.serving.request_handle import Ticket
 
 _KEEP_ALIVE_S = 15.0
 

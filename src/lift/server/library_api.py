@@ -12,11 +12,11 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
+from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE, Manifest, RecallPoint
 from lift.memories.memory import Memory
 from lift.memories.names import normal_name
-from lift.sentences import split_sentences
 from lift.server.access import Parts, needs, parts_of
 from lift.server.bodies import Body
 from lift.server.failures import documented

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lift.answers import Context
-from lift.prompts import MAX_ANSWER_TOKENS
-from lift.prose import answer_tokens
+from lift.answering.answer import Context
+from lift.answering.prose import answer_tokens
+from lift.packing.prompts import MAX_ANSWER_TOKENS
 from lift.server.bodies import Body
 from lift.serving.request import Message, Request, Sampling
 

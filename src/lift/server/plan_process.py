@@ -57,9 +57,9 @@ def plan(
 
     settings = load_recipe(recipe)
     document = read_document(path, title=title, name=name)
+    from lift.absorbing.plan_estimate import KnownSpeed, estimate_plan
+    from lift.absorbing.planning import make_plan
     from lift.models.load import load_model
-    from lift.plan_estimate import KnownSpeed, estimate_plan
-    from lift.planning import make_plan
 
     loaded = bases if bases is not None else {}
     if model not in loaded:
@@ -78,8 +78,6 @@ def _import() -> None:
     from lift.tasks.rules.parse import load_parser
 
     load_parser()
-    import lift.models.load
-    import lift.plan_estimate  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from lift.adapters.resident import Load
-from lift.answering import reader_adapter, routes_of, stored_adapter
-from lift.answers import Answer
-from lift.asking import Want
+from lift.answering.answer import Answer
+from lift.answering.answerer import reader_adapter, routes_of, stored_adapter
+from lift.answering.follow_up import PosedQuestion, pose_question
+from lift.answering.steps import Want
+from lift.answering.strategies import MAX_CITED_TOKENS, Adapters, Routes
 from lift.documents.document import Document
-from lift.follow_up import PosedQuestion, pose_question
 from lift.memories.memory import Memory
 from lift.models.base_model import BaseModel
 from lift.models.template_text import TemplateQuotes
-from lift.prompts import PLAIN_FORM, dialogue_ids, user_text
-from lift.routes import MAX_CITED_TOKENS, Adapters, Routes
+from lift.packing.prompts import PLAIN_FORM, dialogue_ids, user_text
 from lift.serving.request import Message, Request
 
 _Turn = tuple[str, str]  # role, text

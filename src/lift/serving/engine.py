@@ -9,19 +9,19 @@ from __future__ import annotations
 import threading
 
 from lift.adapters.adapter import attached
-from lift.adapters.lora_rows import keeping_room, parking
+from lift.adapters.batched_lora import keeping_room, parking
 from lift.adapters.rows import RowAssignment, rows
-from lift.answering import stored_adapter
+from lift.answering.answerer import stored_adapter
 from lift.errors import EngineClosed, LiftError, UsageError
+from lift.inference.shared_prefix import keeps_tokens
 from lift.memories.library import Library
 from lift.models.base_model import BaseModel
-from lift.models.shared_prefix import keeps_tokens
 from lift.models.turns import turn_of
-from lift.serving.loop import COUNTED, Loop
+from lift.serving.engine_loop import COUNTED, Loop
+from lift.serving.fair_queue import Waiting
 from lift.serving.request import Request, check_request
-from lift.serving.running import Asked
-from lift.serving.ticket import Ticket
-from lift.serving.waiting import Waiting
+from lift.serving.request_handle import Ticket
+from lift.serving.sequence import Asked
 
 _ROWS_OF_A_QUESTION = 2  # that it reads and recalls, or answers and cites, at a time
 

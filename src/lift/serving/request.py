@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lift.answers import CONTEXTS, Evidence
+from lift.answering.answer import CONTEXTS, Evidence
 from lift.errors import UsageError
-from lift.prompts import MAX_ANSWER_TOKENS
+from lift.packing.prompts import MAX_ANSWER_TOKENS
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 ROLES = ("system", "user", "assistant")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lift.documents.sentences import Sentence
 from lift.errors import UsageError
 from lift.recipes.recipe import Recipe
-from lift.sentences import Sentence
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.language_model import LanguageModelGenerator, Writer
 from lift.tasks.requests import plan_requests

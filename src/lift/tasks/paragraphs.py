@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from lift.sentences import Sentence, joined, split_sentences
+from lift.documents.sentences import Sentence, joined, split_sentences
 from lift.tasks.support import content_words, tokens
 
 # What is shorter (a heading, a line of a list) cannot be summed up in several sentences.

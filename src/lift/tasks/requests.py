@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lift.documents.sentences import Sentence, joined
 from lift.recipes.recipe import Recipe
-from lift.sentences import Sentence, joined
 from lift.tasks.paragraphs import askable_paragraphs, draw_paragraphs, without_label
 
 

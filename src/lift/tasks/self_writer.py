@@ -114,7 +114,7 @@ class SelfWriter:
             return []
         import torch
 
-        from lift.models.generate import generate
+        from lift.inference.generate import generate
 
         temperature = self._settings.temperature
         seed = hashlib.sha256("\n".join([str(attempt), *(keys[request.number] for request in requests)]).encode())

@@ -23,7 +23,7 @@ from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.errors import AdapterError
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
-from lift.prompts import end_of_answer_id, prompt_ids
+from lift.packing.prompts import end_of_answer_id, prompt_ids
 from lift.recipes.recipe import AdapterSettings, AttentionSettings
 from lift.training.attention_reading import AttentionReading, lay_out, read_attention
 from lift.training.schedule import rate_factor

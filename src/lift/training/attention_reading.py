@@ -25,8 +25,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from lift.adapters.adapter import attached
 from lift.adapters.attention_sites import AttentionSite, attention_sites
 from lift.adapters.gated_memory import attention_gate, merge_attention, mix
-from lift.adapters.log_sum_exp import attention_with_log_sum, explicit_mask, implementations
 from lift.errors import AdapterError, cleaning_up
+from lift.packing.log_sum_exp import attention_with_log_sum, explicit_mask, implementations
 
 _NAME = "lift_attention_reading"
 _MOST_WINDOW_TOKENS = 4096  # bounds what is kept of a long window; a layer then has queries enough

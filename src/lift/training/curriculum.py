@@ -15,12 +15,12 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lift.adapters.starting_point import Passage
-from lift.batches import split_batches
-from lift.contexts import deal_sentences, draw_ends, evidence_text, room_for_context
+from lift.adapters.warm_start import Passage
 from lift.documents.document import Document
+from lift.documents.sentences import Sentence
 from lift.models.control_tokens import content_ids, encode_content
-from lift.prompts import (
+from lift.packing.contexts import deal_sentences, draw_ends, evidence_text, room_for_context
+from lift.packing.prompts import (
     CUT_STEP_TOKENS,
     MAX_ANSWER_TOKENS,
     Example,
@@ -32,9 +32,9 @@ from lift.prompts import (
     recitation_tokens,
     segment_example,
 )
+from lift.packing.segments import Segment, segments_of
+from lift.packing.trie import split_batches
 from lift.recipes.recipe import Recipe
-from lift.segments import Segment, segments_of
-from lift.sentences import Sentence
 from lift.tasks.generation import Generated
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache
 
-from lift.batches import Batch
-from lift.models.shared_prefix import can_share
-from lift.training.forward import batch_inputs
+from lift.inference.shared_prefix import can_share
+from lift.packing.forward import batch_inputs
+from lift.packing.trie import Batch
 
 _TRIAL_TOKENS = 8
 

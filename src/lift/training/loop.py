@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 
 from lift.adapters.adapter import Adapter
-from lift.batches import Batch
 from lift.errors import AdapterError, TrainingError, cleaning_up
-from lift.prompts import Example
+from lift.packing.prompts import Example
+from lift.packing.trie import Batch
 from lift.recipes.recipe import TrainingSettings
 from lift.training.checkpoint import Checkpoint, Position, State
 from lift.training.curriculum import Update

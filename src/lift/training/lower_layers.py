@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from lift.adapters.adapter import Adapter
-from lift.batches import Batch
+from lift.packing.forward import labelled_logits
+from lift.packing.trie import Batch
 from lift.training.cut import Cut, find_cut
-from lift.training.forward import labelled_logits
 from lift.training.prompt_keys import PromptKeys
 from lift.training.state_store import UNKNOWN, StateStore
 

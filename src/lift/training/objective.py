@@ -11,11 +11,11 @@ import torch
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
-from lift.batches import Batch, pack
-from lift.losses import bucket_divergence, cross_entropy, top_k_log_probabilities
-from lift.prompts import IGNORED, Example
+from lift.packing.forward import labelled_logits
+from lift.packing.losses import bucket_divergence, cross_entropy, top_k_log_probabilities
+from lift.packing.prompts import IGNORED, Example
+from lift.packing.trie import Batch, pack
 from lift.recipes.recipe import ObjectiveSettings
-from lift.training.forward import labelled_logits
 from lift.training.lower_layers import LowerLayers
 
 _EVEN_ODDS = math.log(2)

@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from lift.batches import Batch, pack
-from lift.budget import Clock, SpeedMeter
-from lift.prompts import Example
+from lift.packing.prompts import Example
+from lift.packing.trie import Batch, pack
+from lift.training.budget import Clock, SpeedMeter
 
 # A batch that no longer fits is cut to what does, unless less of it than this share would be left.
 _SMALLEST_PART = 0.25

@@ -16,10 +16,10 @@ from typing import Self
 import torch
 from transformers import DynamicCache
 
-from lift.batches import Batch
-from lift.models.invocation import BarePass, Invocation, passing
+from lift.packing.alora import BarePass, Invocation, passing
+from lift.packing.forward import trie_mask
+from lift.packing.trie import Batch
 from lift.training.cut import Cut
-from lift.training.forward import trie_mask
 from lift.training.state_store import UNKNOWN, StateStore
 
 

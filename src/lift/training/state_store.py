@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import torch
 
-from lift.batches import Batch
 from lift.errors import LiftError
 from lift.models.fingerprint import cache_directory
+from lift.packing.trie import Batch
 
 UNKNOWN = -1
 

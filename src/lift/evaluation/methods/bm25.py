@@ -1,8 +1,8 @@
 """Retrieval by words: the sentences that BM25 finds."""
 
+from lift.documents.sentences import joined
 from lift.evaluation.methods.method import Asked, Method, Passage, fitted
 from lift.evaluation.records import Question
-from lift.sentences import joined
 
 
 def choose(question: Question, asked: Asked) -> Passage:

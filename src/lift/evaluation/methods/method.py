@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Literal
 
 from lift.documents.document import Document
+from lift.documents.retrieval import SentenceIndex
+from lift.documents.sentences import split_sentences
 from lift.evaluation.embeddings import EmbeddingIndex
 from lift.evaluation.reader import Reader
 from lift.evaluation.records import Question, Record
-from lift.retrieval import SentenceIndex
-from lift.sentences import split_sentences
 
 MemoryUse = Literal["none", "start", "own", "other"]
 

@@ -16,7 +16,7 @@ from lift.errors import DataError
 from lift.evaluation.data_files import BadData, Fault, FieldFault, read_lines, text_field
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.suite import Reading, Suite
-from lift.prompts import PromptForm
+from lift.packing.prompts import PromptForm
 
 LETTERS = ("A", "B", "C", "D")
 FORM = PromptForm(

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from lift.evaluation.records import Asking
-from lift.prompts import PromptForm
+from lift.packing.prompts import PromptForm
 
 QA_METRIC = "longbench_qa_f1"
 SUMMARY_METRIC = "longbench_rouge"

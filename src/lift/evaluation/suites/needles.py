@@ -12,8 +12,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from lift.documents.read import read_document
+from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
-from lift.sentences import split_sentences
 
 Offsets = Callable[[str], list[tuple[int, int]]]
 

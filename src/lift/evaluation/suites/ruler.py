@@ -20,7 +20,7 @@ from lift.errors import UsageError, nearest_hint
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.needles import WORDS, NeedleWriter, read_haystack
 from lift.evaluation.suites.suite import Reading, Suite
-from lift.prompts import PromptForm, user_text
+from lift.packing.prompts import PromptForm, user_text
 
 METRIC = "ruler_all"
 NIAH_ANSWER_TOKENS = 128

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from lift.sentences import Sentence
+from lift.documents.sentences import Sentence
 from lift.tasks.candidate_file import CandidateFile, text_key
 from lift.tasks.rules.coreference import Resolver, TitleReference, plain_title
 from lift.tasks.rules.parse import ParseFile, parse_sentences

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 
-from lift.sentences import Sentence
+from lift.documents.sentences import Sentence
 from lift.tasks.rules.coreference import plain_title
 from lift.tasks.task import Task
 

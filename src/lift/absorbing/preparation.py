@@ -1,0 +1,182 @@
+"""A document as it is absorbed: its sentences, its tasks by whichever generator, and the curriculum made of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lift.adapters.warm_start import StartingPoint, find_starting_point
+from lift.documents.document import Document
+from lift.documents.sentences import Sentence, detect_language, split_sentences
+from lift.errors import DocumentError
+from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids
+from lift.recipes.recipe import Recipe
+from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
+from lift.tasks.generator import open_generator
+from lift.tasks.task import Task
+from lift.training.curriculum import Curriculum, StreamedCurriculum
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a document before any task is written."""
+
+    document: Document
+    tokens: int
+    language: str
+    sentences: tuple[Sentence, ...]
+    warnings: tuple[str, ...]
+
+
+def outline(document: Document, base: BaseModel, recipe: Recipe) -> Outline:
+    """Split the document; raises DocumentError where there is no sentence to learn."""
+    sentences = learnable_sentences(document)
+    language = detect_language(document.text)
+    warnings = []
+    if language != "en" and recipe.generator.kind == "rules":
+        warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
+    tokens = len(content_ids(base.tokenizer, document.text))
+    return Outline(document, tokens, language, sentences, tuple(warnings))
+
+
+def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
+    """The document's sentences; raises DocumentError where there is none to learn."""
+    sentences = tuple(split_sentences(document.text))
+    if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
+        raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
+    return sentences
+
+
+class TaskWriter:
+    """The tasks of a document, or of its parts from character `start` on, each part under its own title.
+
+    No task is written where the recipe neither trains on tasks nor holds any back. `base` is what the generator `self`
+    asks; the others do without.
+    """
+
+    def __init__(self, made: Outline, base: BaseModel | None, recipe: Recipe, start: int = 0) -> None:
+        self._outline = made
+        self._base = base
+        self._recipe = recipe
+        self._start = start
+        self.position: int | None = None  # sentences that are done, None before the first
+
+    @cached_property
+    def _generators(self) -> list[tuple[TaskGenerator, int]]:
+        """A generator for each part, and how many sentences come before that part."""
+        document = self._outline.document
+        starts = [part.start for part in document.parts] or [0]
+        titles = [part.title for part in document.parts] or [document.title]
+        ends = [*starts[1:], len(document.text) + 1]
+        found = []
+        begins = [sentence.start for sentence in self._outline.sentences]
+        for title, start, end in zip(titles, starts, ends, strict=True):
+            sentences = self._outline.sentences[bisect_left(begins, start) : bisect_left(begins, end)]
+            if start >= self._start and sentences:
+                opened = open_generator(title, sentences, self._recipe, self._base, self._outline.language)
+                found.append((opened, sentences[0].index))
+        return found
+
+    @property
+    def skipped(self) -> int:
+        """Sentences before the first that tasks are written about."""
+        return self._generators[0][1] if self._generators else 0
+
+    @property
+    def counts(self) -> GenerationCounts:
+        """What the generators of all parts have asked, got and rejected so far."""
+        total = GenerationCounts()
+        for generator, _ in self._generators:
+            total.add(generator.counts)
+        return total
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        """How many requests to a language model the document takes, and how many of them are answered in the cache."""
+        generators = [generator for generator, _ in self._generators]
+        return sum(each.counts.requests for each in generators), sum(each.cached_requests for each in generators)
+
+    def stream(self) -> Generator[Generated]:
+        """Pieces in the document's order as they are written, `position` counting over the whole document.
+
+        Raises GenerationError. Closing the iterator ends what is still outstanding.
+        """
+        tasks = self._recipe.tasks
+        if not tasks.weight and not tasks.held_back_per_sentence:
+            return
+        for generator, before in self._generators:
+            for piece in generator.stream():
+                self.position = before + piece.position
+                yield Generated(self.position, piece.tasks)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """An outline with its tasks, and the curriculum made of them.
+
+    `start`: segments are those of the parts from this character on. `shortenings`: what was left out for want of time.
+    """
+
+    outline: Outline
+    tasks: Sequence[Task]
+    curriculum: Curriculum
+    start: int
+    shortenings: tuple[str, ...]
+
+
+def prepare(
+    made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *shortenings: str, start: int = 0
+) -> Preparation:
+    """Put a curriculum together; `shortenings` say in words what of the tasks was left out.
+
+    Segments are those of the parts from character `start` on.
+
+    Raises DocumentError where the recipe trains on tasks alone and there are none.
+    """
+    if not recipe.segments.weight and all(task.held_back for task in tasks):
+        raise DocumentError(nothing_to_train(made, recipe))
+    begun = find_starting_point(base, recipe.adapter)
+    curriculum = Curriculum(
+        base.tokenizer,
+        base.window_tokens,
+        made.document,
+        made.sentences,
+        tasks,
+        followed(recipe, begun),
+        start,
+        begun.passages if begun is not None else (),
+    )
+    return Preparation(made, tasks, curriculum, start, shortenings)
+
+
+def followed(recipe: Recipe, start: StartingPoint | None) -> Recipe:
+    """The recipe as it is followed from that starting point, or from none.
+
+    What reads for a memory need not be trained to read; and a LoRA from zero, which nothing ties to other texts, is not
+    hurried where the recipe says so.
+    """
+    if start is not None:
+        kept = recipe.context if recipe.context.beside_start else recipe.context.model_copy(update={"share": 0.0})
+        return recipe.model_copy(update={"context": kept})
+    if recipe.training.lora_plus_from_zero:
+        return recipe
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"lora_plus_ratio": 1.0})})
+
+
+def nothing_to_train(made: Outline, recipe: Recipe) -> str:
+    """What is said where a document has given nothing to train on."""
+    return (
+        f"{made.document.source}: expected at least one task to train on, got none from the generator "
+        f"{recipe.generator.kind!r}; use another generator, or a recipe that trains on segments too"
+    )
+
+
+def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:
+    """The curriculum of tasks that are still being written."""
+    begun = find_starting_point(base, recipe.adapter)
+    return StreamedCurriculum(
+        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed(recipe, begun)
+    )

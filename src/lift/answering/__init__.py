@@ -1,0 +1,1 @@
+"""Question -> answer: retrieval strategies, the vote, attribution to the text."""

@@ -1,0 +1,236 @@
+"""Keys and values of a batch whose rows come and go: room that is written to in place.
+
+Rows are aligned at their last token: each step writes one column for all of them. What stands left of a row is zero,
+and is to be masked: what is masked is multiplied by zero, so it has to be finite. A row that joins is laid into a free
+place, one that leaves is overwritten by the last; nothing else is copied while the room suffices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import CacheLayerMixin
+
+from lift.inference.prefix_cache import Layers
+from lift.inference.shared_prefix import keeps_tokens
+
+_SPARE_COLUMNS = 128  # so that the whole is moved seldom
+# rows times columns whose storage is used again: fresh storage costs as much time as reading; 0.7 GB with SmolLM2-135M
+_KEPT_CELLS = 16384
+
+
+class _Extent:
+    """What all layers have in common: rows in use, the columns [first, end) that they look at, and how large it is."""
+
+    def __init__(self) -> None:
+        self.rows = self.first = self.end = 0
+        self.places = self.columns = 0
+
+
+class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """Keys and values [places, K, columns, d] of one layer, windows included: the mask tells what a row sees."""
+
+    is_sliding = False
+
+    def __init__(self, extent: _Extent) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._extent = extent
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty(self._shape(key_states))
+        self.values = value_states.new_empty(self._shape(value_states))
+        self.is_initialized = True
+        for row in range(self._extent.rows):
+            self.lay_nothing(row)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the columns behind `end`, [B, K, T, d]; all that is seen, [B, K, first:end + T, d]."""
+        extent = self._extent
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        keys, values = self._room
+        end = extent.end + key_states.shape[2]
+        keys[: extent.rows, :, extent.end : end] = key_states
+        values[: extent.rows, :, extent.end : end] = value_states
+        return keys[: extent.rows, :, extent.first : end], values[: extent.rows, :, extent.first : end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._extent.end - self._extent.first
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def lay(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Begin a row with states [K, T, d], that end where the columns end."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys[None], values[None])
+        end = self._extent.end
+        for room, states in zip(self._room, (keys, values), strict=True):
+            room[row, :, : end - states.shape[1]] = 0
+            room[row, :, end - states.shape[1] : end] = states
+
+    def lay_nothing(self, row: int) -> None:
+        """Begin a row without states."""
+        if self.is_initialized:
+            for room in self._room:
+                room[row, :, : self._extent.end] = 0
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Overwrite one row by another."""
+        if self.is_initialized:
+            end = self._extent.end
+            for room in self._room:
+                room[target, :, :end] = room[source, :, :end]
+
+    def move(self, end: int, places: int, columns: int) -> None:
+        """Let what is seen end in column `end` of another room; the extent still says where it is."""
+        if not self.is_initialized:
+            return
+        extent = self._extent
+        width = extent.end - extent.first
+        moved = []
+        for room in self._room:
+            target = room.new_empty(places, room.shape[1], columns, room.shape[3])
+            target[: extent.rows, :, : end - width] = 0
+            target[: extent.rows, :, end - width : end] = room[: extent.rows, :, extent.first : extent.end]
+            moved.append(target)
+        self.keys, self.values = moved
+
+    def renew(self) -> None:
+        """Take the shape that the extent has now. What was in the room is lost, its storage is used again."""
+        if not self.is_initialized:
+            return
+        for room in self._room:
+            room.resize_(self._shape(room))
+
+    def clear(self) -> None:
+        """Let go of the room."""
+        self.keys = self.values = None
+        self.is_initialized = False
+
+    @property
+    def _room(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
+    def _shape(self, states: torch.Tensor) -> tuple[int, ...]:
+        return self._extent.places, states.shape[1], self._extent.columns, states.shape[3]
+
+
+class RunningCache(Cache):
+    """The cache of up to `places` rows of `model`; the model's forward adds columns to it, `advance` keeps them.
+
+    Room is made for as many rows as `cells` columns in all allow, and for one at least. Raises ValueError for a model
+    that keeps other things than keys and values by token; see keeps_tokens.
+    """
+
+    def __init__(self, model: Any, places: int, cells: int) -> None:
+        if not keeps_tokens(model):
+            raise ValueError(f"expected a model that keeps keys and values by token, got {type(model).__name__}")
+        self._places, self._cells = places, cells
+        self._extent = _Extent()
+        count = len(DynamicCache(config=model.config).layers)
+        self._rooms = [_RoomLayer(self._extent) for _ in range(count)]
+        self._lengths: list[int] = []  # columns of each row, its last one is the last of all
+        super().__init__(layers=list(self._rooms))
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each row, in the order of the rows."""
+        return self._lengths
+
+    @property
+    def width(self) -> int:
+        """Columns that the model sees: the longest row's."""
+        return self._extent.end - self._extent.first
+
+    def begin(self, layers: Layers, tokens: int) -> None:
+        """Add a row of the first `tokens` tokens of these keys and values, [1, K, T, d] a layer; it may have none."""
+        extent, row = self._extent, self._extent.rows
+        self._make_room(row + 1, max(self.width, tokens), 0)
+        for room, (keys, values) in zip(self._rooms, layers, strict=bool(layers)):
+            room.lay(row, keys[0, :, :tokens], values[0, :, :tokens])
+        for room in () if layers else self._rooms:
+            room.lay_nothing(row)
+        extent.rows += 1
+        self._lengths.append(tokens)
+        extent.first = extent.end - max(self._lengths)
+
+    def restart(self, rows: int, width: int, more: int) -> None:
+        """Without any row, room for so many of at most `width` columns, and `more` for the model's next forwards.
+
+        Storage is used again, as after `leave`.
+        """
+        extent = self._extent
+        self._rest()
+        extent.places, extent.columns = rows, width + more
+        extent.first = extent.end = width
+        self._lengths = []
+        for room in self._rooms:
+            room.renew()
+
+    def prepare(self, tokens: int) -> None:
+        """Make room for a forward pass of so many columns."""
+        self._make_room(self._extent.rows, self.width, tokens)
+
+    def advance(self, tokens: int, lengths: Sequence[int] | None = None) -> None:
+        """Keep the columns that a forward pass has written; `lengths`: what each row has now, else all are longer."""
+        self._extent.end += tokens
+        self._lengths = list(lengths or [length + tokens for length in self._lengths])
+        self._extent.first = self._extent.end - max(self._lengths, default=0)
+
+    def leave(self, row: int) -> None:
+        """Take a row out; the last one takes its place."""
+        extent = self._extent
+        last = extent.rows - 1
+        if row < last:
+            for room in self._rooms:
+                room.copy_row(last, row)
+            self._lengths[row] = self._lengths[last]
+        self._lengths.pop()
+        extent.rows = last
+        extent.first = extent.end - max(self._lengths, default=0)
+        if not last:
+            self._rest()
+
+    def row(self, row: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of a row, views [1, K, T, d] a layer."""
+        end = self._extent.end
+        start = end - self._lengths[row]
+        found = []
+        for room in self._rooms:
+            keys, values = room._room
+            found.append((keys[row : row + 1, :, start:end], values[row : row + 1, :, start:end]))
+        return found
+
+    def _rest(self) -> None:
+        """No rows: room that is no more than is often needed stays, for rows as wide as it is."""
+        extent = self._extent
+        extent.rows = 0
+        extent.first = extent.end = max(0, extent.columns - _SPARE_COLUMNS)
+        if extent.places * extent.columns > _KEPT_CELLS:
+            extent.first = extent.end = extent.places = extent.columns = 0
+            for room in self._rooms:
+                room.clear()
+
+    def _make_room(self, rows: int, width: int, more: int) -> None:
+        """Let `rows` rows fit, `width` columns left of the end, and `more` right of it."""
+        extent = self._extent
+        if rows <= extent.places and width <= extent.end and extent.end + more <= extent.columns:
+            return
+        needed = width + more
+        places = max(rows, min(self._places, self._cells // max(needed, 1)))
+        columns = needed + max(_SPARE_COLUMNS, needed // 4)
+        for room in self._rooms:
+            room.move(width, places, columns)
+        extent.first, extent.end = width - self.width, width
+        extent.places, extent.columns = places, columns

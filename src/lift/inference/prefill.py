@@ -1,0 +1,162 @@
+"""Prompts that are read together before their answers join a running batch: in passes of a bounded number of tokens.
+
+Or answers that are given: how likely each of them is behind its prompt. What of a prompt was read before with the same
+adapter is laid into the cache and not read again. All rows read as many of their last columns as the one that needs
+most, so what stands before is known of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lift.inference.kv_cache import RunningCache
+from lift.inference.prefix_cache import Layers, Prefixes
+from lift.inference.shared_prefix import last_columns
+from lift.packing.alora import PromptPass, passing
+from lift.packing.losses import cross_entropy
+
+_PASS_TOKENS = 32  # what a pass costs beside its tokens; see shared_prefix.py
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What is read: a prompt, and behind it an answer that is given, if there is one.
+
+    `known`: where prompts that were read with the same adapter are found, and those that are read now are kept.
+    """
+
+    prompt: Sequence[int]
+    answer: Sequence[int] = ()
+    known: Sequence[Prefixes] = ()
+
+    @property
+    def inputs(self) -> list[int]:
+        """The tokens that the model reads: the last one of an answer says nothing more."""
+        return [*self.prompt, *self.answer[:-1]]
+
+    @property
+    def known_tokens(self) -> int:
+        """How many need not be read, all but the prompt's last one at most."""
+        return max((each.known_tokens(self._lasting(each)) for each in self.known), default=0)
+
+    def known_layers(self) -> Layers:
+        """Keys and values of the known tokens, and maybe of more."""
+        if not self.known:
+            return ()
+        best = max(self.known, key=lambda each: each.known_tokens(self._lasting(each)))
+        return best.find(self._lasting(best))
+
+    def _lasting(self, known: Prefixes) -> Sequence[int]:
+        # the logits behind the last one are wanted
+        return self.prompt[: min(len(self.prompt) - 1, known.lasting_tokens(self.prompt))]
+
+
+class Prefill:
+    """Rows that are read together, all with an answer or all without, in `cache`, whose rows before are lost.
+
+    `tokens` are those that all rows together are still to read, padding included.
+    """
+
+    def __init__(self, model: Any, rows: Sequence[Behind], cache: RunningCache) -> None:
+        self._model = model
+        self._rows = rows
+        self._inputs = [row.inputs for row in rows]
+        self._known = [row.known_tokens for row in rows]
+        self._left = max(len(ids) - known for ids, known in zip(self._inputs, self._known, strict=True))
+        self._width = max(map(len, self._inputs))
+        self._last = max(1, *(len(row.answer) for row in rows))  # columns whose logits are wanted
+        self.cache = cache
+        cache.restart(len(rows), self._width - self._left, self._left)
+        for row, ids in zip(rows, self._inputs, strict=True):
+            tokens = max(0, len(ids) - self._left)
+            self.cache.begin(row.known_layers() if tokens else (), tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are still to be read, padding included."""
+        return self._left * len(self._rows)
+
+    def read(self, tokens: int) -> torch.Tensor | None:
+        """Read up to so many tokens, a column at least; with the last of them the logits [B, last, vocabulary].
+
+        Of rows without an answer those behind the prompts, else those of the answers' tokens, that end in the last
+        column. None before.
+        """
+        columns = min(self._left, max(1, tokens // len(self._rows)))
+        if self._left - columns < max(self._last, columns // 4):  # crumbs are not worth a pass
+            columns = self._left
+        ids = torch.zeros(len(self._rows), columns, dtype=torch.long)  # [B, columns]
+        begun = self._width - self._left
+        for row, inputs in enumerate(self._inputs):
+            start = begun - (self._width - len(inputs))  # of the columns within the row
+            part = inputs[max(0, start) : max(0, start + columns)]
+            ids[row, columns - len(part) :] = torch.tensor(part, dtype=torch.long)
+        self._left -= columns
+        lengths = [max(0, len(inputs) - self._left) for inputs in self._inputs]
+        with passing(PromptPass([row.prompt for row in self._rows], lengths, columns)):
+            logits = forward(self._model, self.cache, ids, lengths, 1 if self._left else self._last)
+        if self._left:
+            return None
+        self._keep()
+        return logits
+
+    def log_probabilities(self, logits: torch.Tensor) -> list[float]:
+        """log P(answer | prompt) of each row, from what `read` has given."""
+        places = [
+            (index, self._last - len(row.answer) + place)
+            for index, row in enumerate(self._rows)
+            for place in range(len(row.answer))
+        ]
+        rows, columns = (torch.tensor(each, device=logits.device) for each in zip(*places, strict=True))
+        targets = torch.tensor([token for row in self._rows for token in row.answer], device=logits.device)  # [M]
+        losses = cross_entropy(logits[rows, columns], targets)  # [M]
+        return [-float(part.sum()) for part in torch.split(losses, [len(row.answer) for row in self._rows])]
+
+    def _keep(self) -> None:
+        for index, (row, known) in enumerate(zip(self._rows, self._known, strict=True)):
+            wanting = [each for each in row.known if not row.answer and each.wants(len(row.prompt), known)]
+            if wanting:
+                layers = [(keys.clone(), values.clone()) for keys, values in self.cache.row(index)]
+            for each in wanting:
+                each.keep(row.prompt[: each.lasting_tokens(row.prompt)], layers)
+
+
+def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:
+    """Read more columns `ids`, [B, T], of the rows in `cache`; the logits of the last ones, [B, last, vocabulary].
+
+    `lengths`: tokens of each row behind it. A row that is shorter than what is read has its padding on the left.
+    """
+    columns = ids.shape[1]
+    cache.prepare(columns)
+    width = cache.width + columns
+    steps = torch.arange(width)  # [W]
+    starts = width - torch.tensor(lengths)[:, None]  # [B, 1]
+    mask = steps >= starts  # [B, W]
+    positions = (steps[-columns:] - starts).clamp(min=0)  # [B, T]
+    padded = not bool(mask.all())
+    logits: torch.Tensor = model(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.long().to(model.device) if padded else None,
+        position_ids=positions.to(model.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=last_columns(ids, last),
+    ).logits[:, -last:]
+    cache.advance(columns, lengths)
+    return logits
+
+
+def group_alike(lengths: Sequence[int]) -> Iterable[list[int]]:
+    """Rows that are to be read in one pass: where padding costs less than a pass of their own. `lengths`: tokens."""
+    group: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if group and (lengths[row] - lengths[group[-1]]) * len(group) > _PASS_TOKENS:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

@@ -1,0 +1,1 @@
+"""Questions, tasks and segments as tokens, packed into tensors, with their forward pass and their losses."""
