@@ -1,9 +1,11 @@
-"""What an absorption shows while it runs: a bar on a terminal, a plain line every 15 seconds elsewhere."""
+"""What a command shows while it works: a bar on a terminal, a plain line every 15 seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from lift.cli.output import describe_generation, format_recall, format_seconds, remark, stderr
@@ -14,13 +16,21 @@ if TYPE_CHECKING:
     from lift.events import Fitting, Planned, Prepared, Probed, Trained, Writing
 
 _LINE_EVERY_S = 15.0
+# Below this a remaining time is told in whole seconds.
+_SECONDS_ALONE = 59.5
 
 
 class Display(Protocol):
-    """Where the course of an absorption is shown."""
+    """Where the course of a command is shown."""
 
     def say(self, text: str) -> None:
         """Show one line that stays."""
+
+    def wait(self, what: str) -> None:
+        """Show that `what` is being done, which tells nothing of how far it is."""
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
+        """Show how many of `total` are done, and the seconds that the others take, where that is known."""
 
     def step(self, event: Trained) -> None:
         """Show where the training is."""
@@ -39,6 +49,12 @@ class Silent:
     """Shows nothing: for --json without a terminal."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def wait(self, what: str) -> None:
+        """Nothing."""
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
         """Nothing."""
 
     def step(self, event: Trained) -> None:
@@ -64,6 +80,13 @@ class Lines:
     def say(self, text: str) -> None:
         """Print the line."""
         remark(text)
+
+    def wait(self, what: str) -> None:
+        """Nothing: a line would come however short the wait is."""
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
+        """Print how far it is, unless something was said just now."""
+        self._say_sometimes(f"{what} {describe_count(done, total, eta_s)}")
 
     def step(self, event: Trained) -> None:
         """Print where the training is, unless it was said just now."""
@@ -104,11 +127,21 @@ class Bar:
             transient=True,
         )
         self._task = self._progress.add_task("", total=1.0, visible=False, what="training")
+        self._waiting = self._progress.add_task("", total=None, visible=False, what="")
         self._progress.start()
 
     def say(self, text: str) -> None:
         """Print the line above the bar."""
         self._console.print(text, markup=False)
+
+    def wait(self, what: str) -> None:
+        """Show a bar that pulses, in the place of the other."""
+        self._progress.update(self._task, visible=False)
+        self._progress.update(self._waiting, visible=True, what=what)
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
+        """Move the bar."""
+        self._move(what, done / max(total, 1), describe_count(done, total, eta_s))
 
     def step(self, event: Trained) -> None:
         """Move the bar."""
@@ -123,6 +156,7 @@ class Bar:
         self._move("fitting attention", event.epoch / event.epochs, f"error {event.error:.3f}")
 
     def _move(self, what: str, share: float, description: str) -> None:
+        self._progress.update(self._waiting, visible=False)
         self._progress.update(self._task, completed=share, description=description, visible=True, what=what)
 
     def close(self) -> None:
@@ -135,6 +169,25 @@ def open_display(as_json: bool) -> Display:
     if sys.stderr.isatty():
         return Bar()
     return Silent() if as_json else Lines()
+
+
+@contextmanager
+def opened_display(as_json: bool) -> Iterator[Display]:
+    """As open_display, closed when the block is left."""
+    display = open_display(as_json)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+def describe_count(done: int, total: int, eta_s: float | None) -> str:
+    """2, 12, 40.3 -> "3 of 12, about 40 s left": the one that is being worked at, of all."""
+    left = ""
+    if eta_s is not None and eta_s >= 1:
+        about = f"{eta_s:.0f} s" if eta_s < _SECONDS_ALONE else format_seconds(eta_s)
+        left = f", about {about} left"
+    return f"{min(done + 1, total)} of {total}{left}"
 
 
 def describe_prepared(event: Prepared) -> list[str]:
