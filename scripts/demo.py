@@ -22,7 +22,7 @@ from lift.absorption import absorb_events
 from lift.answering import Answerer, open_memory
 from lift.budget import Budget, process_started
 from lift.cli.output import format_recall, format_seconds, stdout
-from lift.cli.progress import Display, describe_planned, describe_prepared, opened_display
+from lift.cli.progress import Display, describe_planned, describe_prepared, opened_display, show_probing
 from lift.cli.stopping import stopped_by_signals
 from lift.documents.document import Document
 from lift.documents.read import read_document
@@ -140,11 +140,12 @@ def absorb_article(document: Document, base: BaseModel, display: Display) -> Mem
             match event:
                 case Prepared():
                     lines = describe_prepared(event)
+                    display.wait("measuring the speed of this machine")
                 case Planned():
                     lines = describe_planned(event)
                 case Probing():
                     training.clear()
-                    display.wait(f"asking {event.probes:,} questions that were held back")
+                    show_probing(display, event)
                 case Trained():
                     training.set()
                     display.step(event)

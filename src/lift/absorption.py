@@ -17,7 +17,7 @@ from lift.adapters.starting_point import find_starting_point, start_adapter
 from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document
 from lift.errors import DocumentError
-from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Writing
+from lift.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Writing
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
@@ -123,10 +123,9 @@ def absorb_within(
             learned = yield from _learn_streaming(session, made, writer, options)
         else:
             learned = yield from _learn(session, made, writer, options)
-        yield Probing(len(learned.probes))
         session.keep_share()
         adapter = session.round_to_stored()
-        report = session.probe(document, made.sentences, learned.probes)
+        report = yield from session.probing(document, made.sentences, learned.probes)
     finally:
         session.adapter.detach()
     point = session.point("absorbed", report)

@@ -20,7 +20,7 @@ from lift.adapters.resident import release
 from lift.budget import Budget, Clock, check_budget
 from lift.documents.document import Document, join_documents
 from lift.errors import InterruptedAbsorption, UsageError
-from lift.events import AbsorptionEvent, Finished, Probed, Probing
+from lift.events import AbsorptionEvent, Finished, Probed
 from lift.memories.library import Library
 from lift.memories.manifest import RecallPoint
 from lift.memories.memory import Memory
@@ -75,8 +75,7 @@ def add_events(
     session = _reopened(memory, base, recipe, budget)
     try:
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
-        yield Probing(len(old_probes))
-        before = session.probe(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
+        before = yield from session.probing(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
         history = [*old.recall_history, session.point("known before adding", before)]
         yield _probed(history[-1])
         writer = TaskWriter(made, base, recipe, start)
@@ -94,10 +93,9 @@ def add_events(
             schedule=schedule,
             stop=stop,
         )
-        yield Probing(len(old_probes) + len(new_probes))
         adapter = session.round_to_stored()
-        after = session.probe(joined, made.sentences, old_probes)
-        new = session.probe(joined, made.sentences, new_probes)
+        after = yield from session.probing(joined, made.sentences, old_probes)
+        new = yield from session.probing(joined, made.sentences, new_probes)
     finally:
         session.adapter.detach()
     for what, found in (("known after adding", after), ("added", new)):
@@ -157,8 +155,7 @@ def rehearse_events(
     try:
         probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
         session.probing_s = 2 * probing_s  # after the last round, and of what is stored
-        yield Probing(len(probes))
-        report = best = session.probe(memory.document, made.sentences, probes)
+        report = best = yield from session.probing(memory.document, made.sentences, probes)
         state = session.adapter.trained_state()
         history = [*old.recall_history, session.point("before rehearsing", report)]
         yield _probed(history[-1])
@@ -176,7 +173,7 @@ def rehearse_events(
                 yield from session.train(preparation.curriculum, shorter.training, stop=stop)
             except InterruptedAbsorption:
                 stopped = True
-            report = session.probe(memory.document, made.sentences, probes)
+            report = yield from session.probing(memory.document, made.sentences, probes)
             history.append(session.point("rehearsed", report))
             yield _probed(history[-1])
             waited += 1
@@ -184,7 +181,7 @@ def rehearse_events(
                 best, state, waited = report, session.adapter.trained_state(), 0
         session.adapter.load_state(state)
         adapter = session.round_to_stored()
-        stored = session.probe(memory.document, made.sentences, probes)
+        stored = yield from session.probing(memory.document, made.sentences, probes)
         report = stored if len(stored.probes) >= len(best.probes) else best  # asked before it was rounded
     finally:
         session.adapter.detach()

@@ -156,10 +156,9 @@ def _absorb(
     as_json: bool,
 ) -> Iterator[AbsorptionEvent]:
     from lift.absorption import absorb_events
-    from lift.models.load import load_model
     from lift.updating import absorb_until_events
 
-    base = load_model(model, on_progress=None if as_json else remark)
+    base = progress.load_shown_model(model, as_json)
     if share is not None:
         return absorb_until_events(document, base, settings, memories, until=share, **options)
     return absorb_events(document, base, settings, memories, **options)
@@ -173,10 +172,9 @@ def _add(
 
     if is_remote(memory):
         raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
-    from lift.models.load import load_model
     from lift.updating import add_events
 
-    base = load_model(memory.manifest.base.id, on_progress=None if as_json else remark)
+    base = progress.load_shown_model(memory.manifest.base.id, as_json)
     return add_events(document, memory, base, memories, **options)
 
 
@@ -238,6 +236,7 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
                         display.writing(event)
                     case Prepared():
                         _say_all(display, progress.describe_prepared(event))
+                        display.wait("measuring the speed of this machine")
                     case Fitting():
                         display.fitting(event)
                     case Planned():
@@ -248,7 +247,7 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
                         display.step(event)
                     case Probing():
                         training.clear()
-                        display.say(f"asking {event.probes:,} questions that were held back")
+                        progress.show_probing(display, event)
                     case Estimated():
                         display.say(str(event.estimate))
                     case JobCreated():

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 from lift.cli.output import describe_generation, format_recall, format_seconds, remark, stderr
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
-    from lift.events import Fitting, Planned, Prepared, Probed, Trained, Writing
+    from lift.events import Fitting, Planned, Prepared, Probed, Probing, Trained, Writing
+    from lift.models.base_model import BaseModel
 
 _LINE_EVERY_S = 15.0
 # Below this a remaining time is told in whole seconds.
@@ -125,9 +126,11 @@ class Bar:
             TextColumn("{task.description}", style="dim"),
             console=self._console,
             transient=True,
+            # rich would write what is printed to this console, standard error, also where it belongs in a file
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("", total=1.0, visible=False, what="training")
-        self._waiting = self._progress.add_task("", total=None, visible=False, what="")
+        self._waiting: TaskID | None = None
         self._progress.start()
 
     def say(self, text: str) -> None:
@@ -137,7 +140,9 @@ class Bar:
     def wait(self, what: str) -> None:
         """Show a bar that pulses, in the place of the other."""
         self._progress.update(self._task, visible=False)
-        self._progress.update(self._waiting, visible=True, what=what)
+        self._end_wait()
+        # a task that has a total cannot lose it again
+        self._waiting = self._progress.add_task("", total=None, what=what)
 
     def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
         """Move the bar."""
@@ -156,8 +161,13 @@ class Bar:
         self._move("fitting attention", event.epoch / event.epochs, f"error {event.error:.3f}")
 
     def _move(self, what: str, share: float, description: str) -> None:
-        self._progress.update(self._waiting, visible=False)
+        self._end_wait()
         self._progress.update(self._task, completed=share, description=description, visible=True, what=what)
+
+    def _end_wait(self) -> None:
+        if self._waiting is not None:
+            self._progress.remove_task(self._waiting)
+            self._waiting = None
 
     def close(self) -> None:
         """Remove the bar."""
@@ -171,6 +181,15 @@ def open_display(as_json: bool) -> Display:
     return Silent() if as_json else Lines()
 
 
+def load_shown_model(name: str, as_json: bool) -> BaseModel:
+    """The base model `name`, with what its loading takes shown meanwhile; raises as load_model."""
+    with opened_display(as_json) as display:
+        display.wait("loading the model")
+        from lift.models.load import load_model
+
+        return load_model(name, on_progress=None if as_json else display.say)
+
+
 @contextmanager
 def opened_display(as_json: bool) -> Iterator[Display]:
     """As open_display, closed when the block is left."""
@@ -179,6 +198,13 @@ def opened_display(as_json: bool) -> Iterator[Display]:
         yield display
     finally:
         display.close()
+
+
+def show_probing(display: Display, event: Probing) -> None:
+    """Show how many of the held-back questions are asked."""
+    if not event.asked:
+        display.say(f"asking {event.probes:,} questions that were held back")
+    display.count("asking held-back questions", event.asked, event.probes, event.eta_s)
 
 
 def describe_count(done: int, total: int, eta_s: float | None) -> str:
