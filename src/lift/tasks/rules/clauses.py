@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.frames import is_rule
 from lift.tasks.rules.lexicon import (
+    DIRECTION_ADVERBS,
     DISCOURSE_ADVERBS,
     DISCOURSE_PHRASES,
     DURATION_UNITS,
+    FIXED_OBJECTS,
+    FIXED_PHRASES,
     MEANING_ADVERBS,
+    MEANS_NOUNS,
+    PERSON_NOUNS,
     TIME_PREPOSITIONS,
 )
 from lift.tasks.rules.phrases import after_comma, phrase_tokens, trimmed
@@ -65,6 +71,7 @@ class Clause:
     existential: bool = False
     origin: str = "clause"
     fronted: frozenset[int] = field(default=frozenset())
+    negation: str = "not"
 
     @property
     def passive(self) -> bool:
@@ -130,6 +137,8 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
             late = _trailing_time(child) if role in {"object", "attribute"} else None
             if late is not None:
                 tokens = _without(tokens, late)
+            if role == "object" and (verb.lemma_.lower(), child.lower_) in FIXED_OBJECTS:
+                role = "particle"
             if tokens:
                 yield Constituent(role, child, tokens)
             if late is not None:
@@ -142,8 +151,10 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
                 continue
             # "mainly by", "as early as": the preposition comes first in a question.
             tokens = trimmed([token for token in phrase_tokens(child) if token.i >= child.i])
-            if len(tokens) > 1:
-                yield Constituent("agent" if child.dep_ == "agent" else "preposition", child, tokens)
+            if " ".join(token.lower_ for token in tokens) in FIXED_PHRASES:
+                yield Constituent("particle", child, tokens)
+            elif len(tokens) > 1:
+                yield Constituent("agent" if _names_agent(child) else "preposition", child, tokens)
         elif child.dep_ == "prt":
             yield Constituent("particle", child, (child,))
         elif child.dep_ in {"npadvmod"}:
@@ -151,7 +162,9 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
         elif child.dep_ == "advmod":
             if child.tag_ == "WRB" or child.i < verb.i:
                 continue
-            if child.lower_ not in DISCOURSE_ADVERBS or child.lower_ in {"there", "here"}:
+            if child.lower_ in DIRECTION_ADVERBS:
+                yield Constituent("particle", child, (child,))
+            elif child.lower_ not in DISCOURSE_ADVERBS or child.lower_ in {"there", "here"}:
                 yield Constituent("adverb", child, trimmed(phrase_tokens(child)))
         elif child.dep_ == "xcomp":
             yield Constituent("verb_phrase", child, trimmed(phrase_tokens(child)))
@@ -186,13 +199,16 @@ def _clause(
         and (child.lower_ in MEANING_ADVERBS or child.lower_ not in DISCOURSE_ADVERBS)
         and all(grandchild.lower_ == "no" for grandchild in child.children)
     )
-    negated = any(child.dep_ == "neg" for child in verb.children)
+    negation = next((child.lower_ for child in verb.children if child.dep_ == "neg"), "")
+    if not negation and verb.dep_ == "conj" and auxiliaries and not _auxiliaries(verb):
+        # "must not smoke or drink": what shares the auxiliary shares its negation
+        negation = next((child.lower_ for child in verb.head.children if child.dep_ == "neg"), "")
     return Clause(
         verb,
         subject,
         subject_head,
         auxiliaries,
-        negated,
+        bool(negation),
         verb.lower_,
         verb.lemma_.lower(),
         tag,
@@ -202,6 +218,7 @@ def _clause(
         existential=any(child.dep_ == "expl" and child.lower_ == "there" for child in verb.children),
         origin=origin,
         fronted=frozenset(part.head.i for part in before),
+        negation="not" if negation in {"", "n't", "n’t"} else negation,
     )
 
 
@@ -267,6 +284,9 @@ def _relative(verb: Token) -> Clause | None:
     parts = _finite_parts(verb)
     if parts is None or antecedent.pos_ not in {"NOUN", "PROPN"}:
         return None
+    if _is_any(antecedent) and is_rule(verb) and not after_comma(verb):
+        # "guests who have lost their key": not a fact about guests
+        return None
     if antecedent.ent_type_ in {"DATE", "TIME"} or (
         after_comma(verb) and antecedent.dep_ == "pobj" and antecedent.pos_ == "NOUN"
     ):
@@ -312,7 +332,27 @@ def _participle(verb: Token) -> Clause | None:
         for word in child.children
     )
     auxiliary = ("were" if plural else "was") if done or _past(verb) else ("are" if plural else "is")
+    if auxiliary in {"is", "are"} and _is_any(antecedent):
+        return None
     return _clause(verb, noun, antecedent, (auxiliary,), "VBN", "participle")
+
+
+def _is_any(noun: Token) -> bool:
+    """Whether a noun means anything of its kind: "guests", "a pump", "every room"."""
+    if noun.pos_ != "NOUN":
+        return False
+    marks = [child for child in noun.children if child.dep_ in {"det", "poss", "nummod"} and child.i < noun.i]
+    return all(mark.lower_ in {"a", "an", "any", "every", "each", "no", "some", "all"} for mark in marks)
+
+
+def _names_agent(preposition: Token) -> bool:
+    """Whether a phrase with "by" names who or what did it, not by which means or when it was done."""
+    return preposition.dep_ == "agent" and not any(
+        child.dep_ == "pcomp"
+        or child.ent_type_ in {"DATE", "TIME", "PERCENT", "CARDINAL"}
+        or (child.lemma_.lower() in MEANS_NOUNS and not list(child.lefts))
+        for child in preposition.children
+    )
 
 
 def _apposition(head: Token) -> Clause | None:
@@ -323,6 +363,14 @@ def _apposition(head: Token) -> Clause | None:
     if any(child.dep_ in {"conj", "cc"} for child in (*noun.children, *head.children)) or noun.dep_ == "conj":
         return None
     if noun.pos_ == "PROPN" and not after_comma(head):
+        return None
+    if (
+        head.ent_type_ == "PERSON"
+        and noun.pos_ == "NOUN"
+        and noun.dep_ == "pobj"
+        and noun.lemma_.lower() not in PERSON_NOUNS
+    ):
+        # "the architect of the annex, Jorun Falk": the name belongs to the noun further up
         return None
     if (
         head.pos_ == "PROPN"
@@ -407,6 +455,8 @@ def _statement(verb: Token) -> Clause | None:
         return _clause(verb, (expletive,), expletive, parts[0], parts[1], "clause")
     subject = _shared_subject(verb)
     if subject is None or subject.tag_ in {"WDT", "WP", "WRB"} or subject.pos_ in {"VERB", "AUX"}:
+        return None
+    if any(token.tag_ in {"WDT", "WP"} and token.dep_ == "pobj" for token in subject.subtree):
         return None
     if any(token.lower_ in {"neither", "nor"} for token in (*subject.subtree, *verb.children)):
         return None

@@ -141,6 +141,9 @@ class Resolver:
         if word in _NEUTER:
             for mention in here:
                 if mention.kind == "thing":
+                    if token.dep_ == "poss" and " of " in mention.text:
+                        # the casing of the pump and its wheel: whose wheel?
+                        return None
                     return mention, True
             if self.subject is not None and self.subject.kind == "thing":
                 return self.subject, False

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.frames import frame_of, keeps_negation, negative_words
 from lift.tasks.rules.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
 from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS
 from lift.tasks.rules.phrases import (
@@ -46,6 +47,10 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
         clause = _clause_around(head)
         if wh is None or clause is None:
             continue
+        top = _clause_top(head)
+        frame = frame_of(top) if top is not None else None
+        if top is None or frame is None:
+            continue
         text, first, last, weight = wh
         prefix = ""
         members = _list_members(head)
@@ -67,7 +72,10 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
             continue
         bound = frozenset(token.i for token in clause if token.i < first)
         try:
-            yield prefix + write(clause, names, Gap(first, last, text), bound), tokens[0], tokens[-1], weight
+            asked = frame.text(names) + prefix + write(clause, names, Gap(first, last, text), bound)
+            answer = doc[tokens[0].i : tokens[-1].i + 1].text
+            if keeps_negation(negative_words(top), asked, answer):
+                yield asked, tokens[0], tokens[-1], weight
         except UnboundPronounError:
             continue
 
@@ -169,12 +177,10 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
     return best.text, min(start, best.first), best.last, 0.5 if head.ent_type_ else 0.4
 
 
-def _clause_around(head: Token) -> tuple[Token, ...] | None:
-    """The smallest clause around `head` that has its own subject, without side remarks that do not hold `head`."""
-    path: list[Token] = []
+def _clause_top(head: Token) -> Token | None:
+    """The verb of the smallest clause around `head` that has its own subject."""
     token = head
     while True:
-        path.append(token)
         subject = next((child for child in token.children if child.dep_ in _SUBJECTS), None)
         infinite = any(child.dep_ == "aux" and child.lower_ == "to" for child in token.children) or (
             token.tag_ in {"VBG", "VB"} and not any(child.dep_ in {"aux", "auxpass"} for child in token.children)
@@ -186,10 +192,20 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
             and subject.tag_ not in {"WDT", "WP"}
             and subject.lower_ != "that"
         ):
-            break
+            return token
         if token.head.i == token.i:
             return None
         token = token.head
+
+
+def _clause_around(head: Token) -> tuple[Token, ...] | None:
+    """The smallest clause around `head` that has its own subject, without side remarks that do not hold `head`."""
+    token = _clause_top(head)
+    if token is None:
+        return None
+    path = [head]
+    while path[-1].i != token.i:
+        path.append(path[-1].head)
     for brief in (False, True):
         kept = {word.i: word for word in phrase_tokens(token)} if not brief else {}
         if brief:

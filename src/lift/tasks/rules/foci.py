@@ -17,6 +17,7 @@ from lift.tasks.rules.interrogatives import (
     year_interrogatives,
 )
 from lift.tasks.rules.lexicon import (
+    DURATIVE_WORDS,
     FREQUENCY_ADVERBS,
     OBJECT_CONTROL_VERBS,
     PLACE_NOUNS,
@@ -41,7 +42,11 @@ def noun_foci(head: Token, tokens: Sequence[Token], nested: bool = True) -> Iter
         left = [token for token in brief if token.i <= head.i]
         use = tokens if contiguous(tokens) and len(tokens) <= 8 else brief
         if head.ent_type_ in {"DATE", "TIME"} and contiguous(tokens) and head.pos_ != "PROPN":
-            yield from (wh for wh in date_interrogatives(tokens) if wh.kind not in {"when"})
+            yield from (
+                wh
+                for wh in date_interrogatives(tokens)
+                if wh.kind != "when" and (wh.text != "how long" or _lasts(head))
+            )
         elif contiguous(use):
             seen = set()
             for wh in noun_interrogatives(head, use):
@@ -77,6 +82,11 @@ def noun_foci(head: Token, tokens: Sequence[Token], nested: bool = True) -> Iter
                 for wh in noun_foci(token, phrase, nested=False):
                     if wh.kind != "body":
                         yield replace(wh, weight=wh.weight * 0.85)
+
+
+def _lasts(unit: Token) -> bool:
+    """Whether the verb or preposition above a length of time asks "how long?"."""
+    return unit.head.lemma_.lower() in DURATIVE_WORDS
 
 
 def _renamed(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
@@ -286,7 +296,9 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
                     )
                 elif wh.text == "when":
                     yield Interrogative("when", rest[0].i, rest[-1].i, wh.answer, "until", 0.9)
-                elif wh.kind == "duration" and word in {"for", "in", "over", "within", "during", "throughout"}:
+                elif wh.kind == "duration" and word in {"within", "in"} and wh.text == "how long":
+                    yield Interrogative(f"{word} what time", first, last, wh.answer, "duration", wh.weight)
+                elif wh.kind == "duration" and word in {"for", "over", "during", "throughout"}:
                     yield Interrogative(wh.text, first, last, wh.answer, "duration", wh.weight)
                 elif wh.kind != "duration":
                     yield wh

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lift.tasks.rules.lexicon import COUNTRIES, DURATION_UNITS, MONTHS, PERSON_NOUNS, US_STATES, WEEKDAYS, words
+from lift.tasks.rules.lexicon import (
+    COUNTRIES,
+    DURATION_UNITS,
+    DURATIVE_WORDS,
+    MONTHS,
+    PERSON_NOUNS,
+    US_STATES,
+    WEEKDAYS,
+    words,
+)
 from lift.tasks.rules.phrases import contiguous, tight_name
 
 if TYPE_CHECKING:
@@ -140,7 +149,9 @@ def _date_words(tokens: Sequence[Token]) -> list[tuple[str, str]]:
     if lemmas & DURATION_UNITS:
         if words[-1] in {"ago", "later", "earlier", "before", "after"}:
             return [("when", "when")]
-        if any(token.like_num or token.lower_ in {"several", "few", "many"} for token in tokens):
+        if tokens[0].ent_type_ == "ORDINAL" or any(token.tag_ == "JJ" and token.like_num for token in tokens):
+            return [("when", "when")]
+        if any(token.like_num or token.tag_ == "CD" or token.lower_ in {"several", "few", "many"} for token in tokens):
             unit = tokens[-1]
             extra = (
                 [(f"how many {unit.lower_}", "duration")]
@@ -188,10 +199,11 @@ def noun_interrogatives(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
     entity = bool(head.ent_type_) or head.pos_ == "PROPN"
     label = head.ent_type_
     if (label in {"DATE", "TIME"} and head.pos_ != "PROPN") or is_year(tokens):
-        for text, kind in _date_words(tokens):
-            if kind != "when":
+        kinds = _date_words(tokens)
+        for text, kind in kinds:
+            if kind != "when" and (text != "how long" or head.head.lemma_.lower() in DURATIVE_WORDS):
                 yield Interrogative(text, first, last, whole, kind, 0.9)
-        if label == "DATE" and not is_year(tokens):
+        if (label == "DATE" and not is_year(tokens)) or any(kind == "duration" for _, kind in kinds):
             return
         yield Interrogative("what year" if is_year(tokens) else "what time", first, last, whole, "date", 0.8)
         return

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lift.tasks.line_file import LineFile
+from lift.tasks.rules.merging import merge_tokens
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -25,6 +26,11 @@ BATCH_SENTENCES = 64
 MAX_SENTENCE_CHARS = 1200
 
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\])")
+# The number or bullet of a clause, a step or an item; a bare number is part of the sentence.
+_ENUMERATOR = re.compile(
+    r"^\W*(?:(?:(?:§ ?)?\d{1,3}(?:\.\d{1,3})+[.)]?|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)])\s+(?=[\W_]*[A-Z])|"
+    r"[-*+•‣▪◦–—]\s+)"
+)
 _SPEAKER = re.compile(r"^([A-Z][\w.'’-]*(?: [A-Z][\w.'’-]*){0,4}): +(?=\S)")
 
 
@@ -45,6 +51,13 @@ class ParsedSentence:
     offsets: tuple[int, ...]
     asides: tuple[Aside, ...]
     speaker: str | None
+
+    @property
+    def is_statement(self) -> bool:
+        """Whether the sentence has a finite verb or gives an order: headings, captions and many list items do not."""
+        return any(token.tag_ in {"VBD", "VBZ", "VBP", "MD"} for token in self.doc) or any(
+            token.tag_ == "VB" and token.dep_ == "ROOT" for token in self.doc
+        )
 
     def verbatim(self, first: Token, last: Token) -> str:
         """The sentence as written from token `first` to token `last`, white space normalised."""
@@ -67,8 +80,8 @@ def speaker_of(text: str) -> str | None:
 
 
 def _without_asides(text: str) -> tuple[str, tuple[int, ...], list[tuple[str, int]]]:
-    """Text without speaker and parentheses, the offsets of its characters, and the parentheses with their place."""
-    speaker = _SPEAKER.match(text)
+    """Text without speaker, enumerator and parentheses, the offsets of its characters, the parentheses, their places."""
+    speaker = _SPEAKER.match(text) or _ENUMERATOR.match(text)
     start = speaker.end() if speaker else 0
     offsets: list[int] = []
     asides: list[tuple[str, int]] = []
@@ -85,7 +98,7 @@ def parse_sentences(texts: Sequence[str]) -> Iterator[ParsedSentence]:
     docs = load_parser().pipe(
         (_without_asides(text[:MAX_SENTENCE_CHARS])[0] for text in texts), batch_size=BATCH_SENTENCES
     )
-    yield from map(_parsed, texts, docs)
+    yield from map(_parsed, texts, map(merge_tokens, docs))
 
 
 class ParseFile:

@@ -162,6 +162,8 @@ def write(tokens: Iterable[Token], names: Names, gap: Gap | None = None, bound: 
     words: list[str] = []
     previous: Token | None = None
     for token in tokens:
+        if previous is not None and previous.i + 2 == token.i and token.doc[previous.i + 1].text == ",":
+            words.append(",")
         if previous is not None and (previous.whitespace_ or previous.i + 1 != token.i):
             words.append(" ")
         previous = token

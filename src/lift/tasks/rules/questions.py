@@ -12,6 +12,7 @@ from lift.tasks.rules.connections import connection_questions
 from lift.tasks.rules.echo import echo_questions
 from lift.tasks.rules.examples import example_questions
 from lift.tasks.rules.foci import constituent_foci, is_date, is_place, noun_foci
+from lift.tasks.rules.frames import Frame, frame_of, keeps_negation, negative_words
 from lift.tasks.rules.interrogatives import (
     Interrogative,
     answer_tokens,
@@ -61,6 +62,8 @@ class _Focus:
 def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]:
     """All questions that the rules can ask about one sentence, each with a verbatim answer."""
     found: list[Candidate] = []
+    if not parsed.is_statement:
+        return found
     for clause in clauses_of(list(parsed.doc)):
         found.extend(_Asker(parsed, names, clause).candidates())
         active = activated(clause)
@@ -96,10 +99,24 @@ def _candidate(
         weight *= 0.8
     if any(token.tag_ in {"WDT", "WP", "WP$"} for token in parsed.doc[first.i : last.i + 1]):
         return
+    if rule != "connection" and not _is_whole(parsed, text, first, last):
+        return
     question = polished(text)
     answer = parsed.verbatim(first, last).strip(" ,;:")
     if question is not None and worth_asking(question, answer, last.i - first.i + 1):
         yield Candidate(question, answer, rule, round(max(weight, 0.2), 3), (first.i, last.i))
+
+
+def _is_whole(parsed: ParsedSentence, question: str, first: Token, last: Token) -> bool:
+    """Whether an answer that is a list has all of its members, but for those which the question names."""
+    root = parsed.doc[first.i : last.i + 1].root
+    if root.pos_ not in {"NOUN", "PROPN"}:
+        return True
+    return all(
+        child.i <= last.i or child.pos_ not in {"NOUN", "PROPN"} or child.text in question
+        for child in root.children
+        if child.dep_ == "conj"
+    )
 
 
 class _Asker:
@@ -110,9 +127,13 @@ class _Asker:
         self.names = names
         self.clause = _third_person(clause, names)
         self.bound = frozenset(token.i for token in clause.subject)
+        self.frame = frame_of(clause.anchor)
+        self.denials = negative_words(clause.anchor, clause.subject)
 
     def candidates(self, subject: bool = True) -> Iterator[Candidate]:
         clause = self.clause
+        if self.frame is None or sum(part.role == "object" for part in clause.constituents) > 1:
+            return
         if subject and not clause.existential:
             for wh in noun_foci(clause.subject_head, clause.subject):
                 if wh.besides and clause.origin == "relative":
@@ -306,7 +327,7 @@ class _Asker:
         adjuncts = 0
         core = any(part.core for part in self.clause.constituents)
         for part in self.clause.constituents:
-            if focus is not None and part is focus.part:
+            if (focus is not None and part is focus.part) or (self.frame and self.frame.holds(part.head)):
                 continue
             if not part.core:
                 if part.role == "adverbial" and (
@@ -348,7 +369,7 @@ class _Asker:
         if subject is None:
             return None
         auxiliary, verb = self._finite()
-        negation = ["not"] if self.clause.negated else []
+        negation = [self.clause.negation] if self.clause.negated else []
         return " ".join([front, auxiliary, subject, *negation, *self._adverb_texts(), *verb, *rest])
 
     def _fronted(self, focus: _Focus, front: str | None, stranded: list[str | None], level: str) -> str | None:
@@ -372,7 +393,13 @@ class _Asker:
         )
         if not self.clause.auxiliaries and self.clause.lemma != "be":
             auxiliary, verb = (), [self.clause.verb]
-        verb = [*auxiliary[:1], *(["not"] if self.clause.negated else []), *auxiliary[1:], *self._adverb_texts(), *verb]
+        verb = [
+            *auxiliary[:1],
+            *([self.clause.negation] if self.clause.negated else []),
+            *auxiliary[1:],
+            *self._adverb_texts(),
+            *verb,
+        ]
         return " ".join([subject, *verb, *_in_order(texts, [text], focus, self.clause)])
 
     def _subject_question(self, wh: Interrogative, level: str) -> str | None:
@@ -390,8 +417,8 @@ class _Asker:
                 verb = third_person(clause.lemma)
             elif auxiliaries and auxiliaries[0] in {"have", "do"}:
                 auxiliaries[0] = third_person(auxiliaries[0])
-        negation = ["not"] if clause.negated else []
-        if negation and not auxiliaries:
+        negation = [clause.negation] if clause.negated else []
+        if negation and not auxiliaries and clause.lemma == "be":
             return " ".join([subject, verb, *negation, *texts])
         return " ".join([subject, *auxiliaries[:1], *negation, *auxiliaries[1:], *self._adverb_texts(), verb, *texts])
 
@@ -406,8 +433,23 @@ class _Asker:
             listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
             text = f"besides {listed}, {text}"
         first, last = focus.wh.answer
+        framed = self._framed(text, focus.part)
+        if framed is None or not keeps_negation(self.denials, framed, self.parsed.verbatim(first, last)):
+            return
         total = focus.wh.weight * weight * _ORIGIN_WEIGHT[self.clause.origin]
-        yield from _candidate(self.parsed, text, first, last, rule, total)
+        yield from _candidate(self.parsed, framed, first, last, rule, total)
+
+    def _framed(self, text: str, asked: Constituent | None) -> str | None:
+        """The question behind the conditions and the speaker of the clause; None where a pronoun has no name."""
+        frame = self.frame
+        if frame is None:
+            return None
+        if asked is not None and frame.holds(asked.head):
+            frame = Frame(speaker=frame.speaker)
+        try:
+            return f"{frame.text(self.names)}{text}"
+        except UnboundPronounError:
+            return None
 
 
 def _third_person(clause: Clause, names: Names) -> Clause:
