@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lift.tasks.rules.frames import is_rule
+from lift.tasks.rules.frames import is_modal, is_rule
 from lift.tasks.rules.lexicon import (
     DIRECTION_ADVERBS,
     DISCOURSE_ADVERBS,
@@ -137,6 +137,8 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
             late = _trailing_time(child) if role in {"object", "attribute"} else None
             if late is not None:
                 tokens = _without(tokens, late)
+            if role == "attribute" and child.pos_ == "ADJ" and verb.tag_ == "VBN":
+                role = "particle"
             if role == "object" and (verb.lemma_.lower(), child.lower_) in FIXED_OBJECTS:
                 role = "particle"
             if tokens:
@@ -275,6 +277,12 @@ def _shared_subject(verb: Token) -> Token | None:
         subject = _subject(verb)
         if subject is not None or verb.dep_ != "conj" or any(child.dep_ == "expl" for child in verb.children):
             return subject
+        if any(
+            child.dep_ in {"advcl", "ccomp"} and verb.head.i < child.i < verb.i and _subject(child) is not None
+            for child in verb.head.children
+        ):
+            # "ends if the firm fails, or moves": either verb may have been meant
+            return None
         verb = verb.head
 
 
@@ -284,7 +292,7 @@ def _relative(verb: Token) -> Clause | None:
     parts = _finite_parts(verb)
     if parts is None or antecedent.pos_ not in {"NOUN", "PROPN"}:
         return None
-    if _is_any(antecedent) and is_rule(verb) and not after_comma(verb):
+    if _is_any(antecedent) and (is_rule(verb) or is_rule(_main_verb(verb))) and not after_comma(verb):
         # "guests who have lost their key": not a fact about guests
         return None
     if antecedent.ent_type_ in {"DATE", "TIME"} or (
@@ -332,7 +340,8 @@ def _participle(verb: Token) -> Clause | None:
         for word in child.children
     )
     auxiliary = ("were" if plural else "was") if done or _past(verb) else ("are" if plural else "is")
-    if auxiliary in {"is", "are"} and _is_any(antecedent):
+    if auxiliary in {"is", "are"} and (_is_any(antecedent) or is_modal(_main_verb(verb))):
+        # "may have the work done": nobody says that it is
         return None
     return _clause(verb, noun, antecedent, (auxiliary,), "VBN", "participle")
 
@@ -343,6 +352,13 @@ def _is_any(noun: Token) -> bool:
         return False
     marks = [child for child in noun.children if child.dep_ in {"det", "poss", "nummod"} and child.i < noun.i]
     return all(mark.lower_ in {"a", "an", "any", "every", "each", "no", "some", "all"} for mark in marks)
+
+
+def _main_verb(token: Token) -> Token:
+    """The verb at the top of the sentence of `token`."""
+    while token.head.i != token.i:
+        token = token.head
+    return token
 
 
 def _names_agent(preposition: Token) -> bool:
@@ -362,7 +378,7 @@ def _apposition(head: Token) -> Clause | None:
         return None
     if any(child.dep_ in {"conj", "cc"} for child in (*noun.children, *head.children)) or noun.dep_ == "conj":
         return None
-    if noun.pos_ == "PROPN" and not after_comma(head):
+    if not after_comma(head) and (noun.pos_ == "PROPN" or head.pos_ == "NOUN"):
         return None
     if (
         head.ent_type_ == "PERSON"

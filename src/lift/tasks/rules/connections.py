@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lift.tasks.rules.echo import inside_name
 from lift.tasks.rules.interrogatives import entity_category, is_person, is_year
+from lift.tasks.rules.lexicon import MONTHS
 from lift.tasks.rules.phrases import Names, UnboundPronounError, write
 from lift.tasks.rules.spans import answer_spans
 
@@ -75,7 +76,14 @@ def _wh(head: Token, tokens: tuple[Token, ...]) -> str:
     category = entity_category(head, tokens)
     if category is not None:
         return f"which {category}"
+    if head.ent_type_ in {"DATE", "TIME"} and not _is_calendar(tokens):
+        return "what"
     return _LABELS.get(head.ent_type_, "what")
+
+
+def _is_calendar(tokens: tuple[Token, ...]) -> bool:
+    """Whether the words name a point in time, not a length of it or a day of the week."""
+    return any(token.lower_ in MONTHS or ":" in token.text or is_year([token]) for token in tokens)
 
 
 def _nearest_terms(

@@ -52,6 +52,8 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
         if top is None or frame is None:
             continue
         text, first, last, weight = wh
+        if _tears(doc, head, first, last):
+            continue
         prefix = ""
         members = _list_members(head)
         if len(members) > 1:
@@ -74,10 +76,26 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
         try:
             asked = frame.text(names) + prefix + write(clause, names, Gap(first, last, text), bound)
             answer = doc[tokens[0].i : tokens[-1].i + 1].text
-            if keeps_negation(negative_words(top), asked, answer):
+            denials = negative_words(top)
+            if denials and not _is_complete(top, clause):
+                continue
+            if keeps_negation(denials, asked, answer):
                 yield asked, tokens[0], tokens[-1], weight
         except UnboundPronounError:
             continue
+
+
+def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
+    """Whether the span is tied to the word before or behind it: "extension" of "extension 14", "night" of "a night"."""
+    if head.dep_ == "acomp" and last + 1 < len(doc) and not doc[last + 1].is_punct:
+        return True
+    if head.dep_ == "npadvmod" or (head.dep_ in {"nummod", "appos"} and head.head.i < head.i):
+        return True
+    behind = doc[last + 1] if last + 1 < len(doc) else None
+    before = doc[first - 1] if first else None
+    if behind is not None and (behind.tag_ == "CD" or behind.pos_ == "PROPN") and behind.head.i == head.i:
+        return True
+    return before is not None and before.pos_ in {"NOUN", "PROPN"} and head.tag_ == "CD"
 
 
 def inside_name(doc: Doc, span: tuple[int, int]) -> bool:
@@ -196,6 +214,17 @@ def _clause_top(head: Token) -> Token | None:
         if token.head.i == token.i:
             return None
         token = token.head
+
+
+def _is_complete(top: Token, clause: Sequence[Token]) -> bool:
+    """Whether the `clause` has every part of the verb `top` that is no clause of its own."""
+    kept = {token.i for token in clause}
+    return all(
+        child.i in kept
+        for child in top.children
+        if child.dep_ not in {"punct", "cc", "conj", "advcl", "mark", "parataxis", "ccomp", "preconj"}
+        and not (child.dep_ == "advmod" and child.lower_ in DISCOURSE_ADVERBS)
+    )
 
 
 def _clause_around(head: Token) -> tuple[Token, ...] | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ASIDE = re.compile(r"^(?:e\.g\.|such as|for example|for instance|including),? +(?P<examples>\w.*)$")
 MAX_KIND_TOKENS = 6
+# "Prices include breakfast": what is included is no example of a price.
+_SUMS = frozenset({"price", "fee", "fare", "cost", "rent", "rate", "ticket", "charge", "sum", "amount", "package"})
 
 
 def example_questions(doc: Doc, names: Names) -> Iterator[tuple[str, Token, Token, float]]:
@@ -64,6 +66,8 @@ def _kind(marker: Token) -> tuple[Token, ...] | None:
         before -= 1
     elif marker.lemma_ == "include" and marker.tag_ in {"VBP", "VBD"}:
         head = next((child for child in marker.children if child.dep_ == "nsubj"), marker)
+        if head.lemma_.lower() in _SUMS or any(child.dep_ == "neg" for child in marker.children):
+            return None
     elif marker.lower_ != "including":
         return None
     if head.tag_ not in {"NNS", "NNPS"} or head.i >= before:

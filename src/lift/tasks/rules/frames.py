@@ -83,6 +83,13 @@ def frame_of(verb: Token) -> Frame | None:
                     if condition is None:
                         return None
                     conditions.append(condition)
+                elif child.lower_ in _AS_LONG and child.dep_ == "advmod" and (fronted or step == verb):
+                    inner = next((word for word in child.children if word.dep_ == "advcl"), None)
+                    if inner is not None:
+                        condition = _condition_tokens(inner)
+                        if condition is None:
+                            return None
+                        conditions.append(condition)
         above = step.head
         if step.dep_ in {"ccomp", "parataxis"} and above.lemma_.lower() in _SPEECH:
             if above.lemma_.lower() in _UNREAL or any(child.dep_ == "neg" for child in above.children):
@@ -138,6 +145,14 @@ def is_rule(verb: Token) -> bool:
     if helpers & {"was", "were", "had", "did", "has", "have"}:
         return False
     return bool(helpers & (_MODALS | {"is", "are", "do", "does"})) or verb.tag_ in {"VBZ", "VBP"}
+
+
+def is_modal(verb: Token) -> bool:
+    """Whether a clause says what may, must or would be, not what is."""
+    return any(
+        child.lower_ in _MODALS | _PAST_MODALS and child.dep_ in {"aux", "auxpass"} and child.i < verb.i
+        for child in verb.children
+    )
 
 
 def _condition_tokens(verb: Token) -> tuple[Token, ...] | None:

@@ -65,6 +65,9 @@ def is_person(head: Token) -> bool:
         if head.pos_ == "PROPN" and child.dep_ in {"compound", "amod", "nmod"}
     ):
         return True
+    if head.pos_ == "PROPN" and head.lower_ in PERSON_NOUNS and any(child.dep_ == "det" for child in head.lefts):
+        # "the Contractor": contracts write their parties with a capital
+        return True
     if head.ent_type_ == "PERSON":
         # The recogniser takes many a ship, band or law for a person; people have no article and no common noun in them.
         words = [head, *head.lefts, *head.rights]

@@ -34,7 +34,8 @@ _SPAN_OF_TIME = re.compile(
     rf"(?:from|between) (?:the (?:beginning|middle|end) of )?{_MONTH} (?:to|until|till|and) "
     rf"(?:the (?:beginning|middle|end) of )?{_MONTH})"
 )
-_PLACES = frozenset({"GPE", "LOC", "NORP", "LANGUAGE", "DATE", "TIME", "FAC", "EVENT"})
+_TIMES = frozenset({"DATE", "TIME"})
+_PLACES = frozenset({"GPE", "LOC", "NORP", "LANGUAGE", "FAC", "EVENT"})
 _VERBS = frozenset({"VERB", "AUX"})
 
 
@@ -100,7 +101,10 @@ def _is_pair_of_names(span: Span) -> bool:
     if len(span) != 3:
         return False
     first, last = span[0], span[-1]
-    if any(name.pos_ != "PROPN" or name.ent_type_ in _PLACES for name in (first, last)) or last.head.i != first.i:
+    if any(name.pos_ != "PROPN" for name in (first, last)) or last.head.i != first.i:
+        return False
+    labels = {first.ent_type_, last.ent_type_}
+    if labels & _TIMES or labels <= _PLACES:
         return False
     return not any(child.i < first.i and child.dep_ in {"compound", "det", "amod", "nmod"} for child in first.children)
 

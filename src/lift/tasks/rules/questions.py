@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -134,7 +135,9 @@ class _Asker:
         clause = self.clause
         if self.frame is None or sum(part.role == "object" for part in clause.constituents) > 1:
             return
-        if subject and not clause.existential:
+        if clause.existential:
+            yield from self._existence_questions()
+        elif subject:
             for wh in noun_foci(clause.subject_head, clause.subject):
                 if wh.besides and clause.origin == "relative":
                     continue
@@ -145,6 +148,31 @@ class _Asker:
                 yield from self._questions(_Focus(part, wh))
         yield from self._action_questions()
         yield from self._event_questions()
+
+    def _existence_questions(self) -> Iterator[Candidate]:
+        """ "Is there a lift in the annex?" -> "There is no lift in the annex": the answer says it as the text does."""
+        clause = self.clause
+        thing = next((part for part in clause.constituents if part.role == "attribute"), None)
+        if (
+            clause.lemma != "be"
+            or clause.auxiliaries
+            or clause.negated
+            or thing is None
+            or not contiguous(thing.tokens)
+        ):
+            return
+        first, last = clause.subject_head, max((part.tokens[-1] for part in clause.constituents), key=lambda t: t.i)
+        texts = self._texts(None, "full")
+        if texts is None or last.i - first.i >= MAX_ANSWER_TOKENS or first.i > clause.anchor.i:
+            return
+        named = " ".join(texts)
+        if named.startswith("no "):
+            named = f"{'any' if thing.head.tag_ in {'NNS', 'NNPS'} else 'a'} {named[3:]}"
+            if re.match(r"a [aeiou]", named):
+                named = f"an {named[2:]}"
+        elif self.denials or thing.head.tag_ not in {"NN", "NNP"}:
+            return
+        yield from _candidate(self.parsed, f"{clause.verb} there {named}", first, last, "existence", 0.5)
 
     def _referent_questions(self) -> Iterator[Candidate]:
         """Asks for a pronoun as the subject, answered by the name that it stands for, earlier in the sentence."""
@@ -250,7 +278,13 @@ class _Asker:
     def _action_questions(self) -> Iterator[Candidate]:
         """ "What did Ada Quill do in 1911?" -> "founded the lighthouse museum"."""
         clause = self.clause
-        if clause.lemma in {"be", "have", "become"} or clause.auxiliaries or clause.negated or not clause.main:
+        if (
+            self.denials
+            or clause.lemma in {"be", "have", "become"}
+            or clause.auxiliaries
+            or clause.negated
+            or not clause.main
+        ):
             return
         agent = (
             is_person(clause.subject_head)
@@ -329,7 +363,11 @@ class _Asker:
         for part in self.clause.constituents:
             if (focus is not None and part is focus.part) or (self.frame and self.frame.holds(part.head)):
                 continue
-            if not part.core:
+            if not part.core and self.denials:
+                # "may not work alone at night": what is denied is denied of the whole
+                if part.role == "adverbial" and len(part.tokens) > 9:
+                    return None
+            elif not part.core:
                 if part.role == "adverbial" and (
                     len(part.tokens) > 9 or level == "core" or part.head.i in self.clause.fronted
                 ):
@@ -345,7 +383,7 @@ class _Asker:
                 tokens = trimmed(phrase_tokens(part.head, brief=True))
             text = self._write(tokens, None)
             if text is None:
-                if part.core:
+                if part.core or self.denials:
                     return None
                 continue
             if text:

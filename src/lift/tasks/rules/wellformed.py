@@ -13,7 +13,16 @@ MAX_ANSWER_TOKENS = 14
 _TORN = re.compile(
     r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat (?:of|what)\b|\bwh\w+['’]s\b"
 )
-_FOREIGN = re.compile(r"[\"“”;?!\[\]]|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
+_FOREIGN = re.compile(r"[\"“”;?!\[\]|]|:\s|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
+# "How many is no interest due on amounts below": the number was asked for without its noun.
+_BARE_NUMBER = re.compile(
+    r"(?i)(?:^|, )how many (?:is|are|was|were|do|does|did|has|have|had|may|must|can|shall|will)\b"
+)
+_LOOSE_END = re.compile(r" (?:hardly|barely|scarcely|never|only|not|no|as|than|if|when|every|very|so|as long)$")
+# A list with a hole in it: "every room has a safe, what".
+_HOLE = re.compile(r", (?:what|who|which)$")
+# "No water flows" does not say what no water does.
+_NOBODY_DOES = re.compile(r"(?i)\bwh(?:at|om?|en|ere|y)\b.* do(?:es)? (?:no|neither|nobody|nothing|none)\b.* do\b")
 _FUNCTION_WORDS = words(
     """
     what who whom whose which when where why how many much often long old is are was were be been being am do
@@ -39,7 +48,7 @@ def polished(text: str) -> str | None:
     content = [word for word in re.findall(r"[\w'’-]+", core) if word.lower() not in _FUNCTION_WORDS]
     if len(content) < 2 and not any(word[:1].isupper() or word[:1].isdigit() for word in content):
         return None
-    if _TORN.search(text) or _FOREIGN.search(text):
+    if any(sign.search(text) for sign in (_TORN, _FOREIGN, _BARE_NUMBER, _LOOSE_END, _HOLE, _NOBODY_DOES)):
         return None
     if not 3 <= length_words <= MAX_QUESTION_WORDS:
         return None
@@ -51,6 +60,8 @@ def polished(text: str) -> str | None:
 def worth_asking(question: str, answer: str, tokens: int) -> bool:
     words = re.findall(r"\w+", answer.lower())
     if not words or tokens > MAX_ANSWER_TOKENS or all(word in _EMPTY_ANSWERS for word in words):
+        return False
+    if '"' in answer and ". " in answer:
         return False
     if answer.count("(") != answer.count(")") or answer.lower() in {"today", "now", "then"} or answer.count('"') % 2:
         return False
