@@ -277,13 +277,21 @@ def _shared_subject(verb: Token) -> Token | None:
         subject = _subject(verb)
         if subject is not None or verb.dep_ != "conj" or any(child.dep_ == "expl" for child in verb.children):
             return subject
-        if any(
-            child.dep_ in {"advcl", "ccomp"} and verb.head.i < child.i < verb.i and _subject(child) is not None
-            for child in verb.head.children
-        ):
-            # "ends if the firm fails, or moves": either verb may have been meant
+        if has_unclear_conjunct(verb.head):
             return None
         verb = verb.head
+
+
+def has_unclear_conjunct(verb: Token) -> bool:
+    """Whether it is unclear what a second verb goes with: "ends if the firm fails, or moves"."""
+    between = [child.i for child in verb.children if child.dep_ in {"advcl", "ccomp"} and _subject(child) is not None]
+    return any(
+        child.dep_ == "conj"
+        and child.pos_ in {"VERB", "AUX"}
+        and _subject(child) is None
+        and any(verb.i < place < child.i for place in between)
+        for child in verb.children
+    )
 
 
 def _relative(verb: Token) -> Clause | None:
@@ -302,6 +310,9 @@ def _relative(verb: Token) -> Clause | None:
         return None
     noun = trimmed(phrase_tokens(antecedent, brief=True))
     subject = _subject(verb)
+    if subject is not None and any(token.tag_ in {"WDT", "WP"} and token.i != subject.i for token in subject.subtree):
+        # "most of which"
+        return None
     relative = [t for t in verb.subtree if t.tag_ in {"WDT", "WP", "WP$", "WRB"} and t.i < verb.i]
     word = relative[0] if relative else None
     if subject is not None and (subject.tag_ in {"WDT", "WP"} or subject.lower_ == "that"):

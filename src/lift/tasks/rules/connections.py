@@ -51,7 +51,9 @@ def connection_questions(
             span in done
             or not (head.ent_type_ or head.pos_ in {"PROPN", "NUM"} or (head.pos_ == "NOUN" and len(tokens) > 1))
             or head.ent_type_ == "ORDINAL"
-            or head.dep_ == "compound"
+            or head.dep_ in {"compound", "appos", "npadvmod"}
+            or (head.tag_ == "CD" and head.i and head.nbor(-1).pos_ in {"NOUN", "PROPN"})
+            or (head.pos_ == "NOUN" and is_person(head))
             or inside_name(doc, span)
         ):
             continue

@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.clauses import has_unclear_conjunct
 from lift.tasks.rules.frames import frame_of, keeps_negation, negative_words
-from lift.tasks.rules.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
-from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS
+from lift.tasks.rules.interrogatives import (
+    NO_KIND,
+    date_interrogatives,
+    is_person,
+    is_year,
+    noun_interrogatives,
+)
+from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, FIXED_PHRASES
 from lift.tasks.rules.phrases import (
     Gap,
     Names,
@@ -90,6 +97,8 @@ def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
     if head.dep_ == "acomp" and last + 1 < len(doc) and not doc[last + 1].is_punct:
         return True
     if head.dep_ == "npadvmod" or (head.dep_ in {"nummod", "appos"} and head.head.i < head.i):
+        return True
+    if f"{head.head.lower_} {head.lower_}" in FIXED_PHRASES:
         return True
     behind = doc[last + 1] if last + 1 < len(doc) else None
     before = doc[first - 1] if first else None
@@ -183,7 +192,8 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
         return (found.text if found else "when", start, tokens[-1].i, 0.5)
     if head.dep_ == "poss":
         marks = [child for child in head.children if child.tag_ == "POS"]
-        return ("whose", start, marks[0].i, 0.45) if marks else None
+        owned = marks and (head.pos_ == "PROPN" or is_person(head))
+        return ("whose", start, marks[0].i, 0.45) if owned else None
     choices = [
         wh
         for wh in noun_interrogatives(head, tokens)
@@ -230,7 +240,7 @@ def _is_complete(top: Token, clause: Sequence[Token]) -> bool:
 def _clause_around(head: Token) -> tuple[Token, ...] | None:
     """The smallest clause around `head` that has its own subject, without side remarks that do not hold `head`."""
     token = _clause_top(head)
-    if token is None:
+    if token is None or has_unclear_conjunct(token):
         return None
     path = [head]
     while path[-1].i != token.i:

@@ -264,6 +264,11 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
     if not objects:
         return
     noun = objects[0]
+    if any(child.dep_ == "conj" and child.pos_ == "ADP" for child in head.children):
+        # "in June and in September" is asked for as a whole
+        if contiguous(tokens) and noun.ent_type_ in {"DATE", "TIME"}:
+            yield Interrogative("when", first, last, (tokens[0], tokens[-1]), "when", 0.9)
+        return
     body = tuple(answer_tokens(noun, rest))
     if not contiguous(rest):
         rest = trimmed(phrase_tokens(noun, brief=True))

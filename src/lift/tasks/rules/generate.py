@@ -89,10 +89,9 @@ def _questions(title: str, sentences: Sequence[Sentence]) -> Iterator[list[Task]
         names = resolver.names(parse, sentence.paragraph)
         if sentence.index in rows:
             yield rows[sentence.index]
-        elif not parse.is_statement:
-            yield entry_tasks(title, sentence)
         else:
-            yield [
+            entries = [] if parse.is_statement else entry_tasks(title, sentence)
+            yield entries or [
                 Task(found.question, found.answer, (sentence.index,), f"rules:{found.rule}", found.weight)
                 for found in question_candidates(parse, names)
             ]

@@ -33,7 +33,7 @@ PERSON_NOUNS = words(
     sociologist soldier son speaker spokesman spokesperson statesman student successor sultan supervisor
     supporter surgeon surveyor teacher technician theologian theorist tourist trader tutor tyrant uncle viceroy
     victim villager violinist visitor volunteer warrior widow wife winner witness woman women worker writer
-    youth tenant landlady lessee lessor lender borrower buyer seller supplier vendor staff reader caretaker foreman
+    youth tenant landlady lessee lessor lender borrower buyer seller supplier vendor reader caretaker foreman
     carpenter islander depositor subcontractor bookbinder notary porter cook waiter lodger subtenant licensee
     licensor insurer policyholder nobody anybody everybody somebody user
     """

@@ -80,7 +80,7 @@ def speaker_of(text: str) -> str | None:
 
 
 def _without_asides(text: str) -> tuple[str, tuple[int, ...], list[tuple[str, int]]]:
-    """Text without speaker, enumerator and parentheses; offsets of its characters; the parentheses with their places."""
+    """Text without speaker, enumerator and parentheses; offsets of its characters; the parentheses, placed."""
     speaker = _SPEAKER.match(text) or _ENUMERATOR.match(text)
     start = speaker.end() if speaker else 0
     offsets: list[int] = []

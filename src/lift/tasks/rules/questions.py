@@ -26,7 +26,7 @@ from lift.tasks.rules.voice import activated, passivised, third_person
 from lift.tasks.rules.wellformed import MAX_ANSWER_TOKENS, polished, worth_asking
 
 if TYPE_CHECKING:
-    from spacy.tokens import Token
+    from spacy.tokens import Doc, Token
 
 _ORIGIN_WEIGHT = {
     "clause": 1.0,
@@ -64,7 +64,8 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
     """All questions that the rules can ask about one sentence, each with a verbatim answer."""
     found: list[Candidate] = []
     if not parsed.is_statement:
-        return found
+        # headings, list items and orders that the parser cannot read: only what stands together in them is asked for
+        return _connections(parsed, names, set())
     for clause in clauses_of(list(parsed.doc)):
         found.extend(_Asker(parsed, names, clause).candidates())
         active = activated(clause)
@@ -84,10 +85,15 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
     covered = {candidate.answer_span for candidate in found}
     for text, first, last, weight in echo_questions(parsed.doc, names, covered):
         found.extend(_candidate(parsed, text, first, last, "echo", weight))
-    covered = {candidate.answer_span for candidate in found}
-    for text, first, last, weight in connection_questions(parsed.doc, names, covered):
-        found.extend(_candidate(parsed, text, first, last, "connection", weight))
-    return found
+    return found + _connections(parsed, names, {candidate.answer_span for candidate in found})
+
+
+def _connections(parsed: ParsedSentence, names: Names, covered: set[tuple[int, int]]) -> list[Candidate]:
+    return [
+        candidate
+        for text, first, last, weight in connection_questions(parsed.doc, names, covered)
+        for candidate in _candidate(parsed, text, first, last, "connection", weight)
+    ]
 
 
 def _candidate(
@@ -222,6 +228,8 @@ class _Asker:
     def _questions(self, focus: _Focus) -> Iterator[Candidate]:
         """Every form of the question for one focus."""
         wh, part = focus.wh, focus.part
+        if _is_tied(self.parsed.doc, wh):
+            return
         if part is None:
             for level, weight in (("full", 1.0), ("core", 0.95)):
                 yield from self._finish(self._subject_question(wh, level), focus, "subject", weight)
@@ -501,6 +509,18 @@ def _third_person(clause: Clause, names: Names) -> Clause:
     if clause.tag == "VBP":
         return replace(clause, tag="VBZ", verb=third_person(clause.lemma))
     return clause
+
+
+def _is_tied(doc: Doc, wh: Interrogative) -> bool:
+    """Whether the words that are asked for are tied to a number or name behind them: "policy number" and its number."""
+    if wh.last + 1 >= len(doc):
+        return False
+    behind = doc[wh.last + 1]
+    return (
+        (behind.tag_ == "CD" or behind.pos_ in {"PROPN", "NUM"})
+        and behind.dep_ in {"nummod", "appos", "npadvmod"}
+        and wh.first <= behind.head.i <= wh.last
+    )
 
 
 def _is_bare(clause: Clause, wh: Interrogative) -> bool:

@@ -20,7 +20,7 @@ _BARE_NUMBER = re.compile(
 )
 _LOOSE_END = re.compile(r" (?:hardly|barely|scarcely|never|only|not|no|as|than|if|when|every|very|so|as long)$")
 # A list with a hole in it: "every room has a safe, what".
-_HOLE = re.compile(r", (?:what|who|which)$")
+_HOLE = re.compile(r", (?:what|who|which)$|\b(?:what|who), and |^wh(?:at|o) (?:for|to|from|by|on|about|against) ")
 # "No water flows" does not say what no water does.
 _NOBODY_DOES = re.compile(r"(?i)\bwh(?:at|om?|en|ere|y)\b.* do(?:es)? (?:no|neither|nobody|nothing|none)\b.* do\b")
 _FUNCTION_WORDS = words(
