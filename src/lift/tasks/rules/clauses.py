@@ -7,7 +7,7 @@ see only simple statements.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lift.tasks.rules.frames import is_modal, is_rule
@@ -33,6 +33,7 @@ _SUBJECTS = frozenset({"nsubj", "nsubjpass"})
 _DENIALS = frozenset(["deny", "doubt", "refuse", "reject", "dispute", "pretend"])
 _HYPOTHETICAL = frozenset({"if", "unless", "whether", "lest", "though", "than"})
 _ASIDE_PREPOSITIONS = frozenset({"according", "given", "including", "such", "e.g.", "i.e.", "like", "unlike", "than"})
+_ORDER_MARKS = frozenset({"do", "not", "n't", "n’t", "never", "always", "please", "then", ",", "-"})
 _OBJECT_ROLES = {"dobj": "object", "attr": "attribute", "oprd": "attribute", "acomp": "adjective", "dative": "dative"}
 
 
@@ -54,7 +55,8 @@ class Constituent:
 class Clause:
     """A simple statement. `auxiliaries` are lower-case words before the `verb`; for a bare copula they are empty.
 
-    `anchor` is the verb's token, or the apposition's head for a clause made from an apposition.
+    `anchor` is the verb's token, or the apposition's head for a clause made from an apposition. An order ("order" as
+    its `origin`) has no subject.
     """
 
     anchor: Token
@@ -148,6 +150,7 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
         elif child.dep_ in {"prep", "agent"}:
             if (
                 child.lower_ in _ASIDE_PREPOSITIONS
+                or any(left.lower_ == "instead" for left in child.lefts)
                 or " ".join(token.lower_ for token in child.subtree) in DISCOURSE_PHRASES
             ):
                 continue
@@ -372,6 +375,30 @@ def _main_verb(token: Token) -> Token:
     return token
 
 
+def _is_order(verb: Token) -> bool:
+    """Whether a verb gives an order: "Fasten a rope to the handle", "Never enter a room with a red tag"."""
+    if verb.tag_ != "VB" or verb.lemma_.lower() in {"let", "be", "come", "go"} or _subject(verb) is not None:
+        return False
+    if verb.dep_ == "conj":
+        return not _auxiliaries(verb) and _is_order(verb.head)
+    if verb.dep_ != "ROOT" or verb.doc[-1].text in {"?", "!"}:
+        return False
+    set_off = {
+        word.i
+        for child in verb.children
+        if child.dep_ in {"advcl", "prep", "punct"} and child.i < verb.i
+        for word in child.subtree
+    }
+    return all(word.i in set_off or word.lower_ in _ORDER_MARKS for word in verb.doc[: verb.i])
+
+
+def _order(verb: Token) -> Clause:
+    """An order as a statement about what "one" should do; `subject` is empty."""
+    clause = _clause(verb, (), verb, ("should",), "VB", "order")
+    never = any(child.lower_ == "never" for child in verb.children)
+    return replace(clause, negated=True, negation="never") if never else clause
+
+
 def _names_agent(preposition: Token) -> bool:
     """Whether a phrase with "by" names who or what did it, not by which means or when it was done."""
     return preposition.dep_ == "agent" and not any(
@@ -453,6 +480,8 @@ def clauses_of(tokens: Iterator[Token] | list[Token]) -> list[Clause]:
                 clause = _relative(token)
             elif token.dep_ == "acl" and token.tag_ in {"VBN", "VBD"}:
                 clause = _participle(token)
+            elif _is_order(token):
+                clause = _order(token)
             else:
                 clause = _statement(token)
         if clause is not None:

@@ -49,11 +49,14 @@ def connection_questions(
         span = (tokens[0].i, tokens[-1].i)
         if (
             span in done
+            or tokens[0].pos_ == "ADV"
             or not (head.ent_type_ or head.pos_ in {"PROPN", "NUM"} or (head.pos_ == "NOUN" and len(tokens) > 1))
             or head.ent_type_ == "ORDINAL"
-            or head.dep_ in {"compound", "appos", "npadvmod"}
+            or head.dep_ == "compound"
+            or (head.dep_ == "appos" and head.pos_ == "NUM")
+            or (head.dep_ == "npadvmod" and not _is_calendar(tokens))
             or (head.tag_ == "CD" and head.i and head.nbor(-1).pos_ in {"NOUN", "PROPN"})
-            or (head.pos_ == "NOUN" and is_person(head))
+            or (len(tokens) == 1 and head.pos_ == "NOUN" and is_person(head))
             or inside_name(doc, span)
         ):
             continue
@@ -95,7 +98,12 @@ def _nearest_terms(
     near: list[tuple[int, int, int, tuple[Token, ...]]] = []
     for head, tokens in spans:
         first, last = tokens[0].i, tokens[-1].i
-        if head.pos_ not in {"NOUN", "PROPN"} or head.dep_ == "compound" or len(tokens) > MAX_TERM_TOKENS:
+        if (
+            head.pos_ not in {"NOUN", "PROPN"}
+            or head.dep_ == "compound"
+            or len(tokens) > MAX_TERM_TOKENS
+            or tokens[0].pos_ == "ADV"
+        ):
             continue
         if first > span[1] or last < span[0]:
             distance = min(abs(first - span[1]), abs(span[0] - last))
@@ -106,7 +114,8 @@ def _nearest_terms(
         if len(chosen) < 3 and not any(tokens[0].i <= other[-1].i and other[0].i <= tokens[-1].i for other in chosen):
             chosen.append(tokens)
     try:
-        terms = [write(tokens, names) for tokens in sorted(chosen, key=lambda tokens: tokens[0].i)]
+        written = [write(tokens, names) for tokens in sorted(chosen, key=lambda tokens: tokens[0].i)]
     except UnboundPronounError:
         return None
+    terms = list(dict.fromkeys(written))
     return terms if len(terms) >= 2 else None

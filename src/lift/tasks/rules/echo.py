@@ -13,7 +13,6 @@ from lift.tasks.rules.frames import frame_of, keeps_negation, negative_words
 from lift.tasks.rules.interrogatives import (
     NO_KIND,
     date_interrogatives,
-    is_person,
     is_year,
     noun_interrogatives,
 )
@@ -192,8 +191,7 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
         return (found.text if found else "when", start, tokens[-1].i, 0.5)
     if head.dep_ == "poss":
         marks = [child for child in head.children if child.tag_ == "POS"]
-        owned = marks and (head.pos_ == "PROPN" or is_person(head))
-        return ("whose", start, marks[0].i, 0.45) if owned else None
+        return ("whose", start, marks[0].i, 0.45) if marks and head.head.dep_ != "appos" else None
     choices = [
         wh
         for wh in noun_interrogatives(head, tokens)

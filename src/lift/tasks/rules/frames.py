@@ -97,6 +97,10 @@ def frame_of(verb: Token) -> Frame | None:
             said = next((child for child in above.children if child.dep_ == "nsubj"), None)
             if said is None or speaker:
                 return None
+            if said.lower_ in {"this", "that", "it", "these"}:
+                # "this suggests that": the text itself says so
+                step, linked = above, False
+                continue
             speaker = trimmed([token for token in phrase_tokens(said, brief=True)])
         if above.i == step.i:
             break

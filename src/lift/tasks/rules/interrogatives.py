@@ -77,6 +77,8 @@ def is_person(head: Token) -> bool:
         ) and not (head.tag_ in {"NNS", "NN"} and head.lower_ not in PERSON_NOUNS)
     if head.pos_ == "PROPN" and head.ent_type_ == "NORP":
         return head.tag_ == "NNPS"
+    if head.lemma_.lower() == "head" and not any(child.lower_ == "of" for child in head.rights):
+        return False
     return head.pos_ == "NOUN" and head.lemma_.lower() in PERSON_NOUNS
 
 

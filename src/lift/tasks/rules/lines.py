@@ -76,6 +76,11 @@ def _table_tasks(rows: Sequence[tuple[Sentence, list[str]]]) -> Iterator[Task]:
     if len(rows) < 2 or not all(header[1:]) or any(map(_DIGIT.search, header)):
         # without a header, or with one that cannot be told from a row, nothing says what a cell means
         return
+    if header[0]:
+        columns = rows[0][0].text[rows[0][0].text.index(header[1]) :].strip(" |\n")
+        yield Task(
+            f"What does the table give for each “{header[0]}”?", columns, (rows[0][0].index,), "rules:header", 0.5
+        )
     heads = Counter(cells[0] for _, cells in rows)
     for column, named in enumerate(header[1:], 1):
         values = Counter(cells[column] for _, cells in rows)

@@ -55,8 +55,12 @@ class ParsedSentence:
     @property
     def is_statement(self) -> bool:
         """Whether the sentence has a finite verb or gives an order: headings, captions and many list items do not."""
-        return any(token.tag_ in {"VBD", "VBZ", "VBP", "MD"} for token in self.doc) or any(
-            token.tag_ == "VB" and token.dep_ == "ROOT" for token in self.doc
+        return any(
+            token.tag_ in {"VBD", "VBZ", "VBP", "MD"}
+            or (token.tag_ == "VB" and token.dep_ == "ROOT")
+            # "fumes wafted": the tagger took a verb in the past for a participle
+            or (token.dep_ == "nsubj" and token.head.tag_ == "VBN" and token.head.dep_ == "ROOT")
+            for token in self.doc
         )
 
     def verbatim(self, first: Token, last: Token) -> str:

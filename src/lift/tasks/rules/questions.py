@@ -35,6 +35,7 @@ _ORIGIN_WEIGHT = {
     "apposition": 0.9,
     "active": 0.95,
     "passive": 0.9,
+    "order": 0.9,
 }
 _TIME_KINDS = frozenset({"when", "year", "date", "decade", "century", "duration"})
 _STATES = frozenset({"base", "call", "consider", "know", "locate", "name", "regard", "see", "situate", "use"})
@@ -65,9 +66,11 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
     found: list[Candidate] = []
     if not parsed.is_statement:
         # headings, list items and orders that the parser cannot read: only what stands together in them is asked for
-        return _connections(parsed, names, set())
+        return [*_asides(parsed, names), *_connections(parsed, names, set())]
     for clause in clauses_of(list(parsed.doc)):
         found.extend(_Asker(parsed, names, clause).candidates())
+        if clause.origin == "order":
+            continue
         active = activated(clause)
         if active is not None:
             found.extend(_Asker(parsed, names, active).candidates())
@@ -78,14 +81,20 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
             found.extend(asker.agent_questions(clause))
     for text, first, last, weight in title_questions(parsed.doc):
         found.extend(_candidate(parsed, text, first, last, "title", weight))
-    for question, answer, weight, place in aside_questions(parsed, names):
-        found.append(Candidate(question, answer, "aside", weight, place))
+    found.extend(_asides(parsed, names))
     for text, first, last, weight in example_questions(parsed.doc, names):
         found.extend(_candidate(parsed, text, first, last, "example", weight))
     covered = {candidate.answer_span for candidate in found}
     for text, first, last, weight in echo_questions(parsed.doc, names, covered):
         found.extend(_candidate(parsed, text, first, last, "echo", weight))
     return found + _connections(parsed, names, {candidate.answer_span for candidate in found})
+
+
+def _asides(parsed: ParsedSentence, names: Names) -> list[Candidate]:
+    return [
+        Candidate(question, answer, "aside", weight, place)
+        for question, answer, weight, place in aside_questions(parsed, names)
+    ]
 
 
 def _connections(parsed: ParsedSentence, names: Names, covered: set[tuple[int, int]]) -> list[Candidate]:
@@ -105,6 +114,9 @@ def _candidate(
         first = first.nbor()
         weight *= 0.8
     if any(token.tag_ in {"WDT", "WP", "WP$"} for token in parsed.doc[first.i : last.i + 1]):
+        return
+    if first.lower_ == "no" and rule != "connection":
+        # "What kind of porter is there?" is not answered by "no night"
         return
     if rule != "connection" and not _is_whole(parsed, text, first, last):
         return
@@ -141,7 +153,10 @@ class _Asker:
         clause = self.clause
         if self.frame is None or sum(part.role == "object" for part in clause.constituents) > 1:
             return
-        if clause.existential:
+        if clause.origin == "order":
+            if not any(part.role == "object" for part in clause.constituents):
+                return
+        elif clause.existential:
             yield from self._existence_questions()
         elif subject:
             for wh in noun_foci(clause.subject_head, clause.subject):
@@ -358,6 +373,8 @@ class _Asker:
     def _subject_text(self) -> str | None:
         if self.clause.existential:
             return "there"
+        if self.clause.origin == "order":
+            return "one"
         try:
             return write(self.clause.subject, self.names)
         except UnboundPronounError:
@@ -479,6 +496,11 @@ class _Asker:
             listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
             text = f"besides {listed}, {text}"
         first, last = focus.wh.answer
+        if self.denials and focus.part is not None and focus.part.core and focus.wh.last >= focus.part.tokens[-1].i:
+            left_out = [t.text for t in focus.part.tokens if t.i > last.i and not t.is_punct]
+            if left_out and not all(word in text for word in left_out):
+                # "never enter a room with a red tag": not any room
+                return
         framed = self._framed(text, focus.part)
         if framed is None or not keeps_negation(self.denials, framed, self.parsed.verbatim(first, last)):
             return

@@ -11,7 +11,8 @@ MAX_QUESTION_WORDS = 30
 MAX_ANSWER_TOKENS = 14
 # Signs that a phrase was cut in the wrong place, and marks that no question should hold.
 _TORN = re.compile(
-    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat (?:of|what)\b|\bwh\w+['’]s\b"
+    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat (?:of|what)\b|"
+    r"\b(?:the|a|an|no|its|his|her|their) (?:how many|how much|what|which|who)\b|\bwh\w+['’]s\b"
 )
 _FOREIGN = re.compile(r"[\"“”;?!\[\]|]|:\s|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
 # "How many is no interest due on amounts below": the number was asked for without its noun.
