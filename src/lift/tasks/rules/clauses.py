@@ -495,6 +495,8 @@ def _statement(verb: Token) -> Clause | None:
         return None
     if any(child.dep_ == "mark" and child.lower_ in _HYPOTHETICAL for child in verb.children):
         return None
+    if any(token.lower_ in {"whoever", "whatever", "whichever", "whomever"} for token in verb.subtree):
+        return None
     if verb.dep_ == "ccomp" and (
         verb.head.lemma_.lower() in _DENIALS or any(c.dep_ == "neg" for c in verb.head.children)
     ):

@@ -16,7 +16,7 @@ from lift.tasks.rules.interrogatives import (
     is_year,
     noun_interrogatives,
 )
-from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, FIXED_PHRASES
+from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, DURATIVE_WORDS, FIXED_PHRASES
 from lift.tasks.rules.phrases import (
     Gap,
     Names,
@@ -103,6 +103,8 @@ def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
     before = doc[first - 1] if first else None
     if behind is not None and (behind.tag_ == "CD" or behind.pos_ == "PROPN") and behind.head.i == head.i:
         return True
+    if before is not None and before.tag_ == "CD" and before.head.i == head.i:
+        return True
     return before is not None and before.pos_ in {"NOUN", "PROPN"} and head.tag_ == "CD"
 
 
@@ -188,6 +190,8 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
         )
     if head.ent_type_ in {"DATE", "TIME"}:
         found = next((wh for wh in date_interrogatives(tokens) if wh.text != "when"), None)
+        if found and found.text == "how long" and head.head.lemma_.lower() not in DURATIVE_WORDS:
+            return "what", start, tokens[-1].i, 0.4
         return (found.text if found else "when", start, tokens[-1].i, 0.5)
     if head.dep_ == "poss":
         marks = [child for child in head.children if child.tag_ == "POS"]

@@ -217,7 +217,7 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
             if controlled and clause.lemma not in OBJECT_CONTROL_VERBS:
                 yield Interrogative("why", tokens[0].i, tokens[-1].i, (to, rest[-1]), "why", 0.6)
                 yield Interrogative("for what purpose", tokens[0].i, tokens[-1].i, (to, rest[-1]), "why", 0.5)
-            else:
+            elif not any(child.dep_ == "auxpass" for child in head.children):
                 yield Interrogative("what", tokens[0].i, tokens[-1].i, (head, rest[-1]), "infinitive", 0.5)
         yield from _nested_foci(tokens)
     elif part.role == "clause":

@@ -28,8 +28,8 @@ MAX_SENTENCE_CHARS = 1200
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\])")
 # The number or bullet of a clause, a step or an item; a bare number is part of the sentence.
 _ENUMERATOR = re.compile(
-    r"^\W*(?:(?:(?:§ ?)?\d{1,3}(?:\.\d{1,3})+[.)]?|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)])\s+(?=[\W_]*[A-Z])|"
-    r"[-*+•‣▪◦–—]\s+)"
+    r"^\W*(?:(?:(?:§ ?)?\d{1,3}(?:\.\d{1,3})+[.)]?|[a-zA-Z]\.|[ivxIVX]{1,5}\.)\s+(?=[\W_]*[A-Z])|"
+    r"(?:\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})\)|\d{1,3}\.)\s+(?=[\W_]*[^\W\d_])|[-*+•‣▪◦–—]\s+)"
 )
 _SPEAKER = re.compile(r"^([A-Z][\w.'’-]*(?: [A-Z][\w.'’-]*){0,4}): +(?=\S)")
 

@@ -131,9 +131,11 @@ def _is_whole(parsed: ParsedSentence, question: str, first: Token, last: Token) 
     root = parsed.doc[first.i : last.i + 1].root
     if root.pos_ not in {"NOUN", "PROPN"}:
         return True
+    named = [root, *(child for child in root.children if child.dep_ == "appos")]
     return all(
         child.i <= last.i or child.pos_ not in {"NOUN", "PROPN"} or child.text in question
-        for child in root.children
+        for word in named
+        for child in word.children
         if child.dep_ == "conj"
     )
 
@@ -324,7 +326,7 @@ class _Asker:
             *(token for part in clause.constituents if part.core or part is objects[0] for token in part.tokens),
         ]
         run.sort(key=lambda token: token.i)
-        if not contiguous(run) or len(run) > MAX_ANSWER_TOKENS:
+        if not contiguous(run) or len(run) > MAX_ANSWER_TOKENS or _goes_on(run[-1]):
             return
         wh = Interrogative("what", run[0].i, run[-1].i, (run[0], run[-1]), "do", 0.55)
         focus = _Focus(objects[0], wh)
@@ -397,7 +399,7 @@ class _Asker:
                     len(part.tokens) > 9 or level == "core" or part.head.i in self.clause.fronted
                 ):
                     continue
-                tied = (
+                tied = any(child.dep_ == "pcomp" for child in part.head.children) or (
                     self.clause.lemma == "be" and part.role == "preposition" and part.head.i not in self.clause.fronted
                 )
                 if level == "core" and not tied and (core or adjuncts >= 1):
@@ -538,10 +540,22 @@ def _is_tied(doc: Doc, wh: Interrogative) -> bool:
     if wh.last + 1 >= len(doc):
         return False
     behind = doc[wh.last + 1]
+    if behind.dep_ == "cc" and wh.kind != "besides" and wh.first <= behind.head.i <= wh.last:
+        # "which language and German"
+        return True
     return (
         (behind.tag_ == "CD" or behind.pos_ in {"PROPN", "NUM"})
         and behind.dep_ in {"nummod", "appos", "npadvmod"}
         and wh.first <= behind.head.i <= wh.last
+    )
+
+
+def _goes_on(last: Token) -> bool:
+    """Whether the words behind `last` carry on with the same verb: "turns the pump on at 45 and off at 12"."""
+    later = last.doc[last.i + 1 :]
+    return any(
+        token.lower_ == "and" and token.nbor().dep_ in {"prt", "advmod", "conj"} and token.nbor().pos_ in {"ADP", "ADV"}
+        for token in later[:-1]
     )
 
 

@@ -43,7 +43,7 @@ _EMPTY_ANSWERS = words(
 
 def polished(text: str) -> str | None:
     """Capital, question mark; None for what cannot be a good question."""
-    text = tidy(text)
+    text = tidy(text).rstrip(".")
     length_words = len(text.split())
     core = text.split(", ", 1)[-1] if text.startswith("besides ") else text
     content = [word for word in re.findall(r"[\w'’-]+", core) if word.lower() not in _FUNCTION_WORDS]
