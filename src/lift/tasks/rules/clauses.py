@@ -154,6 +154,15 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
                 or " ".join(token.lower_ for token in child.subtree) in DISCOURSE_PHRASES
             ):
                 continue
+            if child.lower_ == "due" and not any(word.lower_ in {"to", "of"} for word in child.children):
+                # "falls due on the third day"
+                yield Constituent("particle", child, (child,))
+                yield from _constituents(child, skip)
+                continue
+            if child.lower_ in {"before", "after"} and any(left.dep_ == "npadvmod" for left in child.lefts):
+                # "60 years after the death"
+                yield Constituent("preposition", child, trimmed(phrase_tokens(child)))
+                continue
             # "mainly by", "as early as": the preposition comes first in a question.
             tokens = trimmed([token for token in phrase_tokens(child) if token.i >= child.i])
             if " ".join(token.lower_ for token in tokens) in FIXED_PHRASES:
@@ -285,6 +294,14 @@ def _shared_subject(verb: Token) -> Token | None:
         verb = verb.head
 
 
+def has_loose_apposition(noun: Token) -> bool:
+    """Whether a measure hangs on a noun without a comma: "machines heavier than 900 kilograms"."""
+    return any(
+        child.dep_ == "appos" and child.i > noun.i and child.pos_ != "PROPN" and not after_comma(child)
+        for child in noun.children
+    )
+
+
 def has_unclear_conjunct(verb: Token) -> bool:
     """Whether it is unclear what a second verb goes with: "ends if the firm fails, or moves"."""
     between = [child.i for child in verb.children if child.dep_ in {"advcl", "ccomp"} and _subject(child) is not None]
@@ -344,6 +361,9 @@ def _participle(verb: Token) -> Clause | None:
     if antecedent.pos_ not in {"NOUN", "PROPN"} or verb.i < antecedent.i or _auxiliaries(verb):
         return None
     noun = trimmed(phrase_tokens(antecedent, brief=True))
+    if after_comma(verb) and antecedent.dep_ == "pobj":
+        # "a cooperative of islanders, founded in 1932": founded may be either
+        return None
     if verb.tag_ not in {"VBN", "VBD"} or (after_comma(verb) and verb.left_edge.i - antecedent.i > 2):
         return None
     plural = antecedent.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in antecedent.children)
@@ -404,7 +424,7 @@ def _names_agent(preposition: Token) -> bool:
     return preposition.dep_ == "agent" and not any(
         child.dep_ == "pcomp"
         or child.ent_type_ in {"DATE", "TIME", "PERCENT", "CARDINAL"}
-        or (child.lemma_.lower() in MEANS_NOUNS and not list(child.lefts))
+        or ({child.lemma_.lower(), child.lower_} & MEANS_NOUNS and not list(child.lefts))
         for child in preposition.children
     )
 
@@ -515,6 +535,9 @@ def _statement(verb: Token) -> Clause | None:
     if subject is None or subject.tag_ in {"WDT", "WP", "WRB"} or subject.pos_ in {"VERB", "AUX"}:
         return None
     if any(token.tag_ in {"WDT", "WP"} and token.dep_ == "pobj" for token in subject.subtree):
+        return None
+    if has_loose_apposition(subject) or any(word.i < subject.i < verb.i for word in _auxiliaries(verb)):
+        # "has it inspected by a firm", "had the harbour been deeper"
         return None
     if any(token.lower_ in {"neither", "nor"} for token in (*subject.subtree, *verb.children)):
         return None

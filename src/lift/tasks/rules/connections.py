@@ -50,6 +50,7 @@ def connection_questions(
         if (
             span in done
             or tokens[0].pos_ == "ADV"
+            or head.pos_ not in {"NOUN", "PROPN", "NUM", "SYM"}
             or not (head.ent_type_ or head.pos_ in {"PROPN", "NUM"} or (head.pos_ == "NOUN" and len(tokens) > 1))
             or head.ent_type_ == "ORDINAL"
             or head.dep_ == "compound"
@@ -77,13 +78,22 @@ def _wh(head: Token, tokens: tuple[Token, ...]) -> str:
     if is_year(tokens):
         return "which year"
     if is_person(head):
-        return "who"
+        # in a line without a verb, names of streets and firms look like those of people
+        return "who" if _root(head).pos_ in {"VERB", "AUX"} else "what"
+    if head.ent_type_ == "ORG" and head.tag_ == "NNPS":
+        return "what"
     category = entity_category(head, tokens)
     if category is not None:
         return f"which {category}"
     if head.ent_type_ in {"DATE", "TIME"} and not _is_calendar(tokens):
         return "what"
     return _LABELS.get(head.ent_type_, "what")
+
+
+def _root(token: Token) -> Token:
+    while token.head.i != token.i:
+        token = token.head
+    return token
 
 
 def _is_calendar(tokens: tuple[Token, ...]) -> bool:

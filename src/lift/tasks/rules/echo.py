@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lift.tasks.rules.clauses import has_unclear_conjunct
+from lift.tasks.rules.clauses import has_loose_apposition, has_unclear_conjunct
 from lift.tasks.rules.frames import frame_of, keeps_negation, negative_words
 from lift.tasks.rules.interrogatives import (
     NO_KIND,
@@ -16,7 +17,7 @@ from lift.tasks.rules.interrogatives import (
     is_year,
     noun_interrogatives,
 )
-from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, DURATIVE_WORDS, FIXED_PHRASES
+from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, DURATIVE_WORDS, FIXED_OBJECTS, FIXED_PHRASES
 from lift.tasks.rules.phrases import (
     Gap,
     Names,
@@ -80,7 +81,11 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
             continue
         bound = frozenset(token.i for token in clause if token.i < first)
         try:
-            asked = frame.text(names) + prefix + write(clause, names, Gap(first, last, text), bound)
+            stated = write(clause, names, Gap(first, last, text), bound)
+            if re.search(rf", {re.escape(text)}\b|\b{re.escape(text)} of\b", stated):
+                # a list with a hole in it, or half a phrase
+                continue
+            asked = frame.text(names) + prefix + stated
             answer = doc[tokens[0].i : tokens[-1].i + 1].text
             denials = negative_words(top)
             if denials and not _is_complete(top, clause):
@@ -96,6 +101,8 @@ def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
     if head.dep_ == "acomp" and last + 1 < len(doc) and not doc[last + 1].is_punct:
         return True
     if head.dep_ == "npadvmod" or (head.dep_ in {"nummod", "appos"} and head.head.i < head.i):
+        return True
+    if (head.head.lemma_.lower(), head.lower_) in FIXED_OBJECTS or head.head.lower_ == "except":
         return True
     if f"{head.head.lower_} {head.lower_}" in FIXED_PHRASES:
         return True
@@ -244,6 +251,11 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
     token = _clause_top(head)
     if token is None or has_unclear_conjunct(token):
         return None
+    if any(child.dep_ in _SUBJECTS and has_loose_apposition(child) for child in token.children):
+        return None
+    helpers = [child.i for child in token.children if child.dep_ in {"aux", "auxpass"}]
+    if any(child.dep_ in _SUBJECTS and helpers and min(helpers) < child.i for child in token.children):
+        return None
     path = [head]
     while path[-1].i != token.i:
         path.append(path[-1].head)
@@ -279,6 +291,13 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
             child.dep_ in {"ccomp", "xcomp"} and child.i not in kept and child.i > token.i for child in token.children
         ):
             continue
+        for child in token.children:
+            if child.dep_ == "conj" and any(word.dep_ in _SUBJECTS for word in child.children):
+                # a second statement is no part of this one
+                gone = {word.i for word in child.subtree}
+                kept = {place: word for place, word in kept.items() if place not in gone}
+        if head.i not in kept:
+            return None
         clause = trimmed(sorted(kept.values(), key=lambda word: word.i))
         while clause and (
             clause[0].dep_ in {"mark", "cc", "punct"}

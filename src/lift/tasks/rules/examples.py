@@ -70,7 +70,7 @@ def _kind(marker: Token) -> tuple[Token, ...] | None:
             return None
     elif marker.lower_ != "including":
         return None
-    if head.tag_ not in {"NNS", "NNPS"} or head.i >= before:
+    if head.tag_ not in {"NNS", "NNPS"} or head.i >= before or any(child.dep_ == "nummod" for child in head.children):
         return None
     tokens = trimmed([token for token in phrase_tokens(head, brief=True) if token.i < before])
     own = [token for token in tokens if token.lower_ not in {"such", "other", "several", "some", "many", "various"}]

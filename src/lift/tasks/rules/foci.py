@@ -17,6 +17,7 @@ from lift.tasks.rules.interrogatives import (
     year_interrogatives,
 )
 from lift.tasks.rules.lexicon import (
+    DURATION_UNITS,
     DURATIVE_WORDS,
     FREQUENCY_ADVERBS,
     OBJECT_CONTROL_VERBS,
@@ -245,6 +246,15 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
     first, last = tokens[0].i, tokens[-1].i
     rest: Sequence[Token] = trimmed(tokens[1:])
     if not rest:
+        return
+    if first < head.i:
+        if word in {"before", "after"} and contiguous(tokens):
+            yield Interrogative("when", first, last, (tokens[0], tokens[-1]), "when", 0.9)
+            if rest[-1].dep_ == "pcomp" or head.nbor(-1).lemma_.lower() in DURATION_UNITS:
+                measure = [token for token in tokens if token.i < head.i]
+                text = f"how many {measure[-1].text}"
+                if len(measure) > 1 and measure[-1].tag_ == "NNS":
+                    yield Interrogative(text, first, head.i - 1, (measure[0], measure[-1]), "duration", 0.8)
         return
     if word in {"because", "due", "owing"}:
         body = trimmed([token for token in rest if token.lower_ not in {"of", "to"} or token.i > rest[0].i])

@@ -77,6 +77,8 @@ def is_person(head: Token) -> bool:
         ) and not (head.tag_ in {"NNS", "NN"} and head.lower_ not in PERSON_NOUNS)
     if head.pos_ == "PROPN" and head.ent_type_ == "NORP":
         return head.tag_ == "NNPS"
+    if head.lemma_.lower() in {"reader", "printer"} and any(child.dep_ == "compound" for child in head.lefts):
+        return False
     if head.lemma_.lower() == "head" and not any(child.lower_ == "of" for child in head.rights):
         return False
     return head.pos_ == "NOUN" and head.lemma_.lower() in PERSON_NOUNS
@@ -212,7 +214,9 @@ def noun_interrogatives(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
             return
         yield Interrogative("what year" if is_year(tokens) else "what time", first, last, whole, "date", 0.8)
         return
-    if label == "PERCENT" or (any(token.text == "%" for token in tokens) and head.lower_ in {"%", "percent"}):
+    if (label == "PERCENT" and any(token.like_num for token in tokens)) or (
+        any(token.text == "%" for token in tokens) and head.lower_ in {"%", "percent"}
+    ):
         yield from _amount(head, tokens, "what percentage")
         return
     if label == "MONEY":

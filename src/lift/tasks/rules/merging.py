@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _HYPHENATED = re.compile(r"[^\W_]+(?:[-‑][^\W_]+)+")
 _FIRM = re.compile(r"[A-Z][\w'’.-]*(?: [A-Z][\w'’.-]*)* (?:&|und|et) [A-Z][\w'’-]*")
+_PARTNERS = re.compile(
+    r"[A-Z][\w'’-]+(?:, [A-Z][\w'’-]+)* and (?:Partners|Sons|Daughters|Brothers|Sisters|Company|Co\.|Associates)(?!\w)"
+)
 _PAIR = re.compile(r"(?<![\w'’-])[A-Z][\w'’-]+ and [A-Z][\w'’-]+(?! (?:&|[A-Z]))(?=[^\w-]|$)")
 _BOUND = re.compile(
     r"\b(?:(?:at (?:least|most)|(?:no )?(?:more|less|fewer|later|earlier) than|up to) )+"
@@ -81,6 +84,10 @@ def _spans(doc: Doc, text: str) -> Iterator[tuple[str, Span]]:
             if span is not None:
                 yield "firm", span
     if " and " in text:
+        for match in _PARTNERS.finditer(text):
+            span = doc.char_span(*match.span())
+            if span is not None:
+                yield "firm", span
         for match in _PAIR.finditer(text):
             span = doc.char_span(*match.span())
             if span is not None and _is_pair_of_names(span):

@@ -144,6 +144,9 @@ def lowered(token: Token) -> str:
     """The token as it reads in the middle of a sentence."""
     if token.i and not (token.i == 1 and token.doc[0].is_punct):
         return token.text
+    if token.tag_ == "NNPS" and token.ent_type_ not in {"GPE", "LOC", "NORP", "PERSON"}:
+        # "Groups of at least 12": the tagger takes many a plural at the beginning for a name
+        return token.text[:1].lower() + token.text[1:]
     if token.pos_ == "PROPN" or (token.ent_type_ and token.pos_ != "DET" and token.ent_type_ not in _NUMERIC_LABELS):
         return token.text
     if token.text == "I" or (token.text.isupper() and len(token.text) > 1) or token.text[1:] != token.text[1:].lower():

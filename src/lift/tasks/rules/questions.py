@@ -39,6 +39,10 @@ _ORIGIN_WEIGHT = {
 }
 _TIME_KINDS = frozenset({"when", "year", "date", "decade", "century", "duration"})
 _STATES = frozenset({"base", "call", "consider", "know", "locate", "name", "regard", "see", "situate", "use"})
+_STATIVE = frozenset(
+    {"be", "become", "belong", "consist", "contain", "cost", "hold", "have", "include", "mean", "measure"}
+    | {"need", "own", "require", "weigh"}
+)
 _POSSESSIVES = frozenset({"his", "her", "its", "their", "my", "our", "your"})
 
 
@@ -64,7 +68,10 @@ class _Focus:
 def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]:
     """All questions that the rules can ask about one sentence, each with a verbatim answer."""
     found: list[Candidate] = []
-    if not parsed.is_statement:
+    if not parsed.is_statement or not _has_verb_on_top(parsed):
+        if parsed.text.count(": ") > 1:
+            # several entries in one line: which value belongs to which name is unclear
+            return found
         # headings, list items and orders that the parser cannot read: only what stands together in them is asked for
         return [*_asides(parsed, names), *_connections(parsed, names, set())]
     for clause in clauses_of(list(parsed.doc)):
@@ -88,6 +95,11 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
     for text, first, last, weight in echo_questions(parsed.doc, names, covered):
         found.extend(_candidate(parsed, text, first, last, "echo", weight))
     return found + _connections(parsed, names, {candidate.answer_span for candidate in found})
+
+
+def _has_verb_on_top(parsed: ParsedSentence) -> bool:
+    """Whether the parser found a verb that carries the sentence; where it did not, its tree says little."""
+    return any(token.head.i == token.i and token.pos_ in {"VERB", "AUX"} for token in parsed.doc)
 
 
 def _asides(parsed: ParsedSentence, names: Names) -> list[Candidate]:
@@ -303,13 +315,7 @@ class _Asker:
     def _action_questions(self) -> Iterator[Candidate]:
         """ "What did Ada Quill do in 1911?" -> "founded the lighthouse museum"."""
         clause = self.clause
-        if (
-            self.denials
-            or clause.lemma in {"be", "have", "become"}
-            or clause.auxiliaries
-            or clause.negated
-            or not clause.main
-        ):
+        if self.denials or clause.lemma in _STATIVE or clause.auxiliaries or clause.negated or not clause.main:
             return
         agent = (
             is_person(clause.subject_head)
@@ -441,7 +447,17 @@ class _Asker:
         texts = self._texts(focus, level)
         if texts is None or front is None or None in stranded:
             return None
+        if stranded and level == "full" and self._adjuncts(focus) and front not in {"what to do"}:
+            # "What was the lease signed on 14 June in?" is hard to read
+            return None
         return self._inverted(front, _in_order(texts, [text for text in stranded if text], focus, self.clause))
+
+    def _adjuncts(self, focus: _Focus) -> bool:
+        """Whether the clause has phrases of place, time or manner beside the one that is asked for."""
+        return any(
+            not part.core and part is not focus.part and part.role in {"preposition", "agent", "time", "adverbial"}
+            for part in self.clause.constituents
+        )
 
     def _in_situ(self, focus: _Focus, text: str | None) -> str | None:
         texts, subject = self._texts(focus, "core"), self._subject_text()
