@@ -171,8 +171,11 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
                 yield Constituent("agent" if _names_agent(child) else "preposition", child, tokens)
         elif child.dep_ == "prt":
             yield Constituent("particle", child, (child,))
-        elif child.dep_ in {"npadvmod"}:
-            yield Constituent("time", child, trimmed(phrase_tokens(child)))
+        elif child.dep_ == "npadvmod":
+            tokens = trimmed(phrase_tokens(child))
+            # "up to six a day" says how many, not when
+            rate = len(tokens) == 2 and tokens[0].lower_ in {"a", "an", "per"}
+            yield Constituent("particle" if rate else "time", child, tokens)
         elif child.dep_ == "advmod":
             if child.tag_ == "WRB" or child.i < verb.i:
                 continue

@@ -25,6 +25,7 @@ from lift.tasks.rules.phrases import (
     after_comma,
     item_tokens,
     list_members,
+    names_members,
     phrase_tokens,
     trimmed,
     write,
@@ -63,6 +64,8 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
             continue
         prefix = ""
         members = _list_members(head)
+        if names_members(members):
+            continue
         if len(members) > 1:
             listed = _besides(members, head, names)
             inside = [token for member in members for token in phrase_tokens(member, brief=True)]
@@ -107,6 +110,9 @@ def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
     if f"{head.head.lower_} {head.lower_}" in FIXED_PHRASES:
         return True
     behind = doc[last + 1] if last + 1 < len(doc) else None
+    if behind is not None and behind.lower_ in {"by", "x", "×"} and head.like_num:
+        # "30 by 40 centimetres"
+        return True
     before = doc[first - 1] if first else None
     if behind is not None and (behind.tag_ == "CD" or behind.pos_ == "PROPN") and behind.head.i == head.i:
         return True
@@ -190,7 +196,11 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
         return None
     if head.tag_ == "CD" and not is_year(tokens) and head.ent_type_ != "DATE":
         return (
-            ("how many" if head.dep_ == "nummod" and head.head.tag_ in {"NNS", "NNPS"} else "what"),
+            (
+                "how many"
+                if head.dep_ == "nummod" and (head.head.tag_ in {"NNS", "NNPS"} or head.head.lower_ == "percent")
+                else "what"
+            ),
             tokens[0].i,
             tokens[-1].i,
             0.5,

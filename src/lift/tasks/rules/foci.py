@@ -26,7 +26,15 @@ from lift.tasks.rules.lexicon import (
     TIME_NOUNS,
     TIME_PREPOSITIONS,
 )
-from lift.tasks.rules.phrases import contiguous, item_tokens, list_members, phrase_tokens, tight_name, trimmed
+from lift.tasks.rules.phrases import (
+    contiguous,
+    item_tokens,
+    list_members,
+    names_members,
+    phrase_tokens,
+    tight_name,
+    trimmed,
+)
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -138,6 +146,8 @@ def _listed(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
     """Each member of a list: "Besides mills and bridges, what did Ada build?" """
     inside = {token.i for token in tokens}
     members = list_members(head, inside)
+    if names_members(members):
+        return
     if not 2 <= len(members) <= 5 or any(
         member.pos_ not in {"NOUN", "PROPN"} or member.ent_type_ == "DATE" for member in members
     ):
@@ -313,6 +323,8 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
                     yield Interrogative("when", rest[0].i, rest[-1].i, wh.answer, "until", 0.9)
                 elif wh.kind == "duration" and word in {"within", "in"} and wh.text == "how long":
                     yield Interrogative(f"{word} what time", first, last, wh.answer, "duration", wh.weight)
+                elif wh.kind == "duration" and wh.text.startswith("how many"):
+                    yield Interrogative(wh.text, rest[0].i, last, wh.answer, "measure", wh.weight)
                 elif wh.kind == "duration" and word in {"for", "over", "during", "throughout"}:
                     yield Interrogative(wh.text, first, last, wh.answer, "duration", wh.weight)
                 elif wh.kind != "duration":
@@ -328,6 +340,9 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
                 span = [token for token in end.subtree]
                 if span[0].i == last + 1:
                     yield Interrogative("when", first, last, (rest[0], span[-1]), "when", 0.9)
+        return
+    if word in {"until", "till"} and noun.lemma_.lower() not in TIME_NOUNS:
+        # "until the cooling works": the parser took a clause for a thing
         return
     if noun.ent_type_ in PLACE_LABELS and word in PLACE_PREPOSITIONS:
         yield Interrogative("where", first, last, answer, "where", 1.0)

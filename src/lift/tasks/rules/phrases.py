@@ -113,6 +113,17 @@ def list_members(first: Token, inside: Container[int] | None = None) -> list[Tok
     return members
 
 
+def names_members(members: Sequence[Token]) -> bool:
+    """Whether a "list" says what its first member consists of: "two ships, the Curlew and the Petrel"."""
+    first, *others = members
+    return (
+        first.tag_ == "NNS"
+        and any(child.dep_ == "nummod" for child in first.children)
+        and bool(others)
+        and all(other.pos_ == "PROPN" for other in others)
+    )
+
+
 def item_tokens(member: Token, brief: bool = False) -> list[Token]:
     """The tokens of the phrase of a list's member, without the members after it."""
     later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}

@@ -11,7 +11,7 @@ MAX_QUESTION_WORDS = 30
 MAX_ANSWER_TOKENS = 14
 # Signs that a phrase was cut in the wrong place, and marks that no question should hold.
 _TORN = re.compile(
-    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwh(?:at|o|om) of\b|\bwhat what\b|\bfor when\b|"
+    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwh(?:at|o|om) of\b|\bwhat what\b|\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\bfor when\b|"
     r"\b[a-z]+s's\b|"
     r"\b(?:the|a|an|no|its|his|her|their) (?:how many|how much|what|which|who)\b|\bwh\w+['’]s\b"
 )
