@@ -50,6 +50,7 @@ def connection_questions(
         if (
             span in done
             or tokens[0].pos_ == "ADV"
+            or tokens[0].tag_ == "JJR"
             or head.pos_ not in {"NOUN", "PROPN", "NUM", "SYM"}
             or not (head.ent_type_ or head.pos_ in {"PROPN", "NUM"} or (head.pos_ == "NOUN" and len(tokens) > 1))
             or head.ent_type_ == "ORDINAL"

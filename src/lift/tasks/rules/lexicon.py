@@ -34,8 +34,8 @@ PERSON_NOUNS = words(
     supporter surgeon surveyor teacher technician theologian theorist tourist trader tutor tyrant uncle viceroy
     victim villager violinist visitor volunteer warrior widow wife winner witness woman women worker writer
     youth tenant landlady lessee lessor lender borrower buyer seller supplier vendor reader caretaker foreman
-    carpenter schoolmaster islander depositor subcontractor bookbinder notary porter cook waiter lodger subtenant licensee
-    licensor insurer policyholder nobody anybody everybody somebody user
+    carpenter schoolmaster islander depositor subcontractor bookbinder notary porter cook waiter lodger subtenant
+    licensee licensor insurer policyholder nobody anybody everybody somebody user
     """
 )
 

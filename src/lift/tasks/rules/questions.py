@@ -143,6 +143,11 @@ def _is_whole(parsed: ParsedSentence, question: str, first: Token, last: Token) 
     root = parsed.doc[first.i : last.i + 1].root
     if root.pos_ not in {"NOUN", "PROPN"}:
         return True
+    if last.i + 1 < len(parsed.doc):
+        # "a share of the loading bay" is not a share
+        behind = parsed.doc[last.i + 1]
+        if behind.lower_ == "of" and behind.head.i == root.i and " of " not in question and " of?" not in question:
+            return False
     named = [root, *(child for child in root.children if child.dep_ == "appos")]
     return all(
         child.i <= last.i or child.pos_ not in {"NOUN", "PROPN"} or child.text in question
@@ -412,6 +417,10 @@ class _Asker:
                     continue
                 adjuncts += 1
             tokens = part.tokens
+            if part.role == "preposition" and _is_cut(part):
+                if self.denials:
+                    return None
+                continue
             if len(tokens) > 12 and part.role in {"object", "attribute"}:
                 tokens = trimmed(phrase_tokens(part.head, brief=True))
             text = self._write(tokens, None)
@@ -556,6 +565,8 @@ def _is_tied(doc: Doc, wh: Interrogative) -> bool:
     if wh.last + 1 >= len(doc):
         return False
     behind = doc[wh.last + 1]
+    if behind.lower_ in {"by", "x", "×"} and doc[wh.last].like_num:
+        return True
     if behind.dep_ == "cc" and wh.kind != "besides" and wh.first <= behind.head.i <= wh.last:
         # "which language and German"
         return True
@@ -563,6 +574,14 @@ def _is_tied(doc: Doc, wh: Interrogative) -> bool:
         (behind.tag_ == "CD" or behind.pos_ in {"PROPN", "NUM"})
         and behind.dep_ in {"nummod", "appos", "npadvmod"}
         and wh.first <= behind.head.i <= wh.last
+    )
+
+
+def _is_cut(part: Constituent) -> bool:
+    """Whether a phrase such as "by giving notice before it ends" has lost its end."""
+    verb = next((child for child in part.head.children if child.dep_ == "pcomp"), None)
+    return verb is not None and any(
+        child.dep_ in {"advcl", "prep", "dobj"} and child.i > part.tokens[-1].i for child in verb.subtree
     )
 
 

@@ -11,8 +11,8 @@ MAX_QUESTION_WORDS = 30
 MAX_ANSWER_TOKENS = 14
 # Signs that a phrase was cut in the wrong place, and marks that no question should hold.
 _TORN = re.compile(
-    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwh(?:at|o|om) of\b|\bwhat what\b|\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\bfor when\b|"
-    r"\b[a-z]+s's\b|"
+    r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat of\b|\bwh(?:at|o|om) of\b|\bwhat what\b|"
+    r"\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\bfor when\b|\b[a-z]+s's\b|"
     r"\b(?:the|a|an|no|its|his|her|their) (?:how many|how much|what|which|who)\b|\bwh\w+['’]s\b"
 )
 _FOREIGN = re.compile(r"[\"“”;?!\[\]|]|:\s|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
