@@ -167,6 +167,9 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
             tokens = trimmed([token for token in phrase_tokens(child) if token.i >= child.i])
             if " ".join(token.lower_ for token in tokens) in FIXED_PHRASES:
                 yield Constituent("particle", child, tokens)
+            elif len(tokens) == 1 and child.i == verb.i + 1:
+                # "was paid for by the fund"
+                yield Constituent("particle", child, tokens)
             elif len(tokens) > 1:
                 yield Constituent("agent" if _names_agent(child) else "preposition", child, tokens)
         elif child.dep_ == "prt":
@@ -327,7 +330,13 @@ def _relative(verb: Token) -> Clause | None:
         # "guests who have lost their key": not a fact about guests
         return None
     if antecedent.ent_type_ in {"DATE", "TIME"} or (
-        after_comma(verb) and antecedent.dep_ == "pobj" and antecedent.pos_ == "NOUN"
+        after_comma(verb)
+        and antecedent.dep_ == "pobj"
+        and (
+            antecedent.pos_ == "NOUN"
+            or antecedent.head.lower_ == "of"
+            or any(c.dep_ == "det" for c in antecedent.lefts)
+        )
     ):
         # ", which delayed the work" after such a phrase is as often about the whole clause.
         return None
@@ -377,6 +386,9 @@ def _participle(verb: Token) -> Clause | None:
         for word in child.children
     )
     auxiliary = ("were" if plural else "was") if done or _past(verb) else ("are" if plural else "is")
+    if antecedent.tag_ == "NNS" and not any(child.dep_ in {"det", "poss", "nummod"} for child in antecedent.lefts):
+        # "kilns sold before July": some kilns, not all
+        return None
     if auxiliary in {"is", "are"} and (_is_any(antecedent) or is_modal(_main_verb(verb))):
         # "may have the work done": nobody says that it is
         return None
@@ -457,7 +469,7 @@ def _apposition(head: Token) -> Clause | None:
         return None
     tokens = trimmed(phrase_tokens(attribute))
     subject = trimmed(phrase_tokens(noun, brief=True))
-    if not tokens or not subject:
+    if not tokens or not subject or any(part[0].lower_.startswith("no ") for part in (tokens, subject)):
         return None
     if noun.pos_ == "NOUN" and head.pos_ == "PROPN":
         named = {token.i for token in head.subtree}

@@ -22,7 +22,6 @@ MAX_DISTANCE_TOKENS = 15
 _LABELS = {
     "GPE": "which place",
     "LOC": "which place",
-    "ORG": "which organisation",
     "DATE": "which date",
     "TIME": "which time",
     "PERCENT": "which percentage",
@@ -58,6 +57,8 @@ def connection_questions(
             or (head.dep_ == "appos" and head.pos_ == "NUM")
             or (head.dep_ == "npadvmod" and not _is_calendar(tokens))
             or (head.tag_ == "CD" and head.i and head.nbor(-1).pos_ in {"NOUN", "PROPN"})
+            or (len(tokens) == 1 and head.pos_ == "NOUN" and head.ent_type_ in {"DATE", "TIME"})
+            or (head.pos_ == "NOUN" and is_person(head) and any(token.text == "," for token in tokens))
             or (len(tokens) == 1 and head.pos_ == "NOUN" and is_person(head))
             or inside_name(doc, span)
         ):

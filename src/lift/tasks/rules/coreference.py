@@ -164,6 +164,11 @@ class Resolver:
                 return Mention(self.title, "person", -1, gender), False
             return None
         if word in _NEUTER:
+            if not here and any(
+                other.dep_ in {"dobj", "pobj"} and other.pos_ in {"NOUN", "PROPN"} for other in token.doc[: token.i]
+            ):
+                # "lift the kiln by its door": not what the sentence before was about
+                return None
             for mention in here:
                 if mention.kind == "thing":
                     if token.dep_ == "poss" and " of " in mention.text:

@@ -114,6 +114,15 @@ def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
         # "30 by 40 centimetres"
         return True
     before = doc[first - 1] if first else None
+    if (
+        behind is not None
+        and behind.dep_ in {"prep", "acl", "relcl", "amod"}
+        and first <= behind.head.i <= last
+        and head.pos_ == "NOUN"
+        and behind.lower_ != "of"
+    ):
+        # "rooms with a humidity below 35 percent" are not asked for as "what with a humidity"
+        return True
     if behind is not None and (behind.tag_ == "CD" or behind.pos_ == "PROPN") and behind.head.i == head.i:
         return True
     if before is not None and before.tag_ == "CD" and before.head.i == head.i:

@@ -20,6 +20,7 @@ from lift.tasks.rules.lexicon import (
     DURATION_UNITS,
     DURATIVE_WORDS,
     FREQUENCY_ADVERBS,
+    LENGTH_UNITS,
     OBJECT_CONTROL_VERBS,
     PLACE_NOUNS,
     PLACE_PREPOSITIONS,
@@ -189,13 +190,18 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
             if contiguous(tokens):
                 yield Interrogative("what", tokens[0].i, tokens[-1].i, (body[0], body[-1]), "what", 0.85)
             return
+        measured = part.role == "object" and head.lemma_.lower() in LENGTH_UNITS
         copular = clause.lemma == "be" and part.role == "attribute"
         for wh in noun_foci(head, tokens):
-            if wh.kind != "body" and not (
-                copular
-                and (
-                    (wh.text == "who" and not is_person(clause.subject_head))
-                    or (wh.kind == "which" and wh.last >= head.i and not head.ent_type_)
+            if (
+                wh.kind != "body"
+                and not (measured and wh.text == "what")
+                and not (
+                    copular
+                    and (
+                        (wh.text == "who" and not is_person(clause.subject_head))
+                        or (wh.kind == "which" and wh.last >= head.i and not head.ent_type_)
+                    )
                 )
             ):
                 yield wh
@@ -233,7 +239,7 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
         yield from _nested_foci(tokens)
     elif part.role == "clause":
         rest = [token for token in tokens if token.dep_ != "mark"]
-        if contiguous(rest):
+        if contiguous(rest) and clause.lemma != "have":
             yield Interrogative("what", tokens[0].i, tokens[-1].i, (rest[0], rest[-1]), "what", 0.55)
     elif part.role == "adverbial":
         yield from _adverbial_foci(part)

@@ -27,6 +27,8 @@ _BOUND = re.compile(
     r"(?:[$€£]?\d[\d.,:]*\d|\d|\w+)",
     re.IGNORECASE,
 )
+# The parser hangs them on the noun before: "a concert for the Lender free of charge".
+_ADVERB = re.compile(r"\b(?:free of charge|at present|at all times)\b")
 _DAY = rf"(?:{'|'.join(sorted(day.title() for day in WEEKDAYS))})s?"
 _MONTH = rf"(?:\d{{1,2}} )?(?:{'|'.join(sorted(month.title() for month in MONTHS))})(?: \d{{1,2}}(?!\d))?"
 _CLOCK = r"(?:\d{1,2}[:.]\d{2}(?: ?[ap]\.?m\b\.?)?|\d{1,2} ?[ap]\.?m\b\.?|noon|midnight)"
@@ -54,7 +56,7 @@ def merge_tokens(doc: Doc) -> Doc:
             continue
         taken.update(range(span.start, span.end))
         merged.append((span, _attributes(kind, span)))
-        if kind == "time":
+        if kind in {"time", "adverb"}:
             times.append(span.start_char)
         elif kind == "bound" and span.root.i != span.end - 1:
             bounds.append(span.start_char)
@@ -92,6 +94,10 @@ def _spans(doc: Doc, text: str) -> Iterator[tuple[str, Span]]:
             span = doc.char_span(*match.span())
             if span is not None and _is_pair_of_names(span):
                 yield "pair", span
+    for match in _ADVERB.finditer(text):
+        span = doc.char_span(*match.span())
+        if span is not None:
+            yield "adverb", span
     for match in _BOUND.finditer(text):
         span = doc.char_span(*match.span())
         if span is not None and span.root.pos_ not in _VERBS:
@@ -120,6 +126,8 @@ def _attributes(kind: str, span: Span) -> dict[str, Any]:
     root: Token = span.root
     if kind == "time":
         return {"TAG": "NN", "POS": "NOUN", "DEP": "npadvmod", "ENT_TYPE": "TIME", "LEMMA": span.text.lower()}
+    if kind == "adverb":
+        return {"TAG": "RB", "POS": "ADV", "DEP": "advmod", "LEMMA": span.text.lower()}
     if kind == "bound":
         return {"TAG": "CD", "POS": "NUM", "DEP": span[-1].dep_, "LEMMA": span.text.lower()}
     if kind == "firm":

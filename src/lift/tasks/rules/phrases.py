@@ -116,6 +116,9 @@ def list_members(first: Token, inside: Container[int] | None = None) -> list[Tok
 def names_members(members: Sequence[Token]) -> bool:
     """Whether a "list" says what its first member consists of: "two ships, the Curlew and the Petrel"."""
     first, *others = members
+    if len({member.pos_ for member in members if member.pos_ in {"NOUN", "PROPN"}}) > 1 and len(members) > 1:
+        # "the secretary, Ada Quill, and her brother": the second may be the first
+        return True
     return (
         first.tag_ == "NNS"
         and any(child.dep_ == "nummod" for child in first.children)

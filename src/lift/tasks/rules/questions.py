@@ -19,7 +19,7 @@ from lift.tasks.rules.interrogatives import (
     answer_tokens,
     is_person,
 )
-from lift.tasks.rules.lexicon import PLACE_PREPOSITIONS, TIME_PREPOSITIONS
+from lift.tasks.rules.lexicon import LENGTH_UNITS, PLACE_PREPOSITIONS, TIME_PREPOSITIONS
 from lift.tasks.rules.parse import ParsedSentence
 from lift.tasks.rules.phrases import Gap, Names, UnboundPronounError, contiguous, phrase_tokens, trimmed, write
 from lift.tasks.rules.voice import activated, passivised, third_person
@@ -38,7 +38,29 @@ _ORIGIN_WEIGHT = {
     "order": 0.9,
 }
 _TIME_KINDS = frozenset({"when", "year", "date", "decade", "century", "duration"})
-_STATES = frozenset({"base", "call", "consider", "know", "locate", "name", "regard", "see", "situate", "use"})
+_STATES = frozenset(
+    {
+        "write",
+        "build",
+        "set",
+        "design",
+        "make",
+        "develop",
+        "create",
+        "plan",
+        "compose",
+        "base",
+        "call",
+        "consider",
+        "know",
+        "locate",
+        "name",
+        "regard",
+        "see",
+        "situate",
+        "use",
+    }
+)
 _STATIVE = frozenset(
     {"be", "become", "belong", "consist", "contain", "cost", "hold", "have", "include", "mean", "measure"}
     | {"need", "own", "require", "weigh"}
@@ -397,7 +419,7 @@ class _Asker:
         """The constituents beside the focus, as text; None where a pronoun has no name."""
         texts: list[str] = []
         adjuncts = 0
-        core = any(part.core for part in self.clause.constituents)
+        core = any(part.core and part.head.lemma_.lower() not in LENGTH_UNITS for part in self.clause.constituents)
         for part in self.clause.constituents:
             if (focus is not None and part is focus.part) or (self.frame and self.frame.holds(part.head)):
                 continue

@@ -12,7 +12,8 @@ MAX_ANSWER_TOKENS = 14
 # Signs that a phrase was cut in the wrong place, and marks that no question should hold.
 _TORN = re.compile(
     r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat of\b|\bwh(?:at|o|om) of\b|\bwhat what\b|"
-    r"\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\bfor when\b|\b[a-z]+s's\b|"
+    r"\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\bfor when\b|\b\d{1,2} (?:what|which)\b|^(?:what|who) \w+er than\b|"
+    r"\b[a-z]+s's\b|"
     r"\b(?:the|a|an|no|its|his|her|their) (?:how many|how much|what|which|who)\b|\bwh\w+['’]s\b"
 )
 _FOREIGN = re.compile(r"[\"“”;?!\[\]|]|:\s|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
@@ -83,6 +84,8 @@ def is_plain_question(question: str) -> bool:
 def worth_asking(question: str, answer: str, tokens: int) -> bool:
     words = re.findall(r"\w+", answer.lower())
     if not words or tokens > MAX_ANSWER_TOKENS or all(word in _EMPTY_ANSWERS for word in words):
+        return False
+    if len(answer) == 1 and answer.isalpha():
         return False
     if words[0] in {"however", "whatever", "whoever"}:
         return False
