@@ -18,6 +18,7 @@ from lift.tasks.rules.lexicon import (
     DURATION_UNITS,
     FIXED_OBJECTS,
     FIXED_PHRASES,
+    LENGTH_UNITS,
     MEANING_ADVERBS,
     MEANS_NOUNS,
     PERSON_NOUNS,
@@ -334,6 +335,7 @@ def _relative(verb: Token) -> Clause | None:
         and antecedent.dep_ == "pobj"
         and (
             antecedent.pos_ == "NOUN"
+            or antecedent.ent_type_ not in {"PERSON", "ORG", "GPE", "NORP"}
             or antecedent.head.lower_ == "of"
             or any(c.dep_ == "det" for c in antecedent.lefts)
         )
@@ -470,6 +472,9 @@ def _apposition(head: Token) -> Clause | None:
     tokens = trimmed(phrase_tokens(attribute))
     subject = trimmed(phrase_tokens(noun, brief=True))
     if not tokens or not subject or any(part[0].lower_.startswith("no ") for part in (tokens, subject)):
+        return None
+    if attribute.lemma_.lower() in LENGTH_UNITS | DURATION_UNITS:
+        # "in Stennet, 14 kilometres to the north"
         return None
     if noun.pos_ == "NOUN" and head.pos_ == "PROPN":
         named = {token.i for token in head.subtree}

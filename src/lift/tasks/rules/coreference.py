@@ -58,6 +58,14 @@ def _owner_beside(pronoun: Token) -> Token | None:
     return relative.head
 
 
+def _own_subjects(pronoun: Token) -> set[int]:
+    """The places of the subjects of the verb that has `pronoun` as its object: "it" is none of them."""
+    if pronoun.dep_ not in {"dobj", "pobj", "dative"}:
+        return set()
+    verb = next((word for word in pronoun.ancestors if word.pos_ in {"VERB", "AUX"}), pronoun)
+    return {child.i for child in verb.children if child.dep_ in _SUBJECTS}
+
+
 def _without_conjuncts(head: Token) -> str:
     return write(trimmed(item_tokens(head, brief=True)), {})
 
@@ -169,8 +177,9 @@ class Resolver:
             ):
                 # "lift the kiln by its door": not what the sentence before was about
                 return None
+            own = _own_subjects(token)
             for mention in here:
-                if mention.kind == "thing":
+                if mention.kind == "thing" and mention.index not in own:
                     if token.dep_ == "poss" and " of " in mention.text:
                         # the casing of the pump and its wheel: whose wheel?
                         return None

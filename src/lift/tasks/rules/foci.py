@@ -215,6 +215,9 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
                 if head.ent_type_ in {"DATE", "TIME"} and wh.text not in {"what year", "which year"}
             )
     elif part.role == "adverb":
+        if head.i and head.nbor(-1).lower_ == "at":
+            # "at once"
+            return
         if head.lower_ in {"once", "twice", "thrice"}:
             yield Interrogative("how many times", tokens[0].i, tokens[-1].i, (tokens[0], tokens[-1]), "frequency", 0.9)
         elif head.lower_ in FREQUENCY_ADVERBS:

@@ -34,6 +34,7 @@ _HONORIFICS = words(
 )
 # "the potter Junzo Akiyama": trades that no list of words knows, and things that are called alike
 _ROLE = re.compile(r"(?:er|or|ist|ian|man|woman|smith|eer)$")
+_EXPERT = re.compile(r"[a-z]{3}(?:[aeiou][a-z])?[^aeiouls]ist$|woman$")
 _THINGS = words(
     """
     steamer river tower container computer printer number paper cylinder theater center motor tractor harbor
@@ -71,6 +72,7 @@ def is_person(head: Token) -> bool:
     if any(
         child.lower_.rstrip(".") in _HONORIFICS
         or child.lemma_.lower() in PERSON_NOUNS
+        or (child.tag_ == "JJ" and child.text.endswith("ist"))
         or (child.pos_ == "NOUN" and _ROLE.search(child.lower_) and child.lower_ not in _THINGS)
         for child in head.lefts
         if head.pos_ == "PROPN" and child.dep_ in {"compound", "amod", "nmod"}
@@ -92,6 +94,8 @@ def is_person(head: Token) -> bool:
         return False
     if head.lemma_.lower() == "head" and not any(child.lower_ == "of" for child in head.rights):
         return False
+    if head.pos_ == "NOUN" and _EXPERT.search(head.lemma_.lower()):
+        return True
     return head.pos_ == "NOUN" and head.lemma_.lower() in PERSON_NOUNS
 
 

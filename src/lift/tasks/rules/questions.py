@@ -152,6 +152,9 @@ def _candidate(
     if first.lower_ == "no" and rule != "connection":
         # "What kind of porter is there?" is not answered by "no night"
         return
+    if last.tag_ == "CD" and first.pos_ in {"NOUN", "PROPN"} and "how many" in text.lower():
+        # "gives the Supplier two keys": the parser took the two for one phrase
+        return
     if rule != "connection" and not _is_whole(parsed, text, first, last):
         return
     question = polished(text)
@@ -170,6 +173,15 @@ def _is_whole(parsed: ParsedSentence, question: str, first: Token, last: Token) 
         behind = parsed.doc[last.i + 1]
         if behind.lower_ == "of" and behind.head.i == root.i and " of " not in question and " of?" not in question:
             return False
+        if behind.dep_ in {"nummod", "quantmod"} and root.is_ancestor(behind) and behind.text not in question:
+            return False
+    if any(
+        word.dep_ == "conj" and word.pos_ == "PROPN" and word.i > last.i and word.text not in question
+        for child in root.children
+        if child.dep_ == "appos"
+        for word in child.subtree
+    ):
+        return False
     named = [root, *(child for child in root.children if child.dep_ == "appos")]
     return all(
         child.i <= last.i or child.pos_ not in {"NOUN", "PROPN"} or child.text in question
@@ -336,6 +348,8 @@ class _Asker:
             "adverbial"
         }:
             text = wh.text if whole else self._write(part.tokens, gap)
+            if text == "how long" and part.head.lower_ == "for":
+                text = "for how long"
             weight = 0.65 if adjunct or wh.kind in {"number", "year", "which", "percentage"} else 0.55
             yield from self._finish(self._in_situ(focus, text), focus, f"{rule}-in-situ", weight)
 

@@ -12,8 +12,8 @@ MAX_ANSWER_TOKENS = 14
 # Signs that a phrase was cut in the wrong place, and marks that no question should hold.
 _TORN = re.compile(
     r" [-–—/] |- -|\bwh\w+ ?[-/]|(?:^|\s)[-–/]\w| (?:a|an|the|and|or)$|\bwhat of\b|\bwh(?:at|o|om) of\b|\bwhat what\b|"
-    r"\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\bfor when\b|\b\d{1,2} (?:what|which)\b|^(?:what|who) \w+er than\b|"
-    r"\b[a-z]+s's\b|"
+    r"\b(?:what|who) that\b|\b(?:Mr|Mrs|Ms|Dr)\.? wh|\b(?:for|over|under|above|below) when\b|"
+    r"\b\d{1,2} (?:what|which)\b|^(?:what|who) \w+er than\b|\b[a-z]+s's\b|"
     r"\b(?:the|a|an|no|its|his|her|their) (?:how many|how much|what|which|who)\b|\bwh\w+['’]s\b"
 )
 _FOREIGN = re.compile(r"[\"“”;?!\[\]|]|:\s|\.\.\.|['‘’] ['‘’]|\b(?:i\.e|e\.g|etc)\b")
