@@ -556,6 +556,9 @@ def _statement(verb: Token) -> Clause | None:
         return None
     if any(token.tag_ in {"WDT", "WP"} and token.dep_ == "pobj" for token in subject.subtree):
         return None
+    if sum(child.dep_ in _SUBJECTS for child in verb.children) > 1:
+        # "bottles heavier than 11 kilograms are not accepted": the parser took both for subjects
+        return None
     if has_loose_apposition(subject) or any(word.i < subject.i < verb.i for word in _auxiliaries(verb)):
         # "has it inspected by a firm", "had the harbour been deeper"
         return None

@@ -270,7 +270,8 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
     token = _clause_top(head)
     if token is None or has_unclear_conjunct(token):
         return None
-    if any(child.dep_ in _SUBJECTS and has_loose_apposition(child) for child in token.children):
+    subjects = [child for child in token.children if child.dep_ in {"nsubj", "nsubjpass"}]
+    if len(subjects) > 1 or any(map(has_loose_apposition, subjects)):
         return None
     helpers = [child.i for child in token.children if child.dep_ in {"aux", "auxpass"}]
     if any(child.dep_ in _SUBJECTS and helpers and min(helpers) < child.i for child in token.children):

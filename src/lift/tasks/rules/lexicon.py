@@ -35,7 +35,8 @@ PERSON_NOUNS = words(
     victim villager violinist visitor volunteer warrior widow wife winner witness woman women worker writer
     youth tenant landlady lessee lessor lender borrower buyer seller supplier vendor reader caretaker foreman
     carpenter schoolmaster islander depositor subcontractor bookbinder notary porter cook waiter lodger subtenant
-    councillor licensee licensor insurer policyholder nobody anybody everybody somebody user
+    councillor treasurer warden archivist organist assessor
+    licensee licensor insurer policyholder nobody anybody everybody somebody user
     """
 )
 
