@@ -159,6 +159,10 @@ def test_orders_are_asked_as_what_one_should_do() -> None:
     assert answers("Put the plug into the socket.")["What should one put into the socket?"] == "the plug"
 
 
+def test_nobody_is_an_answer() -> None:
+    assert answers("Nobody may enter the engine room at sea.")["Who may enter the engine room at sea?"] == "Nobody"
+
+
 def test_existence_is_answered_as_the_text_says_it() -> None:
     text = "There is no night porter in the annex"
     assert answers(f"{text}.")["Is there a night porter in the annex?"] == text

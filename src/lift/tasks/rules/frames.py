@@ -164,7 +164,7 @@ def _condition_tokens(verb: Token) -> tuple[Token, ...] | None:
     first, last = verb.left_edge.i, verb.right_edge.i
     while first and verb.doc[first - 1].lower_ in {*_AS_LONG, "as", "only"}:
         first -= 1
-    tokens = trimmed(verb.doc[first : last + 1])
+    tokens = trimmed(list(verb.doc[first : last + 1]))
     return tokens if tokens and len(tokens) <= MAX_CONDITION_TOKENS else None
 
 

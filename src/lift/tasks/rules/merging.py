@@ -48,7 +48,7 @@ def merge_tokens(doc: Doc) -> Doc:
     """`doc` with what belongs together as single tokens; its text and the places of its characters stay."""
     text = doc.text
     taken: set[int] = set()
-    merged: list[tuple[Span, dict[str, Any]]] = []
+    merged: list[tuple[Span, dict[str | int, Any]]] = []
     times: list[int] = []
     bounds: list[int] = []
     for kind, span in _spans(doc, text):
@@ -122,7 +122,7 @@ def _is_pair_of_names(span: Span) -> bool:
     return not any(child.i < first.i and child.dep_ in {"compound", "det", "amod", "nmod"} for child in first.children)
 
 
-def _attributes(kind: str, span: Span) -> dict[str, Any]:
+def _attributes(kind: str, span: Span) -> dict[str | int, Any]:
     root: Token = span.root
     if kind == "time":
         return {"TAG": "NN", "POS": "NOUN", "DEP": "npadvmod", "ENT_TYPE": "TIME", "LEMMA": span.text.lower()}

@@ -212,6 +212,10 @@ class _Asker:
         elif clause.existential:
             yield from self._existence_questions()
         elif subject:
+            if clause.subject_head.lower_ == "nobody" and len(clause.subject) == 1:
+                nobody = clause.subject_head
+                wh = Interrogative("who", nobody.i, nobody.i, (nobody, nobody), "who", 0.9)
+                yield from self._questions(_Focus(None, wh))
             for wh in noun_foci(clause.subject_head, clause.subject):
                 if wh.besides and clause.origin == "relative":
                     continue
