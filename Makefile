@@ -1,5 +1,5 @@
 # make setup [EXTRAS=serve|evaluate|openai|docs|dev|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
-# make demo                     absorb an article and compare four ways of asking about it (under 10 minutes, 2 cores)
+# make demo                     absorb an article and compare four ways of asking about it (within 9 minutes)
 # make docs                     the documents as a site, in site/
 # make test | test-slow | lint
 

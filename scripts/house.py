@@ -1,4 +1,4 @@
-"""How the source is built: `python scripts/house.py [SRC]` counts packages, modules, lines and names, and finds circles.
+"""How the source is built: `python scripts/house.py [SRC]` counts packages, lines and names, and finds circles.
 
 SRC is the folder of the package (default src/lift), so that another state of the source can be counted beside it.
 """

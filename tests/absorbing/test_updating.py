@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -79,7 +79,7 @@ def test_a_text_is_added_and_what_was_there_stays(tiny_model: BaseModel, library
     events = list(add_events(NEW, memory, tiny_model, library))
     kinds = [type(event) for event in events if not isinstance(event, Trained)]
     assert kinds[:4] == [Probing, Probed, Prepared, Planned]
-    assert kinds[4:] == [Probing, Probed, Probed, Finished]
+    assert kinds[4:] == [Probing, Probing, Probed, Probed, Finished]
     changed = library["merrow"]
     assert library.names() == ["merrow"]
     assert library.verify() == []
@@ -350,11 +350,12 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     states: list[dict[str, torch.Tensor]] = []
     scripted = recalled(0, 1, 2, 1, 0, 1, 2)
 
-    def watched(self: session.Session, *arguments: Any) -> RecallReport:
+    def watched(self: session.Session, *arguments: Any) -> Generator[Probing, None, RecallReport]:
         states.append({key: value.clone() for key, value in self.adapter.trained_state().items()})
+        yield from ()
         return scripted(None, len(arguments[1]), arguments[2])
 
-    monkeypatch.setattr(session.Session, "probe", watched)
+    monkeypatch.setattr(session.Session, "probing", watched)
     events = rehearsed(tiny_model, library, 1.0)
     assert rounds(events) == 4
     assert [point.recalled for point in library["merrow"].manifest.recall_history[1:]] == [1, 2, 1, 0, 1]

@@ -214,6 +214,17 @@ def test_a_file_of_questions_is_answered_in_its_order(
     assert all(answer["context"] == "none" and answer["seconds"] > 0 for answer in answers)
 
 
+def test_a_file_of_questions_is_counted_while_it_is_asked(
+    quill: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lift.cli.progress.Lines", lambda: Lines(every_s=0.0))
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"Who owns lens {number}?"}) + "\n" for number in range(20)))
+    assert run(["ask", "quill", "--questions", str(questions), "--context", "none", *quill.at]) == 0
+    told = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["asking question 1 of 20", "asking question 17 of 20"]
+
+
 def test_questions_come_from_standard_input(
     quill: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

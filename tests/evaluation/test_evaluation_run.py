@@ -19,7 +19,7 @@ from conftest import tiny_llama
 
 from lift.errors import BudgetError, DataError, InterruptedAbsorption, UsageError
 from lift.evaluation import memory_store, reader
-from lift.evaluation.events import Absorbing, Answered, SuiteRead
+from lift.evaluation.events import Absorbing, Answered, Asking, SuiteRead
 from lift.evaluation.methods.registry import all_methods
 from lift.evaluation.plan import RunPlan, load_plan
 from lift.evaluation.run import Evaluation
@@ -162,6 +162,17 @@ def test_every_question_has_a_line_by_every_method(
     assert all(row["absorb_s"] > 0 and row["adapter_bytes"] > 0 and row["ask_s"] > 0 for row in absorbed.values())
     assert {row["document"] for row in run.harms} == {"merrow", "holt"}
     assert all(row["perplexity_base"] > 1 and row["unrelated_questions"] == 18 for row in run.harms)
+
+
+def test_questions_are_counted_while_a_method_is_asked(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
+    events = list(Evaluation(plan(data, "closed-book"), tmp_path / "out", tiny_model).run())
+    asking = [event for event in events if isinstance(event, Asking)]
+    assert [(event.document, event.asked, event.questions) for event in asking] == [
+        ("Merrow", 0, 2),
+        ("Merrow", 1, 2),
+        ("Holt", 0, 1),
+    ]
+    assert [event.eta_s is None for event in asking] == [True, False, True]
 
 
 def test_the_control_asks_the_memory_of_the_other_document(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorbing.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Waiting, Writing
+from lift.absorbing.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Waiting, Writing
 from lift.absorbing.preparation import Outline, TaskWriter, followed, nothing_to_train, outline, prepare, prepare_stream
 from lift.absorbing.recall import PROBE_BATCH, RecallReport, choose_probes
 from lift.absorbing.session import Session
@@ -181,10 +181,9 @@ def _absorb_alone(
             learned = yield from _learn_streaming(session, made, writer, options)
         else:
             learned = yield from _learn(session, made, writer, options)
-        yield Probing(len(learned.probes))
         session.keep_share()
         adapter = session.round_to_stored()
-        report = session.probe(document, made.sentences, learned.probes)
+        report = yield from session.probing(document, made.sentences, learned.probes)
     point = session.point("absorbed", report)
     draft = session.draft(
         made,

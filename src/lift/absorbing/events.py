@@ -82,9 +82,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class Probing:
-    """The held-back tasks are being asked."""
+    """The held-back tasks are being asked: so many of them are, after which `eta_s` seconds are expected to remain.
+
+    None where that is not known, before the first batch of them.
+    """
 
     probes: int
+    asked: int = 0
+    eta_s: float | None = None
 
 
 @dataclass(frozen=True)

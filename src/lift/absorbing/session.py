@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lift.absorbing.events import Planned, Trained
+from lift.absorbing.events import Planned, Probing, Trained
 from lift.absorbing.planning import CALIBRATION_S, FEWEST_EPOCHS, Calibration, affordable_tasks, calibrate, shortened
 from lift.absorbing.preparation import Outline, Preparation, followed, prepare
 from lift.absorbing.recall import (
@@ -355,15 +355,32 @@ class Session:
         longest_s: float = math.inf,
     ) -> RecallReport:
         """Ask `probes` closed book, as many of them as there is time for in `longest_s` and before saving."""
+        events = self.probing(document, sentences, probes, longest_s=longest_s)
+        while True:
+            try:
+                next(events)
+            except StopIteration as stop:
+                report: RecallReport = stop.value
+                return report
+
+    def probing(
+        self,
+        document: Document,
+        sentences: Sequence[Sentence],
+        probes: Sequence[Task],
+        *,
+        longest_s: float = math.inf,
+    ) -> Generator[Probing, None, RecallReport]:
+        """As probe, with Probing before the first batch of questions and after each one."""
         answerer = Answerer.of(self.base, self.adapter, document, sentences)
-        if not self.is_bounded or not probes:
-            return probe_recall(answerer, len(sentences), probes)
-        ends_at = min(self.budget.ends_at - self.saving_s, self.budget.clock() + longest_s)
-        clock, order = self.budget.clock, spread(probes)
+        clock, order = self.budget.clock, spread(probes) if self.is_bounded else list(probes)
+        ends_at = min(self.budget.ends_at - self.saving_s, clock() + longest_s)
         asked: list[Probe] = []
         expected_s = self._batch_s * self._slowness
         for first in range(0, len(order), PROBE_BATCH):
             begun = clock()
+            batches = math.ceil((len(order) - first) / PROBE_BATCH)
+            yield Probing(len(order), len(asked), min(batches * expected_s, ends_at - begun) if expected_s else None)
             # a batch whose time is over is lost, so none begins that has little hope of ending
             if begun + _HOPEFUL_SHARE * expected_s > ends_at:
                 break

@@ -17,7 +17,7 @@ from threading import Event as StopFlag
 from typing import Any
 
 from lift.absorbing.absorb import absorb_within, absorption_identity, left_out, prepared, trained_tasks, write_tasks
-from lift.absorbing.events import AbsorptionEvent, Finished, Probed, Probing
+from lift.absorbing.events import AbsorptionEvent, Finished, Probed
 from lift.absorbing.preparation import Outline, Preparation, TaskWriter, outline, prepare
 from lift.absorbing.recall import RecallReport
 from lift.absorbing.session import Session
@@ -99,8 +99,7 @@ def _add_alone(
     session = _reopened(memory, base, recipe, budget)
     with cleaning_up(session.close):
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
-        yield Probing(len(old_probes))
-        before = session.probe(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
+        before = yield from session.probing(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
         history = [*old.recall_history, session.point("known before adding", before)]
         yield _probed(history[-1])
         writer = TaskWriter(made, base, recipe, start)
@@ -118,10 +117,9 @@ def _add_alone(
             schedule=schedule,
             stop=stop,
         )
-        yield Probing(len(old_probes) + len(new_probes))
         adapter = session.round_to_stored()
-        after = session.probe(joined, made.sentences, old_probes)
-        new = session.probe(joined, made.sentences, new_probes)
+        after = yield from session.probing(joined, made.sentences, old_probes)
+        new = yield from session.probing(joined, made.sentences, new_probes)
     for what, found in (("known after adding", after), ("added", new)):
         history.append(session.point(what, found))
         yield _probed(history[-1])
@@ -206,8 +204,7 @@ def _rehearse_alone(
     with cleaning_up(session.close):
         probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
         session.probing_s = 2 * probing_s  # after the last round, and of what is stored
-        yield Probing(len(probes))
-        report = best = session.probe(memory.document, made.sentences, probes)
+        report = best = yield from session.probing(memory.document, made.sentences, probes)
         state = session.adapter.trained_state()
         history = [*old.recall_history, session.point("before rehearsing", report)]
         yield _probed(history[-1])
@@ -225,7 +222,7 @@ def _rehearse_alone(
                 yield from session.train(preparation.curriculum, shorter.training, stop=stop)
             except InterruptedAbsorption:
                 stopped = True
-            report = session.probe(memory.document, made.sentences, probes)
+            report = yield from session.probing(memory.document, made.sentences, probes)
             history.append(session.point("rehearsed", report))
             yield _probed(history[-1])
             waited += 1
@@ -233,7 +230,7 @@ def _rehearse_alone(
                 best, state, waited = report, session.adapter.trained_state(), 0
         session.adapter.load_state(state)
         adapter = session.round_to_stored()
-        stored = session.probe(memory.document, made.sentences, probes)
+        stored = yield from session.probing(memory.document, made.sentences, probes)
         report = stored if len(stored.probes) >= len(best.probes) else best  # asked before it was rounded
     draft = session.draft(
         made,

@@ -159,9 +159,8 @@ def _absorb(
 ) -> Iterator[AbsorptionEvent]:
     from lift.absorbing.absorb import absorb_events
     from lift.absorbing.update import absorb_until_events
-    from lift.models.load import load_model
 
-    base = load_model(model, on_progress=None if as_json else remark)
+    base = progress.load_shown_model(model, as_json)
     if share is not None:
         return absorb_until_events(document, base, settings, memories, until=share, **options)
     return absorb_events(document, base, settings, memories, **options)
@@ -176,11 +175,9 @@ def _add(
     if is_remote(memory):
         raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
     from lift.absorbing.update import add_events, choose_recipe
-    from lift.models.load import load_model
 
     choose_recipe(memory, options["overrides"])  # what is refused is refused before a model is loaded
-    say = None if as_json else remark
-    base = load_model(model or memory.manifest.base.id, on_progress=say, fetch=model is not None)
+    base = progress.load_shown_model(model or memory.manifest.base.id, as_json, fetch=model is not None)
     return add_events(document, memory, base, memories, **options)
 
 
@@ -250,6 +247,7 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
                         display.writing(event)
                     case Prepared():
                         _say_all(display, progress.describe_prepared(event))
+                        display.wait("measuring the speed of this machine")
                     case Fitting():
                         display.fitting(event)
                     case Planned():
@@ -260,7 +258,7 @@ def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading
                         display.step(event)
                     case Probing():
                         training.clear()
-                        display.say(f"asking {event.probes:,} questions that were held back")
+                        progress.show_probing(display, event)
                     case Estimated():
                         display.say(str(event.estimate))
                     case JobCreated():

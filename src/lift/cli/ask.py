@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lift.cli import progress
 from lift.cli.options import CONTEXT_NAMES, ContextOption, JsonOption, LibraryOption, MemoryModelOption
 from lift.cli.output import answer_record, print_support, remark, write_json
 from lift.errors import UsageError
@@ -82,12 +84,13 @@ def ask(
     batch = read_questions(questions) if questions is not None else None
     answerer = _open_answerer(name, library, model)
     if batch is not None:
-        for each, answer in _answers(answerer, batch, context):
-            if as_json:
-                write_json(answer_record(each.text, answer, each.id))
-            else:
-                print(f"{each.text}\n{answer.text or NO_ANSWER}", flush=True)
-                print_support(answer)
+        with progress.opened_display(as_json) as display:
+            for each, answer in _answers(answerer, batch, context, display):
+                if as_json:
+                    write_json(answer_record(each.text, answer, each.id))
+                else:
+                    print(f"{each.text}\n{answer.text or NO_ANSWER}", flush=True)
+                    print_support(answer)
     else:
         _ask_one(answerer, single, context, as_json)
 
@@ -192,19 +195,21 @@ def _opened(name: str, library: Path | None, model: str | None) -> Answerer | Re
         from lift.remote.answering import open_remote_memory
 
         return open_remote_memory(memory)
+    base = progress.load_shown_model(model or memory.manifest.base.id, as_json=False, fetch=model is not None)
     from lift.answering.answerer import open_memory
-    from lift.models.load import load_model
 
-    base = load_model(model or memory.manifest.base.id, on_progress=remark, fetch=model is not None)
     return open_memory(memory, base)
 
 
 def _answers(
-    answerer: Answerer | RemoteAnswerer, questions: list[Question], context: str
+    answerer: Answerer | RemoteAnswerer, questions: list[Question], context: str, display: progress.Display
 ) -> Iterator[tuple[Question, Answer]]:
-    """Batch by batch, so that a long file shows its first answers early."""
+    """Batch by batch, so that a long file shows its first answers early, and how far it is."""
+    begun = time.monotonic()
     for first in range(0, len(questions), _BATCH_SIZE):
         batch = questions[first : first + _BATCH_SIZE]
+        eta_s = (time.monotonic() - begun) / first * (len(questions) - first) if first else None
+        display.count("asking question", first, len(questions), eta_s)
         yield from zip(batch, answerer.ask_many([each.text for each in batch], context), strict=True)
 
 

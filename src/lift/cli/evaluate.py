@@ -12,7 +12,7 @@ import typer
 
 from lift.cli import progress
 from lift.cli.options import JsonOption, ModelOption, SetOption, parse_duration, parse_tokens
-from lift.cli.output import build_table, format_seconds, remark, stdout, write_json
+from lift.cli.output import build_table, format_seconds, stdout, write_json
 from lift.cli.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -242,10 +242,9 @@ def break_even(
     from lift.evaluation.plan import load_plan
     from lift.evaluation.report.write import write_report
     from lift.evaluation.run_files import BREAK_EVEN_FILE, PLAN_FILE, load_run, write_value
-    from lift.models.load import load_model
 
     candidate = find_candidate(load_run(directory), rival, document)
-    base = load_model(model, on_progress=None if as_json else remark)
+    base = progress.load_shown_model(model, as_json)
     display = progress.open_display(as_json)
     result: dict[str, Any] = {}
     display.say(f"{candidate.document}: the run says it pays after {candidate.questions} questions; absorbing it anew")
@@ -287,7 +286,6 @@ def _evaluate(
     from lift.evaluation.judge import SAMPLE_PATH, open_judge
     from lift.evaluation.remote_reader import open_remote_reader
     from lift.evaluation.run import Evaluation
-    from lift.models.load import load_model
 
     stop = threading.Event()
     judge = open_judge(judge_model, out) if judge_model else None
@@ -295,7 +293,7 @@ def _evaluate(
     evaluation = Evaluation(
         plan,
         out,
-        load_model(model, on_progress=None if as_json else remark) if remote is None else None,
+        progress.load_shown_model(model, as_json) if remote is None else None,
         command="lift " + shlex.join(sys.argv[1:]),
         remote=remote,
         judge=judge,
@@ -319,8 +317,8 @@ def _follow(evaluation: Evaluation, stop: threading.Event, as_json: bool) -> Non
 
 
 def _show(event: EvaluationEvent, display: progress.Display) -> None:
-    from lift.absorbing.events import Prepared, Trained
-    from lift.evaluation.events import Answered, SuiteRead
+    from lift.absorbing.events import Prepared, Probing, Trained
+    from lift.evaluation.events import Answered, Asking, SuiteRead
 
     match event:
         case SuiteRead():
@@ -328,6 +326,8 @@ def _show(event: EvaluationEvent, display: progress.Display) -> None:
             display.say(f"{event.suite}: {event.documents} documents, {event.questions} questions{left_out}")
             for fault in event.faults:
                 display.say(f"warning: {fault}")
+        case Asking():
+            display.count(f"{event.document[:30]}: {event.method}", event.asked, event.questions, event.eta_s)
         case Answered():
             errors = f", {event.errors} errors" if event.errors else ""
             metric = event.metric.replace("f1", "F1")
@@ -339,8 +339,11 @@ def _show(event: EvaluationEvent, display: progress.Display) -> None:
         case _:
             if isinstance(event.event, Prepared):
                 display.say(f"{event.suite}, {event.document[:40]}: absorbing it, recipe {event.recipe}")
+                display.wait("measuring the speed of this machine")
             elif isinstance(event.event, Trained):
                 display.step(event.event)
+            elif isinstance(event.event, Probing):
+                progress.show_probing(display, event.event)
 
 
 def _finish(evaluation: Evaluation, as_json: bool) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _FORGOTTEN_SHOWN = 10
+_WHOLE_CHARS = 32  # of the 80 columns of a narrow terminal
 NO_SUPPORT = "nothing in the document supports this answer"
 _RELATIONS = {"supports": "supported by:", "found": "found in:", "related": "see also:"}
 
@@ -59,13 +60,20 @@ def print_facts(facts: Iterable[tuple[str, str]], title: str | None = None) -> N
 
 
 def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
-    """A table of plain strings; brackets in them stay brackets."""
+    """A table of plain strings; brackets in them stay brackets, and what is too long is folded, never left out.
+
+    The first column, which names the rows, is left whole while its names are short enough to leave room for others.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    kept = list(rows)
+    widest = max((len(row[0]) for row in kept), default=0)
+    for number, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=number == 0 and widest <= _WHOLE_CHARS)
+    for row in kept:
         table.add_row(*(Text(cell) for cell in row))
     return table
 

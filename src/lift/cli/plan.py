@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
     FilesArgument,
@@ -18,7 +19,7 @@ from lift.cli.options import (
     parse_duration,
     read_documents,
 )
-from lift.cli.output import format_bytes, format_seconds, print_facts, remark, write_json
+from lift.cli.output import format_bytes, format_seconds, print_facts, write_json
 from lift.training.budget import check_budget
 
 if TYPE_CHECKING:
@@ -56,10 +57,11 @@ def plan(
     settings = load_recipe(recipe, overrides or ())
     document = read_documents(files, title)
     from lift.absorbing.planning import make_plan
-    from lift.models.load import load_model
 
-    base = load_model(model, on_progress=None if as_json else remark)
-    made = make_plan(document, base, settings, budget_s)
+    base = progress.load_shown_model(model, as_json)
+    with progress.opened_display(as_json) as display:
+        display.wait("measuring training and asking on this machine")
+        made = make_plan(document, base, settings, budget_s)
     if as_json:
         write_json({"title": document.title, **asdict(made)})
         return

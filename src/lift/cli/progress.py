@@ -1,28 +1,38 @@
-"""What an absorption shows while it runs: a bar on a terminal, a plain line every 15 seconds elsewhere."""
+"""What a command shows while it works: a bar on a terminal, a plain line every 15 seconds elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from lift.cli.output import describe_generation, format_recall, format_seconds, remark, stderr
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
-    from lift.absorbing.events import Fitting, Planned, Prepared, Probed, Trained, Waiting, Writing
+    from lift.absorbing.events import Fitting, Planned, Prepared, Probed, Probing, Trained, Waiting, Writing
+    from lift.models.base_model import BaseModel
     from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
 _LINE_EVERY_S = 15.0
+# Below this a remaining time is told in whole seconds.
+_SECONDS_ALONE = 59.5
 
 
 class Display(Protocol):
-    """Where the course of an absorption is shown."""
+    """Where the course of a command is shown."""
 
     def say(self, text: str) -> None:
         """Show one line that stays."""
+
+    def wait(self, what: str) -> None:
+        """Show that `what` is being done, which tells nothing of how far it is."""
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
+        """Show how many of `total` are done, and the seconds that the others take, where that is known."""
 
     def step(self, event: Trained) -> None:
         """Show where the training is."""
@@ -41,6 +51,12 @@ class Silent:
     """Shows nothing: for --json without a terminal."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def wait(self, what: str) -> None:
+        """Nothing."""
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
         """Nothing."""
 
     def step(self, event: Trained) -> None:
@@ -66,6 +82,13 @@ class Lines:
     def say(self, text: str) -> None:
         """Print the line."""
         remark(text)
+
+    def wait(self, what: str) -> None:
+        """Nothing: a line would come however short the wait is."""
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
+        """Print how far it is, unless something was said just now."""
+        self._say_sometimes(f"{what} {describe_count(done, total, eta_s)}")
 
     def step(self, event: Trained) -> None:
         """Print where the training is, unless it was said just now."""
@@ -104,13 +127,27 @@ class Bar:
             TextColumn("{task.description}", style="dim"),
             console=self._console,
             transient=True,
+            # rich would write what is printed to this console, standard error, also where it belongs in a file
+            redirect_stdout=sys.stdout.isatty(),
         )
         self._task = self._progress.add_task("", total=1.0, visible=False, what="training")
+        self._waiting: TaskID | None = None
         self._progress.start()
 
     def say(self, text: str) -> None:
         """Print the line above the bar."""
         self._console.print(text, markup=False)
+
+    def wait(self, what: str) -> None:
+        """Show a bar that pulses, in the place of the other."""
+        self._progress.update(self._task, visible=False)
+        self._end_wait()
+        # a task that has a total cannot lose it again
+        self._waiting = self._progress.add_task("", total=None, what=what)
+
+    def count(self, what: str, done: int, total: int, eta_s: float | None) -> None:
+        """Move the bar."""
+        self._move(what, done / max(total, 1), describe_count(done, total, eta_s))
 
     def step(self, event: Trained) -> None:
         """Move the bar."""
@@ -125,7 +162,13 @@ class Bar:
         self._move("fitting attention", event.epoch / event.epochs, f"error {event.error:.3f}")
 
     def _move(self, what: str, share: float, description: str) -> None:
+        self._end_wait()
         self._progress.update(self._task, completed=share, description=description, visible=True, what=what)
+
+    def _end_wait(self) -> None:
+        if self._waiting is not None:
+            self._progress.remove_task(self._waiting)
+            self._waiting = None
 
     def close(self) -> None:
         """Remove the bar."""
@@ -138,6 +181,41 @@ def open_display(as_json: bool) -> Display:
     if sys.stderr.isatty():
         return Bar()
     return Silent() if as_json else Lines()
+
+
+def load_shown_model(name: str, as_json: bool, *, fetch: bool = True) -> BaseModel:
+    """The base model `name`, with what its loading takes shown meanwhile; `fetch` and what is raised as load_model."""
+    with opened_display(as_json) as display:
+        display.wait("loading the model")
+        from lift.models.load import load_model
+
+        return load_model(name, on_progress=None if as_json else display.say, fetch=fetch)
+
+
+@contextmanager
+def opened_display(as_json: bool) -> Iterator[Display]:
+    """As open_display, closed when the block is left."""
+    display = open_display(as_json)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+def show_probing(display: Display, event: Probing) -> None:
+    """Show how many of the held-back questions are asked."""
+    if not event.asked:
+        display.say(f"asking {event.probes:,} questions that were held back")
+    display.count("asking held-back questions", event.asked, event.probes, event.eta_s)
+
+
+def describe_count(done: int, total: int, eta_s: float | None) -> str:
+    """2, 12, 40.3 -> "3 of 12, about 40 s left": the one that is being worked at, of all."""
+    left = ""
+    if eta_s is not None and eta_s >= 1:
+        about = f"{eta_s:.0f} s" if eta_s < _SECONDS_ALONE else format_seconds(eta_s)
+        left = f", about {about} left"
+    return f"{min(done + 1, total)} of {total}{left}"
 
 
 def describe_prepared(event: Prepared) -> list[str]:

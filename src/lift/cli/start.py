@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lift.cli import progress
 from lift.cli.options import JsonOption, ModelOption
-from lift.cli.output import format_bytes, print_facts, remark, write_json
+from lift.cli.output import format_bytes, format_seconds, print_facts, remark, write_json
 
 _EPILOG = """\b
 Examples:
@@ -51,19 +53,21 @@ def start(
     from lift.config import apply_overrides
     from lift.evaluation.plan import SuitePlan
     from lift.evaluation.suite_reading import read_suite
-    from lift.models.load import load_model
 
     values: dict[str, Any] = ReaderSettings().model_dump()
     settings = ReaderSettings.parse(apply_overrides(values, overrides or ()), "settings of lift start")
-    base = load_model(model, on_progress=None if as_json else remark)
+    base = progress.load_shown_model(model, as_json)
     suite = SuitePlan.parse({"name": "qa", "data": data}, str(data))
     read = read_suite(suite, lambda _text: [], skip_bad=skip_bad)
     for fault in read.faults:
         remark(f"left out: {fault}")
     found: list[StartingPoint] = []
+    begun = time.monotonic()
     for step in tune_reader(base, read.records, settings, licence, found):
         if not as_json and step.step % _SAY_EVERY_STEPS == 0:
-            remark(f"{100 * step.progress:.0f} %, epoch {step.epoch + 1}, loss {step.loss:.3f}")
+            left_s = (time.monotonic() - begun) * (1 - step.progress) / step.progress
+            said = f"{100 * step.progress:.0f} %, epoch {step.epoch + 1}, loss {step.loss:.3f}"
+            remark(f"{said}, about {format_seconds(left_s)} left")
     point = found[0]
     point.write(out)
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in point.state.values())

@@ -29,6 +29,21 @@ class Absorbing:
 
 
 @dataclass(frozen=True)
+class Asking:
+    """A method is being asked about a document: `asked` of its questions are, the others may take `eta_s` seconds.
+
+    None before the first of them.
+    """
+
+    suite: str
+    document: str
+    method: str
+    asked: int
+    questions: int
+    eta_s: float | None
+
+
+@dataclass(frozen=True)
 class Answered:
     """A method has answered a document. `score`: mean of `metric`, 0 to 1; `reused`: all was known before.
 
@@ -48,4 +63,4 @@ class Answered:
     eta_s: float
 
 
-EvaluationEvent = SuiteRead | Absorbing | Answered
+EvaluationEvent = SuiteRead | Absorbing | Asking | Answered

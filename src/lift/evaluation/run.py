@@ -22,7 +22,7 @@ from lift.adapters.warm_start import StartingPoint, find_starting_point
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.describe import describe_run, describe_suite
-from lift.evaluation.events import Absorbing, Answered, EvaluationEvent, SuiteRead
+from lift.evaluation.events import Absorbing, Answered, Asking, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
 from lift.evaluation.jobs import Job, make_jobs
 from lift.evaluation.judge import Judge, measure_agreement
@@ -51,6 +51,7 @@ from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 
 _Identity = tuple[str, ...]
+_BATCH = 16  # questions between two looks at whether to stop
 
 
 class Evaluation:
@@ -201,7 +202,7 @@ class Evaluation:
         whole = len(known) == len(rows) and cost is not None and cost["key"] == job.key
         return known if whole else None
 
-    def _do(self, job: Job) -> Generator[Absorbing, None, list[dict[str, Any]]]:
+    def _do(self, job: Job) -> Generator[Absorbing | Asking, None, list[dict[str, Any]]]:
         memory: Memory | None = None
         start: StartingPoint | None = None
         questions = job.record.questions
@@ -218,7 +219,7 @@ class Evaluation:
             elif job.recipe is not None:
                 document, budget_s = job.other or job.record.document, job.suite.plan.budget_s
                 memory = yield from self._store.memory(document, job.recipe, budget_s, job.suite.plan.title)
-            passages, replies = self._answers(job, self._reader(memory, start), lookup)
+            passages, replies = yield from self._answers(job, self._reader(memory, start), lookup)
             if memory is not None and job.other is None:
                 self._measure_harms(job, memory)
         except InterruptedAbsorption:
@@ -239,7 +240,9 @@ class Evaluation:
         append_row(self.out / COSTS_FILE, cost)
         return rows
 
-    def _answers(self, job: Job, reader: CachedReader, lookup: Lookup) -> tuple[list[Passage], list[Reply]]:
+    def _answers(
+        self, job: Job, reader: CachedReader, lookup: Lookup
+    ) -> Generator[Asking, None, tuple[list[Passage], list[Reply]]]:
         """The first questions alone, so that their time is what a person waits; the others in batches."""
         questions, asking = job.record.questions, job.record.asking
         asked = Asked(job.record, reader, lookup, self.plan.retrieved_sentences)
@@ -249,13 +252,20 @@ class Evaluation:
         replies = [Reply("", "", 0, 0, 0.0, error=passage.refused or None) for passage in passages]
         possible = [row for row, passage in enumerate(passages) if not passage.refused]
         timed = self.plan.timed_questions
-        for rows, one_by_one in ((possible[:timed], True), (possible[timed:], False)):
+        alone = [([row], True) for row in possible[:timed]]
+        rest = possible[timed:]
+        batches = [(rest[first : first + _BATCH], False) for first in range(0, len(rest), _BATCH)]
+        begun, done = time.monotonic(), 0
+        for rows, one_by_one in [*alone, *batches]:
             if self._stop.is_set():
                 raise InterruptedAbsorption("stopped; the same command goes on from here")
+            eta_s = (time.monotonic() - begun) / done * (len(possible) - done) if done else None
+            yield Asking(job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s)
             texts, contexts = [questions[row].text for row in rows], [passages[row].text for row in rows]
-            given = read(texts, contexts, asking.form, asking.max_new_tokens, one_by_one) if rows else []
+            given = read(texts, contexts, asking.form, asking.max_new_tokens, one_by_one)
             for row, reply in zip(rows, given, strict=True):
                 replies[row] = reply
+            done += len(rows)
         return passages, replies
 
     def _measure_harms(self, job: Job, memory: Memory) -> None:

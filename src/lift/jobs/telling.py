@@ -95,7 +95,8 @@ def _described(event: AbsorptionEvent) -> tuple[str, dict[str, Any]]:
             said = f"step {step.step}, epoch {step.epoch + 1}, loss {step.loss:.3f}"
             return said, {**asdict(step), "eta_s": event.eta_s}
         case Probing():
-            return f"{event.probes:,} questions that were held back are being asked", asdict(event)
+            asked = f"{event.asked:,} of " if event.asked else ""
+            return f"{asked}{event.probes:,} questions that were held back are being asked", asdict(event)
         case Probed():
             return f"{event.what}: {event.recalled} of {event.probed} sentences recalled", asdict(event)
         case Finished():
