@@ -29,7 +29,7 @@ demo: $(VENV)/.setup-core
 
 # a link that leads nowhere is an error
 docs: $(VENV)/.setup-docs
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 test: $(VENV)/.setup-dev
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile

@@ -1,33 +1,40 @@
 """The code blocks of the README and of the guide can be run as they stand there, page by page, in order.
 
 A fence of `console` holds shell lines behind "$ " and, below them, what they print. A fence of `python` is one part of
-a program that goes on through its page. What stands behind `<!-- not run: reason -->` is only parsed. The quick tests
-parse each command line, compile each program, and run what ends in an error before a model is loaded; the slow one
-runs all of it with the default model.
+a program that goes on through its page. What stands behind `<!-- not run: reason -->` is only parsed; the command
+behind `<!-- in the background -->` is a server that the rest of the page talks to. The quick tests parse each command
+line, compile each program, and run what ends in an error before a model is loaded; the slow one runs all of it with the
+default model.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer.main
 
 import lift
 from lift.cli import app, run
+from lift.cli.options import parse_duration
+from lift.training.budget import SMALLEST_BUDGET_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -38,8 +45,11 @@ PAGES = [
 # What a page shows and nobody runs: data, and settings of other programs.
 DATA_LANGUAGES = {"json", "yaml"}
 FENCE = re.compile(
-    r"(?P<mark><!-- not run: (?P<reason>[^\n]+?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
+    r"^(?:<!-- (?:not run: (?P<reason>[^\n]+?)|(?P<served>in the background)) -->\n)?"
+    r"```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
+PORT = 8000  # as the pages have it
 # Commands of the system that pages use beside lift and make; each must be looked at when it is added here.
 OTHER_PROGRAMS = {
     "cat",
@@ -55,7 +65,8 @@ OTHER_PROGRAMS = {
     "systemctl",
     "tail",
 }
-SHORTENED_BUDGET = "40s"
+# Budgets are shortened to this share of what the pages give, but for the smallest one.
+BUDGET_SHARE = 2 / 9
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Block:
     language: str
     code: str
     not_run: str | None
+    in_the_background: bool
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
@@ -115,7 +127,14 @@ def blocks_of(page: str) -> list[Block]:
     text = (ROOT / page).read_text("utf-8")
     assert text.count("\n```") % 2 == 0, f"{page}: a fence is not closed"
     return [
-        Block(page, text.count("\n", 0, found.start()) + 1, found["language"], found["code"], found["reason"])
+        Block(
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found["language"],
+            found["code"],
+            not_run=found["reason"],
+            in_the_background=found["served"] is not None,
+        )
         for found in FENCE.finditer(text)
     ]
 
@@ -234,11 +253,87 @@ def test_the_errors_are_those_shown(block: Block, folder: Path, capsys: pytest.C
         assert capsys.readouterr().err.splitlines() == [command.error]
 
 
-def in_a_shell(command: Command, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    line = re.sub(r"--budget \S+", f"--budget {SHORTENED_BUDGET}", command.line)
-    return subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], env=environment, capture_output=True, text=True, check=False
-    )
+def shortened_s(seconds: float) -> float:
+    """A budget of a page as it is here; one that is too small stays so."""
+    return seconds if seconds < SMALLEST_BUDGET_S else max(BUDGET_SHARE * seconds, SMALLEST_BUDGET_S)
+
+
+def quickened(code: str, port: int) -> str:
+    """The code with budgets of seconds instead of minutes, and another port."""
+
+    def shortened(found: re.Match[str]) -> str:
+        return f"{found[1]}{shortened_s(parse_duration(found[2])):.0f}"
+
+    code = re.sub(r"(--budget |budget_s=|\"budget_s\": \")(\d+[smh]?)\b", shortened, code)
+    return re.sub(rf"(localhost|127\.0\.0\.1):{PORT}\b", rf"\g<1>:{port}", code)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_server(process: subprocess.Popen[str], port: int, patience_s: float = 120) -> None:
+    """Until it answers questions and takes jobs."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the server ended with status {process.returncode}"
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").is_success:
+                return
+        time.sleep(0.5)
+    pytest.fail(f"the server was not ready after {patience_s} s")
+
+
+class Page:
+    """A page that is followed: its shell lines, its program, and its server."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._program: dict[str, Any] = {"__name__": "__page__"}
+        self._servers: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.terminate()
+            server.wait(60)
+
+    def follow(self, block: Block) -> None:
+        """Run a block; AssertionError where it does not end as the page says."""
+        if block.language == "python":
+            exec(compile(quickened(block.code, self._port), str(block), "exec"), self._program)
+        elif block.in_the_background:
+            (command,) = block.commands
+            server = subprocess.Popen([*shlex.split(command.line), "--port", str(self._port)], text=True)
+            self._servers.append(server)
+            await_server(server, self._port)
+        else:
+            for command in block.commands:
+                if not is_about_the_environment(command):
+                    self._run(block, command)
+
+    def _run(self, block: Block, command: Command) -> None:
+        script = f"set -o pipefail; {quickened(command.line, self._port)}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+        said = f"{block}: {command.line}\n{done.stdout}\n{done.stderr}"
+        if command.error is None:
+            assert done.returncode == 0, said
+        else:
+            assert done.returncode in {1, 2}, said
+            assert done.stderr.splitlines() == [quickened_error(command.error)], said
+
+
+def quickened_error(error: str) -> str:
+    """The sentence of an error that names the budgets of two absorptions of the page."""
+
+    def shortened(found: re.Match[str]) -> str:
+        return f"with a budget of {shortened_s(int(found[1])):.0f} s"
+
+    return re.sub(r"with a budget of (\d+) s", shortened, error)
 
 
 def is_about_the_environment(command: Command) -> bool:
@@ -254,22 +349,7 @@ def test_a_page_can_be_followed_from_top_to_bottom(
     # one for all pages, since the default model is converted into it
     monkeypatch.setenv("LIFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-the-pages"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    environment = {**os.environ, "COLUMNS": "100"}
-    program: dict[str, Any] = {"__name__": "__page__"}
-    for block in blocks_of(page):
-        if block.not_run:
-            continue
-        if block.language == "python":
-            code = re.sub(r"budget_s=\d+", f"budget_s={SHORTENED_BUDGET.rstrip('s')}", block.code)
-            exec(compile(code, str(block), "exec"), program)
-        elif block.language == "console":
-            for command in block.commands:
-                if is_about_the_environment(command):
-                    continue
-                done = in_a_shell(command, environment)
-                if command.error is None:
-                    assert done.returncode == 0, f"{block}: {command.line}\n{done.stderr}"
-                else:
-                    assert done.returncode in {1, 2}, f"{block}: {command.line}\n{done.stdout}"
-                    # the page's budgets are shortened here, and the refusal of a second one names them
-                    assert done.stderr.startswith(command.error[:100]), f"{block}: {command.line}\n{done.stderr}"
+    with Page() as followed:
+        for block in blocks_of(page):
+            if not block.not_run and block.language not in DATA_LANGUAGES:
+                followed.follow(block)
