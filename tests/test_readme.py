@@ -15,6 +15,7 @@ from lift.cli import app, run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "examples/README.md"]
+LINKING_PAGES = [*PAGES, *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 
 
 def root_command() -> Any:
@@ -58,7 +59,7 @@ def test_the_readme_shows_every_command() -> None:
     assert not [name for name in root_command().commands if f"`lift {name}" not in text]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKING_PAGES)
 def test_the_files_linked_to_are_there(page: str) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / page).read_text("utf-8"))
     assert not [link for link in links if not ((ROOT / page).parent / link).exists()]
@@ -79,7 +80,7 @@ def block_of(language: str, section: str) -> str:
 @pytest.mark.slow
 def test_the_readme_can_be_followed_from_top_to_bottom(tiny_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    lines = [line for line in command_lines(block_of("", "Try it")) if not line.startswith("chat")]
+    lines = [line for line in command_lines(block_of("console", "Try it")) if not line.startswith("chat")]
     assert lines[0].startswith("absorb")
     for line in lines:
         model = ["--model", str(tiny_directory)] if line.startswith("absorb") else []

@@ -277,8 +277,8 @@ def test_an_ablation_is_one_setting_away(overrides: list[str]) -> None:
 
 
 def test_every_command_on_the_page_about_recipes_has_settings_that_load() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text("utf-8")
-    commands = [line.split("#")[0].split() for line in text.splitlines() if line.strip().startswith("lift absorb ")]
+    text = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "recipes.md").read_text("utf-8")
+    commands = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("$ lift absorb ")]
     assert len(commands) >= len(ABLATIONS)
     for words in commands:
         given = dict(pairwise(words))
