@@ -180,6 +180,6 @@ def print_support(answer: Answer) -> None:
     for evidence in answer.evidence:
         place = f"({evidence.place})" if evidence.place and str(evidence.place) else ""
         relation = _RELATIONS[evidence.relation]
-        # a sentence that the answer quotes is not said twice
-        shown = f"{relation} “{evidence.text}”" if evidence.text not in answer.text else f"{relation[:-1]} this sentence"
+        is_quoted = evidence.text in answer.text  # and is not said twice
+        shown = f"{relation[:-1]} this sentence" if is_quoted else f"{relation} “{evidence.text}”"
         stdout().print(Text(f"  {shown} {place}".rstrip(), style="dim"))
