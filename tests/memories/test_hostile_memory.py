@@ -267,6 +267,20 @@ def test_a_row_that_no_memory_has_is_one_sentence(tmp_path: Path, file: str, con
     assert "\n" not in str(caught.value)
 
 
+def test_what_a_stranger_wrote_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    memory = Library(tmp_path / "library").put(make_draft())
+    text = memory.document.text
+    put_file(memory, "document.txt", f"\x1b]0;owned\x07\x9b2J{text}".encode())
+    put_file(memory, "places.jsonl", b'{"start": 0, "heading": "\\u001b[31mParties"}')
+    put_file(memory, "tasks.jsonl", b'{"question":"q\\u001b[2J","answer":"\\u009ba","evidence":[0],"origin":"x"}')
+    read = Memory.open(memory.directory)
+    place = read.document.place_at(0)
+    assert place is not None
+    shown = [read.document.text, str(place), read.tasks[0].question, read.tasks[0].answer]
+    assert not [code for told in shown for code in "\x1b\x07\x9b" if code in told]
+    assert read.document.text.endswith(text)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file=st.sampled_from(

@@ -235,3 +235,8 @@ def test_prompts_of_the_default_model_are_what_they_were(smollm2: BaseModel, sai
     assert told[:before] == plain[:before]
     behind = len(plain) - [place for place, token in enumerate(plain) if token == 2][2]
     assert told[-behind:] == plain[-behind:]
+
+
+def test_generated_text_cannot_steer_a_terminal(tiny_tokenizer: Any) -> None:
+    ids = content_ids(tiny_tokenizer, "a\x1b[2J\x9bb\nc\td")
+    assert decode_content(tiny_tokenizer, ids) == "a [2J b\nc\td"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lift.models.control_tokens import decode_content
 from lift.serving.detokenizer import TextStream
 from lift.serving.request import TokenInfo
 
@@ -54,7 +55,7 @@ def test_the_pieces_are_the_text_up_to_the_first_stop(
 @given(st.lists(st.integers(0, 258), max_size=20))
 def test_any_tokens_give_what_they_give_at_once(tiny_tokenizer: Any, ids: list[int]) -> None:
     shown, stream = spoken(tiny_tokenizer, ids, (), True)
-    assert "".join(shown) == stream.text == tiny_tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert "".join(shown) == stream.text == decode_content(tiny_tokenizer, ids).strip()
     assert stream.tokens == len(ids)
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from lift.documents.cleaning import without_terminal_codes
 from lift.documents.document import Place
 from lift.memories.manifest import Count, DocumentRecord, Sizes, first_problem
 from lift.tasks.task import Task
 
-_Text = Annotated[str, StringConstraints(max_length=1_000_000)]
+# what a stranger wrote is shown in a terminal
+_Text = Annotated[str, StringConstraints(max_length=1_000_000), AfterValidator(without_terminal_codes)]
 _Key = Annotated[str, StringConstraints(max_length=200)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _MOST_DEPTH = 20
@@ -60,8 +62,11 @@ _Read = TypeVar("_Read")
 
 
 def read_text(content: bytes, record: DocumentRecord) -> str:
-    """The text of a memory; raises ValueError where it is none, or ends before its parts begin."""
-    text = content.decode("utf-8")
+    """The text of a memory, without a terminal's codes.
+
+    Raises ValueError where it is none, or ends before its parts begin.
+    """
+    text = without_terminal_codes(content.decode("utf-8"))
     if record.parts and record.parts[-1].start > len(text):
         raise ValueError("a part begins behind the end of the text")
     return text

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from lift.documents.cleaning import without_terminal_codes
+
 # noncharacters of Unicode, which no text may have
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 # what stands for the content when the template's own text is looked for: no template changes it
@@ -90,10 +92,10 @@ def rendered_ids(tokenizer: Any, render: Render, contents: Sequence[str]) -> lis
 
 
 def decode_content(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of generated tokens, without the control tokens among them."""
+    """The text of generated tokens, without the control tokens and the terminal's codes among them."""
     written = _control(tokenizer).ids
     text: str = tokenizer.decode([token for token in ids if token not in written], skip_special_tokens=True)
-    return text
+    return without_terminal_codes(text)
 
 
 def without_known_marks(text: str) -> str:
