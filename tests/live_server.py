@@ -165,7 +165,7 @@ def put_memory(library: Library, base: BaseModel, name: str, seed: int = 0, text
             recipe={"name": "default", "context": {"window_tokens": 0}},
             recall=[
                 {**probe, "sentence": 0, "recalled": False},
-                {**probe, "sentence": 0, "recalled": True},
+                {**probe, "sentence": 0, "recalled": True, "question": "Who founded the museum in 1911?"},
                 {**probe, "sentence": 1, "recalled": False},
             ],
             recall_summary=RecallSummary(sentences=4, probed=2, recalled=1),

@@ -71,6 +71,7 @@ def test_the_document_is_told_sentence_by_sentence(http: httpx.Client) -> None:
     assert document["places"][1] == {"start": 38, "page": 2, "heading": "Lenses"}
     recall = http.get("/api/memories/quill/recall").json()
     assert len(recall["probes"]) == 3 and recall["probes"][1]["recalled"] is True
+    assert recall["suggestions"] == ["Who founded the museum in 1911?"]
 
 
 def test_a_renamed_memory_answers_under_its_new_name_alone(http: httpx.Client) -> None:

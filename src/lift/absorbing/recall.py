@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lift.answering.answer import Answer
 from lift.answering.scoring import contained, f1
 from lift.memories.memory import Memory
+from lift.tasks.rules.wellformed import is_plain_question
 from lift.tasks.task import Task
 
 PROBE_BATCH = 32
@@ -113,6 +114,15 @@ def passes_until(model: Any, is_over: Callable[[int], bool]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def suggested_questions(probes: Iterable[Mapping[str, Any]], limit: int) -> list[str]:
+    """At most `limit` questions of stored `probes` to offer to a reader: recalled, plain, one of each sentence."""
+    chosen: dict[int, str] = {}
+    for probe in probes:
+        if probe["recalled"] and is_plain_question(probe["question"]):
+            chosen.setdefault(probe["sentence"], probe["question"])
+    return list(dict.fromkeys(chosen.values()))[:limit]
 
 
 def probe_recall(answerer: Asked, sentences: int, probes: Sequence[Task]) -> RecallReport:

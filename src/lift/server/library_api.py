@@ -12,6 +12,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
+from lift.absorbing.recall import suggested_questions
 from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE, Manifest, RecallPoint
@@ -26,6 +27,7 @@ from lift.server.openai_models import Deleted
 router = APIRouter(tags=["library"], responses=documented(400, 401, 403, 404, 409, 413, 429))
 Name = Annotated[str, Path(description="A memory's name.")]
 State = Literal["recalled", "forgotten", "not probed"]
+SUGGESTIONS = 3
 _CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 24
 _ZIP: dict[int | str, dict[str, Any]] = {
@@ -139,9 +141,10 @@ class ProbeLine(BaseModel):
 
 
 class RecallPage(Recall):
-    """The recall report of a memory."""
+    """The recall report of a memory. `suggestions` are questions of it that a reader may ask."""
 
     probes: list[ProbeLine]
+    suggestions: list[str]
     history: list[RecallPoint]
 
 
@@ -216,6 +219,7 @@ def show_recall(request: Request, name: Name) -> RecallPage:
         probed=recall.probed,
         recalled=recall.recalled,
         probes=[ProbeLine.model_validate(probe) for probe in memory.recall],
+        suggestions=suggested_questions(memory.recall, SUGGESTIONS),
         history=list(memory.manifest.recall_history),
     )
 

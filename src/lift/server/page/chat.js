@@ -5,7 +5,6 @@ import { button, h } from "./dom.js";
 import { memoryHash, memoryHead } from "./memory.js";
 import { place } from "./words.js";
 
-const SUGGESTED = 3;
 // kept while the page is open, so that a look at the document does not end the conversation
 const conversations = new Map();
 
@@ -149,7 +148,7 @@ async function empty(log, name, signal, ask) {
     ),
   );
   // suggestions are an extra: without them, nothing is missing
-  const { probes } = await json("GET", memoryPath(name, "/recall"), undefined, signal).catch(() => ({}));
-  const known = (probes ?? []).filter((probe) => probe.recalled).slice(0, SUGGESTED);
-  suggestions.replaceChildren(...known.map(({ question }) => button(question, () => ask(question), "suggestion")));
+  const recall = await json("GET", memoryPath(name, "/recall"), undefined, signal).catch(() => ({}));
+  const known = recall.suggestions ?? [];
+  suggestions.replaceChildren(...known.map((question) => button(question, () => ask(question), "suggestion")));
 }

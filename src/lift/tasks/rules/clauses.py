@@ -7,14 +7,21 @@ see only simple statements.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.frames import is_modal, is_rule
 from lift.tasks.rules.lexicon import (
+    DIRECTION_ADVERBS,
     DISCOURSE_ADVERBS,
     DISCOURSE_PHRASES,
     DURATION_UNITS,
+    FIXED_OBJECTS,
+    FIXED_PHRASES,
+    LENGTH_UNITS,
     MEANING_ADVERBS,
+    MEANS_NOUNS,
+    PERSON_NOUNS,
     TIME_PREPOSITIONS,
 )
 from lift.tasks.rules.phrases import after_comma, phrase_tokens, trimmed
@@ -27,6 +34,7 @@ _SUBJECTS = frozenset({"nsubj", "nsubjpass"})
 _DENIALS = frozenset(["deny", "doubt", "refuse", "reject", "dispute", "pretend"])
 _HYPOTHETICAL = frozenset({"if", "unless", "whether", "lest", "though", "than"})
 _ASIDE_PREPOSITIONS = frozenset({"according", "given", "including", "such", "e.g.", "i.e.", "like", "unlike", "than"})
+_ORDER_MARKS = frozenset({"do", "not", "n't", "n’t", "never", "always", "please", "then", ",", "-"})
 _OBJECT_ROLES = {"dobj": "object", "attr": "attribute", "oprd": "attribute", "acomp": "adjective", "dative": "dative"}
 
 
@@ -48,7 +56,8 @@ class Constituent:
 class Clause:
     """A simple statement. `auxiliaries` are lower-case words before the `verb`; for a bare copula they are empty.
 
-    `anchor` is the verb's token, or the apposition's head for a clause made from an apposition.
+    `anchor` is the verb's token, or the apposition's head for a clause made from an apposition. An order ("order" as
+    its `origin`) has no subject.
     """
 
     anchor: Token
@@ -65,6 +74,7 @@ class Clause:
     existential: bool = False
     origin: str = "clause"
     fronted: frozenset[int] = field(default=frozenset())
+    negation: str = "not"
 
     @property
     def passive(self) -> bool:
@@ -130,6 +140,10 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
             late = _trailing_time(child) if role in {"object", "attribute"} else None
             if late is not None:
                 tokens = _without(tokens, late)
+            if role == "attribute" and child.pos_ == "ADJ" and verb.tag_ == "VBN":
+                role = "particle"
+            if role == "object" and (verb.lemma_.lower(), child.lower_) in FIXED_OBJECTS:
+                role = "particle"
             if tokens:
                 yield Constituent(role, child, tokens)
             if late is not None:
@@ -137,21 +151,41 @@ def _constituents(verb: Token, skip: frozenset[int]) -> Iterator[Constituent]:
         elif child.dep_ in {"prep", "agent"}:
             if (
                 child.lower_ in _ASIDE_PREPOSITIONS
+                or any(left.lower_ == "instead" for left in child.lefts)
                 or " ".join(token.lower_ for token in child.subtree) in DISCOURSE_PHRASES
             ):
                 continue
+            if child.lower_ == "due" and not any(word.lower_ in {"to", "of"} for word in child.children):
+                # "falls due on the third day"
+                yield Constituent("particle", child, (child,))
+                yield from _constituents(child, skip)
+                continue
+            if child.lower_ in {"before", "after"} and any(left.dep_ == "npadvmod" for left in child.lefts):
+                # "60 years after the death"
+                yield Constituent("preposition", child, trimmed(phrase_tokens(child)))
+                continue
             # "mainly by", "as early as": the preposition comes first in a question.
             tokens = trimmed([token for token in phrase_tokens(child) if token.i >= child.i])
-            if len(tokens) > 1:
-                yield Constituent("agent" if child.dep_ == "agent" else "preposition", child, tokens)
+            if " ".join(token.lower_ for token in tokens) in FIXED_PHRASES:
+                yield Constituent("particle", child, tokens)
+            elif len(tokens) == 1 and child.i == verb.i + 1:
+                # "was paid for by the fund"
+                yield Constituent("particle", child, tokens)
+            elif len(tokens) > 1:
+                yield Constituent("agent" if _names_agent(child) else "preposition", child, tokens)
         elif child.dep_ == "prt":
             yield Constituent("particle", child, (child,))
-        elif child.dep_ in {"npadvmod"}:
-            yield Constituent("time", child, trimmed(phrase_tokens(child)))
+        elif child.dep_ == "npadvmod":
+            tokens = trimmed(phrase_tokens(child))
+            # "up to six a day" says how many, not when
+            rate = len(tokens) == 2 and tokens[0].lower_ in {"a", "an", "per"}
+            yield Constituent("particle" if rate else "time", child, tokens)
         elif child.dep_ == "advmod":
             if child.tag_ == "WRB" or child.i < verb.i:
                 continue
-            if child.lower_ not in DISCOURSE_ADVERBS or child.lower_ in {"there", "here"}:
+            if child.lower_ in DIRECTION_ADVERBS:
+                yield Constituent("particle", child, (child,))
+            elif child.lower_ not in DISCOURSE_ADVERBS or child.lower_ in {"there", "here"}:
                 yield Constituent("adverb", child, trimmed(phrase_tokens(child)))
         elif child.dep_ == "xcomp":
             yield Constituent("verb_phrase", child, trimmed(phrase_tokens(child)))
@@ -186,13 +220,16 @@ def _clause(
         and (child.lower_ in MEANING_ADVERBS or child.lower_ not in DISCOURSE_ADVERBS)
         and all(grandchild.lower_ == "no" for grandchild in child.children)
     )
-    negated = any(child.dep_ == "neg" for child in verb.children)
+    negation = next((child.lower_ for child in verb.children if child.dep_ == "neg"), "")
+    if not negation and verb.dep_ == "conj" and auxiliaries and not _auxiliaries(verb):
+        # "must not smoke or drink": what shares the auxiliary shares its negation
+        negation = next((child.lower_ for child in verb.head.children if child.dep_ == "neg"), "")
     return Clause(
         verb,
         subject,
         subject_head,
         auxiliaries,
-        negated,
+        bool(negation),
         verb.lower_,
         verb.lemma_.lower(),
         tag,
@@ -202,6 +239,7 @@ def _clause(
         existential=any(child.dep_ == "expl" and child.lower_ == "there" for child in verb.children),
         origin=origin,
         fronted=frozenset(part.head.i for part in before),
+        negation="not" if negation in {"", "n't", "n’t"} else negation,
     )
 
 
@@ -258,7 +296,29 @@ def _shared_subject(verb: Token) -> Token | None:
         subject = _subject(verb)
         if subject is not None or verb.dep_ != "conj" or any(child.dep_ == "expl" for child in verb.children):
             return subject
+        if has_unclear_conjunct(verb.head):
+            return None
         verb = verb.head
+
+
+def has_loose_apposition(noun: Token) -> bool:
+    """Whether a measure hangs on a noun without a comma: "machines heavier than 900 kilograms"."""
+    return any(
+        child.dep_ == "appos" and child.i > noun.i and child.pos_ != "PROPN" and not after_comma(child)
+        for child in noun.children
+    )
+
+
+def has_unclear_conjunct(verb: Token) -> bool:
+    """Whether it is unclear what a second verb goes with: "ends if the firm fails, or moves"."""
+    between = [child.i for child in verb.children if child.dep_ in {"advcl", "ccomp"} and _subject(child) is not None]
+    return any(
+        child.dep_ == "conj"
+        and child.pos_ in {"VERB", "AUX"}
+        and _subject(child) is None
+        and any(verb.i < place < child.i for place in between)
+        for child in verb.children
+    )
 
 
 def _relative(verb: Token) -> Clause | None:
@@ -267,13 +327,26 @@ def _relative(verb: Token) -> Clause | None:
     parts = _finite_parts(verb)
     if parts is None or antecedent.pos_ not in {"NOUN", "PROPN"}:
         return None
+    if _is_any(antecedent) and (is_rule(verb) or is_rule(_main_verb(verb))) and not after_comma(verb):
+        # "guests who have lost their key": not a fact about guests
+        return None
     if antecedent.ent_type_ in {"DATE", "TIME"} or (
-        after_comma(verb) and antecedent.dep_ == "pobj" and antecedent.pos_ == "NOUN"
+        after_comma(verb)
+        and antecedent.dep_ == "pobj"
+        and (
+            antecedent.pos_ == "NOUN"
+            or antecedent.ent_type_ not in {"PERSON", "ORG", "GPE", "NORP"}
+            or antecedent.head.lower_ == "of"
+            or any(c.dep_ == "det" for c in antecedent.lefts)
+        )
     ):
         # ", which delayed the work" after such a phrase is as often about the whole clause.
         return None
     noun = trimmed(phrase_tokens(antecedent, brief=True))
     subject = _subject(verb)
+    if subject is not None and any(token.tag_ in {"WDT", "WP"} and token.i != subject.i for token in subject.subtree):
+        # "most of which"
+        return None
     relative = [t for t in verb.subtree if t.tag_ in {"WDT", "WP", "WP$", "WRB"} and t.i < verb.i]
     word = relative[0] if relative else None
     if subject is not None and (subject.tag_ in {"WDT", "WP"} or subject.lower_ == "that"):
@@ -302,6 +375,9 @@ def _participle(verb: Token) -> Clause | None:
     if antecedent.pos_ not in {"NOUN", "PROPN"} or verb.i < antecedent.i or _auxiliaries(verb):
         return None
     noun = trimmed(phrase_tokens(antecedent, brief=True))
+    if after_comma(verb) and antecedent.dep_ == "pobj":
+        # "a cooperative of islanders, founded in 1932": founded may be either
+        return None
     if verb.tag_ not in {"VBN", "VBD"} or (after_comma(verb) and verb.left_edge.i - antecedent.i > 2):
         return None
     plural = antecedent.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in antecedent.children)
@@ -312,7 +388,62 @@ def _participle(verb: Token) -> Clause | None:
         for word in child.children
     )
     auxiliary = ("were" if plural else "was") if done or _past(verb) else ("are" if plural else "is")
+    if antecedent.tag_ == "NNS" and not any(child.dep_ in {"det", "poss", "nummod"} for child in antecedent.lefts):
+        # "kilns sold before July": some kilns, not all
+        return None
+    if auxiliary in {"is", "are"} and (_is_any(antecedent) or is_modal(_main_verb(verb))):
+        # "may have the work done": nobody says that it is
+        return None
     return _clause(verb, noun, antecedent, (auxiliary,), "VBN", "participle")
+
+
+def _is_any(noun: Token) -> bool:
+    """Whether a noun means anything of its kind: "guests", "a pump", "every room"."""
+    if noun.pos_ != "NOUN":
+        return False
+    marks = [child for child in noun.children if child.dep_ in {"det", "poss", "nummod"} and child.i < noun.i]
+    return all(mark.lower_ in {"a", "an", "any", "every", "each", "no", "some", "all"} for mark in marks)
+
+
+def _main_verb(token: Token) -> Token:
+    """The verb at the top of the sentence of `token`."""
+    while token.head.i != token.i:
+        token = token.head
+    return token
+
+
+def _is_order(verb: Token) -> bool:
+    """Whether a verb gives an order: "Fasten a rope to the handle", "Never enter a room with a red tag"."""
+    if verb.tag_ != "VB" or verb.lemma_.lower() in {"let", "be", "come", "go"} or _subject(verb) is not None:
+        return False
+    if verb.dep_ == "conj":
+        return not _auxiliaries(verb) and _is_order(verb.head)
+    if verb.dep_ != "ROOT" or verb.doc[-1].text in {"?", "!"}:
+        return False
+    set_off = {
+        word.i
+        for child in verb.children
+        if child.dep_ in {"advcl", "prep", "punct"} and child.i < verb.i
+        for word in child.subtree
+    }
+    return all(word.i in set_off or word.lower_ in _ORDER_MARKS for word in verb.doc[: verb.i])
+
+
+def _order(verb: Token) -> Clause:
+    """An order as a statement about what "one" should do; `subject` is empty."""
+    clause = _clause(verb, (), verb, ("should",), "VB", "order")
+    never = any(child.lower_ == "never" for child in verb.children)
+    return replace(clause, negated=True, negation="never") if never else clause
+
+
+def _names_agent(preposition: Token) -> bool:
+    """Whether a phrase with "by" names who or what did it, not by which means or when it was done."""
+    return preposition.dep_ == "agent" and not any(
+        child.dep_ == "pcomp"
+        or child.ent_type_ in {"DATE", "TIME", "PERCENT", "CARDINAL"}
+        or ({child.lemma_.lower(), child.lower_} & MEANS_NOUNS and not list(child.lefts))
+        for child in preposition.children
+    )
 
 
 def _apposition(head: Token) -> Clause | None:
@@ -322,7 +453,15 @@ def _apposition(head: Token) -> Clause | None:
         return None
     if any(child.dep_ in {"conj", "cc"} for child in (*noun.children, *head.children)) or noun.dep_ == "conj":
         return None
-    if noun.pos_ == "PROPN" and not after_comma(head):
+    if not after_comma(head) and (noun.pos_ == "PROPN" or head.pos_ == "NOUN"):
+        return None
+    if (
+        head.ent_type_ == "PERSON"
+        and noun.pos_ == "NOUN"
+        and noun.dep_ == "pobj"
+        and noun.lemma_.lower() not in PERSON_NOUNS
+    ):
+        # "the architect of the annex, Jorun Falk": the name belongs to the noun further up
         return None
     if (
         head.pos_ == "PROPN"
@@ -332,7 +471,10 @@ def _apposition(head: Token) -> Clause | None:
         return None
     tokens = trimmed(phrase_tokens(attribute))
     subject = trimmed(phrase_tokens(noun, brief=True))
-    if not tokens or not subject:
+    if not tokens or not subject or any(part[0].lower_.startswith("no ") for part in (tokens, subject)):
+        return None
+    if attribute.lemma_.lower() in LENGTH_UNITS | DURATION_UNITS:
+        # "in Stennet, 14 kilometres to the north"
         return None
     if noun.pos_ == "NOUN" and head.pos_ == "PROPN":
         named = {token.i for token in head.subtree}
@@ -378,6 +520,8 @@ def clauses_of(tokens: Iterator[Token] | list[Token]) -> list[Clause]:
                 clause = _relative(token)
             elif token.dep_ == "acl" and token.tag_ in {"VBN", "VBD"}:
                 clause = _participle(token)
+            elif _is_order(token):
+                clause = _order(token)
             else:
                 clause = _statement(token)
         if clause is not None:
@@ -390,6 +534,8 @@ def _statement(verb: Token) -> Clause | None:
     if parts is None:
         return None
     if any(child.dep_ == "mark" and child.lower_ in _HYPOTHETICAL for child in verb.children):
+        return None
+    if any(token.lower_ in {"whoever", "whatever", "whichever", "whomever"} for token in verb.subtree):
         return None
     if verb.dep_ == "ccomp" and (
         verb.head.lemma_.lower() in _DENIALS or any(c.dep_ == "neg" for c in verb.head.children)
@@ -407,6 +553,14 @@ def _statement(verb: Token) -> Clause | None:
         return _clause(verb, (expletive,), expletive, parts[0], parts[1], "clause")
     subject = _shared_subject(verb)
     if subject is None or subject.tag_ in {"WDT", "WP", "WRB"} or subject.pos_ in {"VERB", "AUX"}:
+        return None
+    if any(token.tag_ in {"WDT", "WP"} and token.dep_ == "pobj" for token in subject.subtree):
+        return None
+    if sum(child.dep_ in _SUBJECTS for child in verb.children) > 1:
+        # "bottles heavier than 11 kilograms are not accepted": the parser took both for subjects
+        return None
+    if has_loose_apposition(subject) or any(word.i < subject.i < verb.i for word in _auxiliaries(verb)):
+        # "has it inspected by a firm", "had the harbour been deeper"
         return None
     if any(token.lower_ in {"neither", "nor"} for token in (*subject.subtree, *verb.children)):
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lift.tasks.rules.echo import inside_name
 from lift.tasks.rules.interrogatives import entity_category, is_person, is_year
+from lift.tasks.rules.lexicon import MONTHS
 from lift.tasks.rules.phrases import Names, UnboundPronounError, write
 from lift.tasks.rules.spans import answer_spans
 
@@ -21,7 +22,6 @@ MAX_DISTANCE_TOKENS = 15
 _LABELS = {
     "GPE": "which place",
     "LOC": "which place",
-    "ORG": "which organisation",
     "DATE": "which date",
     "TIME": "which time",
     "PERCENT": "which percentage",
@@ -48,9 +48,18 @@ def connection_questions(
         span = (tokens[0].i, tokens[-1].i)
         if (
             span in done
+            or tokens[0].pos_ == "ADV"
+            or tokens[0].tag_ == "JJR"
+            or head.pos_ not in {"NOUN", "PROPN", "NUM", "SYM"}
             or not (head.ent_type_ or head.pos_ in {"PROPN", "NUM"} or (head.pos_ == "NOUN" and len(tokens) > 1))
             or head.ent_type_ == "ORDINAL"
             or head.dep_ == "compound"
+            or (head.dep_ == "appos" and head.pos_ == "NUM")
+            or (head.dep_ == "npadvmod" and not _is_calendar(tokens))
+            or (head.tag_ == "CD" and head.i and head.nbor(-1).pos_ in {"NOUN", "PROPN"})
+            or (len(tokens) == 1 and head.pos_ == "NOUN" and head.ent_type_ in {"DATE", "TIME"})
+            or (head.pos_ == "NOUN" and is_person(head) and any(token.text == "," for token in tokens))
+            or (len(tokens) == 1 and head.pos_ == "NOUN" and is_person(head))
             or inside_name(doc, span)
         ):
             continue
@@ -71,11 +80,27 @@ def _wh(head: Token, tokens: tuple[Token, ...]) -> str:
     if is_year(tokens):
         return "which year"
     if is_person(head):
-        return "who"
+        # in a line without a verb, names of streets and firms look like those of people
+        return "who" if _root(head).pos_ in {"VERB", "AUX"} else "what"
+    if head.ent_type_ == "ORG" and head.tag_ == "NNPS":
+        return "what"
     category = entity_category(head, tokens)
     if category is not None:
         return f"which {category}"
+    if head.ent_type_ in {"DATE", "TIME"} and not _is_calendar(tokens):
+        return "what"
     return _LABELS.get(head.ent_type_, "what")
+
+
+def _root(token: Token) -> Token:
+    while token.head.i != token.i:
+        token = token.head
+    return token
+
+
+def _is_calendar(tokens: tuple[Token, ...]) -> bool:
+    """Whether the words name a point in time, not a length of it or a day of the week."""
+    return any(token.lower_ in MONTHS or ":" in token.text or is_year([token]) for token in tokens)
 
 
 def _nearest_terms(
@@ -85,7 +110,12 @@ def _nearest_terms(
     near: list[tuple[int, int, int, tuple[Token, ...]]] = []
     for head, tokens in spans:
         first, last = tokens[0].i, tokens[-1].i
-        if head.pos_ not in {"NOUN", "PROPN"} or head.dep_ == "compound" or len(tokens) > MAX_TERM_TOKENS:
+        if (
+            head.pos_ not in {"NOUN", "PROPN"}
+            or head.dep_ == "compound"
+            or len(tokens) > MAX_TERM_TOKENS
+            or tokens[0].pos_ == "ADV"
+        ):
             continue
         if first > span[1] or last < span[0]:
             distance = min(abs(first - span[1]), abs(span[0] - last))
@@ -96,7 +126,8 @@ def _nearest_terms(
         if len(chosen) < 3 and not any(tokens[0].i <= other[-1].i and other[0].i <= tokens[-1].i for other in chosen):
             chosen.append(tokens)
     try:
-        terms = [write(tokens, names) for tokens in sorted(chosen, key=lambda tokens: tokens[0].i)]
+        written = [write(tokens, names) for tokens in sorted(chosen, key=lambda tokens: tokens[0].i)]
     except UnboundPronounError:
         return None
+    terms = list(dict.fromkeys(written))
     return terms if len(terms) >= 2 else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lift.tasks.rules.lexicon import PERSON_NOUNS
 from lift.tasks.rules.parse import ParsedSentence
-from lift.tasks.rules.phrases import Names, UnboundPronounError, phrase_tokens, trimmed, write
+from lift.tasks.rules.phrases import Names, UnboundPronounError, item_tokens, phrase_tokens, trimmed, write
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -36,9 +36,9 @@ class Mention:
     gender: str = ""
 
 
-def possessive(name: str) -> str:
+def possessive(name: str, plural: bool = False) -> str:
     """ "Ada" -> "Ada's", "the engineers" -> "the engineers'"."""
-    return f"{name}'" if name.endswith("s") and name.split(maxsplit=1)[0].islower() else f"{name}'s"
+    return f"{name}'" if name.endswith("s") and (plural or name.split(maxsplit=1)[0].islower()) else f"{name}'s"
 
 
 def plain_title(title: str) -> str:
@@ -50,11 +50,39 @@ def _is_plural(head: Token) -> bool:
     return head.tag_ in {"NNS", "NNPS"} or any(child.dep_ == "conj" for child in head.children)
 
 
+def _owner_beside(pronoun: Token) -> Token | None:
+    """The person in "Ada and her brother", the owner of what "her" stands before; None elsewhere."""
+    relative = pronoun.head
+    if pronoun.dep_ != "poss" or relative.dep_ != "conj" or relative.head.ent_type_ != "PERSON":
+        return None
+    return relative.head
+
+
+def _own_subjects(pronoun: Token) -> set[int]:
+    """The places of the subjects of the verb that has `pronoun` as its object: "it" is none of them."""
+    if pronoun.dep_ not in {"dobj", "pobj", "dative"}:
+        return set()
+    verb = next((word for word in pronoun.ancestors if word.pos_ in {"VERB", "AUX"}), pronoun)
+    return {child.i for child in verb.children if child.dep_ in _SUBJECTS}
+
+
+def _without_conjuncts(head: Token) -> str:
+    return write(trimmed(item_tokens(head, brief=True)), {})
+
+
+def _gender_of(head: Token) -> str:
+    """ "m" or "f" from the form of address before a name; "" where there is none."""
+    titles = {child.lower_.rstrip(".") for child in head.lefts}
+    if titles & {"mr", "sir", "lord", "father", "king", "brother", "saint"}:
+        return "m"
+    return "f" if titles & {"mrs", "ms", "miss", "lady", "queen", "sister", "mother"} else ""
+
+
 def mention_kind(head: Token) -> str:
     """ "person", "plural" or "thing"."""
     if _is_plural(head):
         return "plural"
-    if head.ent_type_ == "PERSON" or (head.pos_ == "NOUN" and head.lemma_.lower() in PERSON_NOUNS):
+    if head.ent_type_ == "PERSON" or (head.pos_ in {"NOUN", "PROPN"} and head.lemma_.lower() in PERSON_NOUNS):
         return "person"
     return "thing"
 
@@ -89,7 +117,7 @@ class Resolver:
                 found = self._antecedent(token, here)
                 if found is not None:
                     mention, local = found
-                    text = possessive(mention.text) if token.dep_ == "poss" else mention.text
+                    text = possessive(mention.text, mention.kind == "plural") if token.dep_ == "poss" else mention.text
                     names[token.i] = (text, mention.index if local else None)
                     if token.dep_ in _SUBJECTS:
                         here.append(Mention(mention.text, mention.kind, token.i, mention.gender))
@@ -122,12 +150,17 @@ class Resolver:
             or text.split()[0].lower() in {"a", "an", "some", "many", "most", "no", "each", "every"}
         ):
             return None
-        return Mention(re.sub(r"['’]s$", "", text), mention_kind(head), head.i, self.genders.get(head.text, ""))
+        return Mention(
+            re.sub(r"['’]s$", "", text), mention_kind(head), head.i, self.genders.get(head.text) or _gender_of(named)
+        )
 
     def _antecedent(self, token: Token, here: list[Mention]) -> tuple[Mention, bool] | None:
         word = token.lower_
         if word in _MASCULINE or word in _FEMININE:
             gender = "m" if word in _MASCULINE else "f"
+            owner = _owner_beside(token)
+            if owner is not None and word not in {"him", "hers"}:
+                return Mention(_without_conjuncts(owner), "person", owner.i, gender), True
             for mention in reversed(here):
                 if mention.kind == "person" and mention.gender in {"", gender}:
                     self.genders[mention.text.split()[-1]] = gender
@@ -139,8 +172,17 @@ class Resolver:
                 return Mention(self.title, "person", -1, gender), False
             return None
         if word in _NEUTER:
+            if not here and any(
+                other.dep_ in {"dobj", "pobj"} and other.pos_ in {"NOUN", "PROPN"} for other in token.doc[: token.i]
+            ):
+                # "lift the kiln by its door": not what the sentence before was about
+                return None
+            own = _own_subjects(token)
             for mention in here:
-                if mention.kind == "thing":
+                if mention.kind == "thing" and mention.index not in own:
+                    if token.dep_ == "poss" and " of " in mention.text:
+                        # the casing of the pump and its wheel: whose wheel?
+                        return None
                     return mention, True
             if self.subject is not None and self.subject.kind == "thing":
                 return self.subject, False

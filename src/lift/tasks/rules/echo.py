@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lift.tasks.rules.interrogatives import NO_KIND, date_interrogatives, is_year, noun_interrogatives
-from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS
+from lift.tasks.rules.clauses import has_loose_apposition, has_unclear_conjunct
+from lift.tasks.rules.frames import frame_of, keeps_negation, negative_words
+from lift.tasks.rules.interrogatives import (
+    NO_KIND,
+    date_interrogatives,
+    is_year,
+    noun_interrogatives,
+)
+from lift.tasks.rules.lexicon import DISCOURSE_ADVERBS, DURATIVE_WORDS, FIXED_OBJECTS, FIXED_PHRASES
 from lift.tasks.rules.phrases import (
     Gap,
     Names,
@@ -17,6 +25,7 @@ from lift.tasks.rules.phrases import (
     after_comma,
     item_tokens,
     list_members,
+    names_members,
     phrase_tokens,
     trimmed,
     write,
@@ -46,9 +55,17 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
         clause = _clause_around(head)
         if wh is None or clause is None:
             continue
+        top = _clause_top(head)
+        frame = frame_of(top) if top is not None else None
+        if top is None or frame is None:
+            continue
         text, first, last, weight = wh
+        if _tears(doc, head, first, last):
+            continue
         prefix = ""
         members = _list_members(head)
+        if names_members(members):
+            continue
         if len(members) > 1:
             listed = _besides(members, head, names)
             inside = [token for member in members for token in phrase_tokens(member, brief=True)]
@@ -67,9 +84,50 @@ def echo_questions(doc: Doc, names: Names, covered: set[tuple[int, int]]) -> Ite
             continue
         bound = frozenset(token.i for token in clause if token.i < first)
         try:
-            yield prefix + write(clause, names, Gap(first, last, text), bound), tokens[0], tokens[-1], weight
+            stated = write(clause, names, Gap(first, last, text), bound)
+            if re.search(rf", {re.escape(text)}\b|\b{re.escape(text)} of\b", stated):
+                # a list with a hole in it, or half a phrase
+                continue
+            asked = frame.text(names) + prefix + stated
+            answer = doc[tokens[0].i : tokens[-1].i + 1].text
+            denials = negative_words(top)
+            if denials and not _is_complete(top, clause):
+                continue
+            if keeps_negation(denials, asked, answer):
+                yield asked, tokens[0], tokens[-1], weight
         except UnboundPronounError:
             continue
+
+
+def _tears(doc: Doc, head: Token, first: int, last: int) -> bool:
+    """Whether the span is tied to the word before or behind it: "extension" of "extension 14", "night" of "a night"."""
+    if head.dep_ == "acomp" and last + 1 < len(doc) and not doc[last + 1].is_punct:
+        return True
+    if head.dep_ == "npadvmod" or (head.dep_ in {"nummod", "appos"} and head.head.i < head.i):
+        return True
+    if (head.head.lemma_.lower(), head.lower_) in FIXED_OBJECTS or head.head.lower_ == "except":
+        return True
+    if f"{head.head.lower_} {head.lower_}" in FIXED_PHRASES:
+        return True
+    behind = doc[last + 1] if last + 1 < len(doc) else None
+    if behind is not None and behind.lower_ in {"by", "x", "×"} and head.like_num:
+        # "30 by 40 centimetres"
+        return True
+    before = doc[first - 1] if first else None
+    if (
+        behind is not None
+        and behind.dep_ in {"prep", "acl", "relcl", "amod"}
+        and first <= behind.head.i <= last
+        and head.pos_ == "NOUN"
+        and behind.lower_ != "of"
+    ):
+        # "rooms with a humidity below 35 percent" are not asked for as "what with a humidity"
+        return True
+    if behind is not None and (behind.tag_ == "CD" or behind.pos_ == "PROPN") and behind.head.i == head.i:
+        return True
+    if before is not None and before.tag_ == "CD" and before.head.i == head.i:
+        return True
+    return before is not None and before.pos_ in {"NOUN", "PROPN"} and head.tag_ == "CD"
 
 
 def inside_name(doc: Doc, span: tuple[int, int]) -> bool:
@@ -147,17 +205,23 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
         return None
     if head.tag_ == "CD" and not is_year(tokens) and head.ent_type_ != "DATE":
         return (
-            ("how many" if head.dep_ == "nummod" and head.head.tag_ in {"NNS", "NNPS"} else "what"),
+            (
+                "how many"
+                if head.dep_ == "nummod" and (head.head.tag_ in {"NNS", "NNPS"} or head.head.lower_ == "percent")
+                else "what"
+            ),
             tokens[0].i,
             tokens[-1].i,
             0.5,
         )
     if head.ent_type_ in {"DATE", "TIME"}:
         found = next((wh for wh in date_interrogatives(tokens) if wh.text != "when"), None)
+        if found and found.text == "how long" and head.head.lemma_.lower() not in DURATIVE_WORDS:
+            return "what", start, tokens[-1].i, 0.4
         return (found.text if found else "when", start, tokens[-1].i, 0.5)
     if head.dep_ == "poss":
         marks = [child for child in head.children if child.tag_ == "POS"]
-        return ("whose", start, marks[0].i, 0.45) if marks else None
+        return ("whose", start, marks[0].i, 0.45) if marks and head.head.dep_ != "appos" else None
     choices = [
         wh
         for wh in noun_interrogatives(head, tokens)
@@ -169,12 +233,10 @@ def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int,
     return best.text, min(start, best.first), best.last, 0.5 if head.ent_type_ else 0.4
 
 
-def _clause_around(head: Token) -> tuple[Token, ...] | None:
-    """The smallest clause around `head` that has its own subject, without side remarks that do not hold `head`."""
-    path: list[Token] = []
+def _clause_top(head: Token) -> Token | None:
+    """The verb of the smallest clause around `head` that has its own subject."""
     token = head
     while True:
-        path.append(token)
         subject = next((child for child in token.children if child.dep_ in _SUBJECTS), None)
         infinite = any(child.dep_ == "aux" and child.lower_ == "to" for child in token.children) or (
             token.tag_ in {"VBG", "VB"} and not any(child.dep_ in {"aux", "auxpass"} for child in token.children)
@@ -186,10 +248,37 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
             and subject.tag_ not in {"WDT", "WP"}
             and subject.lower_ != "that"
         ):
-            break
+            return token
         if token.head.i == token.i:
             return None
         token = token.head
+
+
+def _is_complete(top: Token, clause: Sequence[Token]) -> bool:
+    """Whether the `clause` has every part of the verb `top` that is no clause of its own."""
+    kept = {token.i for token in clause}
+    return all(
+        child.i in kept
+        for child in top.children
+        if child.dep_ not in {"punct", "cc", "conj", "advcl", "mark", "parataxis", "ccomp", "preconj"}
+        and not (child.dep_ == "advmod" and child.lower_ in DISCOURSE_ADVERBS)
+    )
+
+
+def _clause_around(head: Token) -> tuple[Token, ...] | None:
+    """The smallest clause around `head` that has its own subject, without side remarks that do not hold `head`."""
+    token = _clause_top(head)
+    if token is None or has_unclear_conjunct(token):
+        return None
+    subjects = [child for child in token.children if child.dep_ in {"nsubj", "nsubjpass"}]
+    if len(subjects) > 1 or any(map(has_loose_apposition, subjects)):
+        return None
+    helpers = [child.i for child in token.children if child.dep_ in {"aux", "auxpass"}]
+    if any(child.dep_ in _SUBJECTS and helpers and min(helpers) < child.i for child in token.children):
+        return None
+    path = [head]
+    while path[-1].i != token.i:
+        path.append(path[-1].head)
     for brief in (False, True):
         kept = {word.i: word for word in phrase_tokens(token)} if not brief else {}
         if brief:
@@ -222,6 +311,13 @@ def _clause_around(head: Token) -> tuple[Token, ...] | None:
             child.dep_ in {"ccomp", "xcomp"} and child.i not in kept and child.i > token.i for child in token.children
         ):
             continue
+        for child in token.children:
+            if child.dep_ == "conj" and any(word.dep_ in _SUBJECTS for word in child.children):
+                # a second statement is no part of this one
+                gone = {word.i for word in child.subtree}
+                kept = {place: word for place, word in kept.items() if place not in gone}
+        if head.i not in kept:
+            return None
         clause = trimmed(sorted(kept.values(), key=lambda word: word.i))
         while clause and (
             clause[0].dep_ in {"mark", "cc", "punct"}

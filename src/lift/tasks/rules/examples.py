@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ASIDE = re.compile(r"^(?:e\.g\.|such as|for example|for instance|including),? +(?P<examples>\w.*)$")
 MAX_KIND_TOKENS = 6
+# "Prices include breakfast": what is included is no example of a price.
+_SUMS = frozenset({"price", "fee", "fare", "cost", "rent", "rate", "ticket", "charge", "sum", "amount", "package"})
 
 
 def example_questions(doc: Doc, names: Names) -> Iterator[tuple[str, Token, Token, float]]:
@@ -64,9 +66,11 @@ def _kind(marker: Token) -> tuple[Token, ...] | None:
         before -= 1
     elif marker.lemma_ == "include" and marker.tag_ in {"VBP", "VBD"}:
         head = next((child for child in marker.children if child.dep_ == "nsubj"), marker)
+        if head.lemma_.lower() in _SUMS or any(child.dep_ == "neg" for child in marker.children):
+            return None
     elif marker.lower_ != "including":
         return None
-    if head.tag_ not in {"NNS", "NNPS"} or head.i >= before:
+    if head.tag_ not in {"NNS", "NNPS"} or head.i >= before or any(child.dep_ == "nummod" for child in head.children):
         return None
     tokens = trimmed([token for token in phrase_tokens(head, brief=True) if token.i < before])
     own = [token for token in tokens if token.lower_ not in {"such", "other", "several", "some", "many", "various"}]

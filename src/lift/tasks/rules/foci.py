@@ -17,14 +17,25 @@ from lift.tasks.rules.interrogatives import (
     year_interrogatives,
 )
 from lift.tasks.rules.lexicon import (
+    DURATION_UNITS,
+    DURATIVE_WORDS,
     FREQUENCY_ADVERBS,
+    LENGTH_UNITS,
     OBJECT_CONTROL_VERBS,
     PLACE_NOUNS,
     PLACE_PREPOSITIONS,
     TIME_NOUNS,
     TIME_PREPOSITIONS,
 )
-from lift.tasks.rules.phrases import contiguous, item_tokens, list_members, phrase_tokens, tight_name, trimmed
+from lift.tasks.rules.phrases import (
+    contiguous,
+    item_tokens,
+    list_members,
+    names_members,
+    phrase_tokens,
+    tight_name,
+    trimmed,
+)
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -41,7 +52,11 @@ def noun_foci(head: Token, tokens: Sequence[Token], nested: bool = True) -> Iter
         left = [token for token in brief if token.i <= head.i]
         use = tokens if contiguous(tokens) and len(tokens) <= 8 else brief
         if head.ent_type_ in {"DATE", "TIME"} and contiguous(tokens) and head.pos_ != "PROPN":
-            yield from (wh for wh in date_interrogatives(tokens) if wh.kind not in {"when"})
+            yield from (
+                wh
+                for wh in date_interrogatives(tokens)
+                if wh.kind != "when" and (wh.text != "how long" or _lasts(head))
+            )
         elif contiguous(use):
             seen = set()
             for wh in noun_interrogatives(head, use):
@@ -77,6 +92,11 @@ def noun_foci(head: Token, tokens: Sequence[Token], nested: bool = True) -> Iter
                 for wh in noun_foci(token, phrase, nested=False):
                     if wh.kind != "body":
                         yield replace(wh, weight=wh.weight * 0.85)
+
+
+def _lasts(unit: Token) -> bool:
+    """Whether the verb or preposition above a length of time asks "how long?"."""
+    return unit.head.lemma_.lower() in DURATIVE_WORDS
 
 
 def _renamed(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
@@ -127,6 +147,8 @@ def _listed(head: Token, tokens: Sequence[Token]) -> Iterator[Interrogative]:
     """Each member of a list: "Besides mills and bridges, what did Ada build?" """
     inside = {token.i for token in tokens}
     members = list_members(head, inside)
+    if names_members(members):
+        return
     if not 2 <= len(members) <= 5 or any(
         member.pos_ not in {"NOUN", "PROPN"} or member.ent_type_ == "DATE" for member in members
     ):
@@ -168,13 +190,18 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
             if contiguous(tokens):
                 yield Interrogative("what", tokens[0].i, tokens[-1].i, (body[0], body[-1]), "what", 0.85)
             return
+        measured = part.role == "object" and head.lemma_.lower() in LENGTH_UNITS
         copular = clause.lemma == "be" and part.role == "attribute"
         for wh in noun_foci(head, tokens):
-            if wh.kind != "body" and not (
-                copular
-                and (
-                    (wh.text == "who" and not is_person(clause.subject_head))
-                    or (wh.kind == "which" and wh.last >= head.i and not head.ent_type_)
+            if (
+                wh.kind != "body"
+                and not (measured and wh.text == "what")
+                and not (
+                    copular
+                    and (
+                        (wh.text == "who" and not is_person(clause.subject_head))
+                        or (wh.kind == "which" and wh.last >= head.i and not head.ent_type_)
+                    )
                 )
             ):
                 yield wh
@@ -188,6 +215,9 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
                 if head.ent_type_ in {"DATE", "TIME"} and wh.text not in {"what year", "which year"}
             )
     elif part.role == "adverb":
+        if head.i and head.nbor(-1).lower_ == "at":
+            # "at once"
+            return
         if head.lower_ in {"once", "twice", "thrice"}:
             yield Interrogative("how many times", tokens[0].i, tokens[-1].i, (tokens[0], tokens[-1]), "frequency", 0.9)
         elif head.lower_ in FREQUENCY_ADVERBS:
@@ -207,12 +237,12 @@ def constituent_foci(part: Constituent, clause: Clause) -> Iterator[Interrogativ
             if controlled and clause.lemma not in OBJECT_CONTROL_VERBS:
                 yield Interrogative("why", tokens[0].i, tokens[-1].i, (to, rest[-1]), "why", 0.6)
                 yield Interrogative("for what purpose", tokens[0].i, tokens[-1].i, (to, rest[-1]), "why", 0.5)
-            else:
+            elif not any(child.dep_ == "auxpass" for child in head.children):
                 yield Interrogative("what", tokens[0].i, tokens[-1].i, (head, rest[-1]), "infinitive", 0.5)
         yield from _nested_foci(tokens)
     elif part.role == "clause":
         rest = [token for token in tokens if token.dep_ != "mark"]
-        if contiguous(rest):
+        if contiguous(rest) and clause.lemma != "have":
             yield Interrogative("what", tokens[0].i, tokens[-1].i, (rest[0], rest[-1]), "what", 0.55)
     elif part.role == "adverbial":
         yield from _adverbial_foci(part)
@@ -236,6 +266,15 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
     rest: Sequence[Token] = trimmed(tokens[1:])
     if not rest:
         return
+    if first < head.i:
+        if word in {"before", "after"} and contiguous(tokens):
+            yield Interrogative("when", first, last, (tokens[0], tokens[-1]), "when", 0.9)
+            if rest[-1].dep_ == "pcomp" or head.nbor(-1).lemma_.lower() in DURATION_UNITS:
+                measure = [token for token in tokens if token.i < head.i]
+                text = f"how many {measure[-1].text}"
+                if len(measure) > 1 and measure[-1].tag_ == "NNS":
+                    yield Interrogative(text, first, head.i - 1, (measure[0], measure[-1]), "duration", 0.8)
+        return
     if word in {"because", "due", "owing"}:
         body = trimmed([token for token in rest if token.lower_ not in {"of", "to"} or token.i > rest[0].i])
         if body and contiguous(body):
@@ -254,6 +293,11 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
     if not objects:
         return
     noun = objects[0]
+    if any(child.dep_ == "conj" and child.pos_ == "ADP" for child in head.children):
+        # "in June and in September" is asked for as a whole
+        if contiguous(tokens) and noun.ent_type_ in {"DATE", "TIME"}:
+            yield Interrogative("when", first, last, (tokens[0], tokens[-1]), "when", 0.9)
+        return
     body = tuple(answer_tokens(noun, rest))
     if not contiguous(rest):
         rest = trimmed(phrase_tokens(noun, brief=True))
@@ -286,7 +330,11 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
                     )
                 elif wh.text == "when":
                     yield Interrogative("when", rest[0].i, rest[-1].i, wh.answer, "until", 0.9)
-                elif wh.kind == "duration" and word in {"for", "in", "over", "within", "during", "throughout"}:
+                elif wh.kind == "duration" and word in {"within", "in"} and wh.text == "how long":
+                    yield Interrogative(f"{word} what time", first, last, wh.answer, "duration", wh.weight)
+                elif wh.kind == "duration" and wh.text.startswith("how many"):
+                    yield Interrogative(wh.text, rest[0].i, last, wh.answer, "measure", wh.weight)
+                elif wh.kind == "duration" and word in {"for", "over", "during", "throughout"}:
                     yield Interrogative(wh.text, first, last, wh.answer, "duration", wh.weight)
                 elif wh.kind != "duration":
                     yield wh
@@ -301,6 +349,9 @@ def _preposition_foci(part: Constituent) -> Iterator[Interrogative]:
                 span = [token for token in end.subtree]
                 if span[0].i == last + 1:
                     yield Interrogative("when", first, last, (rest[0], span[-1]), "when", 0.9)
+        return
+    if word in {"until", "till"} and noun.lemma_.lower() not in TIME_NOUNS:
+        # "until the cooling works": the parser took a clause for a thing
         return
     if noun.ent_type_ in PLACE_LABELS and word in PLACE_PREPOSITIONS:
         yield Interrogative("where", first, last, answer, "where", 1.0)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from lift.documents.sentences import Sentence
 from lift.tasks.candidate_file import CandidateFile, text_key
 from lift.tasks.rules.coreference import Resolver, TitleReference, plain_title
+from lift.tasks.rules.lines import entry_tasks, row_tasks
 from lift.tasks.rules.parse import ParseFile, parse_sentences
 from lift.tasks.rules.questions import Candidate, question_candidates
 from lift.tasks.rules.recitation import blank_tasks, continuation_tasks, recitation_tasks
@@ -19,7 +20,7 @@ from lift.tasks.selection import diverse, hold_back
 from lift.tasks.task import Task
 
 # To be raised where the same text gives other tasks than before: memories made by earlier rules are then made anew.
-RULES_VERSION = 1
+RULES_VERSION = 2
 
 
 def generate_tasks(
@@ -81,16 +82,22 @@ def tasks_by_sentence(
 def _questions(title: str, sentences: Sequence[Sentence]) -> Iterator[list[Task]]:
     """All questions that can be asked about each sentence; what its pronouns stand for depends on all sentences."""
     parses, reference = ParseFile(), TitleReference(title)
-    for parse in parse_sentences([sentence.text for sentence in sentences]):
+    rows = row_tasks(sentences)
+    texts = ["" if sentence.index in rows else sentence.text for sentence in sentences]
+    for parse in parse_sentences(texts):
         reference.see(parse)
         parses.append(parse)
     resolver = Resolver(plain_title(title), reference.kind, reference.gender)
     for sentence, parse in zip(sentences, parses, strict=True):
         names = resolver.names(parse, sentence.paragraph)
-        yield [
-            Task(found.question, found.answer, (sentence.index,), f"rules:{found.rule}", found.weight)
-            for found in question_candidates(parse, names)
-        ]
+        if sentence.index in rows:
+            yield rows[sentence.index]
+        else:
+            entries = [] if parse.is_statement else entry_tasks(title, sentence)
+            yield entries or [
+                Task(found.question, found.answer, (sentence.index,), f"rules:{found.rule}", found.weight)
+                for found in question_candidates(parse, names)
+            ]
 
 
 def _blanks(sentences: Sequence[Sentence], limit: int, generator: random.Random) -> Iterator[list[Task]]:

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lift.tasks.rules.lexicon import COUNTRIES, DURATION_UNITS, MONTHS, PERSON_NOUNS, US_STATES, WEEKDAYS, words
+from lift.tasks.rules.lexicon import (
+    COUNTRIES,
+    DURATION_UNITS,
+    DURATIVE_WORDS,
+    MONTHS,
+    PERSON_NOUNS,
+    US_STATES,
+    WEEKDAYS,
+    words,
+)
 from lift.tasks.rules.phrases import contiguous, tight_name
 
 if TYPE_CHECKING:
@@ -21,6 +30,16 @@ _DECADE = re.compile(r"^(?:1[0-9]|20)[0-9]0s$")
 _HONORIFICS = words(
     """
     mr mrs miss ms dr prof sir lady lord saint king queen captain general professor
+    """
+)
+# "the potter Junzo Akiyama": trades that no list of words knows, and things that are called alike
+_ROLE = re.compile(r"(?:er|or|ist|ian|man|woman|smith|eer)$")
+_EXPERT = re.compile(r"[a-z]{3}(?:[aeiou][a-z])?[^aeiouls]ist$|woman$")
+_THINGS = words(
+    """
+    steamer river tower container computer printer number paper cylinder theater center motor tractor harbor
+    corridor sector boiler freezer chapter order letter newspaper cruiser destroyer trawler freighter schooner meter
+    liner tanker clipper
     """
 )
 NO_KIND = words(
@@ -51,10 +70,16 @@ class Interrogative:
 def is_person(head: Token) -> bool:
     """Whether a noun phrase with this head is asked for with "who"."""
     if any(
-        child.lower_.rstrip(".") in _HONORIFICS or (child.pos_ == "NOUN" and child.lemma_.lower() in PERSON_NOUNS)
+        child.lower_.rstrip(".") in _HONORIFICS
+        or child.lemma_.lower() in PERSON_NOUNS
+        or (child.tag_ == "JJ" and child.text.endswith("ist"))
+        or (child.pos_ == "NOUN" and _ROLE.search(child.lower_) and child.lower_ not in _THINGS)
         for child in head.lefts
         if head.pos_ == "PROPN" and child.dep_ in {"compound", "amod", "nmod"}
     ):
+        return True
+    if head.pos_ == "PROPN" and head.lower_ in PERSON_NOUNS and any(child.dep_ == "det" for child in head.lefts):
+        # "the Contractor": contracts write their parties with a capital
         return True
     if head.ent_type_ == "PERSON":
         # The recogniser takes many a ship, band or law for a person; people have no article and no common noun in them.
@@ -65,6 +90,12 @@ def is_person(head: Token) -> bool:
         ) and not (head.tag_ in {"NNS", "NN"} and head.lower_ not in PERSON_NOUNS)
     if head.pos_ == "PROPN" and head.ent_type_ == "NORP":
         return head.tag_ == "NNPS"
+    if head.lemma_.lower() in {"reader", "printer"} and any(child.dep_ == "compound" for child in head.lefts):
+        return False
+    if head.lemma_.lower() == "head" and not any(child.lower_ == "of" for child in head.rights):
+        return False
+    if head.pos_ == "NOUN" and _EXPERT.search(head.lemma_.lower()):
+        return True
     return head.pos_ == "NOUN" and head.lemma_.lower() in PERSON_NOUNS
 
 
@@ -140,7 +171,9 @@ def _date_words(tokens: Sequence[Token]) -> list[tuple[str, str]]:
     if lemmas & DURATION_UNITS:
         if words[-1] in {"ago", "later", "earlier", "before", "after"}:
             return [("when", "when")]
-        if any(token.like_num or token.lower_ in {"several", "few", "many"} for token in tokens):
+        if tokens[0].ent_type_ == "ORDINAL" or any(token.tag_ == "JJ" and token.like_num for token in tokens):
+            return [("when", "when")]
+        if any(token.like_num or token.tag_ == "CD" or token.lower_ in {"several", "few", "many"} for token in tokens):
             unit = tokens[-1]
             extra = (
                 [(f"how many {unit.lower_}", "duration")]
@@ -188,14 +221,17 @@ def noun_interrogatives(head: Token, tokens: Sequence[Token]) -> Iterator[Interr
     entity = bool(head.ent_type_) or head.pos_ == "PROPN"
     label = head.ent_type_
     if (label in {"DATE", "TIME"} and head.pos_ != "PROPN") or is_year(tokens):
-        for text, kind in _date_words(tokens):
-            if kind != "when":
+        kinds = _date_words(tokens)
+        for text, kind in kinds:
+            if kind != "when" and (text != "how long" or head.head.lemma_.lower() in DURATIVE_WORDS):
                 yield Interrogative(text, first, last, whole, kind, 0.9)
-        if label == "DATE" and not is_year(tokens):
+        if (label == "DATE" and not is_year(tokens)) or any(kind == "duration" for _, kind in kinds):
             return
         yield Interrogative("what year" if is_year(tokens) else "what time", first, last, whole, "date", 0.8)
         return
-    if label == "PERCENT" or (any(token.text == "%" for token in tokens) and head.lower_ in {"%", "percent"}):
+    if (label == "PERCENT" and any(token.like_num for token in tokens)) or (
+        any(token.text == "%" for token in tokens) and head.lower_ in {"%", "percent"}
+    ):
         yield from _amount(head, tokens, "what percentage")
         return
     if label == "MONEY":

@@ -33,7 +33,10 @@ PERSON_NOUNS = words(
     sociologist soldier son speaker spokesman spokesperson statesman student successor sultan supervisor
     supporter surgeon surveyor teacher technician theologian theorist tourist trader tutor tyrant uncle viceroy
     victim villager violinist visitor volunteer warrior widow wife winner witness woman women worker writer
-    youth
+    youth tenant landlady lessee lessor lender borrower buyer seller supplier vendor reader caretaker foreman
+    carpenter schoolmaster islander depositor subcontractor bookbinder notary porter cook waiter lodger subtenant
+    councillor treasurer warden archivist organist assessor
+    licensee licensor insurer policyholder nobody anybody everybody somebody user
     """
 )
 
@@ -96,6 +99,12 @@ DISCOURSE_ADVERBS = words(
     just obviously please
     """
 )
+# Verbs and prepositions whose length of time answers "how long?".
+DURATIVE_WORDS = words(
+    """
+    last take run wait serve stay spend live need require endure continue for over throughout of reign work exist be
+    """
+)
 FREQUENCY_ADVERBS = words(
     """
     often rarely usually always sometimes never seldom frequently annually daily weekly monthly yearly
@@ -107,6 +116,53 @@ MEANING_ADVERBS = words(
     """
     never hardly barely scarcely rarely seldom only almost nearly no longer not
     """
+)
+
+# They belong to the verb: "dealers take old pumps back".
+DIRECTION_ADVERBS = words(
+    """
+    back away off out apart together upright down up aside
+    """
+)
+# "by mail", "by hand": the means, not the one who does it.
+MEANS_NOUNS = words(
+    """
+    mail post hand phone telephone email e-mail fax letter car train bus boat ferry ship air sea land law default
+    mistake accident chance force foot courier cash card cheque check invoice transfer radio wire weight volume
+    birth nature profession appointment name
+    """
+)
+# (verb, object) and phrases that mean something only as a whole.
+FIXED_OBJECTS = frozenset(
+    {
+        ("take", "place"),
+        ("take", "part"),
+        ("take", "effect"),
+        ("take", "care"),
+        ("take", "office"),
+        ("take", "note"),
+        ("take", "shape"),
+        ("take", "precedence"),
+        ("give", "rise"),
+        ("give", "way"),
+        ("make", "use"),
+        ("make", "sense"),
+        ("pay", "attention"),
+        ("play", "part"),
+        ("lose", "sight"),
+        ("come", "force"),
+    }
+)
+FIXED_PHRASES = frozenset(
+    phrase.replace("_", " ")
+    for phrase in words(
+        """
+        in_force in_writing in_effect in_use in_service in_place in_question in_charge in_advance in_common in_time
+        on_time at_times at_a_time at_the_same_time at_the_time in_the_meantime by_the_time of_charge on_board
+        in_person in_vain in_detail in_full in_progress into_force into_effect into_account in_mind on_foot at_once
+        at_all_costs on_request on_call on_duty on_sale at_sea by_heart under_way
+        """
+    )
 )
 
 # Prepositional phrases that mean nothing in a question.

@@ -15,6 +15,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from lift.tasks.line_file import LineFile
+from lift.tasks.rules.merging import merge_tokens
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -28,6 +29,11 @@ MAX_SENTENCE_CHARS = 1200
 # spaCy does not say that a pipeline may be used by two threads at a time
 _parser_in_use = RLock()
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\])")
+# The number or bullet of a clause, a step or an item; a bare number is part of the sentence.
+_ENUMERATOR = re.compile(
+    r"^\W*(?:(?:(?:§ ?)?\d{1,3}(?:\.\d{1,3})+[.)]?|[a-zA-Z]\.|[ivxIVX]{1,5}\.)\s+(?=[\W_]*[A-Z])|"
+    r"(?:\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})\)|\d{1,3}\.)\s+(?=[\W_]*[^\W\d_])|[-*+•‣▪◦–—]\s+)"
+)
 _SPEAKER = re.compile(r"^([A-Z][\w.'’-]*(?: [A-Z][\w.'’-]*){0,4}): +(?=\S)")
 
 
@@ -48,6 +54,17 @@ class ParsedSentence:
     offsets: tuple[int, ...]
     asides: tuple[Aside, ...]
     speaker: str | None
+
+    @property
+    def is_statement(self) -> bool:
+        """Whether the sentence has a finite verb or gives an order: headings, captions and many list items do not."""
+        return any(
+            token.tag_ in {"VBD", "VBZ", "VBP", "MD"}
+            or (token.tag_ == "VB" and token.dep_ == "ROOT")
+            # "fumes wafted": the tagger took a verb in the past for a participle
+            or (token.dep_ == "nsubj" and token.head.tag_ == "VBN" and token.head.dep_ == "ROOT")
+            for token in self.doc
+        )
 
     def verbatim(self, first: Token, last: Token) -> str:
         """The sentence as written from token `first` to token `last`, white space normalised."""
@@ -70,8 +87,8 @@ def speaker_of(text: str) -> str | None:
 
 
 def _without_asides(text: str) -> tuple[str, tuple[int, ...], list[tuple[str, int]]]:
-    """Text without speaker and parentheses, the offsets of its characters, and the parentheses with their place."""
-    speaker = _SPEAKER.match(text)
+    """Text without speaker, enumerator and parentheses; offsets of its characters; the parentheses, placed."""
+    speaker = _SPEAKER.match(text) or _ENUMERATOR.match(text)
     start = speaker.end() if speaker else 0
     offsets: list[int] = []
     asides: list[tuple[str, int]] = []
@@ -93,7 +110,7 @@ def parse_sentences(texts: Sequence[str]) -> Iterator[ParsedSentence]:
                     (_without_asides(text[:MAX_SENTENCE_CHARS])[0] for text in batch), batch_size=BATCH_SENTENCES
                 )
             )
-        yield from map(_parsed, batch, docs)
+        yield from map(_parsed, batch, map(merge_tokens, docs))
 
 
 class ParseFile:

@@ -113,6 +113,20 @@ def list_members(first: Token, inside: Container[int] | None = None) -> list[Tok
     return members
 
 
+def names_members(members: Sequence[Token]) -> bool:
+    """Whether a "list" says what its first member consists of: "two ships, the Curlew and the Petrel"."""
+    first, *others = members
+    if len({member.pos_ for member in members if member.pos_ in {"NOUN", "PROPN"}}) > 1 and len(members) > 1:
+        # "the secretary, Ada Quill, and her brother": the second may be the first
+        return True
+    return (
+        first.tag_ == "NNS"
+        and any(child.dep_ == "nummod" for child in first.children)
+        and bool(others)
+        and all(other.pos_ == "PROPN" for other in others)
+    )
+
+
 def item_tokens(member: Token, brief: bool = False) -> list[Token]:
     """The tokens of the phrase of a list's member, without the members after it."""
     later = {word.i for child in member.children if child.dep_ == "conj" for word in child.subtree}
@@ -144,6 +158,9 @@ def lowered(token: Token) -> str:
     """The token as it reads in the middle of a sentence."""
     if token.i and not (token.i == 1 and token.doc[0].is_punct):
         return token.text
+    if token.tag_ == "NNPS" and token.ent_type_ not in {"GPE", "LOC", "NORP", "PERSON"}:
+        # "Groups of at least 12": the tagger takes many a plural at the beginning for a name
+        return token.text[:1].lower() + token.text[1:]
     if token.pos_ == "PROPN" or (token.ent_type_ and token.pos_ != "DET" and token.ent_type_ not in _NUMERIC_LABELS):
         return token.text
     if token.text == "I" or (token.text.isupper() and len(token.text) > 1) or token.text[1:] != token.text[1:].lower():
@@ -162,6 +179,8 @@ def write(tokens: Iterable[Token], names: Names, gap: Gap | None = None, bound: 
     words: list[str] = []
     previous: Token | None = None
     for token in tokens:
+        if previous is not None and previous.i + 2 == token.i and token.doc[previous.i + 1].text == ",":
+            words.append(",")
         if previous is not None and (previous.whitespace_ or previous.i + 1 != token.i):
             words.append(" ")
         previous = token

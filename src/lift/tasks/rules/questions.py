@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,19 +13,20 @@ from lift.tasks.rules.connections import connection_questions
 from lift.tasks.rules.echo import echo_questions
 from lift.tasks.rules.examples import example_questions
 from lift.tasks.rules.foci import constituent_foci, is_date, is_place, noun_foci
+from lift.tasks.rules.frames import Frame, frame_of, keeps_negation, negative_words
 from lift.tasks.rules.interrogatives import (
     Interrogative,
     answer_tokens,
     is_person,
 )
-from lift.tasks.rules.lexicon import PLACE_PREPOSITIONS, TIME_PREPOSITIONS
+from lift.tasks.rules.lexicon import LENGTH_UNITS, PLACE_PREPOSITIONS, TIME_PREPOSITIONS
 from lift.tasks.rules.parse import ParsedSentence
 from lift.tasks.rules.phrases import Gap, Names, UnboundPronounError, contiguous, phrase_tokens, trimmed, write
 from lift.tasks.rules.voice import activated, passivised, third_person
 from lift.tasks.rules.wellformed import MAX_ANSWER_TOKENS, polished, worth_asking
 
 if TYPE_CHECKING:
-    from spacy.tokens import Token
+    from spacy.tokens import Doc, Token
 
 _ORIGIN_WEIGHT = {
     "clause": 1.0,
@@ -33,9 +35,36 @@ _ORIGIN_WEIGHT = {
     "apposition": 0.9,
     "active": 0.95,
     "passive": 0.9,
+    "order": 0.9,
 }
 _TIME_KINDS = frozenset({"when", "year", "date", "decade", "century", "duration"})
-_STATES = frozenset({"base", "call", "consider", "know", "locate", "name", "regard", "see", "situate", "use"})
+_STATES = frozenset(
+    {
+        "write",
+        "build",
+        "set",
+        "design",
+        "make",
+        "develop",
+        "create",
+        "plan",
+        "compose",
+        "base",
+        "call",
+        "consider",
+        "know",
+        "locate",
+        "name",
+        "regard",
+        "see",
+        "situate",
+        "use",
+    }
+)
+_STATIVE = frozenset(
+    {"be", "become", "belong", "consist", "contain", "cost", "hold", "have", "include", "mean", "measure"}
+    | {"need", "own", "require", "weigh"}
+)
 _POSSESSIVES = frozenset({"his", "her", "its", "their", "my", "our", "your"})
 
 
@@ -61,8 +90,16 @@ class _Focus:
 def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]:
     """All questions that the rules can ask about one sentence, each with a verbatim answer."""
     found: list[Candidate] = []
+    if not parsed.is_statement or not _has_verb_on_top(parsed):
+        if parsed.text.count(": ") > 1:
+            # several entries in one line: which value belongs to which name is unclear
+            return found
+        # headings, list items and orders that the parser cannot read: only what stands together in them is asked for
+        return [*_asides(parsed, names), *_connections(parsed, names, set())]
     for clause in clauses_of(list(parsed.doc)):
         found.extend(_Asker(parsed, names, clause).candidates())
+        if clause.origin == "order":
+            continue
         active = activated(clause)
         if active is not None:
             found.extend(_Asker(parsed, names, active).candidates())
@@ -73,17 +110,33 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
             found.extend(asker.agent_questions(clause))
     for text, first, last, weight in title_questions(parsed.doc):
         found.extend(_candidate(parsed, text, first, last, "title", weight))
-    for question, answer, weight, place in aside_questions(parsed, names):
-        found.append(Candidate(question, answer, "aside", weight, place))
+    found.extend(_asides(parsed, names))
     for text, first, last, weight in example_questions(parsed.doc, names):
         found.extend(_candidate(parsed, text, first, last, "example", weight))
     covered = {candidate.answer_span for candidate in found}
     for text, first, last, weight in echo_questions(parsed.doc, names, covered):
         found.extend(_candidate(parsed, text, first, last, "echo", weight))
-    covered = {candidate.answer_span for candidate in found}
-    for text, first, last, weight in connection_questions(parsed.doc, names, covered):
-        found.extend(_candidate(parsed, text, first, last, "connection", weight))
-    return found
+    return found + _connections(parsed, names, {candidate.answer_span for candidate in found})
+
+
+def _has_verb_on_top(parsed: ParsedSentence) -> bool:
+    """Whether the parser found a verb that carries the sentence; where it did not, its tree says little."""
+    return any(token.head.i == token.i and token.pos_ in {"VERB", "AUX"} for token in parsed.doc)
+
+
+def _asides(parsed: ParsedSentence, names: Names) -> list[Candidate]:
+    return [
+        Candidate(question, answer, "aside", weight, place)
+        for question, answer, weight, place in aside_questions(parsed, names)
+    ]
+
+
+def _connections(parsed: ParsedSentence, names: Names, covered: set[tuple[int, int]]) -> list[Candidate]:
+    return [
+        candidate
+        for text, first, last, weight in connection_questions(parsed.doc, names, covered)
+        for candidate in _candidate(parsed, text, first, last, "connection", weight)
+    ]
 
 
 def _candidate(
@@ -96,10 +149,46 @@ def _candidate(
         weight *= 0.8
     if any(token.tag_ in {"WDT", "WP", "WP$"} for token in parsed.doc[first.i : last.i + 1]):
         return
+    if first.lower_ == "no" and rule != "connection":
+        # "What kind of porter is there?" is not answered by "no night"
+        return
+    if last.tag_ == "CD" and first.pos_ in {"NOUN", "PROPN"} and "how many" in text.lower():
+        # "gives the Supplier two keys": the parser took the two for one phrase
+        return
+    if rule != "connection" and not _is_whole(parsed, text, first, last):
+        return
     question = polished(text)
     answer = parsed.verbatim(first, last).strip(" ,;:")
     if question is not None and worth_asking(question, answer, last.i - first.i + 1):
         yield Candidate(question, answer, rule, round(max(weight, 0.2), 3), (first.i, last.i))
+
+
+def _is_whole(parsed: ParsedSentence, question: str, first: Token, last: Token) -> bool:
+    """Whether an answer that is a list has all of its members, but for those which the question names."""
+    root = parsed.doc[first.i : last.i + 1].root
+    if root.pos_ not in {"NOUN", "PROPN"}:
+        return True
+    if last.i + 1 < len(parsed.doc):
+        # "a share of the loading bay" is not a share
+        behind = parsed.doc[last.i + 1]
+        if behind.lower_ == "of" and behind.head.i == root.i and " of " not in question and " of?" not in question:
+            return False
+        if behind.dep_ in {"nummod", "quantmod"} and root.is_ancestor(behind) and behind.text not in question:
+            return False
+    if any(
+        word.dep_ == "conj" and word.pos_ == "PROPN" and word.i > last.i and word.text not in question
+        for child in root.children
+        if child.dep_ == "appos"
+        for word in child.subtree
+    ):
+        return False
+    named = [root, *(child for child in root.children if child.dep_ == "appos")]
+    return all(
+        child.i <= last.i or child.pos_ not in {"NOUN", "PROPN"} or child.text in question
+        for word in named
+        for child in word.children
+        if child.dep_ == "conj"
+    )
 
 
 class _Asker:
@@ -110,10 +199,23 @@ class _Asker:
         self.names = names
         self.clause = _third_person(clause, names)
         self.bound = frozenset(token.i for token in clause.subject)
+        self.frame = frame_of(clause.anchor)
+        self.denials = negative_words(clause.anchor, clause.subject)
 
     def candidates(self, subject: bool = True) -> Iterator[Candidate]:
         clause = self.clause
-        if subject and not clause.existential:
+        if self.frame is None or sum(part.role == "object" for part in clause.constituents) > 1:
+            return
+        if clause.origin == "order":
+            if not any(part.role == "object" for part in clause.constituents):
+                return
+        elif clause.existential:
+            yield from self._existence_questions()
+        elif subject:
+            if clause.subject_head.lower_ == "nobody" and len(clause.subject) == 1:
+                nobody = clause.subject_head
+                wh = Interrogative("who", nobody.i, nobody.i, (nobody, nobody), "who", 0.9)
+                yield from self._questions(_Focus(None, wh))
             for wh in noun_foci(clause.subject_head, clause.subject):
                 if wh.besides and clause.origin == "relative":
                     continue
@@ -124,6 +226,31 @@ class _Asker:
                 yield from self._questions(_Focus(part, wh))
         yield from self._action_questions()
         yield from self._event_questions()
+
+    def _existence_questions(self) -> Iterator[Candidate]:
+        """ "Is there a lift in the annex?" -> "There is no lift in the annex": the answer says it as the text does."""
+        clause = self.clause
+        thing = next((part for part in clause.constituents if part.role == "attribute"), None)
+        if (
+            clause.lemma != "be"
+            or clause.auxiliaries
+            or clause.negated
+            or thing is None
+            or not contiguous(thing.tokens)
+        ):
+            return
+        first, last = clause.subject_head, max((part.tokens[-1] for part in clause.constituents), key=lambda t: t.i)
+        texts = self._texts(None, "full")
+        if texts is None or last.i - first.i >= MAX_ANSWER_TOKENS or first.i > clause.anchor.i:
+            return
+        named = " ".join(texts)
+        if named.startswith("no "):
+            named = f"{'any' if thing.head.tag_ in {'NNS', 'NNPS'} else 'a'} {named[3:]}"
+            if re.match(r"a [aeiou]", named):
+                named = f"an {named[2:]}"
+        elif self.denials or thing.head.tag_ not in {"NN", "NNP"}:
+            return
+        yield from _candidate(self.parsed, f"{clause.verb} there {named}", first, last, "existence", 0.5)
 
     def _referent_questions(self) -> Iterator[Candidate]:
         """Asks for a pronoun as the subject, answered by the name that it stands for, earlier in the sentence."""
@@ -173,6 +300,8 @@ class _Asker:
     def _questions(self, focus: _Focus) -> Iterator[Candidate]:
         """Every form of the question for one focus."""
         wh, part = focus.wh, focus.part
+        if _is_tied(self.parsed.doc, wh):
+            return
         if part is None:
             for level, weight in (("full", 1.0), ("core", 0.95)):
                 yield from self._finish(self._subject_question(wh, level), focus, "subject", weight)
@@ -223,13 +352,15 @@ class _Asker:
             "adverbial"
         }:
             text = wh.text if whole else self._write(part.tokens, gap)
+            if text == "how long" and part.head.lower_ == "for":
+                text = "for how long"
             weight = 0.65 if adjunct or wh.kind in {"number", "year", "which", "percentage"} else 0.55
             yield from self._finish(self._in_situ(focus, text), focus, f"{rule}-in-situ", weight)
 
     def _action_questions(self) -> Iterator[Candidate]:
         """ "What did Ada Quill do in 1911?" -> "founded the lighthouse museum"."""
         clause = self.clause
-        if clause.lemma in {"be", "have", "become"} or clause.auxiliaries or clause.negated or not clause.main:
+        if self.denials or clause.lemma in _STATIVE or clause.auxiliaries or clause.negated or not clause.main:
             return
         agent = (
             is_person(clause.subject_head)
@@ -246,7 +377,7 @@ class _Asker:
             *(token for part in clause.constituents if part.core or part is objects[0] for token in part.tokens),
         ]
         run.sort(key=lambda token: token.i)
-        if not contiguous(run) or len(run) > MAX_ANSWER_TOKENS:
+        if not contiguous(run) or len(run) > MAX_ANSWER_TOKENS or _goes_on(run[-1]):
             return
         wh = Interrogative("what", run[0].i, run[-1].i, (run[0], run[-1]), "do", 0.55)
         focus = _Focus(objects[0], wh)
@@ -295,6 +426,8 @@ class _Asker:
     def _subject_text(self) -> str | None:
         if self.clause.existential:
             return "there"
+        if self.clause.origin == "order":
+            return "one"
         try:
             return write(self.clause.subject, self.names)
         except UnboundPronounError:
@@ -304,27 +437,35 @@ class _Asker:
         """The constituents beside the focus, as text; None where a pronoun has no name."""
         texts: list[str] = []
         adjuncts = 0
-        core = any(part.core for part in self.clause.constituents)
+        core = any(part.core and part.head.lemma_.lower() not in LENGTH_UNITS for part in self.clause.constituents)
         for part in self.clause.constituents:
-            if focus is not None and part is focus.part:
+            if (focus is not None and part is focus.part) or (self.frame and self.frame.holds(part.head)):
                 continue
-            if not part.core:
+            if not part.core and self.denials:
+                # "may not work alone at night": what is denied is denied of the whole
+                if part.role == "adverbial" and len(part.tokens) > 9:
+                    return None
+            elif not part.core:
                 if part.role == "adverbial" and (
                     len(part.tokens) > 9 or level == "core" or part.head.i in self.clause.fronted
                 ):
                     continue
-                tied = (
+                tied = any(child.dep_ == "pcomp" for child in part.head.children) or (
                     self.clause.lemma == "be" and part.role == "preposition" and part.head.i not in self.clause.fronted
                 )
                 if level == "core" and not tied and (core or adjuncts >= 1):
                     continue
                 adjuncts += 1
             tokens = part.tokens
+            if part.role == "preposition" and _is_cut(part):
+                if self.denials:
+                    return None
+                continue
             if len(tokens) > 12 and part.role in {"object", "attribute"}:
                 tokens = trimmed(phrase_tokens(part.head, brief=True))
             text = self._write(tokens, None)
             if text is None:
-                if part.core:
+                if part.core or self.denials:
                     return None
                 continue
             if text:
@@ -348,14 +489,24 @@ class _Asker:
         if subject is None:
             return None
         auxiliary, verb = self._finite()
-        negation = ["not"] if self.clause.negated else []
+        negation = [self.clause.negation] if self.clause.negated else []
         return " ".join([front, auxiliary, subject, *negation, *self._adverb_texts(), *verb, *rest])
 
     def _fronted(self, focus: _Focus, front: str | None, stranded: list[str | None], level: str) -> str | None:
         texts = self._texts(focus, level)
         if texts is None or front is None or None in stranded:
             return None
+        if stranded and level == "full" and self._adjuncts(focus) and front not in {"what to do"}:
+            # "What was the lease signed on 14 June in?" is hard to read
+            return None
         return self._inverted(front, _in_order(texts, [text for text in stranded if text], focus, self.clause))
+
+    def _adjuncts(self, focus: _Focus) -> bool:
+        """Whether the clause has phrases of place, time or manner beside the one that is asked for."""
+        return any(
+            not part.core and part is not focus.part and part.role in {"preposition", "agent", "time", "adverbial"}
+            for part in self.clause.constituents
+        )
 
     def _in_situ(self, focus: _Focus, text: str | None) -> str | None:
         texts, subject = self._texts(focus, "core"), self._subject_text()
@@ -372,7 +523,13 @@ class _Asker:
         )
         if not self.clause.auxiliaries and self.clause.lemma != "be":
             auxiliary, verb = (), [self.clause.verb]
-        verb = [*auxiliary[:1], *(["not"] if self.clause.negated else []), *auxiliary[1:], *self._adverb_texts(), *verb]
+        verb = [
+            *auxiliary[:1],
+            *([self.clause.negation] if self.clause.negated else []),
+            *auxiliary[1:],
+            *self._adverb_texts(),
+            *verb,
+        ]
         return " ".join([subject, *verb, *_in_order(texts, [text], focus, self.clause)])
 
     def _subject_question(self, wh: Interrogative, level: str) -> str | None:
@@ -390,8 +547,8 @@ class _Asker:
                 verb = third_person(clause.lemma)
             elif auxiliaries and auxiliaries[0] in {"have", "do"}:
                 auxiliaries[0] = third_person(auxiliaries[0])
-        negation = ["not"] if clause.negated else []
-        if negation and not auxiliaries:
+        negation = [clause.negation] if clause.negated else []
+        if negation and not auxiliaries and clause.lemma == "be":
             return " ".join([subject, verb, *negation, *texts])
         return " ".join([subject, *auxiliaries[:1], *negation, *auxiliaries[1:], *self._adverb_texts(), verb, *texts])
 
@@ -406,8 +563,28 @@ class _Asker:
             listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
             text = f"besides {listed}, {text}"
         first, last = focus.wh.answer
+        if self.denials and focus.part is not None and focus.part.core and focus.wh.last >= focus.part.tokens[-1].i:
+            left_out = [t.text for t in focus.part.tokens if t.i > last.i and not t.is_punct]
+            if left_out and not all(word in text for word in left_out):
+                # "never enter a room with a red tag": not any room
+                return
+        framed = self._framed(text, focus.part)
+        if framed is None or not keeps_negation(self.denials, framed, self.parsed.verbatim(first, last)):
+            return
         total = focus.wh.weight * weight * _ORIGIN_WEIGHT[self.clause.origin]
-        yield from _candidate(self.parsed, text, first, last, rule, total)
+        yield from _candidate(self.parsed, framed, first, last, rule, total)
+
+    def _framed(self, text: str, asked: Constituent | None) -> str | None:
+        """The question behind the conditions and the speaker of the clause; None where a pronoun has no name."""
+        frame = self.frame
+        if frame is None:
+            return None
+        if asked is not None and frame.holds(asked.head):
+            frame = Frame(speaker=frame.speaker)
+        try:
+            return f"{frame.text(self.names)}{text}"
+        except UnboundPronounError:
+            return None
 
 
 def _third_person(clause: Clause, names: Names) -> Clause:
@@ -421,6 +598,40 @@ def _third_person(clause: Clause, names: Names) -> Clause:
     if clause.tag == "VBP":
         return replace(clause, tag="VBZ", verb=third_person(clause.lemma))
     return clause
+
+
+def _is_tied(doc: Doc, wh: Interrogative) -> bool:
+    """Whether the words that are asked for are tied to a number or name behind them: "policy number" and its number."""
+    if wh.last + 1 >= len(doc):
+        return False
+    behind = doc[wh.last + 1]
+    if behind.lower_ in {"by", "x", "×"} and doc[wh.last].like_num:
+        return True
+    if behind.dep_ == "cc" and wh.kind != "besides" and wh.first <= behind.head.i <= wh.last:
+        # "which language and German"
+        return True
+    return (
+        (behind.tag_ == "CD" or behind.pos_ in {"PROPN", "NUM"})
+        and behind.dep_ in {"nummod", "appos", "npadvmod"}
+        and wh.first <= behind.head.i <= wh.last
+    )
+
+
+def _is_cut(part: Constituent) -> bool:
+    """Whether a phrase such as "by giving notice before it ends" has lost its end."""
+    verb = next((child for child in part.head.children if child.dep_ == "pcomp"), None)
+    return verb is not None and any(
+        child.dep_ in {"advcl", "prep", "dobj"} and child.i > part.tokens[-1].i for child in verb.subtree
+    )
+
+
+def _goes_on(last: Token) -> bool:
+    """Whether the words behind `last` carry on with the same verb: "turns the pump on at 45 and off at 12"."""
+    later = last.doc[last.i + 1 :]
+    return any(
+        token.lower_ == "and" and token.nbor().dep_ in {"prt", "advmod", "conj"} and token.nbor().pos_ in {"ADP", "ADV"}
+        for token in later[:-1]
+    )
 
 
 def _is_bare(clause: Clause, wh: Interrogative) -> bool:

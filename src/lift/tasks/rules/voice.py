@@ -48,6 +48,13 @@ def activated(clause: Clause) -> Clause | None:
     ):
         return None
     objects = [child for child in agent.head.children if child.dep_ == "pobj"]
+    if any(
+        child.dep_ == "conj" or any(word.dep_ == "prep" and word.lower_ != "of" for word in child.rights)
+        for child in agent.head.children
+    ):
+        # "by the Lender with a company": with whom belongs to the verb as often;
+        # "by the director or by Mr. Vance"
+        return None
     if len(objects) != 1 or any(part.role in {"attribute", "adjective"} for part in clause.constituents):
         return None
     subject = trimmed(phrase_tokens(objects[0]))
