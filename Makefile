@@ -27,9 +27,9 @@ $(VENV)/.setup-%: pyproject.toml constraints.txt
 demo: $(VENV)/.setup-core
 	$(VENV)/bin/python scripts/demo.py
 
-# a link that leads nowhere is an error
+# A link that leads nowhere is an error. (With --quiet it would not be: warnings are then not counted.)
 docs: $(VENV)/.setup-docs
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: $(VENV)/.setup-dev
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
