@@ -349,8 +349,15 @@ def is_about_the_environment(command: Command) -> bool:
     return command.line.startswith(("make ", "source "))
 
 
+def is_run(block: Block) -> bool:
+    """Whether there is anything in it that the slow test runs."""
+    if block.not_run or block.language in DATA_LANGUAGES:
+        return False
+    return block.language == "python" or not all(is_about_the_environment(command) for command in block.commands)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if any(not block.not_run for block in blocks_of(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if any(is_run(block) for block in blocks_of(page))])
 def test_a_page_can_be_followed_from_top_to_bottom(
     page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -359,5 +366,5 @@ def test_a_page_can_be_followed_from_top_to_bottom(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     with Page() as followed:
         for block in blocks_of(page):
-            if not block.not_run and block.language not in DATA_LANGUAGES:
+            if is_run(block):
                 followed.follow(block)
