@@ -3,8 +3,8 @@
     python scripts/measure_adapter_bytes.py MEMORY QUESTIONS.jsonl --out recall-bytes.svg
 
 MEMORY is the directory of an absorbed document, QUESTIONS.jsonl holds its questions in its first line
-(docs/guide/evaluate.md). They are asked closed book; each answer is said directly, without the vote. Needs matplotlib for
-the plot.
+(docs/guide/evaluate.md). They are asked closed book; each answer is said directly, without the vote. Needs matplotlib
+for the plot.
 """
 
 from __future__ import annotations

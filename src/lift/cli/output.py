@@ -179,7 +179,7 @@ def print_support(answer: Answer) -> None:
         stdout().print(Text(f"  ! {NO_SUPPORT}", style="bold yellow"))
     for evidence in answer.evidence:
         place = f"({evidence.place})" if evidence.place and str(evidence.place) else ""
-        shown = "" if evidence.text in answer.text else f"“{evidence.text}”"
-        if shown or place:
-            told = " ".join(part for part in (_RELATIONS[evidence.relation], shown, place) if part)
-            stdout().print(Text(f"  {told}", style="dim"))
+        relation = _RELATIONS[evidence.relation]
+        is_quoted = evidence.text in answer.text  # and is not said twice
+        shown = f"{relation[:-1]} this sentence" if is_quoted else f"{relation} “{evidence.text}”"
+        stdout().print(Text(f"  {shown} {place}".rstrip(), style="dim"))
