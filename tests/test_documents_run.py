@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -163,10 +164,14 @@ def programs(line: str) -> Iterator[list[str]]:
     ]
 
 
+@functools.cache
+def root_command() -> Any:
+    return typer.main.get_command(app)
+
+
 def parse_lift(words: list[str]) -> None:
     """Raise where the command line does not know a command or an option, or a value is of another kind."""
-    command: Any = typer.main.get_command(app)
-    path, args = "lift", list(words)
+    command, path, args = root_command(), "lift", list(words)
     if args == ["--version"]:
         return
     while args and args[0] in getattr(command, "commands", {}):
