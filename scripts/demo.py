@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import Finished, Planned, Prepared, Probing, Trained
+from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probing, Trained
 from lift.answering.answerer import Answerer, open_memory
 from lift.answering.scoring import contained
 from lift.cli.output import format_recall, format_seconds, stdout
@@ -29,8 +29,8 @@ from lift.documents.document import Document
 from lift.documents.read import read_document
 from lift.documents.sentences import split_sentences
 from lift.errors import InterruptedAbsorption, LiftError
-from lift.memories.library import Library
-from lift.memories.memory import Memory
+from lift.memories.library import MemoryLibrary
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.fingerprint import cache_directory
 from lift.models.load import load_model
@@ -108,7 +108,9 @@ def ask_base(
     return _by_way(BASE_WAYS, questions, found)
 
 
-def ask_memory(questions: Sequence[str], memory: Memory, base: BaseModel, budget: Budget, display: Display) -> Replies:
+def ask_memory(
+    questions: Sequence[str], memory: StoredMemory, base: BaseModel, budget: Budget, display: Display
+) -> Replies:
     """The memory with no text at all, and as `lift ask` does."""
     requests = [Request(question, context) for context in MEMORY_WAYS.values() for question in questions]
     found = ask_all(
@@ -125,7 +127,7 @@ def _by_way(ways: Mapping[str, str], questions: Sequence[str], found: Mapping[Re
     return {way: [found.get(Request(question, context)) for question in questions] for way, context in ways.items()}
 
 
-def absorb_article(document: Document, base: BaseModel, display: Display) -> Memory:
+def absorb_article(document: Document, base: BaseModel, display: Display) -> StoredMemory:
     """Absorb the article within its time, go on with an interrupted run, or find the memory of an earlier one.
 
     Raises InterruptedAbsorption after Ctrl-C, when the state is saved.
@@ -133,7 +135,7 @@ def absorb_article(document: Document, base: BaseModel, display: Display) -> Mem
     display.say(f"absorbing “{document.title}” for {format_seconds(ABSORBING_S)}")
     display.wait("preparing the article")
     stop = threading.Event()
-    events = absorb_events(document, base, load_recipe(), Library(), budget_s=ABSORBING_S, resume=True, stop=stop)
+    events = absorb_events(document, base, load_recipe(), MemoryLibrary(), budget_s=ABSORBING_S, resume=True, stop=stop)
     with stopped_by_signals(stop, display.say) as training:
         for event in events:
             lines: list[str] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lift.absorbing.recall import TimeIsOver, passes_until
+from lift.absorbing.recall_report import TimeIsOver, passes_until
 from lift.answering import strategies as routes
 from lift.answering.answerer import Answerer
 from lift.answering.scoring import contained, f1

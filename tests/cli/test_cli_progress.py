@@ -9,11 +9,11 @@ import pytest
 
 from lift.absorbing import session as sessions
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import Probing
+from lift.absorbing.absorption_events import Probing
 from lift.cli.output import build_table, stdout
 from lift.cli.progress import describe_count, opened_display
 from lift.documents.document import Document
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import load_recipe
 
@@ -55,7 +55,7 @@ def test_held_back_questions_are_counted_while_they_are_asked(
 ) -> None:
     monkeypatch.setattr(sessions, "PROBE_BATCH", 2)
     recipe = load_recipe("default", ["training.epochs=1", "tasks.per_sentence=4", "adapter.rank=2"])
-    events = list(absorb_events(Document("Merrow", TEXT, "test"), tiny_model, recipe, Library(tmp_path)))
+    events = list(absorb_events(Document("Merrow", TEXT, "test"), tiny_model, recipe, MemoryLibrary(tmp_path)))
     probing = [event for event in events if isinstance(event, Probing)]
     assert len(probing) > 1
     assert [event.asked for event in probing] == list(range(0, probing[0].probes, 2))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from machines import Machine
 
-from lift.absorbing.recall import TimeIsOver
+from lift.absorbing.recall_report import TimeIsOver
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lift.absorbing.recall import suggested_questions
+from lift.absorbing.recall_report import suggested_questions
 from lift.documents.read import read_document
 from lift.documents.sentences import Sentence, split_sentences
-from lift.tasks.rules.generate import generate_tasks
+from lift.tasks.rules.rule_generator import generate_tasks
 from lift.tasks.rules.wellformed import is_plain_question
 from lift.tasks.task import Task
 

@@ -1,8 +1,8 @@
 """What a question wants of the model, step by step, apart from who runs it.
 
-A route (routes.py) is a generator: it yields what it wants next, texts and judgements, all that can be computed at
+A strategy (strategies.py) is a generator: it yields what it wants next, texts and judgements, all that can be computed at
 once; it is sent what came of them, in the same order; and it returns the answer. Questions to one memory
-(answering.py), to many (many_memories.py) and over a network take the same routes and differ in their batches alone.
+(answering.py), to many (many_memories.py) and over a network take the same strategies and differ in their batches alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from lift.adapters.rows import using
-from lift.answering.vote import log_probabilities
+from lift.adapters.row_assignment import using
+from lift.answering.reranking import log_probabilities
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Say:
+class GenerateRequest:
     """A text: what the model says behind these tokens with the attached adapter of that name, None: the base alone."""
 
     adapter: str | None
@@ -29,7 +29,7 @@ class Say:
 
 
 @dataclass(frozen=True)
-class Judge:
+class ScoreRequest:
     """log P of each of these answers, its end included, behind these tokens; `adapter` as for Say. A list of floats."""
 
     adapter: str | None
@@ -37,7 +37,7 @@ class Judge:
     answers: tuple[str, ...]
 
 
-def fitting(say: Say, window_tokens: int, least_tokens: int) -> Say:
+def fit_window(say: GenerateRequest, window_tokens: int, least_tokens: int) -> GenerateRequest:
     """The same text, no longer than the window has room for it behind its prompt.
 
     Raises UsageError where there is no room for `least_tokens` of it, and for an empty prompt.
@@ -53,45 +53,45 @@ def fitting(say: Say, window_tokens: int, least_tokens: int) -> Say:
     return replace(say, max_new_tokens=min(say.max_new_tokens, room_tokens))
 
 
-Want = Say | Judge
-Route = Generator[Sequence[Want], Sequence[Any], T]
-Fulfil = Callable[[Sequence[Want]], Sequence[Any]]
+ModelRequest = GenerateRequest | ScoreRequest
+Strategy = Generator[Sequence[ModelRequest], Sequence[Any], T]
+Executor = Callable[[Sequence[ModelRequest]], Sequence[Any]]
 
 
-def run(routes: Sequence[Route[T]], fulfil: Fulfil) -> list[T]:
-    """What the routes return, in their order; `fulfil` gets what all of them want at a step, and brings it in order."""
+def run_strategies(strategies: Sequence[Strategy[T]], fulfil: Executor) -> list[T]:
+    """What the strategies return, in their order; `fulfil` gets what all of them want at a step, and brings it in order."""
     results: dict[int, T] = {}
-    given: dict[int, Any] = dict.fromkeys(range(len(routes)))
+    given: dict[int, Any] = dict.fromkeys(range(len(strategies)))
     while given:
-        wanted: dict[int, Sequence[Want]] = {}
+        wanted: dict[int, Sequence[ModelRequest]] = {}
         for number, brought in given.items():
             try:
-                wanted[number] = routes[number].send(brought)
+                wanted[number] = strategies[number].send(brought)
             except StopIteration as stop:
                 results[number] = stop.value
         brought_all = iter(fulfil([want for wants in wanted.values() for want in wants]) if wanted else ())
         given = {number: [next(brought_all) for _ in wants] for number, wants in wanted.items()}
-    return [results[number] for number in range(len(routes))]
+    return [results[number] for number in range(len(strategies))]
 
 
-def bring(
+def execute(
     base: BaseModel,
-    wants: Sequence[Want],
-    alike: Callable[[Say], Hashable],
-    say: Callable[[Sequence[Say]], Sequence[str]],
+    wants: Sequence[ModelRequest],
+    alike: Callable[[GenerateRequest], Hashable],
+    say: Callable[[Sequence[GenerateRequest]], Sequence[str]],
 ) -> list[Any]:
     """What is wanted, in order: `say` gets the texts that are `alike` at once and brings them; then the judgements."""
     brought: dict[int, Any] = {}
-    says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
+    says = {place: want for place, want in enumerate(wants) if isinstance(want, GenerateRequest)}
     for kind in dict.fromkeys(map(alike, says.values())):
         members = {place: want for place, want in says.items() if alike(want) == kind}
         brought.update(zip(members, say(list(members.values())), strict=True))
-    judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
-    brought.update(zip(judges, judged(base, list(judges.values())), strict=True))
+    judges = {place: want for place, want in enumerate(wants) if isinstance(want, ScoreRequest)}
+    brought.update(zip(judges, scored(base, list(judges.values())), strict=True))
     return [brought[place] for place in range(len(wants))]
 
 
-def judged(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
+def scored(base: BaseModel, wants: Sequence[ScoreRequest]) -> list[list[float]]:
     """What each wants; every adapter is asked once for all that it is to judge."""
     found: list[list[float]] = [[] for _ in wants]
     for adapter in dict.fromkeys(want.adapter for want in wants):

@@ -13,7 +13,16 @@ from lift.cli.output import describe_generation, format_recall, format_seconds, 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from lift.absorbing.events import Fitting, Planned, Prepared, Probed, Probing, Trained, Waiting, Writing
+    from lift.absorbing.absorption_events import (
+        Fitting,
+        Planned,
+        Prepared,
+        Probed,
+        Probing,
+        Trained,
+        WaitingForOther,
+        Writing,
+    )
     from lift.models.base_model import BaseModel
     from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
@@ -203,10 +212,10 @@ def opened_display(as_json: bool) -> Iterator[Display]:
 
 
 def show_probing(display: Display, event: Probing) -> None:
-    """Show how many of the held-back questions are asked."""
+    """Show how many of the held-out questions are asked."""
     if not event.asked:
-        display.say(f"asking {event.probes:,} questions that were held back")
-    display.count("asking held-back questions", event.asked, event.probes, event.eta_s)
+        display.say(f"asking {event.probes:,} questions that were held out")
+    display.count("asking held-out questions", event.asked, event.probes, event.eta_s)
 
 
 def describe_count(done: int, total: int, eta_s: float | None) -> str:
@@ -224,7 +233,7 @@ def describe_prepared(event: Prepared) -> list[str]:
     if event.streaming:
         found += "questions are learned as they are being written"
     else:
-        found += f"{event.tasks:,} questions to learn, {event.held_back:,} held back to test what was learned"
+        found += f"{event.tasks:,} questions to learn, {event.held_out:,} held out to test what was learned"
     return [found, *describe_generation(event.generation), *(f"warning: {warning}" for warning in event.warnings)]
 
 
@@ -234,7 +243,7 @@ def describe_writing(event: Writing) -> str:
     return f"{event.kept:,} kept, {event.rejected:,} rejected, {event.failed:,} requests failed{left}"
 
 
-def describe_trouble(event: Waiting | SavingFailed | CheckpointDamaged) -> str:
+def describe_trouble(event: WaitingForOther | SavingFailed | CheckpointDamaged) -> str:
     """What the user is to know of other processes and of the disk."""
     return f"warning: {event}"
 

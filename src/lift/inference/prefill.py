@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 
-from lift.inference.kv_cache import RunningCache
+from lift.inference.kv_cache import SlotKVCache
 from lift.inference.prefix_cache import Layers, Prefixes
 from lift.inference.shared_prefix import last_columns
-from lift.packing.alora import PromptPass, passing
+from lift.packing.alora import PromptForward, forward_context
 from lift.packing.losses import cross_entropy
 
 _PASS_TOKENS = 32  # what a pass costs beside its tokens; see shared_prefix.py
 
 
 @dataclass(frozen=True)
-class Behind:
+class PrefillRequest:
     """What is read: a prompt, and behind it an answer that is given, if there is one.
 
     `known`: where prompts that were read with the same adapter are found, and those that are read now are kept.
@@ -61,7 +61,7 @@ class Prefill:
     `tokens` are those that all rows together are still to read, padding included.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Behind], cache: RunningCache) -> None:
+    def __init__(self, model: Any, rows: Sequence[PrefillRequest], cache: SlotKVCache) -> None:
         self._model = model
         self._rows = rows
         self._inputs = [row.inputs for row in rows]
@@ -97,7 +97,7 @@ class Prefill:
             ids[row, columns - len(part) :] = torch.tensor(part, dtype=torch.long)
         self._left -= columns
         lengths = [max(0, len(inputs) - self._left) for inputs in self._inputs]
-        with passing(PromptPass([row.prompt for row in self._rows], lengths, columns)):
+        with forward_context(PromptForward([row.prompt for row in self._rows], lengths, columns)):
             logits = forward(self._model, self.cache, ids, lengths, 1 if self._left else self._last)
         if self._left:
             return None
@@ -125,7 +125,7 @@ class Prefill:
                 each.keep(row.prompt[: each.lasting_tokens(row.prompt)], layers)
 
 
-def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:
+def forward(model: Any, cache: SlotKVCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:
     """Read more columns `ids`, [B, T], of the rows in `cache`; the logits of the last ones, [B, last, vocabulary].
 
     `lengths`: tokens of each row behind it. A row that is shorter than what is read has its padding on the left.

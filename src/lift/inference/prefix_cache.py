@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lift.packing.alora import Invocation, begin_of_action
+from lift.packing.alora import Invocation, invocation_offset
 
 LIMIT_BYTES = 512 * 2**20
 _WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
@@ -107,7 +107,7 @@ class Prefixes:
 
     def lasting_tokens(self, prompt: Sequence[int]) -> int:
         """How many tokens `prompt` begins with that are read alike in every prompt that begins with them."""
-        return begin_of_action(prompt, self._invocation) if self._invocation else len(prompt)
+        return invocation_offset(prompt, self._invocation) if self._invocation else len(prompt)
 
     def known_tokens(self, tokens: Sequence[int]) -> int:
         """How many tokens `tokens` begin with need not be read again."""

@@ -124,7 +124,7 @@ _packed: WeakKeyDictionary[torch.nn.Module, _Weights] = WeakKeyDictionary()
 _said: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()  # tokens of single rows that were not guessed
 
 
-class Draft:
+class DraftModel:
     """Guesses the greedy continuation of one row, with the adapter that the model applies to all rows now."""
 
     def __init__(self, model: Any) -> None:
@@ -140,7 +140,7 @@ class Draft:
         self._cached_heads: int = model.config.num_key_value_heads
         self._size: int = model.model.layers[0].self_attn.head_dim
 
-    def guess(self, cache: Any, token: int, count: int, stop: Sequence[int]) -> list[int]:
+    def propose(self, cache: Any, token: int, count: int, stop: Sequence[int]) -> list[int]:
         """Up to `count` tokens behind `token`, which comes behind what `cache` holds; none after a token of `stop`.
 
         The cache, of one row, is read and not changed.
@@ -151,16 +151,16 @@ class Draft:
             _Part(layer, updates, cached.keys[0].transpose(1, 2).float(), cached.values[0].float(), count)
             for layer, updates, cached in zip(self._weights.layers, self._updates, cache.layers, strict=True)
         ]
-        guesses: list[int] = []
+        proposals: list[int] = []
         for index in range(count):
             hidden = self._model.model.embed_tokens.weight[token].float()  # [D]
             for part in parts:
                 hidden = self._step(hidden, part, index, cosines[index], sines[index])
             token = self._choose(self._normed(hidden, self._weights.norm))
-            guesses.append(token)
+            proposals.append(token)
             if token in stop:
                 break
-        return guesses
+        return proposals
 
     def _step(
         self, hidden: torch.Tensor, part: _Part, index: int, cosines: torch.Tensor, sines: torch.Tensor
@@ -207,7 +207,7 @@ class Draft:
         return int(likely[torch.mv(self._model.lm_head.weight[likely].float(), hidden).argmax()])
 
 
-class Guesses:
+class SpeculativeDecoder:
     """How many tokens of an answer to guess at a time: twice as many as were right, none where few are.
 
     Weights are packed once a model, as soon as it has said so many tokens that packing takes no longer than that did.
@@ -215,7 +215,7 @@ class Guesses:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._draft: Draft | None = None
+        self._draft: DraftModel | None = None
         self._count = _MOST
         self._rounds = self._right = 0
 
@@ -228,16 +228,16 @@ class Guesses:
             _said[self._model] = said = _said.get(self._model, 0) + 1
             if said < _TOKENS_TO_PACK or count < 1:
                 return []
-            self._draft = Draft(self._model)
-        return self._draft.guess(cache, token, count, stop) if count > 0 else []
+            self._draft = DraftModel(self._model)
+        return self._draft.propose(cache, token, count, stop) if count > 0 else []
 
-    def learn(self, right: int) -> None:
+    def record_accepted(self, right: int) -> None:
         """Hear that of the guesses made last the first ones, so many, were `right`."""
         self._rounds, self._right = self._rounds + 1, self._right + right
         self._count = min(max(2 * right, _LEAST), _MOST)
 
 
-def can_draft(model: Any) -> bool:
+def can_speculate(model: Any) -> bool:
     """Whether there is a draft of the model as it is now, and its guesses are made quicker than its own steps.
 
     It must be a Llama on a CPU that torch has quick products in 4 bits for, without biases, and with no adapter but

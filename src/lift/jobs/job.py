@@ -59,10 +59,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Told:
+class JobEventDraft:
     """Something to be told of a job.
 
-    `kind` is a class of lift.absorbing.events in lower case, or what became of the job: queued, started, resumed (after
+    `kind` is a class of lift.absorbing.absorption_events in lower case, or what became of the job: queued, started, resumed (after
     its worker has died), interrupted (it waits again), cancelling, retried, prioritised; and as the last one before it
     has ended, succeeded, failed or cancelled.
     """

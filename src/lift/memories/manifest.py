@@ -32,7 +32,7 @@ from lift.errors import LibraryError
 from lift.memories.durable import ForeignFileError, read_inside
 from lift.memories.identity import AbsorptionIdentity
 from lift.memories.key_index import KEY_PATTERN
-from lift.memories.names import is_valid_name
+from lift.memories.memory_names import is_valid_name
 from lift.recipes.recipe import Recipe
 
 FORMAT_VERSION = 1

@@ -36,7 +36,7 @@ class Example:
 
     `reads_evidence`: the prompt holds what proves the answer. `teacher_ids`: the prompt that the same base model would
     be asked with if it could read the evidence, for context distillation; its answer is that of this example.
-    `keeps_base`: what is to be matched is not its labels but what the base model says at their places.
+    `kl_to_base`: what is to be matched is not its labels but what the base model says at their places.
     `drawn_anew`: other epochs show other text in its place. `task`: the number of the task that it was made of.
     """
 
@@ -45,7 +45,7 @@ class Example:
     weight: float = 1.0
     reads_evidence: bool = False
     teacher_ids: tuple[int, ...] | None = None
-    keeps_base: bool = False
+    kl_to_base: bool = False
     drawn_anew: bool = False
     task: int | None = None
 
@@ -234,7 +234,7 @@ def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
 
 def preserved_example(ids: Sequence[int], weight: float = 1.0) -> Example:
     """A piece of another text, at every token of which the base model's own next-token odds are to be kept."""
-    return replace(segment_example(ids, weight), keeps_base=True)
+    return replace(segment_example(ids, weight), kl_to_base=True)
 
 
 def truncate_middle(text: str, offsets: Sequence[tuple[int, int]], keep_tokens: int) -> str:

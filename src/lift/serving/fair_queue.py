@@ -18,7 +18,7 @@ _REMEMBERED = 64  # questions whose pace tells when there is room again
 _FIRST_GUESS_S = 1.0  # before any has left
 
 
-class Waiting(Generic[_T]):
+class FairQueue(Generic[_T]):
     """At most `limit` things, taken in turns of their `owner`; one owner has at most half of the places, rounded up.
 
     Not safe between threads: who shares it holds a lock. `now` is a clock in seconds.

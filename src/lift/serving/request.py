@@ -72,7 +72,7 @@ class TokenInfo:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """Some of the answer's text, in order; the pieces joined are the answer. `tokens` where logprobs were asked for."""
 
     text: str
