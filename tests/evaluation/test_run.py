@@ -19,7 +19,7 @@ from conftest import tiny_llama
 
 from lift.errors import BudgetError, DataError, InterruptedAbsorption, UsageError
 from lift.evaluation import memory_store, reader
-from lift.evaluation.evaluation_events import Absorbing, Answered, Asking, SuiteRead
+from lift.evaluation.evaluation_events import Absorbing, Answered, AskingProgress, SuiteRead
 from lift.evaluation.methods.method_registry import all_methods
 from lift.evaluation.run import Evaluation
 from lift.evaluation.run_files import load_run
@@ -166,7 +166,7 @@ def test_every_question_has_a_line_by_every_method(
 
 def test_questions_are_counted_while_a_method_is_asked(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
     events = list(Evaluation(plan(data, "closed-book"), tmp_path / "out", tiny_model).run())
-    asking = [event for event in events if isinstance(event, Asking)]
+    asking = [event for event in events if isinstance(event, AskingProgress)]
     assert [(event.document, event.asked, event.questions) for event in asking] == [
         ("Merrow", 0, 2),
         ("Merrow", 1, 2),

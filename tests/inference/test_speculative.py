@@ -13,7 +13,7 @@ from tiny_models import tiny
 from transformers import DynamicCache
 
 from lift.adapters.attach import create_adapter
-from lift.inference import speculative as draft
+from lift.inference import speculative
 from lift.inference.generate import generate
 from lift.inference.speculative import DraftModel, Packed, SpeculativeDecoder, can_speculate
 from lift.recipes.recipe import AdapterSettings
@@ -61,13 +61,13 @@ class Whole:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "_TOKENS_TO_PACK", 1)
+    monkeypatch.setattr(speculative, "_TOKENS_TO_PACK", 1)
 
 
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
-    monkeypatch.setattr(draft, "Packed", Whole)
-    monkeypatch.setattr(draft, "_CHOSEN_AMONG", 64)
+    monkeypatch.setattr(speculative, "Packed", Whole)
+    monkeypatch.setattr(speculative, "_CHOSEN_AMONG", 64)
 
 
 def read(model: Any, prompt: Sequence[int]) -> DynamicCache:
@@ -158,8 +158,8 @@ def test_several_rows_and_sampling_are_not_guessed(whole: None) -> None:
 
 
 def test_weights_are_packed_when_a_model_has_said_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "_TOKENS_TO_PACK", 8)
-    monkeypatch.setattr(draft, "Packed", Whole)
+    monkeypatch.setattr(speculative, "_TOKENS_TO_PACK", 8)
+    monkeypatch.setattr(speculative, "Packed", Whole)
     model = packable()
     assert passes_of(model, lambda: generate(model, [PROMPT], max_new_tokens=5, end_ids=[])) == 5
     assert passes_of(model, lambda: generate(model, [PROMPT], max_new_tokens=40, end_ids=[])) < 10
@@ -177,20 +177,24 @@ def test_other_weights_are_packed_anew(whole: None) -> None:
 
 
 def test_where_no_guess_is_right_no_more_are_made(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "DraftModel", lambda _model: type("Wrong", (), {"guess": lambda *a: [0] * a[3]})())
+    monkeypatch.setattr(
+        speculative, "DraftModel", lambda _model: type("Wrong", (), {"propose": lambda *a: [0] * a[3]})()
+    )
     proposals = SpeculativeDecoder(packable())
     made = []
-    while guessed := proposals.next(None, 1, 100, []):
+    while guessed := proposals.propose(None, 1, 100, []):
         made.append(len(guessed))
         proposals.record_accepted(0)
     assert made == [32, 4, 4, 4]
 
 
 def test_a_few_wrong_guesses_make_fewer_at_a_time(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "DraftModel", lambda _model: type("Some", (), {"guess": lambda *a: [0] * a[3]})())
+    monkeypatch.setattr(
+        speculative, "DraftModel", lambda _model: type("Some", (), {"propose": lambda *a: [0] * a[3]})()
+    )
     proposals, made = SpeculativeDecoder(packable()), []
     for right in (32, 3, 6, 12, 1, 4, 8):
-        made.append(len(proposals.next(None, 1, 100, [])))
+        made.append(len(proposals.propose(None, 1, 100, [])))
         proposals.record_accepted(right)
     assert made == [32, 32, 6, 12, 24, 4, 8]
 

@@ -510,13 +510,13 @@ def test_a_damaged_memory_fails_its_own_questions_alone(
     assert engine.alive
 
 
-@pytest.mark.parametrize("where", ["hear", "go_on", "judged"])
+@pytest.mark.parametrize("where", ["take", "advance", "scored"])
 def test_a_fault_in_one_question_leaves_the_others_alone(
     memories: list[StoredMemory], start: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     from lift.serving.running_request import RunningRequest
 
-    if where == "judged":
+    if where == "scored":
         read = Scheduler._prefill_chunk
 
         def failing(batch: Scheduler, group: list[SequenceState], budget: int) -> Any:

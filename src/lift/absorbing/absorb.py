@@ -222,7 +222,7 @@ def _absorb_alone(
 
 
 def left_out(probes: Sequence[Task], report: RecallReport, held_out: bool = True) -> tuple[str, ...]:
-    """What is said where a budget had no time for the questions of the recall report."""
+    """The remarks where a budget had no time for the questions of the recall report."""
     if probes and len(report.probes) == len(probes):
         return ()
     if not report.probes:
@@ -242,7 +242,7 @@ def absorbed_before(
 
 @dataclass(frozen=True)
 class _Learned:
-    """What a training has used: all its tasks, the probes that there is time for, and the forecast of its end."""
+    """The result of a training: all its tasks, the probes that there is time for, and the forecast of its end."""
 
     tasks: Sequence[Task]
     probes: Sequence[Task]

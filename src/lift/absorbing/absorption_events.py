@@ -1,4 +1,4 @@
-"""What happens while a memory is made or changed, as typed events: for progress bars, servers and logs."""
+"""Typed events of a memory that is made or changed: for progress bars, servers and logs."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _READ_CHARS = 16 * _READ_TOKENS
 
 @dataclass(frozen=True)
 class KnownSpeed:
-    """What was timed earlier, None where it was not.
+    """Speeds that were timed earlier, None where it was not.
 
     Tokens trained a second, the seconds of a question closed book, and tokens of a prompt read a second.
     """
@@ -44,7 +44,7 @@ class KnownSpeed:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> KnownSpeed:
-        """What a plan with a trial has timed."""
+        """The speeds that a plan with a trial has timed."""
         read_s = (plan.full_read_s or 0.0) - plan.ask_s
         return cls(plan.tokens_per_s, plan.ask_s, plan.tokens / read_s if read_s > 0 else None)
 

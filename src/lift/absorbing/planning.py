@@ -1,4 +1,4 @@
-"""What absorbing a document takes, predicted from a short calibration on the machine at hand."""
+"""The plan of an absorption: what it takes, predicted from a short calibration on the machine at hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PLAN_READ_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a short trial on this machine showed: its speed, and the tokens of a whole training.
+    """The result of a short trial on this machine: its speed, and the tokens of a whole training.
 
     `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe. The
     first epoch computes what later ones find computed, so it has a speed of its own.

@@ -1,4 +1,4 @@
-"""A document as it is absorbed: its sentences, its tasks by whichever generator, and the batch sampler made of them."""
+"""A document prepared for absorbing: its sentences, its tasks by any generator, and the batch sampler of both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lift.training.batch_sampler import BatchSampler, StreamedBatchSampler
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """What is known of a document before any task is written."""
+    """A document that is split into sentences, before any task is written."""
 
     document: Document
     tokens: int
@@ -87,7 +87,7 @@ class TaskWriter:
 
     @property
     def counts(self) -> GenerationCounts:
-        """What the generators of all parts have asked, got and rejected so far."""
+        """The counts of the generators of all parts: asked, got and rejected so far."""
         total = GenerationCounts()
         for generator, _ in self._generators:
             total.add(generator.counts)
@@ -167,7 +167,7 @@ def followed(recipe: Recipe, start: WarmStart | None) -> Recipe:
 
 
 def nothing_to_train(made: PreparedDocument, recipe: Recipe) -> str:
-    """What is said where a document has given nothing to train on."""
+    """The sentence for a document that has given nothing to train on."""
     return (
         f"{made.document.source}: expected at least one task to train on, got none from the generator "
         f"{recipe.generator.kind!r}; use another generator, or a recipe that trains on segments too"

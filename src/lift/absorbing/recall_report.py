@@ -20,7 +20,7 @@ _RECALLED_F1 = 0.5
 
 @dataclass(frozen=True)
 class Probe:
-    """One held-out question, asked closed book. `recalled`: the answer holds the expected one, or F1 >= 0.5."""
+    """A held-out question, asked closed book. `recalled`: the answer holds the expected one, or F1 >= 0.5."""
 
     sentence: int
     question: str

@@ -1,4 +1,4 @@
-"""Documents with questions that people asked -> a warm start (adapters/warm_start.py): pre-LIFT SFT.
+"""Warm-start tuning: documents with questions that people asked -> a warm start (adapters/warm_start.py): pre-LIFT SFT.
 
 The adapter learns to answer behind a passage of the document, as short as people answer, from documents other than
 those that will be absorbed. It is not to know them: each question comes up with the passage that proves its answer and,
@@ -68,7 +68,7 @@ class QuestionedDocument(Protocol):
 
 
 class ReadingSettings(Settings):
-    """What is read."""
+    """Settings of what is read."""
 
     retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
     kl_weight: float = Field(0.05, ge=0, description="weight of keeping the base's words on the passages, a token")

@@ -1,4 +1,4 @@
-"""What every kind of adapter can do, and which adapters are attached to a model.
+"""The contract of every kind of adapter, and the list of those attached to a model.
 
 Several adapters may be attached to one resident base under different names. Each of them is applied to all rows of a
 batch, to some, or to none (`apply_to`); an adapter that is applied to none leaves the base's output bit for bit as it
@@ -54,7 +54,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
 
     def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
         """Its parameters in groups, each with the factor of its learning rate; `ratio` is that of B in B A (LoRA+)."""
@@ -148,7 +148,7 @@ def attached(model: Any) -> dict[str, Adapter]:
 
 
 def applied_state(model: Any) -> tuple[tuple[int, int, int], ...] | None:
-    """What `model` makes of a prompt depends on this beside its base: equal while every row is read in the same way.
+    """The state that `model` reads prompts in, beside its base: equal while every row is read in the same way.
 
     None where rows of a batch differ in their adapters, or an adapter is in training. One that is activated does not
     count: what stands in front of its invocation is the base's (applied_invocation).

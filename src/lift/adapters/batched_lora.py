@@ -1,4 +1,4 @@
-"""Plain LoRA of many memories in one batch: two products a matrix for all of them, whatever their number.
+"""Batched LoRA (BGMV / SGMV): plain LoRA of many memories in one batch, with two products a matrix for all of them.
 
 Row i of a batch uses memory m(i). With the factors A_m [r, in] and B_m [out, r] and the scaling s_m of each memory,
 
@@ -174,7 +174,7 @@ def parking(model: Any) -> Iterator[None]:
 
 
 def forget_rows(model: Any, name: str) -> None:
-    """What `name` has in the stacks is not used again: its tensors change, or it is detached. It has no rows."""
+    """Forget the tensors that `name` has in the stacks: its tensors change, or it is detached. It has no rows."""
     group = vars(model).get(_IN_USE)
     if group is not None:
         group.members.pop(name, None)

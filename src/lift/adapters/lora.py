@@ -114,7 +114,7 @@ class LoraAdapter(Adapter):
         return first_of(self.config.layers_to_transform)
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
         return list(self._parameters)
 
     def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
@@ -259,7 +259,7 @@ class LoraAdapter(Adapter):
 
 
 def read_config(config: dict[str, Any]) -> LoraConfig:
-    """What PEFT reads in an adapter_config.json; raises AdapterError where it cannot, or a setting is none of ours.
+    """The settings that PEFT reads in an adapter_config.json; raises AdapterError for any that is not Lift's.
 
     The file may come from a stranger. PEFT takes some settings for regular expressions, modules to import and files to
     load: names are plain here, and whatever has a meaning that a stored adapter does not need is as PEFT has it.
@@ -344,7 +344,7 @@ def _difference(key: str, trained: torch.Tensor, start: torch.Tensor) -> torch.T
 
 
 def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
-    """What JSON can hold of PEFT's settings: sets as lists, enumerations as their values, objects left out."""
+    """PEFT's settings as JSON can hold them: sets as lists, enumerations as their values, objects left out."""
     plain = {key: getattr(value, "value", value) for key, value in config.items()}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     return {key: value for key, value in plain.items() if isinstance(value, str | int | float | list | dict | None)}

@@ -1,4 +1,4 @@
-"""Which stored adapters a resident base model holds: memories switch, the base stays loaded."""
+"""Stored adapters held by a resident base model: memories switch, the base stays loaded."""
 
 from __future__ import annotations
 

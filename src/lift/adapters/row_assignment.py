@@ -1,4 +1,4 @@
-"""Which of the attached adapters a model uses: one for every row, or one for each row of a batch."""
+"""Row assignment: the attached adapter that a model uses, one for every row, or one for each row of a batch."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class StoredLoraAdapter(Adapter):
         return first_of(self._config.get("layers_to_transform"))
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
         return list(self._factors.values())
 
     def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:

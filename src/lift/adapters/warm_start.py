@@ -1,4 +1,4 @@
-"""Where a LoRA begins: at zero, or at what tuning on other documents has taught it (pre-LIFT SFT, method 1.4).
+"""Warm start of a LoRA: an adapter tuned on other documents that new ones begin at (pre-LIFT SFT, method 1.4).
 
 A small base model answers at length and beside the point; a warm start has learned from other texts, with questions
 that people asked, how an answer looks. What a memory then has to learn is its own text. It is an adapter like any other
@@ -81,7 +81,7 @@ class WarmStart:
         state: dict[str, torch.Tensor],
         passages: Sequence[WarmStartPassage],
     ) -> WarmStart:
-        """What was tuned, as it will be stored: in bfloat16."""
+        """The tuned adapter, as it will be stored: in bfloat16."""
         state = {key: tensor.to(_STORED_DTYPE) for key, tensor in state.items()}
         return cls(about, config, state, _digest(config, _to_bytes(state)), tuple(passages))
 
@@ -141,7 +141,7 @@ def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adap
 
 
 def find_warm_start(base: BaseModel, settings: AdapterSettings) -> WarmStart | None:
-    """What `adapter.warm_start` says: "auto" is the one that comes with Lift for these weights, if there is one.
+    """The warm start that `adapter.warm_start` names: "auto" is that which comes with Lift for these weights.
 
     None where there is none, and for adapters other than plain LoRA. Raises AdapterError where a directory holds none,
     WrongBaseModelError where it was tuned on other weights.
@@ -166,7 +166,8 @@ def read_warm_start(directory: Path) -> WarmStart:
         files = [_read_bounded(directory / name) for name in _FILES]
     except (OSError, ValueError) as error:
         raise AdapterError(
-            f"expected a warm start in {directory}, got none that can be read ({error}); make one with `lift warm-start`"
+            f"expected a warm start in {directory}, got none that can be read ({error}); "
+            "make one with `lift warm-start`"
         ) from None
     return _parse(str(directory), *files)
 

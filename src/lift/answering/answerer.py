@@ -37,7 +37,7 @@ _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
 
 
 def kept_prefixes(model: torch.nn.Module) -> PrefixCache:
-    """What was read on a resident model and is kept for later questions, one cache for all that it answers."""
+    """The prefix cache of a resident model, kept for later questions, one for all that it answers."""
     return _kept.setdefault(model, PrefixCache(applied_state, invocation=applied_invocation))
 
 
@@ -120,14 +120,14 @@ class Answerer:
         *,
         keeps_text: bool = False,
     ) -> Answerer:
-        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Routes."""
+        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Strategies."""
         name = adapter.name if adapter is not None else None
         strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens)
         return cls(base, strategies, keeps_text=keeps_text)
 
     @property
     def document(self) -> Document:
-        """What is asked about."""
+        """The document that is asked about."""
         return self.strategies.document
 
     def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
@@ -194,7 +194,7 @@ def generate_texts(
     open_rows: Callable[[Sequence[int]], AbstractContextManager[BatchRows]] | None = None,
     prefixes: PrefixCache | None = None,
 ) -> list[str]:
-    """What the model answers to each prompt, until it ends its answer; `open_rows` and `prefixes` as for generate.
+    """The model's answers to all prompts, until it ends its answer; `open_rows` and `prefixes` as for generate.
 
     `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
     """

@@ -1,12 +1,13 @@
-"""Several answers to one question -> the one that reader and memory together find likeliest.
+"""Log-linear reranking of several answers to one question, with a pointwise-mutual-information term of the memory.
 
     score(a) = log P_reader(a | question, shown) + w (log P_memory(a | question) - log P_prior(a | question))
 
-The memory votes with what it knows of the document: how much likelier it finds an answer than a model does that has
-never seen the text (the prior). An answer that is likely anyway, being short or common, gains nothing by that. The
-reader is shown evidence from the document, once narrow and once wide, of which the mean counts; or closed book a
-sentence that the memory has cited, which may be wrong, and the memory's vote counts twice as much then. A memory that
-reads the evidence itself has no further vote. (w was found on other documents than those reported on: docs/log.md.)
+The second term is the pointwise mutual information of answer and document, as the memory has it: how much likelier it
+finds an answer than a model does that has never seen the text (the prior). An answer that is likely anyway, being short
+or common, gains nothing by that. The reader is shown evidence from the document, once narrow and once wide, of which
+the mean counts; or closed book a sentence that the memory has cited, which may be wrong, and the weight w is twice as
+much then. A memory that reads the evidence itself has no second term. (w was found on other documents than those
+reported on: docs/log.md.)
 """
 
 from __future__ import annotations

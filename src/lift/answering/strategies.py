@@ -4,11 +4,11 @@ closed book   The memory answers; one that has learned to cite also says the sen
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
 auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, as many
-              sentences again are read behind the first, and all vote (reranking.py). Where one sentence alone holds all
-              that the question says, no other is read: what is like it distracts a small reader. A memory that reads
-              for itself judges both behind the evidence: it has what it knows in mind then, and a further vote would
-              count twice. Where sentences are asked for (prose.py), the base model writes them, or the document is
-              quoted.
+              sentences again are read behind the first, and all are reranked (reranking.py). Where one sentence alone
+              holds all that the question says, no other is read: what is like it distracts a small reader. A memory
+              that reads for itself scores both behind the evidence: it has what it knows in mind then, and a second
+              term would count it twice. Where sentences are asked for (prose.py), the base model writes them, or the
+              document is quoted.
 yes or no     A small reader answers "Are dogs allowed?" with "the inn". Where the document may be read, such a
               question is answered by the sentence that speaks of all that is asked, behind a yes or no where rules are
               sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way, and where nothing
@@ -102,7 +102,7 @@ class Strategies:
         self._render: Render = lambda question, text: prompt_ids(base.tokenizer, question, text, form)
 
     def rendering(self, render: Render, *, continues: bool = False) -> Strategies:
-        """The same strategies with prompts of other tokens: `render` is given the question and what stands in front of it.
+        """The same strategies with prompts of other tokens: `render` gets the question and the text before it.
 
         What of the document fits the window is still found for the question alone. A text that one `continues` is no
         answer, and may say what the chat template says.
@@ -190,7 +190,7 @@ class Strategies:
     def prompt(
         self, question: str, context: str, max_new_tokens: int, evidence: Sequence[Sentence] | None = None
     ) -> Prompt:
-        """What the model reads to answer; `context` is none but "auto", `evidence` instead of the usual sentences.
+        """The prompt that the model reads to answer; `context` is none but "auto", `evidence`: not the usual sentences.
 
         Raises UsageError as `to`.
         """
@@ -198,7 +198,7 @@ class Strategies:
         return Prompt(question, context, self._ids(question, text), cut)
 
     def answer(self, prompt: Prompt, text: str) -> Answer:
-        """What the model said behind `prompt`, with the sentence that supports it; its time is the runner's to say."""
+        """The answer made of the text behind `prompt`, with its supporting sentence; the executor knows its time."""
         return supported_answer(
             self.index,
             self.document,
@@ -243,7 +243,7 @@ class Strategies:
         return self.answer(bare, chosen)
 
     def _auto(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
-        """What is read in the evidence, and what is recalled; where these differ, what is read in more of it, too."""
+        """Read in the evidence and recall closed book; where these differ, read in more evidence and rerank."""
         alone = self.index.holder(question)
         narrow = self.prompt(question, "evidence", max_new_tokens, [alone] if alone else None)
         bare = self.prompt(question, "none", max_new_tokens)
@@ -259,15 +259,15 @@ class Strategies:
             if wide.ids != narrow.ids:
                 shown.append(wide)
                 texts += yield [GenerateRequest(self.adapters.reader, wide.ids, max_new_tokens)]
-        vote = 0.0 if reads_itself else PMI_WEIGHT
-        chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], vote)
+        pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
+        chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _prose(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
-        """What the base model, which nothing has made brief, writes behind more of the document, if that carries it.
+        """The text of the base model, which nothing has made brief, behind more of the document, if that carries it.
 
         Else the document is quoted: a model that cannot write about what it reads says what it has heard elsewhere.
         """
@@ -295,7 +295,7 @@ class Strategies:
     ) -> Strategy[str]:
         """The likeliest of the texts, the first where nothing speaks for another; silence never wins.
 
-        `shown`: the prompts that the reader judges them behind.
+        `shown`: the prompts that the reader scores them behind.
         """
         candidates = tuple(dict.fromkeys(text for text in texts if text))
         if len(candidates) < 2:

@@ -31,10 +31,10 @@ LIFT, TRAINER, BEST = "lift", "trainer", "trainer-best"
 USUAL_BATCH = 16
 NOTES = (
     "seconds of training alone: not the loading, the writing of the tasks (the same for all) or the probing",
-    "all sides train on the examples of one epoch of the recipe's batch sampler, the same in every epoch; Trainer shows "
-    "them as often as the recipe has epochs, weighs every label alike, and lowers its rate linearly; A and B have one "
-    "rate on all sides, and the adapter acts everywhere (training.lora_plus_ratio is 1 and adapter.activated false, "
-    "whatever the recipe says)",
+    "all sides train on the examples of one epoch of the recipe's batch sampler, the same in every epoch. Trainer "
+    "shows them as often as the recipe has epochs, weighs every label alike, and lowers its rate linearly; A and B "
+    "have one rate on all sides, and the adapter acts everywhere (training.lora_plus_ratio is 1 and "
+    "adapter.activated false, whatever the recipe says)",
     "trainer: random batches of 16, padded, full logits; trainer-best: the quicker of batches of like length "
     "(train_sampling_strategy) and packed ones (DataCollatorWithFlattening), by real tokens a second in a short trial, "
     "and the best of the batch sizes",

@@ -1,4 +1,4 @@
-"""The process of one absorption within a budget: `python -m lift.bench.budgeted_absorption JOB RESULT`, both files of JSON.
+"""One absorption within a budget, in its own process: `python -m lift.bench.budgeted_absorption JOB RESULT` (JSON).
 
 It does what `lift absorb FILE --budget TIME` does, and notes the remaining time that it tells on the way. A job has
 `file`, `budget_s`, `recipe`, `overrides`, `model` and `library`, the directory that the memory is put into.

@@ -1,4 +1,4 @@
-"""The examples that all sides of a comparison train on: those of one epoch of the batch sampler, the same every epoch."""
+"""The examples that all sides of a comparison train on: one epoch of the batch sampler, over and over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model of a stated shape would take on one large GPU, by arithmetic: operations, bytes, tokens a second. Pure.
+"""Limits of a model of a stated shape on one large GPU, by arithmetic: operations, bytes, tokens a second. Pure.
 
 A forecast and no measurement: it says what a device allows at a stated utilisation, not what this code reaches on it.
 Parameters are counted in transformers' own module tree, built on the meta device without weights.

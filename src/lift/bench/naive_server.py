@@ -1,4 +1,4 @@
-"""What is written in an hour: one lock, one request at a time; `python -m lift.bench.naive_server LIBRARY MODEL`.
+"""A naive server: one lock, one request at a time; `python -m lift.bench.naive_server LIBRARY MODEL`.
 
 It opens the memory for every question, asks it as `lift ask` does, and answers in the shape of OpenAI's streams.
 """

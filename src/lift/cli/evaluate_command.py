@@ -318,7 +318,7 @@ def _follow(evaluation: Evaluation, stop: threading.Event, as_json: bool) -> Non
 
 def _show(event: EvaluationEvent, display: progress.Display) -> None:
     from lift.absorbing.absorption_events import Prepared, Probing, Trained
-    from lift.evaluation.evaluation_events import Answered, BreakEvenProgress, SuiteRead
+    from lift.evaluation.evaluation_events import Answered, AskingProgress, SuiteRead
 
     match event:
         case SuiteRead():
@@ -326,7 +326,7 @@ def _show(event: EvaluationEvent, display: progress.Display) -> None:
             display.say(f"{event.suite}: {event.documents} documents, {event.questions} questions{left_out}")
             for fault in event.faults:
                 display.say(f"warning: {fault}")
-        case BreakEvenProgress():
+        case AskingProgress():
             display.count(f"{event.document[:30]}: {event.method}", event.asked, event.questions, event.eta_s)
         case Answered():
             errors = f", {event.errors} errors" if event.errors else ""

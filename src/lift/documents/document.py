@@ -1,4 +1,4 @@
-"""What a document is, once read: a title, a text, and where in the original each part of the text stood."""
+"""A document, once read: a title, a text, and where in the original each part of the text stood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens in an evaluation, as it happens."""
+"""Typed events of an evaluation, as it runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Absorbing:
 
 
 @dataclass(frozen=True)
-class Asking:
+class AskingProgress:
     """A method is being asked about a document: `asked` of its questions are, the others may take `eta_s` seconds.
 
     None before the first of them.
@@ -63,4 +63,4 @@ class Answered:
     eta_s: float
 
 
-EvaluationEvent = SuiteRead | Absorbing | Asking | Answered
+EvaluationEvent = SuiteRead | Absorbing | AskingProgress | Answered

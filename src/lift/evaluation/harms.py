@@ -1,4 +1,4 @@
-"""What a memory harms: perplexity on an unrelated text, and the reading of unrelated paragraphs, before and after."""
+"""Harms of a memory: perplexity on an unrelated text, and the reading of unrelated paragraphs, before and after."""
 
 from __future__ import annotations
 

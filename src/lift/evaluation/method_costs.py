@@ -1,4 +1,4 @@
-"""What methods cost, and after how many questions, or tokens of answers, a memory has paid. Pure."""
+"""Costs of methods, and after how many questions, or tokens of answers, a memory has paid. Pure."""
 
 from __future__ import annotations
 

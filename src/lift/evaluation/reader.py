@@ -1,4 +1,4 @@
-"""Whoever answers the questions of an evaluation: a base model, the same with a memory, or a model at an endpoint.
+"""Readers answer the questions of an evaluation: a base model, the same with a memory, or a model at an endpoint.
 
 Every method asks through one of these with the same prompts, template and greedy decoding; what differs between
 methods is the part of the document in the prompt, and the memory.

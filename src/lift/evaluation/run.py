@@ -21,7 +21,7 @@ import filelock
 from lift.adapters.warm_start import WarmStart, find_warm_start
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
-from lift.evaluation.evaluation_events import Absorbing, Answered, Asking, EvaluationEvent, SuiteRead
+from lift.evaluation.evaluation_events import Absorbing, Answered, AskingProgress, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
 from lift.evaluation.judge import Judge, measure_agreement
 from lift.evaluation.memory_store import MemoryStore
@@ -202,7 +202,7 @@ class Evaluation:
         whole = len(known) == len(rows) and cost is not None and cost["key"] == job.key
         return known if whole else None
 
-    def _do(self, job: MethodRun) -> Generator[Absorbing | Asking, None, list[dict[str, Any]]]:
+    def _do(self, job: MethodRun) -> Generator[Absorbing | AskingProgress, None, list[dict[str, Any]]]:
         memory: StoredMemory | None = None
         start: WarmStart | None = None
         questions = job.record.questions
@@ -242,7 +242,7 @@ class Evaluation:
 
     def _answers(
         self, job: MethodRun, reader: CachedReader, lookup: Lookup
-    ) -> Generator[Asking, None, tuple[list[ShownPassage], list[Reply]]]:
+    ) -> Generator[AskingProgress, None, tuple[list[ShownPassage], list[Reply]]]:
         """The first questions alone, so that their time is what a person waits; the others in batches."""
         questions, asking = job.record.questions, job.record.asking
         asked = AskedQuestion(job.record, reader, lookup, self.plan.retrieved_sentences)
@@ -260,7 +260,9 @@ class Evaluation:
             if self._stop.is_set():
                 raise InterruptedAbsorption("stopped; the same command goes on from here")
             eta_s = (time.monotonic() - begun) / done * (len(possible) - done) if done else None
-            yield Asking(job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s)
+            yield AskingProgress(
+                job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s
+            )
             texts, contexts = [questions[row].text for row in rows], [passages[row].text for row in rows]
             given = read(texts, contexts, asking.form, asking.max_new_tokens, one_by_one)
             for row, reply in zip(rows, given, strict=True):

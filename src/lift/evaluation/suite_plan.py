@@ -1,4 +1,4 @@
-"""What an evaluation runs: suites with their data, methods, recipe and budget, from options or from a plan file."""
+"""The plan of an evaluation: suites with their data, methods, recipe and budget, from options or from a plan file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens in, tokens out: batched greedy or sampled generation with a key-value cache."""
+"""Tokens in, tokens out: batched greedy or sampled generation with a KV cache, speculative for a single row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lift.packing.alora import PromptForward, forward_context
 
 
 class BatchRows(Protocol):
-    """What of a model depends on the row of the batch, for instance which memory it uses."""
+    """The part of a model that depends on the row of the batch, for instance which memory it uses."""
 
     def keep(self, indices: Sequence[int]) -> None:
         """Only these rows of the batch go on, in this order."""
@@ -106,7 +106,7 @@ def _stream(
                 use_cache=True,
                 logits_to_keep=last_columns(ids),
             ).logits[:, -1]  # [B, vocabulary]
-        first = None  # what comes behind the prompt is acted on
+        first = None  # behind the prompt an adapter acts on all positions
         tokens = _choose(logits, temperature, generator)  # [B]
         ended = torch.isin(tokens, stop)  # [B]
         for row, token, end in zip(alive, tokens.tolist(), ended.tolist(), strict=True):
@@ -135,11 +135,11 @@ def _speculate(
     max_new_tokens: int,
     first: PromptForward | None,
 ) -> Iterator[int]:
-    """The greedy continuation of one row, [1, own] of it not in `cache` yet: the model says it, in few passes.
+    """Speculative decoding of one row, [1, own] of it not in `cache` yet: propose tokens, verify them in one pass.
 
     `first`: the pass that reads those.
     """
-    proposals = SpeculativeDecoder(model)
+    decoder = SpeculativeDecoder(model)
     proposed: list[int] = []
     left = max_new_tokens
     while left > 0:
@@ -155,7 +155,7 @@ def _speculate(
         verified: list[int] = logits.argmax(-1).tolist()
         accepted = next((index for index, token in enumerate(proposed) if token != verified[index]), len(proposed))
         if proposed:
-            proposals.record_accepted(accepted)
+            decoder.record_accepted(accepted)
             cache.crop(accepted - len(proposed))
         for token in verified[: accepted + 1]:
             if token in stop:
@@ -163,7 +163,7 @@ def _speculate(
             yield token
         left -= accepted + 1
         # what comes behind the last token comes free with its pass
-        proposed = proposals.next(cache, verified[accepted], left - 1, stop)
+        proposed = decoder.propose(cache, verified[accepted], left - 1, stop)
         ids = ids.new_tensor([[verified[accepted], *proposed]])  # [1, 1 + guessed]
         seen = cache.get_seq_length()
         positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]

@@ -1,4 +1,4 @@
-"""Keys and values of a batch whose rows come and go: room that is written to in place.
+"""Slot KV cache: keys and values of a batch whose sequences come and go, written in place within a token budget.
 
 Rows are aligned at their last token: each step writes one column for all of them. What stands left of a row is zero,
 and is to be masked: what is masked is multiplied by zero, so it has to be finite. A row that joins is laid into a free
@@ -23,7 +23,7 @@ _KEPT_SLOT_TOKENS = 16384
 
 
 class _Extent:
-    """What all layers have in common: rows in use, the columns [first, end) that they look at, and how large it is."""
+    """The extent that all layers share: rows in use, the columns [first, end) that they look at, slots and columns."""
 
     def __init__(self) -> None:
         self.rows = self.first = self.end = 0
@@ -92,7 +92,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
                 layer[target, :, :end] = layer[source, :, :end]
 
     def move(self, end: int, slots: int, columns: int) -> None:
-        """Let what is seen end in column `end` of another room; the extent still says where it is."""
+        """Move what is seen into new storage, where it ends in column `end`; the extent still says where it is."""
         if not self.is_initialized:
             return
         extent = self._extent
@@ -106,14 +106,14 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys, self.values = moved
 
     def resize(self) -> None:
-        """Take the shape that the extent has now. What was in the room is lost, its storage is used again."""
+        """Take the shape that the extent has now. The states are lost, their storage is used again."""
         if not self.is_initialized:
             return
         for layer in self._states:
             layer.resize_(self._shape(layer))
 
     def clear(self) -> None:
-        """Let go of the room."""
+        """Let go of the storage."""
         self.keys = self.values = None
         self.is_initialized = False
 
@@ -127,10 +127,10 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class SlotKVCache(Cache):
-    """The cache of up to `slots` rows of `model`; the model's forward adds columns to it, `advance` keeps them.
+    """The slot KV cache of up to `slots` sequences of `model`: its forward adds columns, `advance` keeps them.
 
-    Room is made for as many rows as `token_budget` columns in all allow, and for one at least. Raises ValueError for a model
-    that keeps other things than keys and values by token; see keeps_tokens.
+    Storage is made for as many slots as `token_budget` allows, for one at least. Raises ValueError
+    for a model that keeps other things than keys and values by token; see keeps_tokens.
     """
 
     def __init__(self, model: Any, slots: int, token_budget: int) -> None:
@@ -168,7 +168,7 @@ class SlotKVCache(Cache):
     def restart(self, rows: int, width: int, more: int) -> None:
         """Without any row, room for so many of at most `width` columns, and `more` for the model's next forwards.
 
-        Storage is used again, as after `leave`.
+        Storage is used again, as after `remove`.
         """
         extent = self._extent
         self._release()

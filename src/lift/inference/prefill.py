@@ -1,8 +1,8 @@
-"""Prompts that are read together before their answers join a running batch: in passes of a bounded number of tokens.
+"""Prefill: prompts that are read together before their sequences decode, in chunks of a bounded number of tokens.
 
-Or answers that are given: how likely each of them is behind its prompt. What of a prompt was read before with the same
-adapter is laid into the cache and not read again. All rows read as many of their last columns as the one that needs
-most, so what stands before is known of each.
+Or given answers that are scored: log P of each of them behind its prompt. What of a prompt was read before with the
+same adapter is laid into the cache and not read again. All rows read as many of their last columns as the one that
+needs most, so what stands before is known of each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PASS_TOKENS = 32  # what a pass costs beside its tokens; see shared_prefix.py
 
 @dataclass(frozen=True)
 class PrefillRequest:
-    """What is read: a prompt, and behind it an answer that is given, if there is one.
+    """A prompt that is to be read, and behind it an answer that is given, if there is one.
 
     `known`: where prompts that were read with the same adapter are found, and those that are read now are kept.
     """

@@ -1,4 +1,4 @@
-"""Keys and values of prompts that were read before: a prompt that begins like one of them is read from there on.
+"""Prefix cache: keys and values of prompts that were read before; a prompt that begins alike is read from there on.
 
 Questions about one text share nearly the whole prompt, since the text stands before the question. A prompt's keys and
 values are kept for every layer and token, windowed layers included, so that they can be cut to whatever a later prompt
@@ -57,11 +57,11 @@ class PrefixCache:
 
     @property
     def bytes(self) -> int:
-        """What is held now."""
+        """Bytes held now."""
         return sum(entry.bytes for entry in self._entries)
 
     def open(self, model: Any) -> Prefixes | None:
-        """What is kept for `model` as it is now, good until it changes; None while nothing can be."""
+        """The prefixes kept for `model` as it is now, good until it changes; None while nothing can be."""
         state = self._state(model)
         if state is None:
             return None

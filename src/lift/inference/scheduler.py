@@ -1,8 +1,8 @@
-"""Continuous batching: rows join a running batch when their prompts are read, and leave it when their answers end.
+"""Continuous batching: the scheduler adds waiting sequences to the batch, decodes them, and takes out ended ones.
 
-Every row has an adapter, a way of drawing and an end of its own. A row's answer is the one that it would have alone
-(generate.py). A row whose answer is given is read, and is told how likely it is, without ever running. Between two
-tokens of the rows that run, only so many tokens of newcomers are read, so that nobody stands still for a long prompt.
+Every sequence has an adapter, sampling parameters and an end of its own. Its answer is the one that it would have alone
+(generate.py). A sequence whose answer is given is scored: it is prefilled, and its log-probability is returned, without
+decoding. Prefill is chunked (PREFILL_CHUNK_TOKENS between two tokens of those that decode), so decoding never stalls.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from lift.inference.sampling import SampledToken, SamplingParams, sample
 
 _T = TypeVar("_T")
 PREFILL_CHUNK_TOKENS = (
-    128  # of newcomers, between two tokens of those that run; small passes cost twice as much a token
+    128  # of waiting sequences, between two tokens of those that decode; small passes cost twice as much a token
 )
-PREFILL_TOKENS_PER_SEQUENCE = 8  # where many are there: most of them wait to be read
+PREFILL_TOKENS_PER_SEQUENCE = 8  # where many are there: most of them wait for their prefill
 _PREFILL_ALONE_TOKENS = 1024  # where nobody waits for a token
 _GROUP_TOKENS = 512  # that are read in common at most
 _GROUP_BUDGET_TOKENS = 4096  # tokens, padding included, that rows with a given answer have in common at most
 
 
 class AdapterAssignment(Protocol):
-    """Which adapter each row of the batch uses."""
+    """The adapter of each row of the batch."""
 
     def assign(self, names: Sequence[str | None]) -> None:
         """The batch has these rows from now on, or from the end of `aside` on."""
@@ -46,7 +46,7 @@ class AdapterAssignment(Protocol):
 
 @dataclass(eq=False)
 class SequenceState:
-    """A prompt whose answer is wanted: tokens, the name of the adapter (None: the base), how it is drawn, its bound.
+    """A sequence: the tokens of its prompt, the name of its adapter (None: the base), its sampling and its bound.
 
     With an `answer`, its end among its tokens, it is wanted how likely that is. `known`: prompts that were read for the
     same question with the same adapter; rows that have it in common leave there what they read, and one reads for all
@@ -68,7 +68,7 @@ class SequenceState:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What became of a row in a step: a token, `end`, or both, or the error that ended it.
+    """The output of a step for one sequence: a token, `end`, or both, or the error that ended it.
 
     An end token is no part of the answer: then there is an end without a token, and `ending` is the end token.
     `logprob`: of a given answer.
@@ -83,11 +83,11 @@ class StepOutput:
 
 
 class Scheduler:
-    """Up to `rows` rows at a time, of at most `token_budget` columns in all: the longest row counts for each.
+    """Schedules up to `rows` sequences at a time within `token_budget` slots in all: the longest counts for each.
 
-    Rows with a given answer need no place. `open_rows` opens a batch of newcomers with their adapters, beside the
-    running one, whose adapters `assignment` holds. `prefixes(adapter)` is what is kept of prompts that were read with
-    it.
+    Sequences with a given answer need no slot. `open_rows` opens a batch of waiting sequences with their adapters,
+    beside the running one, whose adapters `assignment` holds. `prefixes(adapter)` is what is kept of prompts that were
+    read with it.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Scheduler:
 
     @property
     def rows(self) -> list[SequenceState]:
-        """All rows, those that are still being read too."""
+        """All sequences, those that wait for their prefill too."""
         reading = [] if self._reading is None else self._reading[0]
         return [*self._rows, *reading, *(row for group in self._waiting for row in group)]
 
@@ -129,7 +129,7 @@ class Scheduler:
         return len(together) <= self.slots and (token_budget <= self.token_budget or not present)
 
     def add(self, rows: Sequence[SequenceState]) -> None:
-        """Let rows take part from the next step on; ValueError where a prompt is empty."""
+        """Add sequences, from the next step on; ValueError where a prompt is empty."""
         if any(not row.prompt for row in rows):
             raise ValueError("expected prompts of at least one token")
         scored = [row for row in rows if row.answer]
@@ -149,7 +149,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def abort(self, rows: Iterable[SequenceState]) -> None:
-        """Take rows out, wherever they are; they are heard of no more."""
+        """Abort sequences, wherever they are; no output of theirs comes any more."""
         gone = set(rows)
         self._waiting = deque(kept for group in self._waiting if (kept := [row for row in group if row not in gone]))
         if self._reading is not None and gone.issuperset(self._reading[0]):
@@ -166,7 +166,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
-        """Read some of the newcomers, and give every row that runs its next token; what became of each row."""
+        """Prefill a chunk of the waiting sequences, and decode the next token of the others; an output for each."""
         outputs = self._prefill()
         if self._rows:
             outputs += self._decode()
@@ -198,7 +198,7 @@ class Scheduler:
         return outputs
 
     def _prefill_chunk(self, group: list[SequenceState], budget: int) -> tuple[int, list[SampledToken | float]]:
-        """Read on; how many tokens, and where all are read, what is first of each row's answer, or how likely it is."""
+        """Prefill up to `budget` tokens; how many, and at the end each row's first token, or its answer's log P."""
         if self._reading is None:
             self._reading = (
                 group,
@@ -245,7 +245,7 @@ class Scheduler:
     def _begin_decoding(
         self, group: Sequence[SequenceState], first_tokens: Sequence[SampledToken | float]
     ) -> list[StepOutput]:
-        """What newcomers say: those that are to run are in the cache, and leave it again where they end at once."""
+        """The first outputs of prefilled sequences: they decode from now on, but for those that end at once."""
         outputs: list[StepOutput] = []
         first = len(self._rows)
         for row, each in zip(group, first_tokens, strict=True):

@@ -1,4 +1,4 @@
-"""What the prompts of a batch begin with in common is read once: one pass of one row, laid into the cache of all rows.
+"""Shared-prefix prefill: the common beginning of a batch's prompts is read once, and laid into the cache of all rows.
 
 A batch is padded on the left. Its last columns, `own` of them, are read row by row; what stands left of them comes from
 passes of one row each, and each row gets it shifted by its own padding. Prefix and rest so stand where they would
@@ -48,7 +48,7 @@ def keeps_tokens(model: Any) -> bool:
 
 
 def last_columns(ids: torch.Tensor, count: int = 1) -> torch.Tensor:
-    """What `logits_to_keep` wants to be for the last `count` columns of `ids`, [B, T], alone.
+    """The value of `logits_to_keep` for the last `count` columns of `ids`, [B, T], alone.
 
     By their indices, since a slice of the hidden states, which is not contiguous, has torch copy the matrix of the
     words for every row: measured, 5 times the time of the whole pass for 8 rows of SmolLM2-135M in bfloat16.
@@ -65,7 +65,7 @@ def order_alike(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None) -> PrefixSharing:
-    """What the prompts of one batch read together, so that the fewest tokens are read; maybe nothing.
+    """The tokens that the prompts of one batch read together, so that the fewest tokens are read; maybe nothing.
 
     Rows share in groups that begin alike, or all of them share what they all begin with. In the first case a row that
     is alone in its group is read in a pass of its own, so that it does not hold up the others. What is `kept` costs
@@ -159,7 +159,7 @@ class _NotingCache(DynamicCache):
 
 
 def _lasting(prompt: Sequence[int], kept: Prefixes, own: int) -> Sequence[int]:
-    """What of the prompt may be kept and found: without its last tokens, `own` of them at least."""
+    """The part of the prompt that may be kept and found: without its last tokens, `own` of them at least."""
     return prompt[: min(len(prompt) - own, kept.lasting_tokens(prompt))]
 
 

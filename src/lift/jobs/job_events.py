@@ -1,4 +1,4 @@
-"""What an absorption says of itself, in words and numbers for a job's events."""
+"""Absorption events -> job events: words for people, numbers for programs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StepThinner:
         self._held: Trained | None = None
 
     def pass_on(self, event: AbsorptionEvent) -> Iterator[AbsorptionEvent]:
-        """What is to be told when `event` happens."""
+        """The events to pass on when `event` happens."""
         if not isinstance(event, Trained):
             yield from self.rest()
             yield event
@@ -47,7 +47,7 @@ class StepThinner:
             yield event
 
     def rest(self) -> Iterator[AbsorptionEvent]:
-        """What is to be told when nothing more happens."""
+        """The events to pass on when nothing more happens."""
         if self._held is not None:
             yield self._held
             self._held = None

@@ -1,4 +1,4 @@
-"""The queue of absorptions as the one process that works on it sees it.
+"""The lease of queued absorptions by the one process that works on them.
 
 Only the holder of the lock of the workers (worker.py) makes claims. The lock ends with its process, so a job that is
 found running when a new holder claims has no living worker: nothing is guessed from times or process ids.
@@ -22,7 +22,7 @@ _REACHED = {"prepared": 0.2, "planned": 0.4, "probing": 3.0}
 
 
 class JobLease:
-    """Takes jobs and tells of them, under a mark of its own that is written into each job that it takes."""
+    """Leases jobs and records their events, under a mark of its own that is written into each job that it takes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -76,7 +76,7 @@ class JobLease:
                 rows.execute("UPDATE jobs SET progress = ? WHERE id = ?", (progress, job_id))
 
     def succeed(self, job_id: str, draft: JobEventDraft, memory: str, trained_tokens: int) -> None:
-        """The job has given `memory`, as `told` says."""
+        """The job has given `memory`, as `draft` says."""
         with self._database.writing() as rows:
             self._check_own(rows, job_id)
             tell(rows, job_id, draft)
@@ -84,7 +84,7 @@ class JobLease:
             _ended(rows, job_id, "succeeded", memory=memory, trained_tokens=trained_tokens, progress=1.0)
 
     def fail(self, job_id: str, draft: JobEventDraft) -> None:
-        """The job cannot be done, for the reason that is told."""
+        """The job cannot be done, for the reason in `draft`."""
         with self._database.writing() as rows:
             self._check_own(rows, job_id)
             tell(rows, job_id, draft)
@@ -93,7 +93,7 @@ class JobLease:
     def give_back(self, job_id: str, draft: JobEventDraft) -> None:
         """The job was stopped: it is cancelled where that was asked for, and waits at its old place where it was not.
 
-        `told` is for the second case.
+        `draft` is for the second case.
         """
         with self._database.writing() as rows:
             row = self._check_own(rows, job_id)

@@ -1,4 +1,4 @@
-"""What identifies an absorption: two with the same identity give the same memory, so the second is not trained.
+"""The identity of an absorption: two with the same identity give the same memory, so the second is not trained.
 
 Kept in the manifest, so that it can be said in which part two absorptions of one text differ.
 """

@@ -7,7 +7,8 @@
          tasks.jsonl, training.jsonl, recall.jsonl
 
 Every file is checked against its size and hash in the manifest before anything is made of it: an adapter with one
-flipped bit still runs. What is made of it is checked as well (row_validation.py): hash and file may come from the same stranger.
+flipped bit still runs. What is made of it is checked as well (row_validation.py): hash and file may come from the same
+stranger.
 """
 
 from __future__ import annotations

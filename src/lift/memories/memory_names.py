@@ -1,4 +1,4 @@
-"""What a memory may be called: a name is also a directory, a model id over HTTP, and a word on the command line."""
+"""Names of memories: a name is also a directory, a model id over HTTP, and a word on the command line."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""From where on an activated adapter acts: the tokens that open the answer, its invocation.
+"""Activated LoRA: the mask of the positions on which an adapter acts, from its invocation on.
 
 Activated LoRA (arXiv 2504.12397, section 3): what stands in front of the invocation is read as the base reads it. Its
 keys and values are the base's, serve every adapter, and need not be computed again while one is trained; and what a
-memory has learned does not touch how a text is read. Whoever runs a pass of the model tells what it reads (`passing`);
-a pass that nobody tells of, such as that of the next token of an answer, is acted on in full.
+memory has learned does not touch how a text is read. The caller of a model sets a ForwardContext (`forward_context`),
+which gives the `alora_mask` of that forward pass. Without one, as for the next token of an answer, the adapter acts on
+all positions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Invocation = tuple[int, ...]  # () is that of an adapter that acts everywhere
 
 
 class ForwardContext(Protocol):
-    """What a pass of the model reads."""
+    """The tokens of one forward pass, as far as an adapter asks: the mask of those that it acts on."""
 
     def alora_mask(self, invocation: Invocation) -> torch.Tensor:
         """Which of its B rows and T columns an adapter with that invocation acts on. [B, T], bool"""
@@ -51,7 +52,7 @@ class PlainTextForward:
 
 
 class _CurrentForward:
-    """The pass under way, and what was worked out for it."""
+    """The forward pass under way, and the masks computed for it."""
 
     def __init__(self, current: ForwardContext) -> None:
         self._pass = current
@@ -80,7 +81,7 @@ _current: ContextVar[_CurrentForward | None] = ContextVar("lift_pass", default=N
 
 @contextlib.contextmanager
 def forward_context(current: ForwardContext | None) -> Iterator[None]:
-    """Inside the block the model reads what `current` says; None: all that it reads is acted on."""
+    """Set the context of the forward passes inside the block; None: adapters act on all positions."""
     token = _current.set(None if current is None else _CurrentForward(current))
     try:
         yield
@@ -89,7 +90,7 @@ def forward_context(current: ForwardContext | None) -> Iterator[None]:
 
 
 def invocation_offset(prompt: Sequence[int], invocation: Invocation) -> int:
-    """How many tokens of `prompt` stand in front of its last invocation; all but its last token where it has none."""
+    """Tokens of `prompt` in front of its last invocation (PEFT: alora_offsets); all but the last where it has none."""
     length = len(invocation)
     for start in range(len(prompt) - length, -1, -1):
         if prompt[start] == invocation[0] and tuple(prompt[start : start + length]) == invocation:
@@ -103,7 +104,7 @@ def invocations_by_row(invocations: Mapping[int, Invocation]) -> tuple[Invocatio
 
 
 def is_masked(invocation: Invocation) -> bool:
-    """Whether an adapter with that invocation is told where to act in the pass under way."""
+    """Whether the forward pass under way has a mask for an adapter with that invocation."""
     return bool(invocation) and _current.get() is not None
 
 

@@ -1,4 +1,4 @@
-"""How a packed batch attends without computing what its mask hides.
+"""Block-sparse attention of a packed batch: groups of blocks of its trie, so that no masked score is computed.
 
 A node of the trie (trie.py) attends to its ancestors, some tens of the batch's hundreds of nodes. The trie falls
 apart into **blocks**: runs of nodes of which each is the child of the one before. The queries of a block share one

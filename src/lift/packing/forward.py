@@ -26,7 +26,7 @@ def labelled_logits(model: Any, batch: Batch) -> torch.Tensor:
 
 @contextlib.contextmanager
 def batch_inputs(model: Any, batch: Batch) -> Iterator[dict[str, Any]]:
-    """What the model is called with inside the block: ids and positions [1, T], and the mask of the trie."""
+    """The arguments of the model inside the block: ids and positions [1, T], and the mask of the trie."""
     mask = trie_mask(model, batch)
     inputs = {
         "input_ids": batch.ids[None].to(model.device),

@@ -51,7 +51,7 @@ class Example:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """What stands before the first label."""
+        """The tokens before the first label."""
         return self.ids[: next(index for index, label in enumerate(self.labels) if label != IGNORED)]
 
     @property
@@ -78,7 +78,7 @@ PLAIN_FORM = PromptForm()
 
 
 def user_text(question: str, context: str | None = None, form: PromptForm = PLAIN_FORM) -> str:
-    """What the user's turn says: the question, or the part of the document it may use and then the question."""
+    """The text of the user's turn: the question, or the part of the document it may use and then the question."""
     parts = {"{question}": question, "{context}": context or ""}
     template = form.closed_book if context is None else form.reading
     # one pass, so that braces within a document or question stay as they are
@@ -194,7 +194,7 @@ def question_example(
 
 
 def citation_question(question: str) -> str:
-    """What asks closed book for the sentence that answers the question, not for the answer."""
+    """The question that asks closed book for the sentence that answers the question, not for the answer."""
     return question + CITE
 
 

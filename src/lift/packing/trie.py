@@ -1,4 +1,4 @@
-"""Examples -> packed batches in which every shared token prefix is computed once.
+"""Packing: examples -> batches, tries in which every shared token prefix is computed once.
 
 Tokens that several examples have in common from their first token on (the head of the chat template, a context, the
 beginning of a question) form one path of a **trie**; each token attends to its ancestors in the trie and to nothing
@@ -22,10 +22,10 @@ from lift.packing.prompts import IGNORED, Example
 class Batch:
     """One packed row. T trie nodes (tokens), M labelled positions, over S examples.
 
-    `ids`, `positions`, `parents`: [T]; a root's parent is -1. `logit_positions`: [M], the node whose hidden state predicts
-    `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by weight, of
-    each example's mean token cross entropy: short answers are not drowned by long ones. `members` are the examples; the
-    labelled positions come in their order.
+    `ids`, `positions`, `parents`: [T]; a root's parent is -1. `logit_positions`: [M], the node whose hidden state
+    predicts `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by
+    weight, of each example's mean token cross entropy: short answers are not drowned by long ones. `members` are the
+    examples; the labelled positions come in their order.
     """
 
     ids: torch.Tensor
@@ -53,9 +53,9 @@ class Batch:
         return len(self.parents)
 
     def alora_mask(self, invocation: Invocation) -> torch.Tensor:
-        """Which nodes an adapter with that invocation acts on: those of answers, and of the invocations before them.
+        """The nodes that an adapter with that invocation acts on: those of answers, and of the invocations before them.
 
-        None of an example that is to be as the base has it. [1, T], bool
+        None of a KL anchor, which is to be as the base has it. [1, T], bool
         """
         acted = torch.zeros(1, self.tokens, dtype=torch.bool)
         end = 0

@@ -83,24 +83,26 @@ class ContextSettings(Settings):
 
 
 class RegularisationSettings(Settings):
-    """Passages that come with the warm start, so that the model stays what it was beside the document."""
+    """Regularisation towards the base model: KL anchors, replay QA, and WiSE-FT interpolation."""
 
-    share: float = Field(0.0, ge=0, description="pieces of passages in an epoch, as a share of its groups of tasks")
-    piece_tokens: int = Field(256, ge=8, description="longest such piece, where the base's odds are kept")
-    weight: float = Field(0.5, ge=0, description="weight of a token of a piece, beside that of an answer's token")
-    reading_share: float = Field(
-        0.0, ge=0, description="passages in an epoch with their questions behind them, as a share of its groups"
+    kl_share: float = Field(
+        0.0, ge=0, description="KL anchors (pieces of other passages) in an epoch, as a share of its groups of tasks"
+    )
+    kl_piece_tokens: int = Field(256, ge=8, description="longest such piece, where the divergence from the base counts")
+    kl_weight: float = Field(0.5, ge=0, description="weight of a token of a piece, beside that of an answer's token")
+    replay_share: float = Field(
+        0.0, ge=0, description="replay QA (other passages with their questions) in an epoch, as a share of its groups"
     )
     wise_ft_alpha: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="share of what an absorption has changed that is kept in the end (WiSE-FT)",
+        description="share of what an absorption has changed that is kept in the end (WiSE-FT interpolation)",
     )
 
 
 class AdapterSettings(Settings):
-    """What is trained: low-rank adapters (rank, alpha, targets) or Gated Memory (width, gate, start)."""
+    """The adapter that is trained: low-rank ones (rank, alpha, targets) or Gated Memory (width, gate, start)."""
 
     kind: Literal["lora", "pissa", "dora", "gated-memory"] = Field("lora", description="which adapter")
     layers: tuple[int, ...] = Field((), description="the layers that get one, counted from 0; empty: by upper_share")
@@ -136,7 +138,7 @@ class AdapterSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What is minimised beside the loss on segments and answers."""
+    """The training objective, beside the loss on segments and answers."""
 
     cross_entropy: float = Field(1.0, ge=0, description="weight of the cross-entropy with the answers (hard labels)")
     mean_over: Literal["examples", "tokens"] = Field(
@@ -177,12 +179,16 @@ class TrainingSettings(Settings):
     segment_epochs: int = Field(0, ge=0, description="two-stage: epochs over segments alone before that")
     max_tokens: int = Field(0, ge=0, description="stop after this many tokens computed; 0 sets no limit")
     max_skip_epochs: int = Field(
-        1, ge=1, description="a task whose answer is known pauses 2, 4, 8 ... epochs, at most so many; 1: none pauses"
+        1,
+        ge=1,
+        description="a task whose answer is known skips 2, 4, 8 ... epochs, at most so many (Leitner); 1: none",
     )
     until_recall: float = Field(
         0.0, ge=0, le=1, description="stop once this share of the held-out questions is recalled; 0: never before"
     )
-    full_batch: bool = Field(False, description="one update an epoch, its gradient gathered over all batches")
+    full_batch: bool = Field(
+        False, description="one optimizer step an epoch, its gradient accumulated over all batches"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak rate of AdamW")
     lora_plus_ratio: float = Field(
         1.0, gt=0, description="LoRA: the rate of B as a multiple of that of A (LoRA+, arXiv 2402.12354)"

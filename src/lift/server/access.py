@@ -1,4 +1,4 @@
-"""What routes work with, and which key may use them."""
+"""The parts that routes work with, and the keys that may use them."""
 
 from __future__ import annotations
 

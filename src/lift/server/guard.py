@@ -1,4 +1,4 @@
-"""What every request passes before any route sees it, and every answer on its way out.
+"""The guard that every request passes before any route sees it, and every answer on its way out.
 
 In this order: the name that the server is called by (a page of another site may point its own name at this machine),
 the page that asks (a form elsewhere can post here), the key, its limits, the size of the body. Answers get the headers

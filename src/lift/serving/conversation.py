@@ -1,7 +1,7 @@
 """Messages -> the strategy to their answer (strategies.py), and the adapters that it needs.
 
-A single question of the user's is asked exactly as `lift ask` asks it. A dialogue takes the same strategies, rendered by
-the model's chat template with each text in front of the last question; where it does not fit the window, its oldest
+A single question of the user's is asked exactly as `lift ask` asks it. A dialogue takes the same strategies, rendered
+by the model's chat template with each text in front of the last question; where it does not fit the window, its oldest
 turns are dropped, and that is said. A question that leans on earlier turns is asked in full where it can be told what
 it means, and searched for with their words where it cannot (follow_up.py). Raw text is continued as it is, and the base
 model is a memory of nothing.
@@ -75,9 +75,10 @@ def _exchanges(turns: Sequence[_Turn]) -> list[tuple[str, str]]:
 
 
 class Conversation:
-    """A request on its way: `wants` is what it wants of the model now, and `answer` is there in the end.
+    """A request on its way: `requests` are those to the model now, and `answer` is there in the end.
 
-    `context` as for Strategies.to. `in_one_step`: it wants one text alone. `loads`: the adapters that it needs, by name.
+    `context` as for Strategies.to. `in_one_step`: it asks for one text alone. `loads`: the adapters that it needs, by
+    name.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class Conversation:
         return self._dialogue.dropped_turns if self._dialogue else 0
 
     def advance(self, results: Any) -> None:
-        """Take what the wants have brought, in their order (first None), and go on to the next, or to the answer.
+        """Take the results of the requests, in their order (first None), and go on to the next, or to the answer.
 
         Raises UsageError where a text does not fit the window.
         """
@@ -131,7 +132,7 @@ class Conversation:
             self.requests, self.answer = (), stop.value
 
     def partial_answer(self, text: str) -> Answer:
-        """What is given where there is no time for the rest of the strategy; `text` is its first, as far as it came."""
+        """The answer where there is no time for the rest of the strategy; `text` is its first, as far as it came."""
         context = "evidence" if self.context == "auto" else self.context
         prompt = self._strategies.prompt(self._question, context, self.request.sampling.max_tokens)
         return self._strategies.answer(prompt, text)
@@ -147,7 +148,7 @@ class Conversations:
         self._bare = Strategies(base, Document("", "", ""), (), AnsweringAdapters())
 
     def begin(self, request: Request, memory: StoredMemory | None) -> Conversation:
-        """The conversation with its first wants; `memory` is the one that the request names.
+        """The conversation with its first requests; `memory` is the one that the request names.
 
         Raises UsageError where the request does not fit the window, WrongBaseModelError for a memory of other weights,
         and LibraryError where its files are damaged.

@@ -1,4 +1,7 @@
-"""Tokens -> text as it can be shown: nothing that may change, be cut off, or be part of a text that ends the answer."""
+"""Incremental detokenizer: tokens -> text that can be shown.
+
+Nothing is shown that may change, be cut off, or be part of a text that ends the answer.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class IncrementalDetokenizer:
         self._settled = 0  # tokens whose text is in `_text`
         self._text = ""
         self._shown = 0  # characters of the text, from the start
-        self._infos: list[TokenInfo] = []  # of tokens that no piece has told of
+        self._infos: list[TokenInfo] = []  # of tokens that are in no delta yet
         self._all_infos: list[TokenInfo] = []
         self.stopped = False
 
@@ -66,7 +69,7 @@ class IncrementalDetokenizer:
         return self._delta(self._safe_end())
 
     def close(self) -> TextDelta | None:
-        """What is left when the answer has ended."""
+        """The rest of the text when the answer has ended."""
         if not self.stopped and self._settled < len(self._ids):
             rest = self._decode(self._ids[self._context :])
             self._text += rest[len(self._decode(self._ids[self._context : self._settled])) :]

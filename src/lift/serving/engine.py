@@ -1,6 +1,6 @@
-"""The one thread that owns the base model: it takes questions in turns, and runs them all in one batch.
+"""The engine: one thread owns the base model, takes requests from a fair queue, and runs them all in one batch.
 
-Each turn of its loop takes waiting questions as far as there is room, gives every running row one token, and settles
+Each engine step takes waiting requests as far as there is room, gives every running row one token, and settles
 what has ended. What goes wrong with one question ends that question alone.
 """
 

@@ -1,4 +1,4 @@
-"""A turn of the engine: waiting questions are taken, the batch goes on by one step, and what has ended is settled."""
+"""The engine step: requests are taken from the fair queue, the scheduler steps once, ended requests are answered."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _READY_DOCUMENTS = 64
 
 
 class EngineLoop:
-    """What the engine's thread does. `changed` guards `waiting` and `counts`, which other threads use too."""
+    """The loop of the engine's thread. `changed` guards `waiting` and `counts`, which other threads use too."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class EngineLoop:
         return "timeout" if handle.is_late() else None
 
     def _admit(self) -> None:
-        """Let rows join, as long as there is room: those of questions that run, then newcomers."""
+        """Add sequences while there are slots: those of running requests, then those of waiting requests."""
         waiting = [running for running in self._running if running.waits]
         joining: list[RunningRequest] = []
         while waiting and self._batch.has_room(waiting[0].rows, _rows(joining)):

@@ -1,4 +1,4 @@
-"""Questions that wait for the model: a bounded number, and no memory's questions hold up those of another.
+"""Fair queue of requests that wait for the model: a bounded number, and no memory's questions hold up those of another.
 
 Memories take turns: the next question is the oldest of the memory whose turn is the longest ago. So somebody who asks
 one memory a hundred questions at once waits for himself alone.

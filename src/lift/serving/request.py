@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what comes back."""
+"""Requests to the engine, and their completions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_STOPS = 16
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn: temperature 0 is greedy, and so is `top_p` 0, the share of the odds that is drawn from.
+    """How an answer is sampled: temperature 0 is greedy, and so is `top_p` 0, the share of the odds that is drawn from.
 
     The same `seed` draws the same tokens. The text ends in front of the first of `stop`. `logprobs`: how many of the
     likeliest tokens are told beside each token; None: nothing is told.
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def question(self) -> str:
-        """What the document is searched for: the last turn, or the text to be continued."""
+        """The text that the document is searched for: the last turn, or the text to be continued."""
         return self.messages[-1].content if self.messages else self.prompt or ""
 
 
@@ -73,7 +73,7 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Some of the answer's text, in order; the pieces joined are the answer. `tokens` where logprobs were asked for."""
+    """A delta of the answer's text, in order; joined they are the answer. `tokens` where logprobs were asked for."""
 
     text: str
     tokens: tuple[TokenInfo, ...] = ()

@@ -1,4 +1,4 @@
-"""A question that is being answered: its rows in the batch, their texts as they grow, and what is given in the end."""
+"""A running request: its sequences in the scheduler, their texts as they grow, and its completion in the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class QueuedRequest:
         self.conversation: Conversation | None = None
 
     def given_up(self, reason: FinishReason) -> Completion:
-        """What comes back of a question that was never begun."""
+        """The completion of a request that was never begun."""
         seconds = time.monotonic() - self.handle.submitted
         return Completion("", reason, 0, 0, "none", (), None, False, 0, seconds, seconds)
 
@@ -69,7 +69,7 @@ class _Text:
 
 @dataclass(eq=False)
 class _Scores:
-    """What one judge finds: a row of the batch for each of the answers, but those whose likelihood is known."""
+    """The scores of one request: a row of the batch for each of the answers, but those whose likelihood is known."""
 
     given: list[SequenceState]
     found: dict[SequenceState, float]
@@ -116,7 +116,7 @@ class RunningRequest:
 
     @property
     def adapters(self) -> set[str]:
-        """Names of the adapters that its rows use, and that judge their answers."""
+        """Names of the adapters that its rows use, and that score their answers."""
         return {name for name, _ in self.conversation.loads}
 
     @property
@@ -140,7 +140,7 @@ class RunningRequest:
             if sampled is not None:
                 text.add(sampled)
         if output.sampled is not None and output.sampled.token is not None:
-            deltas.append(stream.take(output.sampled.token, self._info(output.sampled)))
+            deltas.append(stream.append(output.sampled.token, self._info(output.sampled)))
         text.end = "stop" if stream.stopped else output.end
         if output.end and not stream.stopped:
             deltas.append(stream.close())
@@ -150,7 +150,7 @@ class RunningRequest:
         return stream.stopped and output.end is None
 
     def advance(self) -> None:
-        """Go on with what the step at hand has brought, to the next one or the answer."""
+        """Go on with the results of the step at hand, to the next one or the answer."""
         self.conversation.advance([part.result for part in self._step])
         self._begin_step()
 

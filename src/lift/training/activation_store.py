@@ -1,4 +1,4 @@
-"""Paths of tokens -> hidden states, in a temporary file: exact, bounded on the disk, and nearly nothing in memory.
+"""Activation store: paths of tokens -> hidden states, exact, in a temporary file of bounded size.
 
 A path is a node of a trie over all batches so far: its last token behind the row of the path before it. The trie is an
 open-addressing hash table of small integers, 20 bytes a node where a dictionary would take 200. The file is read and

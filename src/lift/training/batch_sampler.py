@@ -1,9 +1,9 @@
-"""Document and tasks -> the updates of each epoch, with contexts drawn anew for every epoch.
+"""Batch sampler: document and tasks -> the optimizer steps of each epoch, with contexts drawn anew for every epoch.
 
 A group of examples shares a long prefix and is best computed together: the tasks behind one context, or a task alone.
-What an epoch holds depends on the recipe, the seed, the epoch's number and what is known by then (leitner_sampler.py), so that
-an interrupted training goes on where it was. An epoch is planned in numbers of tasks, sentences and segments; their
-tokens are made when their batch is due, so that a long text takes no more memory than a short one.
+What an epoch holds depends on the recipe, the seed, the epoch's number and what is known by then (leitner_sampler.py),
+so that an interrupted training goes on where it was. An epoch is planned in numbers of tasks, sentences and segments;
+their tokens are made when their batch is due, so that a long text takes no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from lift.tasks.task_file import TaskFile
 from lift.training.leitner_sampler import LeitnerSampler
 
 # To be raised where the same tasks and settings are trained otherwise than before: other prompts, examples or updates.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 _QUESTIONS_A_PASSAGE = 3
 
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """What one optimiser step is computed on: one batch, or with training.full_batch all of an epoch's.
+    """The batches that one optimizer step is computed on: one batch, or with training.full_batch all of an epoch's.
 
     `progress`: the share of the epoch that is done before it, 0 to 1.
     """
@@ -58,7 +58,7 @@ class OptimizerStep:
 
 @dataclass(frozen=True, slots=True)
 class SegmentLM:
-    """A segment by its number, behind pieces of its part's head and tail, or bare where there is no room for them."""
+    """Segment LM: a segment by its number, behind pieces of its part's head and tail, or bare for want of room."""
 
     segment: int
     ends: tuple[Segment, Segment] | None
@@ -66,7 +66,7 @@ class SegmentLM:
 
 @dataclass(frozen=True, slots=True)
 class ContextualQA:
-    """Tasks by their numbers, asked behind the `sentences` with these numbers, or None: behind the cut document."""
+    """Contextual QA: tasks by their numbers, behind `sentences` by their numbers, or None: behind the cut document."""
 
     tasks: Sequence[int]
     sentences: Sequence[int] | None
@@ -74,21 +74,21 @@ class ContextualQA:
 
 @dataclass(frozen=True, slots=True)
 class KLAnchor:
-    """A piece of a passage of other texts by its number, to say there what the base says."""
+    """KL anchor: a piece of a passage of other texts by its number, kept near what the base says there."""
 
     piece: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayQA:
-    """A passage of other texts by its number, with its questions behind it."""
+    """Replay QA: a passage of other texts by its number, with its questions behind it."""
 
     passage: int
 
 
 @dataclass(frozen=True, slots=True)
 class QAWithCitation:
-    """A task by its number, asked closed book: for its answer, and for the sentence that tells it."""
+    """QA with citation: a task by its number, asked closed book for its answer, and for the sentence that tells it."""
 
     task: int
 
@@ -98,7 +98,7 @@ Group = int | QAWithCitation | SegmentLM | ContextualQA | KLAnchor | ReplayQA
 
 
 class BatchSampler:
-    """What is trained in which epoch.
+    """Samples what is trained in each epoch.
 
     `window_tokens` is the longest prompt that the base model takes. Segments are those of the document's parts that
     begin at character `start` or after it. `tasks` are read again whenever they are due. `passages` are of other texts.
@@ -209,7 +209,7 @@ class BatchSampler:
         return 1
 
     def record(self, epoch: int, examples: Sequence[Example], correct: Sequence[bool]) -> None:
-        """These examples came up in `epoch`, and their answers were `right` or not: known ones may pause."""
+        """These examples came up in `epoch`, and their answers were `correct` or not: known ones may be skipped."""
         for example, known in zip(examples, correct, strict=True):
             # an answer that could be read from the prompt does not show what is known
             if example.task is not None and not example.reads_evidence:
@@ -224,7 +224,7 @@ class BatchSampler:
         return [*segments, *self._asked(self._trained, epoch), *self._contextualised(generator)]
 
     def _of_others(self, groups: int, epoch: int) -> Iterator[KLAnchor | ReplayQA]:
-        """What of other texts stands beside so many groups, drawn anew in every epoch."""
+        """KL anchors and replay QA of other texts beside so many groups, drawn anew in every epoch."""
         settings = self._recipe.regularisation
         generator = random.Random(f"{self._recipe.training.seed}/{epoch}/others")
         kept = min(round(settings.kl_share * groups), len(self._others))
@@ -240,7 +240,7 @@ class BatchSampler:
             yield from (ids[start : start + length] for start in range(0, len(ids) - 1, length))
 
     def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
-        """The groups without the tasks that pause."""
+        """The groups without the tasks that are skipped."""
         for group in groups:
             if isinstance(group, int | QAWithCitation):
                 if self.leitner.due(group if isinstance(group, int) else group.task, epoch):

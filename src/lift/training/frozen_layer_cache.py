@@ -1,4 +1,4 @@
-"""What the layers below the adapter give is computed once, and read in later epochs.
+"""Activation cache of frozen layers: what those below the adapter give is computed once, and read in later epochs.
 
 Those layers are frozen and nothing that is trained lies below them, so the state in which a token enters the adapter's
 first layer depends on the tokens up to it alone.
@@ -26,12 +26,12 @@ STORE_BYTES = 2 << 30
 def caching_frozen_layers(
     model: Any, adapter: Adapter, bound_bytes: int = STORE_BYTES
 ) -> Iterator[FrozenLayerCache | None]:
-    """Inside the block, the layers of `model` below `adapter`, with at most `bound_bytes` of their states on the disk.
+    """Inside the block, the activation cache of `model`'s layers below `adapter`, at most `bound_bytes` on the disk.
 
     With an activated adapter, the keys and values of its prompts as well, which may take as much again.
 
-    None where the adapter begins at the first layer, and where the model cannot be cut: its layers are not found, or a
-    short trial does not give, bit for bit, what it gives in one piece. The states are gone after the block.
+    None where the adapter begins at the first layer, and where the model cannot be split: its layers are not found, or
+    a short trial does not give, bit for bit, what it gives in one piece. The states are gone after the block.
     """
     split, width = (None, 0) if adapter.first_layer < 1 else find_split(model, adapter.first_layer)
     if split is None:

@@ -1,4 +1,4 @@
-"""How the learning rate goes, as a pure function of the progress made."""
+"""Learning-rate schedule: the multiplier of the peak rate, as a pure function of the progress made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is minimised in a batch: hard labels, context distillation, fidelity to the base, the gates' regulariser."""
+"""Training objective of a batch: cross-entropy, context distillation, KL to the base, the gates' regulariser."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from lift.packing.trie import Batch, pack
 from lift.recipes.recipe import ObjectiveSettings
 from lift.training.frozen_layer_cache import FrozenLayerCache
 
-_EVEN_ODDS = math.log(2)
+_LOSS_AT_HALF = math.log(2)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`loss` of a batch: scalar, with graph. `right`, [S]: whether each token of an example's answer had even odds.
+    """`loss` of a batch: scalar, with graph. `greedy_correct`, [S]: each token of an example's answer has p > 0.5.
 
-    An answer whose every token is likelier than all others together is what greedy decoding would say.
+    Teacher-forced: such an answer is what greedy decoding would say.
     """
 
     loss: torch.Tensor
-    right: torch.Tensor
+    greedy_correct: torch.Tensor
 
 
 class Objective:
-    """The loss of a batch under one adapter on one base model, with its lower layers reused where they are given."""
+    """The loss of a batch under one adapter on one base model; `lower`: the cache of its frozen layers, if any."""
 
     def __init__(
         self, model: Any, adapter: Adapter, settings: ObjectiveSettings, lower: FrozenLayerCache | None = None
@@ -49,7 +49,7 @@ class Objective:
         return self.outcome(batch).loss
 
     def weight_of(self, examples: Iterable[Example]) -> float:
-        """What these examples count for beside others in the same update: the mean is over examples, or over tokens."""
+        """The weight of these examples in an optimizer step: the mean is over examples, or over tokens."""
         if self._settings.mean_over == "examples":
             return sum(example.weight for example in examples)
         return sum(example.weight * example.labelled_tokens for example in examples)
@@ -68,9 +68,9 @@ class Objective:
         weights = batch.token_mean_weights if settings.mean_over == "tokens" else batch.weights  # [M]
         weights = weights.to(logits.device)
         losses = cross_entropy(logits, batch.targets.to(logits.device))  # [M]
-        right = all_of_each(losses.detach() < _EVEN_ODDS, batch)  # [S]
+        greedy_correct = all_of_each(losses.detach() < _LOSS_AT_HALF, batch)  # [S]
         if not settings.distillation and not any(example.kl_to_base for example in batch.members):
-            return Outcome(settings.cross_entropy * (losses * weights).sum() + extra, right)
+            return Outcome(settings.cross_entropy * (losses * weights).sum() + extra, greedy_correct)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
         divergence = bucket_divergence(logits, log_probabilities, ids, settings.distillation_temperature)  # [M]
         kept = torch.tensor([example.kl_to_base for example in batch.members]).repeat_interleave(_label_counts(batch))
@@ -80,7 +80,7 @@ class Objective:
         )  # segments have no teacher and keep their labels
         hard = torch.where(taught, settings.cross_entropy, alone).masked_fill(kept, 0.0)  # [M]
         soft = torch.where(kept, 1.0, settings.distillation) * taught  # [M]
-        return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, right)
+        return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, greedy_correct)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         """[M, vocabulary]"""

@@ -1,4 +1,4 @@
-"""What an activated adapter does not act on is read once: the keys and values in front of every invocation.
+"""Prompt KV cache: keys and values in front of the invocation, where an activated adapter does not act, read once.
 
 An activated adapter (packing/alora.py) leaves the prompt to the base, so what its answers attend to there is the
 same in every epoch. A batch is trained on its answers and invocations alone: they are the queries, and what stands
@@ -24,7 +24,7 @@ from lift.training.model_split import ModelSplit
 
 
 class PromptKVCache:
-    """Keys and values of the layers from a cut on, for the nodes that an adapter with `invocation` does not act on.
+    """Keys and values of the layers from a split on, for the nodes that an adapter with `invocation` does not act on.
 
     At most `bound_bytes` of them lie in a temporary file, gone at the end of the `with` block.
     """

@@ -1,4 +1,4 @@
-"""The one training loop: next update, loss, backward, clip, step."""
+"""The one training loop: next optimizer step, loss, backward, clip, step; full-batch accumulation where asked for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepRecord:
 
 
 class TrainingData(Protocol):
-    """What is trained in which epoch: training/batch_sampler.py for a document."""
+    """The optimizer steps of each epoch: training/batch_sampler.py for a document."""
 
     leitner: LeitnerSampler
 
@@ -57,7 +57,7 @@ class TrainingData(Protocol):
         ...
 
     def record(self, epoch: int, examples: Sequence[Example], correct: Sequence[bool]) -> None:
-        """Told after each step which of its examples were answered rightly."""
+        """Take, after each step, which of its examples were greedy-correct."""
         ...
 
 
@@ -75,14 +75,14 @@ def train(
 ) -> Iterator[StepRecord]:
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
-    What is known by now is told to the batch sampler after each step, which may let it pause. Ends after the batch sampler's
-    epochs, `settings.max_tokens` or the time of `pace` (before a batch that would not end in it at the recent speed;
-    the last one may be cut), whichever comes first; the learning rate follows the largest share of the three. One step
-    is done in any case. With `checkpoint`, the state is saved there about every `checkpoint_every_s`, on Ctrl-C and on
-    any other end before the last step; `resume` goes on from it. Without a bound of time the same seed gives the same
-    steps, interrupted or not. `history` gets every step, those before the interruption included. Raises TrainingError
-    where the loss, its gradient or the weights are not finite; the state that is saved then is the one before that
-    step.
+    After each step the batch sampler is given what is known by now, and may skip it. Ends after the batch
+    sampler's epochs, `settings.max_tokens` or the time of `pace` (before a batch that would not end in it at the recent
+    speed; the last one may be cut), whichever comes first; the learning rate follows the largest share of the three.
+    One step is done in any case. With `checkpoint`, the state is saved there about every `checkpoint_every_s`, on
+    Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a bound of time the same seed
+    gives the same steps, interrupted or not. `history` gets every step, those before the interruption included. Raises
+    TrainingError where the loss, its gradient or the weights are not finite; the state that is saved then is the one
+    before that step.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -154,7 +154,7 @@ def train(
                     gathered += weight
                     examples_left -= len(batch.members)
                     losses.append(part.detach())
-                    answered.append((batch, outcome.correct))
+                    answered.append((batch, outcome.greedy_correct))
                 if not answered:
                     _check_weights(parameters, position.step, settings.learning_rate)
                     finished = True

@@ -66,7 +66,7 @@ def attribute(index: SentenceIndex, document: Document, question: str, answer: s
 
 
 def verdict(index: SentenceIndex, document: Document, question: str) -> PolarVerdict | None:
-    """What the document says to a polar question; None for another question, or where no sentence speaks of it."""
+    """The verdict of the document on a polar question; None for another question, or where no sentence speaks of it."""
     form = question_form(question)
     if form.wants != "polar":
         return None

@@ -55,7 +55,7 @@ _MEASURE_NOUNS = words(
 
 @dataclass(frozen=True)
 class QuestionForm:
-    """What a question asks for.
+    """The form of what a question asks for.
 
     `wants`: "polar", "person", "time", "duration", "number", "money", "measure", "frequency", "place", "reason",
     "manner", "choice", "thing", "request", or "" where it is not known. `unit`: the dimension or the noun that the

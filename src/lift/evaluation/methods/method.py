@@ -1,4 +1,4 @@
-"""What a method is: which part of the document a question is asked with, and on which memory."""
+"""A method: which part of the document a question is asked with, and on which memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods of a suite cost: absorbing, storing, asking; from where a memory pays; and what it harms."""
+"""Tables of the costs of methods: absorbing, storing, asking; from where a memory pays; and what it harms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says, before it is written as Markdown or HTML: what was run, how to read it, and the tables."""
+"""The content of a report, before it is written as Markdown or HTML: what was run, how to read it, and the tables."""
 
 from __future__ import annotations
 
