@@ -368,12 +368,14 @@ def test_a_killed_run_resumes_with_what_is_missing() -> None:
     resumed: list[bool] = []
     script = """
         import sys
-        import test_task_endpoint as test
+        import test_endpoint_generator as test
         for piece in test.opened(sys.argv[1], 8).stream():
             print(piece.position, flush=True)
     """
     with ScriptedEndpoint(reply) as endpoint:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
+        here = Path(__file__).resolve()
+        paths = [here.parents[2] / "src", here.parent, here.parents[1]]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
         command = [sys.executable, "-c", textwrap.dedent(script), endpoint.base_url]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
