@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import Finished, Planned, Prepared, Probing, Trained
+from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probing, Trained
 from lift.answering.answer import Answer
 from lift.answering.answerer import Answerer, open_memory
 from lift.answering.scoring import contained, f1
@@ -26,8 +26,8 @@ from lift.documents.document import Document
 from lift.documents.read import read_document
 from lift.documents.sentences import split_sentences
 from lift.errors import LiftError
-from lift.memories.library import Library
-from lift.memories.memory import Memory
+from lift.memories.library import MemoryLibrary
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import load_recipe
@@ -70,18 +70,18 @@ def main() -> int:
     return 0
 
 
-def absorb_article(document: Document, base: BaseModel) -> Memory:
+def absorb_article(document: Document, base: BaseModel) -> StoredMemory:
     """Absorb the article within the budget, or find the memory of an earlier run."""
     display = open_display(as_json=False)
     try:
-        for event in absorb_events(document, base, load_recipe(), Library(), budget_s=BUDGET_S):
+        for event in absorb_events(document, base, load_recipe(), MemoryLibrary(), budget_s=BUDGET_S):
             match event:
                 case Prepared():
                     lines = describe_prepared(event)
                 case Planned():
                     lines = describe_planned(event)
                 case Probing():
-                    lines = ["asking the questions that were held back"]
+                    lines = ["asking the questions that were held out"]
                 case Trained():
                     lines = []
                     display.step(event)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lift.absorbing.absorb import write_tasks
-from lift.absorbing.preparation import TaskWriter, outline, prepare
+from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
 from lift.absorbing.session import Session
 from lift.adapters.attach import create_adapter
 from lift.answering.answerer import Answerer
@@ -39,7 +39,7 @@ SCALED = [
     "segments.step_tokens=24",
     "context.segment_tokens=128",
     "context.window_tokens=240",
-    "training.gather=false",
+    "training.full_batch=false",
     "training.batch_tokens=320",
     "training.segment_epochs=1",
     "training.epochs=200",
@@ -62,7 +62,7 @@ ROWS: dict[str, list[str]] = {
     "A with PiSSA": ["adapter.kind=pissa", "training.learning_rate=2e-4"],
     "A with DoRA": ["adapter.kind=dora", LOW_RANK],
     "B: 10 tasks a sentence, LoRA, hard labels": FAMILY_B,
-    "B, context distillation": [*FAMILY_B, "objective.labels=0", "objective.distillation=1"],
+    "B, context distillation": [*FAMILY_B, "objective.cross_entropy=0", "objective.distillation=1"],
     "A with Gated Memory, exact gate": ["adapter.gate=exact"],
     "A with Gated Memory, published start": ["adapter.start=published"],
     "A after attention distillation": ["attention.epochs=100"],
@@ -137,7 +137,7 @@ def read_excerpts(path: Path, lines: Sequence[int], words: int) -> list[dict[str
 def measure(record: dict[str, Any], row: str, base: BaseModel, recipe: Recipe) -> dict[str, Any]:
     """Train one row on one excerpt, and ask its questions closed book and behind the truncated text."""
     document = Document(record["title"], record["context"], "measure")
-    made = outline(document, base, recipe)
+    made = prepare_document(document, base, recipe)
     writing = write_tasks(made, TaskWriter(made, base, recipe))
     adapter = None if row == BASE else create_adapter(base.model, recipe.adapter, recipe.training.seed)
     steps = []
@@ -148,7 +148,7 @@ def measure(record: dict[str, Any], row: str, base: BaseModel, recipe: Recipe) -
             if recipe.attention.epochs:
                 list(distill_attention(base, adapter, document.text, recipe.attention))
             session = Session(base, adapter, recipe, begun, None)
-            steps = [each.step for each in session.train(preparation.curriculum, recipe.training, expected_s=60.0)]
+            steps = [each.step for each in session.train(preparation.sampler, recipe.training, expected_s=60.0)]
         seconds = time.monotonic() - begun
         answerer = Answerer.of(base, adapter, document, made.sentences, truncated_tokens=recipe.context.window_tokens)
         answers = {}

@@ -20,11 +20,11 @@ from torch.nn import functional
 from lift.adapters.adapter import attached
 from lift.adapters.attach import restore_adapter
 from lift.adapters.low_rank import nearest_product
-from lift.adapters.rows import using
+from lift.adapters.row_assignment import using
 from lift.answering.scoring import contained, f1
 from lift.evaluation.harms import perplexity, unrelated_text
 from lift.inference.generate import generate
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.packing.prompts import prompt_ids
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("questions", type=Path, metavar="QUESTIONS.jsonl")
     parser.add_argument("--out", type=Path, required=True, help="the SVG or PNG")
     arguments = parser.parse_args()
-    memory, base = Memory.open(arguments.memory), load_model()
+    memory, base = StoredMemory.open(arguments.memory), load_model()
     memory.check_base(base.id, base.fingerprint)
     record = json.loads(arguments.questions.read_text("utf-8").splitlines()[0])
     asked = [each["question"] for each in record["questions"]]

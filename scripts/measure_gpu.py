@@ -20,14 +20,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lift.adapters.attach import create_adapter
-from lift.bench.limits import DEVICES, GB, SHAPES, Setting, limit_of, shape_of
+from lift.bench.limits_bench import DEVICES, GB, SHAPES, Setting, limit_of, shape_of
 from lift.inference.generate import generate
 from lift.packing.prompts import IGNORED, Example
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
-from lift.training.curriculum import Update
-from lift.training.loop import train
+from lift.training.batch_sampler import OptimizerStep
+from lift.training.leitner_sampler import LeitnerSampler
 from lift.training.objective import Objective
-from lift.training.spacing import Spacing
+from lift.training.training_loop import train
 
 WARM_STEPS, STEPS = 2, 6
 ANSWER_TOKENS = 32
@@ -40,19 +40,19 @@ class Course:
     epochs = 1
 
     def __init__(self, vocabulary: int, setting: Setting, batch_tokens: int) -> None:
-        self.spacing = Spacing(longest_pause=1)
+        self.leitner = LeitnerSampler(max_skip_epochs=1)
         self._shape = batch_tokens // setting.example_tokens, setting.example_tokens
         self._labelled = round(setting.labelled * setting.example_tokens)
         self._vocabulary = vocabulary
 
-    def updates(self, _epoch: int) -> Iterator[Update]:
+    def optimizer_steps(self, _epoch: int) -> Iterator[OptimizerStep]:
         """Warm-up steps and counted ones."""
         generator = torch.Generator().manual_seed(0)
         for step in range(WARM_STEPS + STEPS):
             rows = torch.randint(self._vocabulary, self._shape, generator=generator).tolist()
             cut = len(rows[0]) - self._labelled
             examples = [Example(tuple(row), (*[IGNORED] * cut, *row[cut:])) for row in rows]
-            yield Update((examples,), step / (WARM_STEPS + STEPS))
+            yield OptimizerStep((examples,), step / (WARM_STEPS + STEPS))
 
     def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
         """Nothing pauses."""

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import Finished, Trained
+from lift.absorbing.absorption_events import Finished, Trained
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import load_recipe
-from lift.tasks.rules.generate import generate_tasks
+from lift.tasks.rules.rule_generator import generate_tasks
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from scripted_endpoint import ScriptedEndpoint
@@ -68,7 +68,7 @@ def written_replies(document: Document) -> dict[str, str]:
     """What the server answers about each sentence."""
     sentences = split_sentences(document.text)
     replies: dict[str, list[dict[str, str]]] = {sentence.text: [] for sentence in sentences}
-    for task in generate_tasks(document.title, sentences, per_sentence=10, held_back_per_sentence=0):
+    for task in generate_tasks(document.title, sentences, per_sentence=10, held_out_per_sentence=0):
         replies[sentences[task.evidence[0]].text].append({"question": task.question, "answer": task.answer})
     return {text: json.dumps({"tasks": tasks}) for text, tasks in replies.items()}
 
@@ -87,7 +87,7 @@ def run(
         overrides += [f"generator.concurrency={arguments.concurrency}", f"generator.stream={str(stream).lower()}"]
         recipe = load_recipe("lift-v5-fast", overrides)
         begun, first_step_s, steps = time.monotonic(), 0.0, []
-        for event in absorb_events(document, base, recipe, Library(Path(home))):
+        for event in absorb_events(document, base, recipe, MemoryLibrary(Path(home))):
             if isinstance(event, Trained):
                 first_step_s = first_step_s or time.monotonic() - begun
                 steps.append(event.step)

@@ -2,7 +2,7 @@
 
     python scripts/measure_updating.py --data articles.jsonl --lines 7,8 --budget 3m --until-budget 8m --out results/
 
-The first article is absorbed and the second added to the memory; recall of the first is asked with the same held-back
+The first article is absorbed and the second added to the memory; recall of the first is asked with the same held-out
 questions before and after, and its real questions are asked closed book before and after too. Then the first article
 is absorbed anew with --until 95%. Everything goes through the command line, as a user does it; OUT/results.json has
 all numbers, and OUT/rehearsal.png (with matplotlib) the recall over time.

@@ -20,17 +20,17 @@ from lift.adapters.attach import create_adapter
 from lift.documents.document import Document, Place
 from lift.jobs.store import JobStore
 from lift.jobs.worker import Worker
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import RecallSummary
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import AdapterSettings
 from lift.server.app import create_app
 from lift.server.listening import open_socket, url_of
-from lift.server.running import server_config
+from lift.server.server_process import server_config
 from lift.server.settings import ServerSettings
 from lift.serving.engine import Engine
-from lift.serving.request import Completion, Piece, Request, check_request
-from lift.serving.request_handle import Ticket
+from lift.serving.request import Completion, Request, TextDelta, check_request
+from lift.serving.request_handle import RequestHandle
 
 TEXT = "Ada Quill founded the museum in 1911. It owns 42 lenses. The tower burned. 𝔸 last word."
 
@@ -43,7 +43,7 @@ class Live:
     app: FastAPI
     engine: Any
     store: JobStore
-    library: Library
+    library: MemoryLibrary
 
 
 class IdleWorker:
@@ -61,7 +61,7 @@ class IdleWorker:
 class WorkerThread:
     """A supervisor whose worker is a thread of this process."""
 
-    def __init__(self, store: JobStore, library: Library, model: str) -> None:
+    def __init__(self, store: JobStore, library: MemoryLibrary, model: str) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=Worker(store, library, model, 0.1, self._stop).run)
 
@@ -84,20 +84,20 @@ class ScriptedEngine:
         self.base = base
         self.alive = True
         self.refusal: Exception | None = None
-        self.taken: list[Ticket] = []
+        self.taken: list[RequestHandle] = []
 
     def start(self) -> None:
         pass
 
     def close(self, timeout_s: float) -> None:
-        for ticket in self.taken:
-            ticket.finish(completion(finish_reason="cancelled"))
+        for handle in self.taken:
+            handle.finish(completion(finish_reason="cancelled"))
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: Request) -> RequestHandle:
         check_request(request)
         if self.refusal is not None:
             raise self.refusal
-        self.taken.append(Ticket(request))
+        self.taken.append(RequestHandle(request))
         return self.taken[-1]
 
     def statistics(self) -> dict[str, float]:
@@ -106,7 +106,7 @@ class ScriptedEngine:
     def forget(self, name: str) -> None:
         pass
 
-    def wait_for(self, count: int) -> Sequence[Ticket]:
+    def wait_for(self, count: int) -> Sequence[RequestHandle]:
         eventually(lambda: len(self.taken) >= count)
         return self.taken
 
@@ -128,11 +128,11 @@ def completion(text: str = "", **changes: Any) -> Completion:
     return Completion(**{**values, **changes})
 
 
-def answer(ticket: Ticket, *pieces: str) -> None:
+def answer(handle: RequestHandle, *pieces: str) -> None:
     """Let a scripted answer go out whole."""
     for piece in pieces:
-        ticket.put(Piece(piece))
-    ticket.finish(completion("".join(pieces)))
+        handle.put(TextDelta(piece))
+    handle.finish(completion("".join(pieces)))
 
 
 def eventually(reached: Any, seconds: float = 30.0) -> None:
@@ -142,7 +142,7 @@ def eventually(reached: Any, seconds: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-def put_memory(library: Library, base: BaseModel, name: str, seed: int = 0, text: str = TEXT) -> None:
+def put_memory(library: MemoryLibrary, base: BaseModel, name: str, seed: int = 0, text: str = TEXT) -> None:
     """A memory whose adapter is drawn by `seed`."""
     adapter = create_adapter(base.model, AdapterSettings(kind="lora", rank=2), seed)
     generator = torch.Generator().manual_seed(seed)
@@ -178,7 +178,7 @@ def serving(
     base: BaseModel, root: Path, *, engine: Any = None, worker: str | None = None, rows: int = 8, **settings: Any
 ) -> Iterator[Live]:
     """A server of the library in `root`; with `worker`, the model of a worker on a thread, jobs are worked on."""
-    library = Library(root)
+    library = MemoryLibrary(root)
     with closing(JobStore(root / ".serve")) as store:
         supervisor: Any = IdleWorker() if worker is None else WorkerThread(store, library, worker)
         engine = engine or Engine(base, library, rows=rows)

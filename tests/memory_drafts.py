@@ -10,7 +10,7 @@ import torch
 
 from lift.documents.document import Document, Place
 from lift.memories.manifest import Cost, RecallSummary
-from lift.memories.memory import Memory, MemoryDraft
+from lift.memories.memory import MemoryDraft, StoredMemory
 from lift.tasks.task import Task
 
 FINGERPRINT = "ab" * 32
@@ -37,7 +37,7 @@ def make_draft(name: str = "minutes", version: str = "one", **changes: Any) -> M
             "model.layers.0.q_proj.lora_A.weight": torch.full((2, 4), float(len(version))),
             "model.layers.0.q_proj.lora_B.weight": torch.full((4, 2), 0.5, dtype=torch.bfloat16),
         },
-        tasks=[Task(f"Which {version}?", version, (0, 3), "rules:subject", 0.5, held_back=True)],
+        tasks=[Task(f"Which {version}?", version, (0, 3), "rules:subject", 0.5, held_out=True)],
         training=[{"step": 1, "loss": 2.5, "version": version}],
         recall=[{"sentence": 0, "question": "Which?\u2028", "expected": "it", "answer": version, "recalled": True}],
         recall_summary=RecallSummary(sentences=4, probed=2, recalled=1),
@@ -48,7 +48,7 @@ def make_draft(name: str = "minutes", version: str = "one", **changes: Any) -> M
     return dataclasses.replace(draft, **changes)
 
 
-def version_of(memory: Memory) -> str:
+def version_of(memory: StoredMemory) -> str:
     """The version that all parts of `memory` carry; fails where they differ, or a hash does not fit."""
     assert memory.problems() == []
     version = memory.tasks[0].answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lift.errors import UsageError, nearest_hint, nearest_names
-from lift.evaluation.suites.registry import find_suite
+from lift.evaluation.suites.suite_registry import find_suite
 from lift.recipes.recipe import RecipeError, load_recipe
 
 KNOWN = ("lease", "minutes-2024", "handbook")

@@ -13,21 +13,20 @@ from threading import Lock
 from typing import Any
 
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import AbsorptionEvent, Finished
+from lift.absorbing.absorption_events import AbsorptionEvent, Finished
 from lift.absorbing.update import absorb_until_events, add_events
 from lift.answering.answer import Answer
 from lift.answering.answerer import Answerer, open_memory
 from lift.answering.many_memories import ask_memories
 from lift.documents.document import Document, join_documents
 from lift.documents.read import read_document
-from lift.memories.library import Library as StoredLibrary
+from lift.memories.library import MemoryLibrary as StoredLibrary
 from lift.memories.manifest import Manifest
-from lift.memories.memory import Memory as StoredMemory
-from lift.memories.memory import Problem
+from lift.memories.memory import Problem, StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import Recipe, load_recipe
-from lift.remote.answering import RemoteAnswerer, open_remote_memory
+from lift.remote.remote_answering import RemoteAnswerer, open_remote_memory
 from lift.remote.remote_model import is_remote
 from lift.training.budget import check_budget
 
@@ -150,8 +149,8 @@ def absorb(
     """Absorb a file (or a Document), or several as one, and return the memory.
 
     With `until` (0 to 1), what is forgotten is rehearsed until that share of the probed sentences is recalled.
-    `options` are those of absorption.absorb_events, which is the iterator form, for whoever wants the progress (with
-    `until`: updating.absorb_until_events). Raises every child of LiftError.
+    `options` are those of lift.absorbing.absorb.absorb_events, which is the iterator form, for whoever wants the
+    progress (with `until`: updating.absorb_until_events). Raises every child of LiftError.
     """
     check_budget(options.get("budget_s"))  # before a model is loaded
     if isinstance(source, str | Path | Document):

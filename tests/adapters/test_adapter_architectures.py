@@ -12,7 +12,7 @@ from tiny_models import ARCHITECTURES, tiny
 
 from lift.adapters.adapter import Adapter, attached
 from lift.adapters.attach import create_adapter, restore_adapter
-from lift.adapters.rows import rows
+from lift.adapters.row_assignment import rows
 from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import question_example

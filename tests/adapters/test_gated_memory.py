@@ -17,7 +17,7 @@ from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.attention_sites import attention_sites
 from lift.adapters.gated_memory import GatedMemory, attention_gate, merge_attention, mix, two_layers
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
-from lift.adapters.rows import rows
+from lift.adapters.row_assignment import rows
 from lift.errors import AdapterError, LiftError
 from lift.packing.log_sum_exp import attention_with_log_sum
 from lift.recipes.recipe import AdapterSettings

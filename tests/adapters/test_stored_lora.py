@@ -12,7 +12,7 @@ from tiny_models import ARCHITECTURES, VOCABULARY, tiny
 from lift.adapters.adapter import Adapter, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.lora import LoraAdapter
-from lift.adapters.rows import activate, rows
+from lift.adapters.row_assignment import activate, rows
 from lift.adapters.stored_lora import StoredLoraAdapter
 from lift.errors import AdapterError
 from lift.recipes.recipe import AdapterSettings

@@ -12,7 +12,7 @@ from support_labels import DEVELOPED_ON, HELD_APART, labelled, precision_and_rec
 from lift.answering.answer import Answer, supported_answer
 from lift.answering.attribution.attribute import verdict
 from lift.answering.attribution.quantities import agree, read_quantities
-from lift.answering.attribution.questions import question_form
+from lift.answering.attribution.question_form import question_form
 from lift.documents.document import Document, Place
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import split_sentences

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from answering.test_answering import saying
+from answering.test_answerer import saying
 from conftest import logits
 from memory_drafts import make_draft
 
@@ -15,14 +15,14 @@ import lift
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import attach_stored, hold_stored, release
-from lift.adapters.rows import activate
+from lift.adapters.row_assignment import activate
 from lift.answering.answer import Answer
 from lift.answering.answerer import open_memory
 from lift.answering.many_memories import ask_memories
 from lift.documents.document import Document
 from lift.errors import AdapterError, LibraryError, UsageError, WrongBaseModelError
-from lift.memories.library import Library
-from lift.memories.memory import Memory
+from lift.memories.library import MemoryLibrary
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import AdapterSettings
 
@@ -38,9 +38,9 @@ TOKENS = [1, 40, 50, 60]
 
 
 @pytest.fixture
-def memories(tiny_model: BaseModel, tmp_path: Path) -> list[Memory]:
+def memories(tiny_model: BaseModel, tmp_path: Path) -> list[StoredMemory]:
     """Six memories of all kinds, each with a document of its own."""
-    library = Library(tmp_path / "library")
+    library = MemoryLibrary(tmp_path / "library")
     found = []
     for seed, settings in enumerate(KINDS):
         adapter = create_adapter(tiny_model.model, AdapterSettings(**settings), seed)
@@ -63,7 +63,7 @@ def memories(tiny_model: BaseModel, tmp_path: Path) -> list[Memory]:
     return found
 
 
-def asked(memories: Sequence[Memory]) -> list[tuple[Memory, str]]:
+def asked(memories: Sequence[StoredMemory]) -> list[tuple[StoredMemory, str]]:
     questions = ["Who founded it?", "How many lenses does it own?", "When?", "What burned in that year?"]
     order = [3, 0, 5, 1, 0, 2, 4, 3, 0, 5, 4, 1]
     return [(memories[index], questions[place % len(questions)]) for place, index in enumerate(order)]
@@ -73,7 +73,7 @@ def without_time(answers: Sequence[Answer]) -> list[Answer]:
     return [dataclasses.replace(answer, seconds=0.0) for answer in answers]
 
 
-def alone(base: BaseModel, questions: Sequence[tuple[Memory, str]], context: str) -> list[Answer]:
+def alone(base: BaseModel, questions: Sequence[tuple[StoredMemory, str]], context: str) -> list[Answer]:
     answers = [
         open_memory(memory, base).ask_many([question], context, max_new_tokens=8)[0] for memory, question in questions
     ]
@@ -84,7 +84,7 @@ def alone(base: BaseModel, questions: Sequence[tuple[Memory, str]], context: str
 @pytest.mark.parametrize("context", ["none", "evidence", "auto"])
 @pytest.mark.parametrize(("batch_size", "resident"), [(32, 32), (5, 3), (4, 1)])
 def test_the_answers_are_those_of_each_memory_alone(
-    tiny_model: BaseModel, memories: list[Memory], context: str, batch_size: int, resident: int
+    tiny_model: BaseModel, memories: list[StoredMemory], context: str, batch_size: int, resident: int
 ) -> None:
     questions = asked(memories)
     before = logits(tiny_model.model, TOKENS)
@@ -100,7 +100,9 @@ def test_the_answers_are_those_of_each_memory_alone(
     assert torch.equal(logits(tiny_model.model, TOKENS), before)
 
 
-def test_memories_are_asked_together_from_python(tiny_model: BaseModel, memories: list[Memory], tmp_path: Path) -> None:
+def test_memories_are_asked_together_from_python(
+    tiny_model: BaseModel, memories: list[StoredMemory], tmp_path: Path
+) -> None:
     library = lift.Library(tmp_path / "library", tiny_model)
     questions = [(library[memory.name], question) for memory, question in asked(memories)]
     expected = without_time([memory.ask(question) for memory, question in questions])
@@ -112,16 +114,16 @@ def test_memories_are_asked_together_from_python(tiny_model: BaseModel, memories
 
 
 def test_a_batch_mixes_memories_and_each_memory_is_loaded_once(
-    tiny_model: BaseModel, memories: list[Memory], monkeypatch: pytest.MonkeyPatch
+    tiny_model: BaseModel, memories: list[StoredMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[str] = []
-    load = Memory.load_adapter_state
+    load = StoredMemory.load_adapter_state
 
-    def counted(memory: Memory) -> dict[str, torch.Tensor]:
+    def counted(memory: StoredMemory) -> dict[str, torch.Tensor]:
         loads.append(memory.name)
         return load(memory)
 
-    monkeypatch.setattr(Memory, "load_adapter_state", counted)
+    monkeypatch.setattr(StoredMemory, "load_adapter_state", counted)
     shapes: list[int] = []
     tiny_model.model.register_forward_pre_hook(
         lambda _model, _args, given: shapes.append(len(given["input_ids"])), with_kwargs=True
@@ -140,8 +142,8 @@ def test_a_batch_mixes_memories_and_each_memory_is_loaded_once(
     assert len(loads) == len(memories) - 2, "expected the two that stayed to be asked first"
 
 
-def test_the_longest_unused_is_detached_for_another(tiny_model: BaseModel, memories: list[Memory]) -> None:
-    def names() -> list[Memory]:
+def test_the_longest_unused_is_detached_for_another(tiny_model: BaseModel, memories: list[StoredMemory]) -> None:
+    def names() -> list[StoredMemory]:
         states = {memory.manifest.adapter_id: memory for memory in memories}
         return [states[name] for name in attached(tiny_model.model)]
 
@@ -158,7 +160,7 @@ def test_the_longest_unused_is_detached_for_another(tiny_model: BaseModel, memor
     assert names() == [memories[3]]
 
 
-def test_what_was_applied_before_is_applied_again(tiny_model: BaseModel, memories: list[Memory]) -> None:
+def test_what_was_applied_before_is_applied_again(tiny_model: BaseModel, memories: list[StoredMemory]) -> None:
     answerer = open_memory(memories[0], tiny_model)
     before = logits(tiny_model.model, TOKENS)
     ask_memories(tiny_model, asked(memories), max_new_tokens=2)
@@ -174,7 +176,7 @@ def test_what_was_applied_before_is_applied_again(tiny_model: BaseModel, memorie
 
 
 def test_each_answer_has_the_evidence_of_its_own_document(
-    tiny_model: BaseModel, memories: list[Memory], monkeypatch: pytest.MonkeyPatch
+    tiny_model: BaseModel, memories: list[StoredMemory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saying(monkeypatch, tiny_model, "It owns 45 lenses")
     answers = ask_memories(tiny_model, [(memories[5], "How many?"), (memories[2], "How many?")])
@@ -185,7 +187,7 @@ def test_each_answer_has_the_evidence_of_its_own_document(
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_attached(
-    tiny_model: BaseModel, memories: list[Memory]
+    tiny_model: BaseModel, memories: list[StoredMemory]
 ) -> None:
     good = (memories[0], "Who?")
     refused: list[tuple[type[Exception], str, Any, dict[str, Any]]] = [
@@ -204,7 +206,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_attached(
     assert ask_memories(tiny_model, []) == []
 
 
-def test_a_damaged_memory_leaves_the_base_as_it_was(tiny_model: BaseModel, memories: list[Memory]) -> None:
+def test_a_damaged_memory_leaves_the_base_as_it_was(tiny_model: BaseModel, memories: list[StoredMemory]) -> None:
     before = logits(tiny_model.model, TOKENS)
     path = memories[4].directory / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
@@ -215,7 +217,7 @@ def test_a_damaged_memory_leaves_the_base_as_it_was(tiny_model: BaseModel, memor
     assert without_time(ask_memories(tiny_model, [(memories[0], "Who?")], max_new_tokens=8)) == expected
 
 
-def test_more_adapters_than_the_bound_are_refused(tiny_model: BaseModel, memories: list[Memory]) -> None:
+def test_more_adapters_than_the_bound_are_refused(tiny_model: BaseModel, memories: list[StoredMemory]) -> None:
     model = tiny_model.model
     before = logits(model, TOKENS)
 
@@ -237,7 +239,7 @@ def test_more_adapters_than_the_bound_are_refused(tiny_model: BaseModel, memorie
 def test_memories_of_the_same_weights_and_another_configuration_are_not_taken_for_one(
     tiny_model: BaseModel, tmp_path: Path
 ) -> None:
-    library = Library(tmp_path / "library")
+    library = MemoryLibrary(tmp_path / "library")
     adapter = create_adapter(tiny_model.model, AdapterSettings(rank=4), 0)
     for parameter in adapter.parameters():
         parameter.data.add_(0.2)

@@ -19,24 +19,25 @@ from conftest import tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lift.absorbing.preparation import TaskWriter, outline
+from lift.absorbing.preparation import TaskWriter, prepare_document
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
-from lift.bench import ask, in_flight
-from lift.bench.absorb import BEST, LIFT, TRAINER, AbsorbBench, Grid, bench_absorb, prepare_absorb
+from lift.bench import ask_bench as ask
+from lift.bench import in_flight_bench as in_flight
+from lift.bench.absorb_bench import BEST, LIFT, TRAINER, AbsorbBench, Grid, bench_absorb, prepare_absorb
 from lift.bench.arithmetic import Matrices, Spread, first_reaching, log_log_slope, speedup, training_flops
-from lift.bench.ask import AskPlan, bench_ask
-from lift.bench.examples import as_rows, fixed_curriculum
-from lift.bench.growth import WatchedCurriculum, bench_growth
-from lift.bench.in_flight import bench_in_flight
-from lift.bench.library_growth import bench_library
+from lift.bench.ask_bench import AskPlan, bench_ask
+from lift.bench.bench_worker import main, perform
+from lift.bench.fixed_batches import as_rows, fixed_batch_sampler
+from lift.bench.growth_bench import TimedBatchSampler, bench_growth
+from lift.bench.in_flight_bench import bench_in_flight
+from lift.bench.library_bench import bench_library
 from lift.bench.machine import PeakMemory, matmul_flops_per_s, matrices_of
 from lift.bench.processes import in_own_process, kept_in
 from lift.bench.race import Goal, Race
 from lift.bench.side import SideRun, run_side
 from lift.bench.texts import text_of_length
 from lift.bench.trainer_side import LAYOUTS, TrainerOptions, collator, lora_config, train_with_trainer
-from lift.bench.worker import main, perform
 from lift.documents.document import Document
 from lift.errors import BenchError, DocumentError, UsageError
 from lift.inference.generate import generate
@@ -58,7 +59,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def tasks_of(base: BaseModel, settings: Recipe) -> list[Task]:
-    made = outline(DOCUMENT, base, settings)
+    made = prepare_document(DOCUMENT, base, settings)
     return [task for piece in TaskWriter(made, base, settings).stream() for task in piece.tasks]
 
 
@@ -211,23 +212,23 @@ def test_the_mark_of_memory_sees_what_is_freed_and_forgets_it() -> None:
 
 def test_both_sides_train_on_the_same_examples(tiny_model: BaseModel) -> None:
     settings = recipe("training.epochs=2")
-    curriculum = fixed_curriculum(
-        outline(DOCUMENT, tiny_model, settings), tasks_of(tiny_model, settings), tiny_model, settings
+    sampler = fixed_batch_sampler(
+        prepare_document(DOCUMENT, tiny_model, settings), tasks_of(tiny_model, settings), tiny_model, settings
     )
-    rows = sorted((row["input_ids"], row["labels"]) for row in as_rows(curriculum.examples()))
+    rows = sorted((row["input_ids"], row["labels"]) for row in as_rows(sampler.examples()))
     for epoch in range(2):
-        ours = [example for update in curriculum.updates(epoch) for batch in update.batches for example in batch]
+        ours = [example for update in sampler.optimizer_steps(epoch) for batch in update.batches for example in batch]
         assert sorted((list(example.ids), list(example.labels)) for example in ours) == rows
-    assert curriculum.labelled == 2 * sum(label != IGNORED for _, labels in rows for label in labels)
-    assert any(example.reads_evidence for example in curriculum.examples())
-    assert any(not example.reads_evidence for example in curriculum.examples())
+    assert sampler.labelled == 2 * sum(label != IGNORED for _, labels in rows for label in labels)
+    assert any(example.reads_evidence for example in sampler.examples())
+    assert any(not example.reads_evidence for example in sampler.examples())
 
 
 def test_useful_tokens_by_hand(tiny_model: BaseModel) -> None:
     settings = recipe()
     task = Task("Who?", "Bram", (0,), "test")
-    curriculum = fixed_curriculum(outline(DOCUMENT, tiny_model, settings), [task], tiny_model, settings)
-    closed_book = next(example for example in curriculum.examples() if not example.reads_evidence)
+    sampler = fixed_batch_sampler(prepare_document(DOCUMENT, tiny_model, settings), [task], tiny_model, settings)
+    closed_book = next(example for example in sampler.examples() if not example.reads_evidence)
     # bytes: <|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n, then Bram<|im_end|>
     assert len(closed_book.ids) == 1 + 5 + 4 + 1 + 1 + 1 + 10 + 4 + 1
     assert closed_book.labelled_tokens == 4 + 1
@@ -236,10 +237,10 @@ def test_useful_tokens_by_hand(tiny_model: BaseModel) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_of_trainer_has_the_loss_of_the_examples(layout: Any, tiny_model: BaseModel) -> None:
     settings = recipe()
-    curriculum = fixed_curriculum(
-        outline(DOCUMENT, tiny_model, settings), tasks_of(tiny_model, settings), tiny_model, settings
+    sampler = fixed_batch_sampler(
+        prepare_document(DOCUMENT, tiny_model, settings), tasks_of(tiny_model, settings), tiny_model, settings
     )
-    examples = curriculum.examples()[:3]
+    examples = sampler.examples()[:3]
     assert len({len(example.ids) for example in examples}) > 1
     model = tiny_model.model
     model.config.use_cache = False  # as Trainer sets it; with a cache packed examples would see each other
@@ -282,8 +283,8 @@ def test_a_side_counts_the_tokens_of_an_epoch(layout: Any, tiny_model: BaseModel
     options = TrainerOptions(layout, 4, 1e-3) if layout else None
     side, settings, tasks = run_once(tiny_model, options)
     fresh = BaseModel(tiny_llama(), tiny_model.tokenizer, "tiny", "0" * 64)
-    curriculum = fixed_curriculum(outline(DOCUMENT, fresh, settings), tasks, fresh, settings)
-    examples = curriculum.examples()
+    sampler = fixed_batch_sampler(prepare_document(DOCUMENT, fresh, settings), tasks, fresh, settings)
+    examples = sampler.examples()
     real, labelled = (
         sum(len(example.ids) for example in examples),
         sum(example.labelled_tokens for example in examples),
@@ -292,8 +293,8 @@ def test_a_side_counts_the_tokens_of_an_epoch(layout: Any, tiny_model: BaseModel
     assert round(side.labelled_tokens_per_s * side.trained_s) == labelled
     computed = round(side.computed_tokens_per_s * side.trained_s)
     if layout is None:
-        updates = [batch for update in curriculum.updates(0) for batch in update.batches]
-        assert computed == sum(pack(batch).tokens for batch in updates)
+        optimizer_steps = [batch for update in sampler.optimizer_steps(0) for batch in update.batches]
+        assert computed == sum(pack(batch).tokens for batch in optimizer_steps)
         assert computed < real  # shared prefixes are computed once
     elif layout == "packed":
         assert computed == real
@@ -328,10 +329,10 @@ def test_packed_examples_are_trained_as_padded_ones_are(tiny_model: BaseModel) -
     tasks = tasks_of(tiny_model, settings)
     for layout in LAYOUTS:
         base = BaseModel(tiny_llama(), tiny_model.tokenizer, "tiny", "0" * 64)
-        curriculum = fixed_curriculum(outline(DOCUMENT, base, settings), tasks, base, settings)
+        sampler = fixed_batch_sampler(prepare_document(DOCUMENT, base, settings), tasks, base, settings)
         race = Race(Goal(None, 1e6, 1e6), lambda: 0.0, lambda: 0.0, ScriptedPeak())
         # one step on all examples
-        train_with_trainer(base, as_rows(curriculum.examples()), settings, TrainerOptions(layout, 999, 1e-2), race)
+        train_with_trainer(base, as_rows(sampler.examples()), settings, TrainerOptions(layout, 999, 1e-2), race)
         assert base.model.config.use_cache is False
         state = base.model.state_dict()
         trained.append(torch.cat([state[name].flatten() for name in sorted(state) if "lora_B" in name]))
@@ -448,8 +449,8 @@ def test_a_side_that_never_gets_there_gives_a_lower_bound() -> None:
 def test_what_cannot_be_compared_is_refused(tiny_model: BaseModel) -> None:
     with pytest.raises(UsageError, match="distillation"):
         prepare_absorb(tiny_model, DOCUMENT, recipe("objective.distillation=1"), ONE_PROBE, 3)
-    with pytest.raises(DocumentError, match="hold back"):
-        prepare_absorb(tiny_model, DOCUMENT, recipe("tasks.held_back_per_sentence=0"), ONE_PROBE, 3)
+    with pytest.raises(DocumentError, match="hold out"):
+        prepare_absorb(tiny_model, DOCUMENT, recipe("tasks.held_out_per_sentence=0"), ONE_PROBE, 3)
 
 
 # processes
@@ -623,15 +624,15 @@ def test_growth_cuts_the_text_and_fits_the_slopes(tiny_model: BaseModel) -> None
 
 def test_a_curriculum_knows_how_many_epochs_were_trained(tiny_model: BaseModel) -> None:
     settings = recipe("training.batch_tokens=64", "training.epochs=3")
-    made = outline(DOCUMENT, tiny_model, settings)
+    made = prepare_document(DOCUMENT, tiny_model, settings)
     tasks = tasks_of(tiny_model, settings)
-    curriculum = WatchedCurriculum(tiny_model.tokenizer, 999, DOCUMENT, made.sentences, tasks, settings)
-    examples = sum(len(group) for group in curriculum.groups(1))
+    sampler = TimedBatchSampler(tiny_model.tokenizer, 999, DOCUMENT, made.sentences, tasks, settings)
+    examples = sum(len(group) for group in sampler.groups(1))
     seen = 0
-    for update in curriculum.updates(1):
-        assert math.isclose(curriculum.reached, 1 + seen / examples)
+    for update in sampler.optimizer_steps(1):
+        assert math.isclose(sampler.reached, 1 + seen / examples)
         seen += sum(map(len, update.batches))
-    assert curriculum.reached == 2
+    assert sampler.reached == 2
 
 
 def test_a_library_of_each_size_is_measured_and_left_to_nobody(tiny_model: BaseModel) -> None:
@@ -660,5 +661,5 @@ def test_growing_trains_the_same_for_each_sentence(tiny_model: BaseModel, tiny_d
     assert absorbed["tokens"] == len(TEXT)
     # the step that reaches the number is the last; a step here has at most an example of 200 tokens
     assert 300 <= absorbed["trained_tokens"] < 500
-    assert absorbed["tasks"] == sum(not task.held_back for task in tasks_of(tiny_model, settings))
+    assert absorbed["tasks"] == sum(not task.held_out for task in tasks_of(tiny_model, settings))
     assert absorbed["peak_bytes"] > 0

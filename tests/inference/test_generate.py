@@ -17,7 +17,7 @@ from tiny_models import ARCHITECTURES, VOCABULARY, tiny
 from transformers import DynamicCache, Lfm2Config, LlamaConfig
 
 from lift.adapters.attach import create_adapter
-from lift.adapters.rows import activate, rows
+from lift.adapters.row_assignment import activate, rows
 from lift.inference.generate import generate
 from lift.inference.shared_prefix import LEAST_TOKENS, can_share, order_alike, plan_sharing
 from lift.recipes.recipe import AdapterSettings

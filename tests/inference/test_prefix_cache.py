@@ -15,7 +15,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from lift.adapters.adapter import applied_state, attached
 from lift.adapters.attach import create_adapter, restore_adapter
-from lift.adapters.rows import activate, rows
+from lift.adapters.row_assignment import activate, rows
 from lift.inference.generate import generate
 from lift.inference.prefix_cache import PrefixCache
 from lift.inference.shared_prefix import plan_sharing

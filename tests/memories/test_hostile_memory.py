@@ -19,8 +19,8 @@ from memory_drafts import make_draft, make_key
 from lift.adapters.attach import restore_adapter
 from lift.errors import AdapterError, LibraryError, LiftError
 from lift.memories.key_index import KeyIndex
-from lift.memories.library import Library
-from lift.memories.memory import Memory
+from lift.memories.library import MemoryLibrary
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 
 VICTIM = "the user's own words\n"
@@ -57,7 +57,7 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def rewrite(memory: Memory, *changes: tuple[str, Any]) -> None:
+def rewrite(memory: StoredMemory, *changes: tuple[str, Any]) -> None:
     """Put these values at these places ("document|sha256") of the manifest."""
     path = memory.directory / "memory.json"
     values = json.loads(path.read_text("utf-8"))
@@ -70,7 +70,7 @@ def rewrite(memory: Memory, *changes: tuple[str, Any]) -> None:
     path.write_text(json.dumps(values), "utf-8")
 
 
-def put_file(memory: Memory, file: str, content: bytes) -> None:
+def put_file(memory: StoredMemory, file: str, content: bytes) -> None:
     """Write a file of the memory with the hash and the size that fit, as a stranger would."""
     (memory.directory / file).write_bytes(content)
     record = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
@@ -132,7 +132,7 @@ def test_no_manifest_writes_outside_its_own_entry(
 ) -> None:
     root = tmp_path / "x"
     shutil.rmtree(root, ignore_errors=True)
-    library = Library(root / "library")
+    library = MemoryLibrary(root / "library")
     (root / "library").mkdir(parents=True)
     (root / "victim.txt").write_text(VICTIM)
     library.put(make_draft("other", "two"))
@@ -167,7 +167,7 @@ def test_no_manifest_writes_outside_its_own_entry(
     "key", ["../../victim.txt", "/tmp/victim-of-a-key", "..", ".whole", "short", "a" * 129, "a/b/c/d/e"]
 )
 def test_a_key_that_is_a_path_is_refused_by_the_index_and_by_every_use(tmp_path: Path, key: str) -> None:
-    library = Library(tmp_path / "library")
+    library = MemoryLibrary(tmp_path / "library")
     memory = library.put(make_draft())
     (tmp_path / "victim.txt").write_text(VICTIM)
     rewrite(memory, ("absorption_key", key))
@@ -219,10 +219,10 @@ def test_a_key_that_is_a_path_is_refused_by_the_index_and_by_every_use(tmp_path:
     ],
 )
 def test_a_value_that_no_memory_has_is_refused_by_its_name(tmp_path: Path, place: str, value: Any) -> None:
-    memory = Library(tmp_path / "library").put(make_draft())
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft())
     rewrite(memory, (place, value))
     with pytest.raises(LibraryError, match="damaged") as caught:
-        Memory.open(memory.directory)
+        StoredMemory.open(memory.directory)
     assert place.split("|", maxsplit=1)[0] in str(caught.value)
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
 
@@ -251,17 +251,17 @@ ROWS: list[tuple[str, bytes, str]] = [
 ]
 
 
-def read_all(memory: Memory) -> None:
+def read_all(memory: StoredMemory) -> None:
     _ = memory.document, memory.tasks, memory.training, memory.recall, memory.adapter_config
     memory.load_adapter_state()
 
 
 @pytest.mark.parametrize(("file", "content", "said"), ROWS)
 def test_a_row_that_no_memory_has_is_one_sentence(tmp_path: Path, file: str, content: bytes, said: str) -> None:
-    memory = Library(tmp_path / "library").put(make_draft())
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft())
     put_file(memory, file, content)
     with pytest.raises(LibraryError, match="is damaged") as caught:
-        read_all(Memory.open(memory.directory))
+        read_all(StoredMemory.open(memory.directory))
     assert file in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -278,47 +278,47 @@ def test_any_content_of_any_file_is_read_or_refused_in_a_sentence(
     tmp_path: Path, no_fsync: None, file: str, content: bytes
 ) -> None:
     shutil.rmtree(tmp_path / "library", ignore_errors=True)
-    memory = Library(tmp_path / "library").put(make_draft())
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft())
     put_file(memory, file, content)
     try:
-        read_all(Memory.open(memory.directory))
+        read_all(StoredMemory.open(memory.directory))
     except LibraryError as error:
         assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("file", ["memory.json", "document.txt", "adapter/adapter_config.json", "adapter"])
 def test_a_link_within_a_memory_is_not_followed(tmp_path: Path, file: str) -> None:
-    memory = Library(tmp_path / "library").put(make_draft())
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft())
     outside = tmp_path / "outside"
     (memory.directory / file).rename(outside)
     (memory.directory / file).symlink_to(outside)
     with pytest.raises(LibraryError, match="a symbolic link"):
-        read_all(Memory.open(memory.directory))
+        read_all(StoredMemory.open(memory.directory))
     if file != "memory.json":
         assert any("a symbolic link" in problem.what for problem in memory.problems())
 
 
 @pytest.mark.parametrize("file", ["memory.json", "document.txt"])
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, file: str) -> None:
-    memory = Library(tmp_path / "library").put(make_draft())
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft())
     (memory.directory / file).unlink()
     os.mkfifo(memory.directory / file)
     with pytest.raises(LibraryError, match="no regular file"):
-        read_all(Memory.open(memory.directory))
+        read_all(StoredMemory.open(memory.directory))
 
 
 @pytest.mark.parametrize("file", ["memory.json", "tasks.jsonl"])
 def test_a_file_that_is_far_too_large_is_not_read(tmp_path: Path, file: str) -> None:
-    memory = Library(tmp_path / "library").put(make_draft())
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft())
     os.truncate(memory.directory / file, 1 << 40)  # a hole: a terabyte that takes no room
     with pytest.raises(LibraryError, match=r"1,099,511,627,776 bytes, more than"):
-        read_all(Memory.open(memory.directory))
-    problems = Library(tmp_path / "library").verify("minutes")
+        read_all(StoredMemory.open(memory.directory))
+    problems = MemoryLibrary(tmp_path / "library").verify("minutes")
     assert [problem.file for problem in problems] == [file]
 
 
 def test_weights_that_are_not_finite_are_neither_stored_nor_read(tmp_path: Path) -> None:
-    library = Library(tmp_path / "library")
+    library = MemoryLibrary(tmp_path / "library")
     state = {key: tensor.clone() for key, tensor in make_draft().adapter_state.items()}
     state["model.layers.0.q_proj.lora_A.weight"][1, 2] = float("nan")
     with pytest.raises(LibraryError, match=r"expected finite weights .* 1 of 2 tensors"):
@@ -330,7 +330,7 @@ def test_weights_that_are_not_finite_are_neither_stored_nor_read(tmp_path: Path)
     memory = library.put(make_draft())
     put_file(memory, "adapter/adapter_model.safetensors", save({"x": torch.tensor([float("inf")])}))
     with pytest.raises(LibraryError, match="expected finite weights"):
-        Memory.open(memory.directory).load_adapter_state()
+        StoredMemory.open(memory.directory).load_adapter_state()
 
 
 @pytest.mark.parametrize(

@@ -14,32 +14,32 @@ from chat_templates import build_tokenizer
 from conftest import CHATML, tiny_llama
 
 from lift.absorbing.absorb import absorb_events, absorption_identity, absorption_key
-from lift.absorbing.events import Finished, Prepared
+from lift.absorbing.absorption_events import Finished, Prepared
 from lift.absorbing.update import add_events
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
 from lift.errors import LibraryError, WrongBaseModelError
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import read_manifest
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import RECIPE_VERSION, load_recipe
-from lift.server.models import is_servable
-from lift.tasks.rules.generate import RULES_VERSION, generate_tasks
+from lift.server.model_names import is_servable
+from lift.tasks.rules.rule_generator import RULES_VERSION, generate_tasks
 from lift.tasks.task import Task
-from lift.training.curriculum import TRAINING_VERSION, Curriculum
+from lift.training.batch_sampler import TRAINING_VERSION, BatchSampler
 
 TEXT = (
     "Orla Finch repaired the tide clock of Saltmere in 1926. The clock has 31 wheels. "
     "Its bell rings twice a day.\n\nThe harbour office keeps the key."
 )
 DOCUMENT = Document("Saltmere", TEXT, "test")
-SETTINGS = ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=3", "adapter.starting_point=none"]
+SETTINGS = ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=3", "adapter.warm_start=none"]
 OTHER_TEMPLATE = CHATML.replace("assistant\n", "assistant\n\n")
 
 
-def absorb(base: BaseModel, library: Library, *overrides: str, **options: Any) -> list[Any]:
+def absorb(base: BaseModel, library: MemoryLibrary, *overrides: str, **options: Any) -> list[Any]:
     recipe = load_recipe("default", [*SETTINGS, *overrides])
     return list(absorb_events(options.pop("document", DOCUMENT), base, recipe, library, **options))
 
@@ -87,7 +87,7 @@ def test_every_part_counts(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_recipe_counts_as_it_is_followed(tiny_model: BaseModel) -> None:
-    # without a starting point the LoRA is not hurried, whatever the ratio would be
+    # without a warm start the LoRA is not hurried, whatever the ratio would be
     alike = [key(tiny_model, "training.lora_plus_from_zero=false", f"training.lora_plus_ratio={n}") for n in (4, 8)]
     assert alike[0] == alike[1]
 
@@ -111,7 +111,7 @@ def test_the_same_weights_behind_another_template_are_trained_anew(tiny_director
     other = tmp_path / "other"
     shutil.copytree(tiny_directory, other)
     (other / "chat_template.jinja").write_text(OTHER_TEMPLATE, "utf-8")
-    library = Library()
+    library = MemoryLibrary()
     first, second = load_model(str(tiny_directory)), load_model(str(other))
     assert first.fingerprint == second.fingerprint
     made = finished(absorb(first, library)).memory
@@ -131,7 +131,7 @@ def test_the_same_weights_behind_another_template_are_trained_anew(tiny_director
 
 
 def test_a_memory_of_another_tokenizer_is_refused(tiny_model: BaseModel) -> None:
-    memory = finished(absorb(tiny_model, Library())).memory
+    memory = finished(absorb(tiny_model, MemoryLibrary())).memory
     tokenizer = build_tokenizer("llama3")
     tokenizer.chat_template = tiny_model.tokenizer.chat_template
     with pytest.raises(WrongBaseModelError, match="another tokenizer"):
@@ -139,7 +139,7 @@ def test_a_memory_of_another_tokenizer_is_refused(tiny_model: BaseModel) -> None
 
 
 def test_a_memory_answers_on_another_number_type_but_is_another_one(tiny_model: BaseModel) -> None:
-    library = Library()
+    library = MemoryLibrary()
     memory = finished(absorb(tiny_model, library, name="clock")).memory
     halved = replace(tiny_model, model=tiny_llama().bfloat16())
     assert open_memory(memory, halved).ask("Who?", "none").context == "none"
@@ -152,7 +152,7 @@ def test_a_memory_answers_on_another_number_type_but_is_another_one(tiny_model: 
 def test_a_memory_made_by_earlier_rules_is_made_anew_and_that_is_said(
     tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    library = Library()
+    library = MemoryLibrary()
     absorb(tiny_model, library, name="clock")
     monkeypatch.setattr("lift.absorbing.absorb.RULES_VERSION", RULES_VERSION + 1)
     why = f"it was made with rules {RULES_VERSION}, and these are rules {RULES_VERSION + 1}"
@@ -166,14 +166,14 @@ def test_a_memory_made_by_earlier_rules_is_made_anew_and_that_is_said(
 
 
 def test_nothing_is_said_of_memories_of_other_texts(tiny_model: BaseModel) -> None:
-    library = Library()
+    library = MemoryLibrary()
     absorb(tiny_model, library, document=Document("Saltmere", "The mill has two wheels of oak.", "test"))
     events = absorb(tiny_model, library)
     assert [event.warnings for event in events if isinstance(event, Prepared)] == [()]
 
 
 def test_the_manifest_tells_what_a_memory_was_made_of(tiny_model: BaseModel) -> None:
-    library = Library()
+    library = MemoryLibrary()
     memory = finished(absorb(tiny_model, library, name="clock")).memory
     recipe = load_recipe("default", SETTINGS)
     made = read_manifest(memory.directory).identity
@@ -202,7 +202,7 @@ def test_the_manifest_tells_what_a_memory_was_made_of(tiny_model: BaseModel) -> 
     ],
 )
 def test_an_identity_that_is_none_is_refused(tiny_model: BaseModel, values: dict[str, Any]) -> None:
-    memory = finished(absorb(tiny_model, Library(), name="clock")).memory
+    memory = finished(absorb(tiny_model, MemoryLibrary(), name="clock")).memory
     path = memory.directory / "memory.json"
     manifest = json.loads(path.read_text("utf-8"))
     manifest["identity"].update(values)
@@ -231,7 +231,7 @@ def test_rules_that_write_other_tasks_have_another_version() -> None:
     found = digest([asdict(task) for task in tasks])
     assert {RULES_VERSION: found} == {1: "4c342f88a4f06b59"}, (
         f"the rules write other tasks than those of version {RULES_VERSION}: raise RULES_VERSION in "
-        f"lift/tasks/rules/generate.py, and put {found!r} here"
+        f"lift/tasks/rules/rule_generator.py, and put {found!r} here"
     )
 
 
@@ -241,15 +241,15 @@ def test_training_on_other_examples_has_another_version(tiny_model: BaseModel) -
         Task("Who repaired the tide clock?", "Orla Finch", (0,), "rules:subject", 1.0),
         Task("How many wheels has the clock?", "31 wheels", (1,), "rules:number", 0.5),
         Task("How often does its bell ring?", "twice a day", (2,), "rules:adverb", 1.0),
-        Task("Who keeps the key?", "The harbour office", (3,), "rules:subject", 1.0, held_back=True),
+        Task("Who keeps the key?", "The harbour office", (3,), "rules:subject", 1.0, held_out=True),
     ]
     found = []
     for name in ("default", "lift-v3", "lift-v5"):
         recipe = load_recipe(name, ["segments.length_tokens=64", "segments.step_tokens=24"])
-        curriculum = Curriculum(tiny_model.tokenizer, 1024, DOCUMENT, sentences, tasks, recipe)
-        updates = [update for epoch in (0, 1) for update in curriculum.updates(epoch)]
-        found.append([[asdict(example) for batch in update.batches for example in batch] for update in updates])
+        sampler = BatchSampler(tiny_model.tokenizer, 1024, DOCUMENT, sentences, tasks, recipe)
+        optimizer_steps = [update for epoch in (0, 1) for update in sampler.optimizer_steps(epoch)]
+        found.append([[asdict(example) for batch in update.batches for example in batch] for update in optimizer_steps])
     assert {TRAINING_VERSION: digest(found)} == {1: "c31351e851e48dc4"}, (
         f"the same tasks give other examples than those of version {TRAINING_VERSION}: raise TRAINING_VERSION in "
-        f"lift/training/curriculum.py, and put {digest(found)!r} here"
+        f"lift/training/batch_sampler.py, and put {digest(found)!r} here"
     )

@@ -21,13 +21,13 @@ from memory_drafts import make_draft, make_key, version_of
 
 from lift.errors import BusyAbsorptionError, LibraryError, LiftError, UsageError
 from lift.memories import library as library_module
-from lift.memories.library import Library, default_library_directory
-from lift.memories.memory import Memory
+from lift.memories.library import MemoryLibrary, default_library_directory
+from lift.memories.memory import StoredMemory
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
-    return Library(tmp_path / "library")
+def library(tmp_path: Path) -> MemoryLibrary:
+    return MemoryLibrary(tmp_path / "library")
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def visible(library: Library) -> list[str]:
+def visible(library: MemoryLibrary) -> list[str]:
     return sorted(entry.name for entry in library.root.iterdir() if not entry.name.startswith("."))
 
 
-def temporaries(library: Library) -> list[str]:
+def temporaries(library: MemoryLibrary) -> list[str]:
     return [entry.name for entry in library.root.iterdir() if entry.name.startswith((".lift-tmp-", ".lift-old-"))]
 
 
-def test_a_library_that_is_not_there_yet_is_empty(library: Library) -> None:
+def test_a_library_that_is_not_there_yet_is_empty(library: MemoryLibrary) -> None:
     assert library.names() == []
     assert library.summaries() == []
     assert library.verify() == []
@@ -57,11 +57,11 @@ def test_a_library_that_is_not_there_yet_is_empty(library: Library) -> None:
 
 def test_where_the_library_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIFT_HOME", str(tmp_path / "mine"))
-    assert Library().root == tmp_path / "mine"
+    assert MemoryLibrary().root == tmp_path / "mine"
     monkeypatch.setenv("LIFT_HOME", "")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert default_library_directory().name == "lift"
-    assert Library(tmp_path / "explicit").root == tmp_path / "explicit"
+    assert MemoryLibrary(tmp_path / "explicit").root == tmp_path / "explicit"
 
 
 def test_a_relative_library_stays_where_it_was_when_the_process_moves(
@@ -69,12 +69,12 @@ def test_a_relative_library_stays_where_it_was_when_the_process_moves(
 ) -> None:
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
-    library = Library(Path("relative"))
+    library = MemoryLibrary(Path("relative"))
     monkeypatch.chdir(tmp_path / "other")
     assert library.put(make_draft()).directory == tmp_path / "relative" / "minutes"
 
 
-def test_put_and_open(library: Library) -> None:
+def test_put_and_open(library: MemoryLibrary) -> None:
     library.put(make_draft())
     library.put(make_draft("Annual report", "two"))
     assert library.names() == ["Annual report", "minutes"]
@@ -85,7 +85,7 @@ def test_put_and_open(library: Library) -> None:
     assert temporaries(library) == []
 
 
-def test_put_refuses_a_name_that_is_taken_whatever_its_case(library: Library) -> None:
+def test_put_refuses_a_name_that_is_taken_whatever_its_case(library: MemoryLibrary) -> None:
     library.put(make_draft("Straße"))
     for name in ("Straße", "straße", "STRASSE"):
         with pytest.raises(LibraryError, match="'Straße' already; choose another name, for example"):
@@ -94,7 +94,7 @@ def test_put_refuses_a_name_that_is_taken_whatever_its_case(library: Library) ->
     assert version_of(library["Straße"]) == "one"
 
 
-def test_put_replaces_when_told_to(library: Library) -> None:
+def test_put_replaces_when_told_to(library: MemoryLibrary) -> None:
     library.put(make_draft())
     library.put(make_draft(version="two"), replace=True)
     library.put(make_draft("new", "three"), replace=True)
@@ -105,7 +105,7 @@ def test_put_replaces_when_told_to(library: Library) -> None:
         library.put(make_draft("MINUTES", "three"), replace=True)
 
 
-def test_the_same_accents_typed_differently_are_the_same_name(library: Library) -> None:
+def test_the_same_accents_typed_differently_are_the_same_name(library: MemoryLibrary) -> None:
     library.put(make_draft("cafe\u0301"))
     assert library.names() == ["caf\u00e9"]
     assert version_of(library["cafe\u0301"]) == "one"
@@ -119,7 +119,7 @@ def test_the_same_accents_typed_differently_are_the_same_name(library: Library) 
 def test_any_name_is_refused_or_stays_inside_the_library(tmp_path: Path, no_fsync: None, name: str) -> None:
     outside = tmp_path / "outside"
     shutil.rmtree(outside, ignore_errors=True)
-    library = Library(outside / "library")
+    library = MemoryLibrary(outside / "library")
     try:
         memory = library.put(make_draft(name))
     except UsageError as error:
@@ -138,7 +138,7 @@ def test_any_name_is_refused_or_stays_inside_the_library(tmp_path: Path, no_fsyn
         assert visible(library) == []
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(library: Library) -> None:
+def test_an_unknown_name_is_answered_with_the_nearest(library: MemoryLibrary) -> None:
     for name in ("minutes-march", "minutes-may", "contract"):
         library.put(make_draft(name))
     with pytest.raises(LibraryError, match="nearest are 'minutes-march'"):
@@ -147,7 +147,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(library: Library) -> None:
         library["zzz"]
 
 
-def test_a_damaged_memory_is_listed_as_damaged_and_harms_no_other(library: Library) -> None:
+def test_a_damaged_memory_is_listed_as_damaged_and_harms_no_other(library: MemoryLibrary) -> None:
     library.put(make_draft("good"))
     library.put(make_draft("bad", "two"))
     (library.root / "bad" / "memory.json").write_text("{")
@@ -163,7 +163,7 @@ def test_a_damaged_memory_is_listed_as_damaged_and_harms_no_other(library: Libra
     assert library.names() == ["good"]
 
 
-def test_verify_names_each_problem_of_one_memory_or_all(library: Library) -> None:
+def test_verify_names_each_problem_of_one_memory_or_all(library: MemoryLibrary) -> None:
     library.put(make_draft("a"))
     library.put(make_draft("b", "two"))
     assert library.verify() == []
@@ -178,7 +178,7 @@ def test_verify_names_each_problem_of_one_memory_or_all(library: Library) -> Non
         library.verify("c")
 
 
-def test_rename(library: Library) -> None:
+def test_rename(library: MemoryLibrary) -> None:
     library.put(make_draft())
     library.put(make_draft("taken", "two"))
     renamed = library.rename("minutes", "Protokoll")
@@ -200,7 +200,7 @@ def test_rename(library: Library) -> None:
     assert temporaries(library) == []
 
 
-def test_copy(library: Library) -> None:
+def test_copy(library: MemoryLibrary) -> None:
     library.put(make_draft())
     assert library.copy("minutes", "second").manifest.name == "second"
     assert version_of(library["second"]) == version_of(library["minutes"]) == "one"
@@ -213,7 +213,7 @@ def test_copy(library: Library) -> None:
     assert temporaries(library) == []
 
 
-def test_remove(library: Library) -> None:
+def test_remove(library: MemoryLibrary) -> None:
     library.put(make_draft())
     library.remove("minutes")
     assert visible(library) == temporaries(library) == []
@@ -222,7 +222,7 @@ def test_remove(library: Library) -> None:
         library.remove("minutes")
 
 
-def test_a_directory_or_file_that_is_no_memory_is_never_deleted(library: Library) -> None:
+def test_a_directory_or_file_that_is_no_memory_is_never_deleted(library: MemoryLibrary) -> None:
     (library.root / "Photos" / "2024").mkdir(parents=True)
     (library.root / "notes").write_text("mine")
     with pytest.raises(LibraryError, match=r"expected a memory in .*Photos"):
@@ -236,8 +236,8 @@ def test_a_directory_or_file_that_is_no_memory_is_never_deleted(library: Library
     assert temporaries(library) == []
 
 
-def test_removing_a_linked_memory_leaves_what_it_points_to(library: Library, tmp_path: Path) -> None:
-    elsewhere = Library(tmp_path / "elsewhere")
+def test_removing_a_linked_memory_leaves_what_it_points_to(library: MemoryLibrary, tmp_path: Path) -> None:
+    elsewhere = MemoryLibrary(tmp_path / "elsewhere")
     elsewhere.put(make_draft())
     library.put(make_draft("own", "two"))
     (library.root / "linked").symlink_to(elsewhere.root / "minutes")
@@ -247,7 +247,7 @@ def test_removing_a_linked_memory_leaves_what_it_points_to(library: Library, tmp
     assert version_of(elsewhere["minutes"]) == "one"
 
 
-def test_free_names(library: Library) -> None:
+def test_free_names(library: MemoryLibrary) -> None:
     assert library.free_name("Minutes, March") == "minutes-march"
     library.put(make_draft("Minutes-March"))
     assert library.free_name("Minutes, March") == "minutes-march-2"
@@ -261,7 +261,9 @@ def test_free_names(library: Library) -> None:
         library.check_free("a/b")
 
 
-def test_find_by_key_survives_whatever_happens_to_the_index(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_by_key_survives_whatever_happens_to_the_index(
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library.put(make_draft("first"))
     library.put(make_draft("second", "two"))
 
@@ -284,7 +286,7 @@ def test_find_by_key_survives_whatever_happens_to_the_index(library: Library, mo
     assert (found("two"), found("three")) == (None, "second")
 
 
-def test_find_prefers_the_name_that_is_asked_for(library: Library) -> None:
+def test_find_prefers_the_name_that_is_asked_for(library: MemoryLibrary) -> None:
     library.put(make_draft("first"))
     library.copy("first", "second")
     library.put(make_draft("third", "two"))
@@ -298,10 +300,10 @@ def test_find_prefers_the_name_that_is_asked_for(library: Library) -> None:
     assert found.name == "second"
 
 
-def test_find_sees_a_memory_that_was_copied_in_by_hand(library: Library, tmp_path: Path) -> None:
+def test_find_sees_a_memory_that_was_copied_in_by_hand(library: MemoryLibrary, tmp_path: Path) -> None:
     library.put(make_draft("first"))
     assert library.find(make_key("two")) is None
-    other = Library(tmp_path / "other").put(make_draft("second", "two"))
+    other = MemoryLibrary(tmp_path / "other").put(make_draft("second", "two"))
     shutil.copytree(other.directory, library.root / "second")
     library.put(make_draft("third", "three"))
     found = library.find(make_key("two"))
@@ -309,19 +311,19 @@ def test_find_sees_a_memory_that_was_copied_in_by_hand(library: Library, tmp_pat
     assert found.name == "second"
 
 
-def test_find_opens_no_other_memory(library: Library, monkeypatch: pytest.MonkeyPatch, no_fsync: None) -> None:
+def test_find_opens_no_other_memory(library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch, no_fsync: None) -> None:
     for index in range(20):
         library.put(make_draft(f"memory {index}", absorption_key=make_key(index)))
     library.find(make_key("absent"))
     opened: list[Path] = []
-    read = Memory.open.__func__  # type: ignore[attr-defined]
+    read = StoredMemory.open.__func__  # type: ignore[attr-defined]
 
-    def counting_open(cls: type[Memory], directory: Path, name: str | None = None) -> Memory:
+    def counting_open(cls: type[StoredMemory], directory: Path, name: str | None = None) -> StoredMemory:
         opened.append(directory)
-        memory: Memory = read(cls, directory, name)
+        memory: StoredMemory = read(cls, directory, name)
         return memory
 
-    monkeypatch.setattr(Memory, "open", classmethod(counting_open))
+    monkeypatch.setattr(StoredMemory, "open", classmethod(counting_open))
     assert library.find(make_key(7)) is not None
     assert library.find(make_key("absent")) is None
     library.names()
@@ -334,7 +336,7 @@ def test_find_opens_no_other_memory(library: Library, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("key", ["", "short", "../../../../etc/passwd", "a" * 129, "abc/defgh", "ключ-ключ-ключ"])
-def test_keys_that_could_leave_the_library_are_refused(library: Library, key: str) -> None:
+def test_keys_that_could_leave_the_library_are_refused(library: MemoryLibrary, key: str) -> None:
     for use in (library.find, library.unfinished.path, library.unfinished.clear):
         with pytest.raises(LibraryError, match="absorption key"):
             use(key)
@@ -342,7 +344,7 @@ def test_keys_that_could_leave_the_library_are_refused(library: Library, key: st
         library.put(make_draft(absorption_key=key))
 
 
-def test_checkpoints_have_a_place_of_their_own(library: Library) -> None:
+def test_checkpoints_have_a_place_of_their_own(library: MemoryLibrary) -> None:
     key, other = make_key("one"), make_key("two")
     path = library.unfinished.path(key)
     assert path == library.root / ".absorbing" / key
@@ -359,8 +361,8 @@ def test_checkpoints_have_a_place_of_their_own(library: Library) -> None:
 def test_a_library_path_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(LibraryError, match=r"expected a directory for the library, got the file .*; choose another"):
-        Library(tmp_path / "file")
-    below = Library(tmp_path / "file" / "below")
+        MemoryLibrary(tmp_path / "file")
+    below = MemoryLibrary(tmp_path / "file" / "below")
     for use in (below.names, lambda: below.put(make_draft())):
         with pytest.raises(LibraryError, match="choose another library with --library or LIFT_HOME"):
             use()
@@ -377,7 +379,7 @@ def test_a_library_path_that_is_a_file_is_one_clear_error(tmp_path: Path) -> Non
     ],
 )
 def test_a_disk_that_refuses_is_one_sentence_and_changes_nothing(
-    library: Library, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
 ) -> None:
     library.put(make_draft())
 
@@ -398,7 +400,7 @@ def test_a_disk_that_refuses_is_one_sentence_and_changes_nothing(
 
 
 def test_a_library_without_write_permission_can_still_be_read(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.put(make_draft())
     (library.root / "minutes").rename(library.root / "moved")
@@ -426,7 +428,9 @@ def test_a_library_without_write_permission_can_still_be_read(
             use()
 
 
-def test_a_library_in_use_is_waited_for_and_then_reported(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_in_use_is_waited_for_and_then_reported(
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from filelock import FileLock
 
     library.put(make_draft())
@@ -436,12 +440,12 @@ def test_a_library_in_use_is_waited_for_and_then_reported(library: Library, monk
     assert library.names() == ["minutes"]
 
 
-def test_writers_at_once_lose_nothing(library: Library, no_fsync: None) -> None:
+def test_writers_at_once_lose_nothing(library: MemoryLibrary, no_fsync: None) -> None:
     names = [f"memory {index}" for index in range(24)]
     outcomes: list[str] = []
 
     def work(index: int) -> None:
-        own = Library(library.root)
+        own = MemoryLibrary(library.root)
         own.put(make_draft(names[index], absorption_key=make_key(index)))
         try:
             own.put(make_draft("wanted by all", absorption_key=make_key("all")))
@@ -466,14 +470,14 @@ def test_writers_at_once_lose_nothing(library: Library, no_fsync: None) -> None:
         assert found.name == f"renamed {index}"
 
 
-def test_readers_see_one_version_or_the_other_while_it_is_replaced(library: Library, no_fsync: None) -> None:
+def test_readers_see_one_version_or_the_other_while_it_is_replaced(library: MemoryLibrary, no_fsync: None) -> None:
     library.put(make_draft())
     done = threading.Event()
 
     def replace_again_and_again() -> None:
         try:
             for index in range(60):
-                Library(library.root).put(make_draft(version=("one", "two")[index % 2]), replace=True)
+                MemoryLibrary(library.root).put(make_draft(version=("one", "two")[index % 2]), replace=True)
         finally:
             done.set()
 
@@ -490,14 +494,14 @@ def test_readers_see_one_version_or_the_other_while_it_is_replaced(library: Libr
 
 
 def test_a_memory_that_is_moved_between_the_look_and_the_opening_is_found_again(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.put(make_draft())
     place, aside = library.root / "minutes", library.root / ".lift-old-minutes"
-    really_open = Memory.open
+    really_open = StoredMemory.open
     moved: list[Path] = []
 
-    def open_while_it_is_replaced(directory: Path, name: str | None = None) -> Memory:
+    def open_while_it_is_replaced(directory: Path, name: str | None = None) -> StoredMemory:
         if not moved:
             moved.append(place.rename(aside))
             try:
@@ -506,12 +510,12 @@ def test_a_memory_that_is_moved_between_the_look_and_the_opening_is_found_again(
                 aside.rename(place)
         return really_open(directory, name)
 
-    monkeypatch.setattr(Memory, "open", staticmethod(open_while_it_is_replaced))
+    monkeypatch.setattr(StoredMemory, "open", staticmethod(open_while_it_is_replaced))
     assert version_of(library["minutes"]) == "one"
     assert moved
 
 
-def test_what_a_user_keeps_in_the_folder_of_the_library_is_left_alone(library: Library) -> None:
+def test_what_a_user_keeps_in_the_folder_of_the_library_is_left_alone(library: MemoryLibrary) -> None:
     library.put(make_draft())
     mine = [
         ".tmp-mine",
@@ -533,12 +537,12 @@ def test_what_a_user_keeps_in_the_folder_of_the_library_is_left_alone(library: L
     assert version_of(library["minutes"]) == "one"
 
 
-def entries_of_the_index(library: Library) -> dict[str, list[str]]:
+def entries_of_the_index(library: MemoryLibrary) -> dict[str, list[str]]:
     files = [file for file in (library.root / ".by-key").iterdir() if not file.name.startswith(".")]
     return {file.name: file.read_text("utf-8").split("\n") for file in files}
 
 
-def test_the_entry_of_a_memory_in_the_index_goes_with_it(library: Library) -> None:
+def test_the_entry_of_a_memory_in_the_index_goes_with_it(library: MemoryLibrary) -> None:
     library.put(make_draft("a", "one"))
     library.put(make_draft("b", "two"))
     library.copy("a", "c")
@@ -559,7 +563,7 @@ def test_the_entry_of_a_memory_in_the_index_goes_with_it(library: Library) -> No
     assert library.find(make_key("one")) is None
 
 
-def test_checkpoints_are_cleared_away_in_time_but_never_under_somebody_who_is_at_it(library: Library) -> None:
+def test_checkpoints_are_cleared_away_in_time_but_never_under_somebody_who_is_at_it(library: MemoryLibrary) -> None:
     now = 1_800_000_000.0
     ages_days = {"old": 31, "damaged": 40, "held": 90, "young": 29, "remote": 31, "saved just now": 31}
     for name, days in ages_days.items():
@@ -579,7 +583,7 @@ def test_checkpoints_are_cleared_away_in_time_but_never_under_somebody_who_is_at
     assert left == {make_key(name) for name in ("held", "young", "saved just now")}
 
 
-def test_a_write_to_the_library_clears_expired_checkpoints(library: Library) -> None:
+def test_a_write_to_the_library_clears_expired_checkpoints(library: MemoryLibrary) -> None:
     old, young = (library.unfinished.path(make_key(name)) for name in ("old", "young"))
     for path in (old, young):
         path.mkdir(parents=True)
@@ -589,7 +593,7 @@ def test_a_write_to_the_library_clears_expired_checkpoints(library: Library) -> 
     assert young.exists()
 
 
-def test_only_one_absorbs_under_a_key_until_its_process_ends(library: Library, tmp_path: Path) -> None:
+def test_only_one_absorbs_under_a_key_until_its_process_ends(library: MemoryLibrary, tmp_path: Path) -> None:
     key, held = make_key("one"), tmp_path / "held"
     code = (
         "import sys, time; from pathlib import Path; from lift.memories.library import Library\n"

@@ -15,14 +15,14 @@ import pytest
 from memory_drafts import make_draft, make_key, version_of
 
 from lift.errors import LibraryError
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="crashes are simulated by forking")
 
 CALLS = ("mkdir", "write", "fsync", "rename", "replace", "unlink", "rmdir")
 State = dict[str, str]
 
-ACTIONS: dict[str, tuple[Callable[[Library], Any], State]] = {
+ACTIONS: dict[str, tuple[Callable[[MemoryLibrary], Any], State]] = {
     "put": (lambda library: library.put(make_draft("new", "three")), {"a": "one", "b": "two", "new": "three"}),
     "replace": (lambda library: library.put(make_draft("a", "three"), replace=True), {"a": "three", "b": "two"}),
     "rename": (lambda library: library.rename("a", "c"), {"b": "two", "c": "one"}),
@@ -38,21 +38,21 @@ def quick_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def make_library(root: Path) -> Library:
-    library = Library(root)
+def make_library(root: Path) -> MemoryLibrary:
+    library = MemoryLibrary(root)
     library.put(make_draft("a", "one"))
     library.put(make_draft("b", "two"))
     return library
 
 
-def state_of(library: Library) -> State:
+def state_of(library: MemoryLibrary) -> State:
     """Name -> version of all memories; fails where one is damaged, mixed, or listed but not to be opened."""
     assert library.verify() == []
     assert all(summary.damage is None for summary in library.summaries())
     return {name: version_of(library[name]) for name in library.names()}
 
 
-def check_usable(library: Library, state: State) -> None:
+def check_usable(library: MemoryLibrary, state: State) -> None:
     """The next writer works, clears away what a crash left, and every memory is found by its key."""
     library.put(make_draft("afterwards", "four"))
     library.remove("afterwards")
@@ -113,7 +113,7 @@ def test_a_kill_at_every_call_leaves_old_or_new(tmp_path: Path, action: str) -> 
     for at in range(1, 200):
         library = make_library(tmp_path / str(at))
 
-        def work(library: Library = library, at: int = at) -> None:
+        def work(library: MemoryLibrary = library, at: int = at) -> None:
             interfere(pytest.MonkeyPatch(), at, kill_self)
             act(library)
 
@@ -186,7 +186,7 @@ def test_kills_at_random_times_leave_old_or_new(tmp_path: Path) -> None:
     pick = random.Random(0)
 
     def replace_for_ever() -> None:
-        own = Library(library.root)
+        own = MemoryLibrary(library.root)
         while True:
             for version in ("three", "one"):
                 own.put(make_draft("a", version), replace=True)

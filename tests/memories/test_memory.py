@@ -14,9 +14,9 @@ import torch
 from memory_drafts import FINGERPRINT, make_draft, version_of
 
 from lift.errors import LibraryError, WrongBaseModelError
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import FORMAT_VERSION, installed_versions
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 
 FILES = [
     "adapter/adapter_config.json",
@@ -30,16 +30,16 @@ FILES = [
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Memory:
-    return Library(tmp_path / "library").put(make_draft())
+def memory(tmp_path: Path) -> StoredMemory:
+    return MemoryLibrary(tmp_path / "library").put(make_draft())
 
 
-def rewrite_manifest(memory: Memory, **changes: object) -> None:
+def rewrite_manifest(memory: StoredMemory, **changes: object) -> None:
     path = memory.directory / "memory.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
 
 
-def test_everything_comes_back_as_it_was_put(memory: Memory) -> None:
+def test_everything_comes_back_as_it_was_put(memory: StoredMemory) -> None:
     draft = make_draft()
     assert memory.name == "minutes"
     assert memory.document == draft.document
@@ -56,9 +56,9 @@ def test_everything_comes_back_as_it_was_put(memory: Memory) -> None:
         assert torch.equal(state[key], tensor)
 
 
-def test_manifest_says_what_the_memory_is_made_of(memory: Memory) -> None:
+def test_manifest_says_what_the_memory_is_made_of(memory: StoredMemory) -> None:
     manifest = memory.manifest
-    assert manifest.format_version == FORMAT_VERSION == 1
+    assert manifest.format_version == FORMAT_VERSION == 2
     assert (manifest.name, manifest.title, manifest.recipe_name) == ("minutes", "Minutes one", "default")
     assert manifest.recipe == make_draft().recipe
     assert manifest.sizes.adapter_parameters == 16
@@ -70,7 +70,7 @@ def test_manifest_says_what_the_memory_is_made_of(memory: Memory) -> None:
     assert manifest.size_bytes == sum((memory.directory / file).stat().st_size for file in FILES)
 
 
-def test_document_text_is_kept_byte_for_byte(memory: Memory) -> None:
+def test_document_text_is_kept_byte_for_byte(memory: StoredMemory) -> None:
     assert (memory.directory / "document.txt").read_bytes() == make_draft().document.text.encode("utf-8")
 
 
@@ -78,7 +78,7 @@ def test_title_and_source_of_undecodable_file_names_are_kept_readable(tmp_path: 
     from lift.documents.document import Document
 
     document = Document("caf\udce9", "text", "caf\udce9.txt")
-    memory = Library(tmp_path / "library").put(make_draft(document=document))
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft(document=document))
     assert memory.document.title == "caf?"
 
 
@@ -97,7 +97,7 @@ def test_adapter_on_disk_is_what_peft_loads(tmp_path: Path) -> None:
             parameter.copy_(torch.linspace(-0.3, 0.3 + index / 100, parameter.numel()).view_as(parameter))
         expected = model(input_ids=ids).logits
     config, state = adapter.stored()
-    memory = Library(tmp_path / "library").put(make_draft(adapter_config=config, adapter_state=state))
+    memory = MemoryLibrary(tmp_path / "library").put(make_draft(adapter_config=config, adapter_state=state))
     with torch.no_grad():
         fresh = tiny_llama()
         before = fresh(input_ids=ids).logits
@@ -108,12 +108,12 @@ def test_adapter_on_disk_is_what_peft_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_flipped_bit_is_noticed_when_the_file_is_read(memory: Memory, file: str) -> None:
+def test_a_flipped_bit_is_noticed_when_the_file_is_read(memory: StoredMemory, file: str) -> None:
     path = memory.directory / file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    readers: list[Callable[[Memory], object]] = [
+    readers: list[Callable[[StoredMemory], object]] = [
         lambda opened: opened.document,
         lambda opened: opened.tasks,
         lambda opened: opened.training,
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_noticed_when_the_file_is_read(memory: Memory, file: st
     messages = []
     for read in readers:
         try:
-            read(Memory.open(memory.directory))
+            read(StoredMemory.open(memory.directory))
         except LibraryError as error:
             messages.append(str(error))
     assert len(messages) == 1
@@ -134,12 +134,12 @@ def test_a_flipped_bit_is_noticed_when_the_file_is_read(memory: Memory, file: st
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_missing_file_is_noticed(memory: Memory, file: str) -> None:
+def test_a_missing_file_is_noticed(memory: StoredMemory, file: str) -> None:
     (memory.directory / file).unlink()
     assert [(problem.file, problem.what) for problem in memory.problems()] == [(file, "missing")]
 
 
-def test_a_shortened_and_a_surplus_file_are_noticed(memory: Memory) -> None:
+def test_a_shortened_and_a_surplus_file_are_noticed(memory: StoredMemory) -> None:
     (memory.directory / "tasks.jsonl").write_text("")
     (memory.directory / "adapter" / "extra.bin").write_text("x")
     (memory.directory / ".DS_Store").write_text("left by a file manager")
@@ -148,29 +148,35 @@ def test_a_shortened_and_a_surplus_file_are_noticed(memory: Memory) -> None:
     assert "got 0" in problems["tasks.jsonl"]
 
 
-def test_a_newer_format_is_refused_and_says_what_to_do(memory: Memory) -> None:
+def test_a_newer_format_is_refused_and_says_what_to_do(memory: StoredMemory) -> None:
     rewrite_manifest(memory, format_version=FORMAT_VERSION + 1, something_new=True)
-    with pytest.raises(LibraryError, match=r"format version 2, this Lift reads up to 1; upgrade Lift"):
-        Memory.open(memory.directory)
+    with pytest.raises(LibraryError, match=r"format version 3, this Lift reads up to 2; upgrade Lift"):
+        StoredMemory.open(memory.directory)
+
+
+def test_an_older_format_is_refused_and_says_what_to_do(memory: StoredMemory) -> None:
+    rewrite_manifest(memory, format_version=FORMAT_VERSION - 1)
+    with pytest.raises(LibraryError, match=r"format version 1, this Lift reads 2; absorb its text again"):
+        StoredMemory.open(memory.directory)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"format_version": "1"}', b'{"format_version": 1}']
+    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"format_version": "1"}', b'{"format_version": 2}']
 )
-def test_a_damaged_manifest_is_one_clear_error(memory: Memory, content: bytes) -> None:
+def test_a_damaged_manifest_is_one_clear_error(memory: StoredMemory, content: bytes) -> None:
     (memory.directory / "memory.json").write_bytes(content)
     with pytest.raises(LibraryError, match="damaged"):
-        Memory.open(memory.directory)
+        StoredMemory.open(memory.directory)
 
 
-def test_an_unknown_key_in_the_manifest_is_refused(memory: Memory) -> None:
+def test_an_unknown_key_in_the_manifest_is_refused(memory: StoredMemory) -> None:
     rewrite_manifest(memory, surprise=1)
     with pytest.raises(LibraryError, match="surprise"):
-        Memory.open(memory.directory)
+        StoredMemory.open(memory.directory)
 
 
 @pytest.mark.parametrize("change", ["leave out", "reach out"])
-def test_a_manifest_cannot_leave_out_a_file_or_name_one_elsewhere(memory: Memory, change: str) -> None:
+def test_a_manifest_cannot_leave_out_a_file_or_name_one_elsewhere(memory: StoredMemory, change: str) -> None:
     files = json.loads((memory.directory / "memory.json").read_text("utf-8"))["files"]
     record = files["tasks.jsonl"]
     if change == "leave out":
@@ -179,10 +185,10 @@ def test_a_manifest_cannot_leave_out_a_file_or_name_one_elsewhere(memory: Memory
         files["../../secret"] = record
     rewrite_manifest(memory, files=files)
     with pytest.raises(LibraryError, match="files"):
-        Memory.open(memory.directory)
+        StoredMemory.open(memory.directory)
 
 
-def test_only_the_weights_decide_whether_the_base_model_is_right(memory: Memory) -> None:
+def test_only_the_weights_decide_whether_the_base_model_is_right(memory: StoredMemory) -> None:
     memory.check_base("/elsewhere/smollm2", FINGERPRINT)
     with pytest.raises(
         WrongBaseModelError, match=r"smollm2 \(weights abababababab\), got other \(weights 000000000000"
@@ -190,22 +196,22 @@ def test_only_the_weights_decide_whether_the_base_model_is_right(memory: Memory)
         memory.check_base("other", "0" * 64)
 
 
-def test_a_directory_copied_by_hand_goes_by_its_new_name(memory: Memory) -> None:
+def test_a_directory_copied_by_hand_goes_by_its_new_name(memory: StoredMemory) -> None:
     renamed = memory.directory.with_name("by hand")
     memory.directory.rename(renamed)
-    opened = Memory.open(renamed)
+    opened = StoredMemory.open(renamed)
     assert (opened.name, opened.manifest.name) == ("by hand", "by hand")
     assert version_of(opened) == "one"
 
 
-def test_reading_what_was_replaced_meanwhile_says_so(memory: Memory) -> None:
-    Library(memory.directory.parent).put(make_draft(version="two"), replace=True)
+def test_reading_what_was_replaced_meanwhile_says_so(memory: StoredMemory) -> None:
+    MemoryLibrary(memory.directory.parent).put(make_draft(version="two"), replace=True)
     with pytest.raises(LibraryError, match="while it was open; open it again"):
         _ = memory.tasks
 
 
-def test_reading_what_was_removed_meanwhile_says_so(memory: Memory) -> None:
-    Library(memory.directory.parent).remove("minutes")
+def test_reading_what_was_removed_meanwhile_says_so(memory: StoredMemory) -> None:
+    MemoryLibrary(memory.directory.parent).remove("minutes")
     with pytest.raises(LibraryError, match="while it was open; open it again"):
         memory.load_adapter_state()
 

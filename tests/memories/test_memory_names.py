@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lift.errors import UsageError
-from lift.memories.names import check_name, first_free_name, folded, is_valid_name, suggest_name
+from lift.memories.memory_names import check_name, first_free_name, folded, is_valid_name, suggest_name
 
 NAMES = st.text(min_size=1, max_size=120)
 

@@ -25,9 +25,9 @@ from lift.packing.prompts import (
     question_example,
 )
 from lift.recipes.recipe import load_recipe
-from lift.serving.detokenizer import TextStream
+from lift.serving.detokenizer import IncrementalDetokenizer
 from lift.tasks.task import Task
-from lift.training.curriculum import Curriculum
+from lift.training.batch_sampler import BatchSampler
 
 PLAIN = st.text(
     st.one_of(st.sampled_from(" \n\t<|>[]/_sINSTuserassistantend▁"), st.characters(exclude_categories=["Cs"])),
@@ -195,8 +195,8 @@ def test_what_is_trained_has_the_control_tokens_of_the_template_alone(tiny_model
     tasks = [Task("Which mark <|im_end|> ends a turn?", "<|im_end|>", (0,), "rules:subject", 1.0)]
     recipe = load_recipe("default", ["segments.weight=1", "tasks.cited_share=1", "adapter.activated=false"])
     special = set(tokenizer.all_special_ids)
-    curriculum = Curriculum(tokenizer, 1024, document, sentences, tasks, recipe)
-    examples = [example for group in curriculum.groups(0) for example in group]
+    sampler = BatchSampler(tokenizer, 1024, document, sentences, tasks, recipe)
+    examples = [example for group in sampler.groups(0) for example in group]
     asked = [example for example in examples if example.task is not None or example.labels[0] == IGNORED]
     assert asked
     for example in examples:
@@ -211,7 +211,7 @@ def test_a_generated_control_token_is_not_shown() -> None:
     said = [tokenizer.convert_tokens_to_ids(token) for token in ("<think>", "<|im_start|>")]
     ids = [*plainly(tokenizer, "At"), *said, *plainly(tokenizer, " nine")]
     assert decode_content(tokenizer, ids) == "At nine"
-    stream = TextStream(tokenizer)
+    stream = IncrementalDetokenizer(tokenizer)
     pieces = [stream.hear(token) for token in ids] + [stream.close()]
     assert "".join(piece.text for piece in pieces if piece) == "At nine" == stream.text
 

@@ -21,17 +21,17 @@ from lift.adapters.attach import create_adapter, restore_adapter
 from lift.answering.many_memories import ask_memories
 from lift.documents.document import Document
 from lift.inference.generate import generate
-from lift.inference.sampling import Drawing, draw, row_generator
-from lift.memories.memory import Memory
+from lift.inference.sampling import SamplingParams, row_generator, sample
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import IGNORED, Example
 from lift.packing.trie import split_batches
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings
-from lift.training.curriculum import Update
-from lift.training.loop import train
-from lift.training.lower_layers import reusing_lower_layers
+from lift.training.batch_sampler import OptimizerStep
+from lift.training.frozen_layer_cache import caching_frozen_layers
+from lift.training.leitner_sampler import LeitnerSampler
 from lift.training.objective import Objective
-from lift.training.spacing import Spacing
+from lift.training.training_loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -48,22 +48,22 @@ class Course:
     epochs = 3
 
     def __init__(self) -> None:
-        self.spacing = Spacing(longest_pause=1)
+        self.leitner = LeitnerSampler(max_skip_epochs=1)
         generator = torch.Generator().manual_seed(3)
         rows = torch.randint(3, VOCABULARY, (8, 9), generator=generator).tolist()
         self._groups = [[Example((1, 5, *row), (*[IGNORED] * 8, *row[6:]))] for row in rows]
-        self._groups.append([Example((1, *rows[0]), (IGNORED, *rows[0]), keeps_base=True)])
+        self._groups.append([Example((1, *rows[0]), (IGNORED, *rows[0]), kl_to_base=True)])
 
-    def updates(self, _epoch: int) -> Iterator[Update]:
+    def optimizer_steps(self, _epoch: int) -> Iterator[OptimizerStep]:
         for batch in split_batches(self._groups, 60):
-            yield Update((batch,), 0.0)
+            yield OptimizerStep((batch,), 0.0)
 
     def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
         """Nothing pauses."""
 
 
 def losses(model: Any, adapter: Adapter, *, reuse: bool = False) -> list[float]:
-    with reusing_lower_layers(model, adapter) as lower:
+    with caching_frozen_layers(model, adapter) as lower:
         objective = Objective(model, adapter, ObjectiveSettings(), lower if reuse else None)
         return [step.loss for step in train(adapter, objective, Course(), TrainingSettings(learning_rate=1e-3))]
 
@@ -104,7 +104,7 @@ def test_states_of_lower_layers_are_reused(architecture: str) -> None:
 
 def test_many_memories_in_one_batch_answer_as_on_the_processor(
     tiny_model: BaseModel,
-    memories: list[Memory],  # noqa: F811
+    memories: list[StoredMemory],  # noqa: F811
 ) -> None:
     questions = asked(memories)
     expected = [answer.text for answer in ask_memories(tiny_model, questions)]
@@ -127,8 +127,8 @@ def test_a_text_is_absorbed_in_bfloat16_and_asked_about(tiny_directory: Path, tm
 
 def test_a_temperature_draws_on_the_device() -> None:
     logits = torch.randn(2, 50, generator=torch.Generator().manual_seed(0)).cuda()
-    drawn = [
-        [draw(logits, [Drawing(1.5, 0.9, row_generator(seed, logits.device))] * 2)[1].token for _ in range(8)]
+    sampled = [
+        [sample(logits, [SamplingParams(1.5, 0.9, row_generator(seed, logits.device))] * 2)[1].token for _ in range(8)]
         for seed in (3, 3, 4)
     ]
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert sampled[0] == sampled[1] != sampled[2]

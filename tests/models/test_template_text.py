@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lift.answering.answerer import Answerer
-from lift.answering.steps import Judge, Want, run
-from lift.answering.strategies import Adapters, Routes
+from lift.answering.steps import ModelRequest, ScoreRequest, run_strategies
+from lift.answering.strategies import AnsweringAdapters, Strategies
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
 from lift.models.base_model import BaseModel
 from lift.models.template_text import TemplateQuotes, template_text
-from lift.serving.detokenizer import TextStream
+from lift.serving.detokenizer import IncrementalDetokenizer
 
 TOLD = "You are Heron, created by Moor Labs. You are a helpful assistant."
 TEXT = "The ferry leaves at nine. Ada Quill keeps the light. Moor Labs measured the tide in 1907."
@@ -93,28 +93,28 @@ def test_a_stream_shows_the_answer_that_is_given_in_the_end(answer: str, step: i
     assert quoted.without(answer).startswith(shown)
 
 
-def answer_of(base: BaseModel, adapters: Adapters, context: str, said: dict[str | None, str]) -> str:
+def answer_of(base: BaseModel, adapters: AnsweringAdapters, context: str, said: dict[str | None, str]) -> str:
     """The answer where each adapter says always the same, and judges all alike."""
-    routes = Routes(base, Document("Island", TEXT, "test"), split_sentences(TEXT), adapters)
+    routes = Strategies(base, Document("Island", TEXT, "test"), split_sentences(TEXT), adapters)
 
-    def fulfil(wants: Sequence[Want]) -> list[Any]:
-        return [[-1.0] * len(want.answers) if isinstance(want, Judge) else said[want.adapter] for want in wants]
+    def fulfil(wants: Sequence[ModelRequest]) -> list[Any]:
+        return [[-1.0] * len(want.answers) if isinstance(want, ScoreRequest) else said[want.adapter] for want in wants]
 
-    (answer,) = run([routes.to(QUESTION, context, 8)], fulfil)
+    (answer,) = run_strategies([routes.to(QUESTION, context, 8)], fulfil)
     return answer.text
 
 
 @pytest.mark.parametrize("context", ["none", "evidence", "full", "truncated"])
 def test_an_answer_that_quotes_the_template_is_no_answer(base: BaseModel, context: str) -> None:
-    adapters = Adapters("memory", "reader")
+    adapters = AnsweringAdapters("memory", "reader")
     assert answer_of(base, adapters, context, {"memory": TOLD}) == ""
     assert answer_of(base, adapters, context, {"memory": "At nine"}) == "At nine"
 
 
 @pytest.mark.parametrize("said", [{"memory": TOLD, "reader": "nine"}, {"memory": "nine", "reader": "Heron"}])
 def test_the_next_candidate_is_given(base: BaseModel, said: dict[str | None, str]) -> None:
-    assert answer_of(base, Adapters("memory", "reader"), "auto", said) == "nine"
-    assert answer_of(base, Adapters("memory", "reader", cites=True), "none", {**said}) == "nine"
+    assert answer_of(base, AnsweringAdapters("memory", "reader"), "auto", said) == "nine"
+    assert answer_of(base, AnsweringAdapters("memory", "reader", cites=True), "none", {**said}) == "nine"
 
 
 def test_no_piece_of_a_quotation_is_shown_while_it_is_generated(
@@ -136,10 +136,10 @@ def test_no_piece_of_a_quotation_is_shown_while_it_is_generated(
 
 
 def test_the_text_stream_of_the_server_ends_before_a_quotation(base: BaseModel) -> None:
-    stream = TextStream(base.tokenizer, quotes=quotes())
+    stream = IncrementalDetokenizer(base.tokenizer, quotes=quotes())
     pieces = []
     for token in base.tokenizer(f"At nine. {TOLD} So be it.", add_special_tokens=False)["input_ids"]:
-        pieces.append(stream.hear(token))
+        pieces.append(stream.append(token))
         if stream.stopped:
             break
     assert stream.stopped

@@ -16,7 +16,7 @@ from memory_drafts import make_draft, version_of
 
 import lift
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import Finished
+from lift.absorbing.absorption_events import Finished
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
@@ -24,7 +24,7 @@ from lift.answering.answer import Answer
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document
 from lift.errors import LiftError, UsageError
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.models.turns import loading, turn_of
@@ -56,7 +56,7 @@ def impatient() -> Iterator[None]:
 @pytest.fixture
 def library(tiny_model: BaseModel) -> lift.Library:
     """Eight memories that answer differently."""
-    library = Library()
+    library = MemoryLibrary()
     for seed in range(8):
         adapter = create_adapter(tiny_model.model, AdapterSettings(**KINDS[seed % len(KINDS)]), seed)
         for parameter in adapter.parameters():
@@ -283,7 +283,7 @@ def test_a_base_model_that_many_threads_need_is_loaded_once(
     draft = make_draft(
         base_id=str(tiny_directory), base_fingerprint=fingerprint, adapter_config=config, adapter_state=state
     )
-    Library().put(draft)
+    MemoryLibrary().put(draft)
     loads: list[str] = []
 
     def counted(name: str, **options: Any) -> BaseModel:
@@ -297,7 +297,7 @@ def test_a_base_model_that_many_threads_need_is_loaded_once(
 
 
 def test_a_library_is_changed_by_many_threads_at_once(tmp_path: Path) -> None:
-    library = Library(tmp_path / "shared")
+    library = MemoryLibrary(tmp_path / "shared")
 
     def work(number: int) -> None:
         for turn in range(4):

@@ -82,12 +82,12 @@ WINDOWS = {"segments.unit": "window", "segments.length_tokens": 2048, "segments.
 CONTEXT = {"context.segment_tokens": 4096, "context.share": 0.0, "context.window_tokens": 7800}  # 1.3, 1.5
 V3 = CONTEXT | {
     "segments.weight": 1.0,  # 1.2: gamma 1
-    "tasks.held_back_per_sentence": 0,
-    "objective.labels": 1.0,
+    "tasks.held_out_per_sentence": 0,
+    "objective.cross_entropy": 1.0,
     "objective.distillation": 0.0,
     "objective.gate_penalty": 0.0,  # 2.2: no supervision of the gate
     "attention.epochs": 0,
-    "training.gather": True,  # 1.4: one update an epoch
+    "training.full_batch": True,  # 1.4: one update an epoch
     "training.schedule": "constant",
     "training.beta1": 0.9,
     "training.beta2": 0.98,
@@ -128,7 +128,7 @@ V5 = {
     "tasks.weight": 1.0,
     "tasks.per_document": 0,
     "tasks.per_sentence": 10,
-    "tasks.held_back_per_sentence": 0,
+    "tasks.held_out_per_sentence": 0,
     "generator.kind": "openai",
     "generator.form": "questions",
     "generator.model": "Qwen/Qwen2.5-72B-Instruct",  # 3.2
@@ -144,7 +144,7 @@ V5 = {
     "adapter.alpha": 256.0,
     "adapter.targets": "all-linear",
     "training.segment_epochs": 0,
-    "training.gather": False,
+    "training.full_batch": False,
     "training.schedule": "constant",
     "training.warmup_share": 0.0,
     "training.weight_decay": 0.0,

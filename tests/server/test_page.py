@@ -373,7 +373,7 @@ def test_nothing_jumps_while_it_loads_or_answers(visitor: Visitor) -> None:
 @pytest.mark.parametrize("visitor", [{"reduced_motion": "reduce"}], indirect=True, ids=["reduced"])
 def test_nothing_moves_for_who_wants_no_motion(visitor: Visitor) -> None:
     page = visitor.open("")
-    hold_back(page, "**/api/plan")
+    hold_out(page, "**/api/plan")
     page.set_input_files("#file", {"name": "a.md", "mimeType": "text/markdown", "buffer": NOTE.encode()})
     waiting = page.locator(".plan .waiting span").first
     assert waiting.evaluate("element => getComputedStyle(element).animationName") == "none"
@@ -486,7 +486,7 @@ def answer_with(page: Page, text: str, *, supported: bool) -> None:
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=told, content_type="text/event-stream"))
 
 
-def hold_back(page: Page, path: str) -> None:
+def hold_out(page: Page, path: str) -> None:
     """Let no answer come from `path`."""
     page.route(path, lambda route: None)
 

@@ -21,7 +21,7 @@ from lift.answering.answer import Evidence
 from lift.documents.document import Place
 from lift.errors import UsageError
 from lift.jobs.database import tell
-from lift.jobs.job import Told
+from lift.jobs.job import JobEventDraft
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.models.base_model import BaseModel
 from lift.server.failures import Refusal
@@ -121,11 +121,11 @@ def test_three_ways_of_answering_stand_side_by_side(tiny_model: BaseModel, tmp_p
         put_memory(live.library, tiny_model, "quill")
 
         def say() -> None:
-            for ticket in engine.wait_for(3):
-                context = ticket.request.context
+            for handle in engine.wait_for(3):
+                context = handle.request.context
                 evidence = (Evidence(0, "Ada Quill.", Place(0, 3, "Founders")),)
                 outcome = completion(context, context=context, evidence=evidence, supported=True, seconds=0.25)
-                ticket.finish(UsageError("the text does not fit") if context == "full" else outcome)
+                handle.finish(UsageError("the text does not fit") if context == "full" else outcome)
 
         threading.Thread(target=say).start()
         compared = httpx.post(f"{live.url}/api/compare", json={"model": "quill", "question": "Who?"}, timeout=60).json()
@@ -216,10 +216,10 @@ def test_a_plan_while_a_document_is_absorbed_is_an_estimate(http: httpx.Client, 
     assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
     assert timing("default") == "short trial" and planner.orders[-1]["known"]["tokens_per_s"] is None
     claims.claim()
-    claims.record(job.id, Told("planned", "as fast as it is", {"tokens_per_s": 120.0}))
+    claims.record(job.id, JobEventDraft("planned", "as fast as it is", {"tokens_per_s": 120.0}))
     assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
     assert timing("default") == "running job" and planner.orders[-1]["known"]["tokens_per_s"] == 120.0
-    claims.fail(job.id, Told("failed", "no more", {}))
+    claims.fail(job.id, JobEventDraft("failed", "no more", {}))
     assert timing("default") == "timed"
 
 
@@ -303,8 +303,8 @@ def test_a_reader_who_comes_back_misses_nothing_and_hears_nothing_twice(http: ht
     job, other = live.store.create(file.id), live.store.create(file.id)
     for step in range(5):
         with live.store._database.writing() as rows:
-            tell(rows, job.id, Told("trained", f"step {step}", {"step": step, "loss": 1.5}))
-            tell(rows, other.id, Told("trained", "of another job", {}))
+            tell(rows, job.id, JobEventDraft("trained", f"step {step}", {"step": step, "loss": 1.5}))
+            tell(rows, other.id, JobEventDraft("trained", "of another job", {}))
     live.store.cancel(job.id)
     with http.stream("GET", f"/api/jobs/{job.id}/events") as response:
         every = list(events_of(response))
@@ -362,12 +362,12 @@ def test_the_end_waits_for_running_answers(tiny_model: BaseModel, tmp_path: Path
             target=lambda: answers.append(httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=60))
         )
         asking.start()
-        ticket = engine.wait_for(1)[0]
+        handle = engine.wait_for(1)[0]
 
         def finish_late() -> None:
             eventually(live.app.state.parts.stopping.is_set)
             time.sleep(0.3)
-            ticket.finish(completion("at last"))
+            handle.finish(completion("at last"))
 
         threading.Thread(target=finish_late).start()
     asking.join(30)

@@ -20,10 +20,10 @@ from typing import IO, Any
 
 import httpx
 import pytest
-from jobs.test_jobs_worker import Place, check_whole
+from jobs.test_worker import Place, check_whole
 from live_server import put_memory
 
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.load import load_model
 
 KILLS = 20
@@ -292,7 +292,7 @@ class Killer:
 def test_twenty_kills_of_a_server_lose_no_job_no_event_and_no_memory_and_make_no_answer_wrong(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
-    library = Library(tmp_path / "library")
+    library = MemoryLibrary(tmp_path / "library")
     base = load_model(str(tiny_directory))
     for number, name in enumerate(MEMORIES):
         put_memory(library, base, name, number)

@@ -17,7 +17,7 @@ from lift.errors import QueueFull
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.packing.prompts import MAX_ANSWER_TOKENS
-from lift.serving.request import Message, Piece, Request, Sampling
+from lift.serving.request import Message, Request, Sampling, TextDelta
 
 QUESTION: list[Any] = [{"role": "user", "content": "Who founded the museum?"}]
 
@@ -324,7 +324,7 @@ def test_where_one_of_several_answers_is_refused_the_others_are_given_up(scripte
     engine.submit = submit
     with pytest.raises(openai.RateLimitError):
         client_of(scripted).chat.completions.create(model="tiny", messages=QUESTION, n=4)
-    assert [ticket.cancelled for ticket in engine.taken] == [True, True]
+    assert [handle.cancelled for handle in engine.taken] == [True, True]
 
 
 @pytest.mark.parametrize(("reason", "status"), [("timeout", 504), ("cancelled", 503)])
@@ -344,9 +344,9 @@ def test_an_answer_that_never_began_has_a_status_of_its_own(
 
 def test_a_cut_answer_is_told_as_cut(scripted: Live) -> None:
     def end() -> None:
-        ticket = scripted.engine.wait_for(1)[0]
-        ticket.put(Piece("half"))
-        ticket.finish(completion("half", finish_reason="timeout"))
+        handle = scripted.engine.wait_for(1)[0]
+        handle.put(TextDelta("half"))
+        handle.finish(completion("half", finish_reason="timeout"))
 
     threading.Thread(target=end).start()
     said = client_of(scripted).chat.completions.create(model="tiny", messages=QUESTION)
@@ -357,9 +357,9 @@ def test_a_failure_in_the_middle_of_a_stream_reaches_the_client(scripted: Live) 
     stream_of = client_of(scripted).chat.completions
 
     def fail() -> None:
-        ticket = scripted.engine.wait_for(1)[0]
-        ticket.put(Piece("so far"))
-        ticket.finish(ValueError("a secret of the document"))
+        handle = scripted.engine.wait_for(1)[0]
+        handle.put(TextDelta("so far"))
+        handle.finish(ValueError("a secret of the document"))
 
     threading.Thread(target=fail).start()
     seen = ""

@@ -30,11 +30,11 @@ from lift.documents.encoding import decode
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.server.keys import Key, KeyFile, add_key, read_keys
-from lift.server.limits import Limits, TooMuch
 from lift.server.listening import open_socket
 from lift.server.logs import JsonLines
+from lift.server.rate_limits import RateLimits, TooMuch
 from lift.server.settings import ServerSettings, is_loopback
-from lift.serving.request import Piece
+from lift.serving.request import TextDelta
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Who?"}]}
 # One request for each scope, which no other scope may make.
@@ -202,10 +202,10 @@ def test_a_key_has_no_more_requests_running_than_it_may(tiny_model: BaseModel, t
         url = f"{live.url}/v1/chat/completions"
         asking = threading.Thread(target=lambda: said.append(httpx.post(url, json=ASK, headers=header, timeout=60)))
         asking.start()
-        ticket = engine.wait_for(1)[0]
+        handle = engine.wait_for(1)[0]
         refused = httpx.post(url, json=ASK, headers=header)
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "too_many_at_once"
-        answer(ticket, "done")
+        answer(handle, "done")
         asking.join(30)
         assert said[0].status_code == 200
         threading.Thread(target=lambda: answer(engine.wait_for(2)[1], "again")).start()
@@ -218,7 +218,7 @@ def test_a_key_has_no_more_requests_running_than_it_may(tiny_model: BaseModel, t
 )
 def test_no_key_ever_has_more_than_its_minutes_allow(per_minute: int, waits: list[float]) -> None:
     now = 0.0
-    limits = Limits(per_minute, 1, now=lambda: now)
+    limits = RateLimits(per_minute, 1, now=lambda: now)
     key = Key("anna", "0" * 64, frozenset(["read"]))
     for granted, wait in enumerate(waits, 1):
         now += wait
@@ -466,12 +466,12 @@ def test_an_answer_nobody_waits_for_is_given_up(live: Live, stream: bool, begun:
     head += f"Content-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(head.encode() + body)
-        tickets = live.engine.wait_for(2)
+        handles = live.engine.wait_for(2)
         if begun:
-            tickets[0].put(Piece("begun"))
+            handles[0].put(TextDelta("begun"))
             if stream:
                 assert b"200 OK" in connection.recv(200)
-    eventually(lambda: all(ticket.cancelled for ticket in tickets))
+    eventually(lambda: all(handle.cancelled for handle in handles))
 
 
 def test_a_stream_of_events_ends_when_the_server_does(tiny_model: BaseModel, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lift.errors import GenerationError
 from lift.tasks.candidate_file import CandidateFile, text_key
 from lift.tasks.line_file import LineFile
-from lift.tasks.rules.parse import BATCH_SENTENCES, ParseFile, parse_sentences
+from lift.tasks.rules.dependency_parse import BATCH_SENTENCES, ParseFile, parse_sentences
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 

@@ -12,13 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memories.test_library_crash import fill_disk, interfere, kill_self, run_in_child
-from training.test_training import recipe, run, start
+from training.test_training_loop import recipe, run, start
 
 from lift.adapters.attach import create_adapter
 from lift.errors import TrainingError, cleaning_up
 from lift.models.base_model import BaseModel
 from lift.training.checkpoint import Checkpoint, CheckpointDamaged, CheckpointNotice, Position, SavingFailed, State
-from lift.training.loop import Step
+from lift.training.training_loop import StepRecord
 
 FILES = ["position.json", "tensors.safetensors", "training.jsonl", "checksums.json"]
 
@@ -27,7 +27,7 @@ def state(step: int = 3) -> State:
     return State(
         position=Position(epoch=1, update=2, step=step, tokens=100, elapsed_s=1.5, tasks=4),
         adapter={"a.lora_A.weight": torch.full((2, 3), float(step))},
-        spacing=torch.tensor([[1, 2]]),
+        leitner=torch.tensor([[1, 2]]),
         optimizer={0: {"exp_avg": torch.ones(2, 3), "step": torch.tensor(3.0)}},
         history=[{"step": step, "loss": 0.5}],
     )
@@ -53,7 +53,7 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     found = Checkpoint(tmp_path / "c").load(lambda _state: None)
     assert found is not None
     assert found.position == state().position
-    assert torch.equal(found.spacing, state().spacing)
+    assert torch.equal(found.leitner, state().leitner)
     assert torch.equal(found.optimizer[0]["exp_avg"], torch.ones(2, 3))
     assert found.history == state().history
     assert os.listdir(tmp_path) == ["c"]
@@ -126,7 +126,7 @@ def test_whatever_is_damaged_is_put_aside_and_told_of(tmp_path: Path, file: str,
     assert step_in(directory) == 4
 
 
-def train_until(base: BaseModel, directory: Path, steps: int, **options: Any) -> list[Step]:
+def train_until(base: BaseModel, directory: Path, steps: int, **options: Any) -> list[StepRecord]:
     """The first steps of a training that is saved after each of them, and then broken off."""
     chosen = recipe()
     adapter = create_adapter(base.model, chosen.adapter, chosen.training.seed)
@@ -187,7 +187,7 @@ def test_saving_is_tried_again_and_goes_on_from_there(tiny_model: BaseModel, tmp
     next(training)
     training.close()  # type: ignore[attr-defined]
     adapter.detach()
-    history: list[Step] = []
+    history: list[StepRecord] = []
     run(tiny_model, chosen, checkpoint=Checkpoint(blocked / "c"), resume=True, history=history)
     assert [step.loss for step in history] == pytest.approx([step.loss for step in whole], abs=1e-5)
 

@@ -42,7 +42,7 @@ def test_the_teacher_is_the_base_model_that_reads_the_evidence(tiny_model: BaseM
 def test_distillation_alone_takes_no_loss_from_the_labels_of_what_is_taught(tiny_model: BaseModel) -> None:
     adapter = create_adapter(tiny_model.model, AdapterSettings(rank=4), seed=0)
     taught = question_example(tiny_model.tokenizer, "When?", "1911", teacher_context="When?")
-    settings = ObjectiveSettings(labels=0.0, distillation=1.0)
+    settings = ObjectiveSettings(cross_entropy=0.0, distillation=1.0)
     loss = Objective(tiny_model.model, adapter, settings).loss(pack([taught]))
     assert loss.item() > 0
     hard = Objective(tiny_model.model, adapter, ObjectiveSettings()).loss(pack([taught]))
@@ -56,7 +56,7 @@ def test_distillation_alone_takes_no_loss_from_the_labels_of_what_is_taught(tiny
 def test_distillation_brings_the_memory_near_the_reader(tiny_model: BaseModel) -> None:
     adapter = create_adapter(tiny_model.model, AdapterSettings(rank=8), seed=0)
     adapter.set_trainable(True)
-    objective = Objective(tiny_model.model, adapter, ObjectiveSettings(labels=0.0, distillation=1.0))
+    objective = Objective(tiny_model.model, adapter, ObjectiveSettings(cross_entropy=0.0, distillation=1.0))
     batch = pack([example for example in examples(tiny_model) if example.teacher_ids])
     optimizer = torch.optim.Adam(adapter.parameters(), lr=0.02)
     losses = []

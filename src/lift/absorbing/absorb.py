@@ -12,31 +12,48 @@ from dataclasses import dataclass
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorbing.events import AbsorptionEvent, Finished, Fitting, Prepared, Probed, Probing, Waiting, Writing
-from lift.absorbing.preparation import Outline, TaskWriter, followed, nothing_to_train, outline, prepare, prepare_stream
-from lift.absorbing.recall import PROBE_BATCH, RecallReport, choose_probes
+from lift.absorbing.absorption_events import (
+    AbsorptionEvent,
+    Finished,
+    Fitting,
+    Prepared,
+    Probed,
+    Probing,
+    WaitingForOther,
+    Writing,
+)
+from lift.absorbing.preparation import (
+    PreparedDocument,
+    TaskWriter,
+    followed,
+    nothing_to_train,
+    prepare,
+    prepare_document,
+    prepare_stream,
+)
+from lift.absorbing.recall_report import PROBE_BATCH, RecallReport, choose_probes
 from lift.absorbing.session import Session
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import shares_its_base
-from lift.adapters.warm_start import find_starting_point, start_adapter
+from lift.adapters.warm_start import find_warm_start, start_adapter
 from lift.documents.document import Document
 from lift.errors import BusyAbsorptionError, DocumentError, InterruptedAbsorption, LibraryError, cleaning_up
 from lift.memories.identity import AbsorptionIdentity
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import RecallPoint
-from lift.memories.memory import Memory
-from lift.memories.names import normal_name
+from lift.memories.memory import StoredMemory
+from lift.memories.memory_names import normal_name
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
 from lift.recipes.recipe import RECIPE_VERSION, Recipe
-from lift.tasks.rules.generate import RULES_VERSION
+from lift.tasks.rules.rule_generator import RULES_VERSION
 from lift.tasks.task import Task
 from lift.tasks.task_file import TaskFile
 from lift.training.attention_distillation import distill_attention
+from lift.training.batch_sampler import TRAINING_VERSION, BatchSampler
 from lift.training.budget import Budget, Clock, check_budget
-from lift.training.curriculum import TRAINING_VERSION, Curriculum
-from lift.training.loop import CHECKPOINT_EVERY_S
+from lift.training.training_loop import CHECKPOINT_EVERY_S
 
 _STREAMED_PROBE_SHARE = 0.08
 _SAY_EVERY_S = 1.0
@@ -55,7 +72,7 @@ def absorb_events(
     document: Document,
     base: BaseModel,
     recipe: Recipe,
-    library: Library,
+    library: MemoryLibrary,
     *,
     name: str | None = None,
     budget_s: float | None = None,
@@ -102,7 +119,7 @@ def absorb_within(
     document: Document,
     base: BaseModel,
     recipe: Recipe,
-    library: Library,
+    library: MemoryLibrary,
     *,
     name: str | None = None,
     resume: bool = False,
@@ -127,7 +144,7 @@ def absorb_within(
 
 
 def _alone(
-    base: BaseModel, library: Library, key: str, wait: bool, stop: StopFlag | None
+    base: BaseModel, library: MemoryLibrary, key: str, wait: bool, stop: StopFlag | None
 ) -> Generator[AbsorptionEvent, None, ExitStack]:
     """Hold the lock of the absorption `key` until the stack that is returned is closed."""
     told = False
@@ -139,7 +156,7 @@ def _alone(
                 if not wait:
                     raise
                 if not told:
-                    yield Waiting(str(busy))
+                    yield WaitingForOther(str(busy))
                 told = True
             else:
                 return held.pop_all()
@@ -155,7 +172,7 @@ def _absorb_alone(
     document: Document,
     base: BaseModel,
     recipe: Recipe,
-    library: Library,
+    library: MemoryLibrary,
     name: str | None,
     identity: AbsorptionIdentity,
     replace: bool,
@@ -167,7 +184,7 @@ def _absorb_alone(
         yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
-    made = outline(document, base, recipe)
+    made = prepare_document(document, base, recipe)
     if not options["resume"] and library.unfinished.path(key).exists():
         made = dataclasses.replace(made, warnings=(*made.warnings, _UNFINISHED))
     if (like := like_memory(library, identity)) is not None:
@@ -206,16 +223,18 @@ def _absorb_alone(
     )
 
 
-def left_out(probes: Sequence[Task], report: RecallReport, held_back: bool = True) -> tuple[str, ...]:
-    """What is said where a budget had no time for the questions of the recall report."""
+def left_out(probes: Sequence[Task], report: RecallReport, held_out: bool = True) -> tuple[str, ...]:
+    """The remarks where a budget had no time for the questions of the recall report."""
     if probes and len(report.probes) == len(probes):
         return ()
     if not report.probes:
-        return ("no held-back question was asked: the budget left no time for it",) if held_back else ()
-    return (f"{len(report.probes)} of {len(probes)} held-back questions were asked: the budget left no more time",)
+        return ("no held-out question was asked: the budget left no time for it",) if held_out else ()
+    return (f"{len(report.probes)} of {len(probes)} held-out questions were asked: the budget left no more time",)
 
 
-def absorbed_before(library: Library, key: str, name: str | None, *, replace: bool = False) -> Memory | None:
+def absorbed_before(
+    library: MemoryLibrary, key: str, name: str | None, *, replace: bool = False
+) -> StoredMemory | None:
     """The memory that came of the absorption `key`, under `name` where one is asked for (copied then), or None."""
     known = library.find(key, name)
     if known is not None and name is not None and name != known.name:
@@ -233,7 +252,7 @@ class _Learned:
 
 
 def _learn(
-    session: Session, made: Outline, writer: TaskWriter, options: dict[str, Any]
+    session: Session, made: PreparedDocument, writer: TaskWriter, options: dict[str, Any]
 ) -> Generator[AbsorptionEvent, None, _Learned]:
     """All tasks first, then the training."""
     recipe = session.recipe
@@ -245,35 +264,35 @@ def _learn(
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
     schedule = session.schedule(preparation, probing_s)
     yield schedule.planned
-    curriculum = schedule.preparation.curriculum
-    goal = RecallGoal(session, made, probes, curriculum) if recipe.training.until_recall and probes else None
+    sampler = schedule.preparation.sampler
+    goal = RecallGoal(session, made, probes, sampler) if recipe.training.until_recall and probes else None
     yield from session.train(
-        curriculum, recipe.training, schedule=schedule, enough=goal.reached if goal else None, **options
+        sampler, recipe.training, schedule=schedule, enough=goal.reached if goal else None, **options
     )
     if goal and goal.point:
         yield Probed(**goal.point.model_dump())
-    return _Learned(trained_tasks(tasks, curriculum), probes, schedule.predicted_s)
+    return _Learned(trained_tasks(tasks, sampler), probes, schedule.predicted_s)
 
 
-def trained_tasks(tasks: Sequence[Task], curriculum: Curriculum) -> Sequence[Task]:
-    """All tasks but those that the curriculum has never had time for."""
-    if curriculum.widest_limit is None:  # a recipe of segments alone trains on none of them, and keeps them all
+def trained_tasks(tasks: Sequence[Task], sampler: BatchSampler) -> Sequence[Task]:
+    """All tasks but those that the batch sampler has never had time for."""
+    if sampler.widest_limit is None:  # a recipe of segments alone trains on none of them, and keeps them all
         return tasks
-    within = set(curriculum.tasks_within(curriculum.widest_limit))
-    return TaskFile(task for number, task in enumerate(tasks) if task.held_back or number in within)
+    within = set(sampler.tasks_within(sampler.widest_limit))
+    return TaskFile(task for number, task in enumerate(tasks) if task.held_out or number in within)
 
 
 def _learn_streaming(
-    session: Session, made: Outline, writer: TaskWriter, options: dict[str, Any]
+    session: Session, made: PreparedDocument, writer: TaskWriter, options: dict[str, Any]
 ) -> Generator[AbsorptionEvent, None, _Learned]:
     """Training begins with the first tasks, while later ones are still being written (method 3.2)."""
     yield prepared(made, (), writer, streaming=True)
     yield from _fit_attention(session, made)
-    curriculum = prepare_stream(made, writer, session.base, session.recipe)
+    sampler = prepare_stream(made, writer, session.base, session.recipe)
     session.probing_s = _STREAMED_PROBE_SHARE * (session.budget.seconds or 0.0)
-    with cleaning_up(curriculum.close):
-        yield from session.train(curriculum, session.recipe.training, **options)
-    tasks = curriculum.written
+    with cleaning_up(sampler.close):
+        yield from session.train(sampler, session.recipe.training, **options)
+    tasks = sampler.written
     if not session.steps:
         raise DocumentError(nothing_to_train(made, session.recipe))
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
@@ -283,16 +302,16 @@ def _learn_streaming(
 class RecallGoal:
     """Whether a training has the recall that its recipe asks for; `point` is where it had, None before.
 
-    The held-back questions are asked when that share of the tasks was right in training, since they are harder, and
+    The held-out questions are asked when that share of the tasks was right in training, since they are harder, and
     after each time in vain only after twice as many epochs as before.
     """
 
-    def __init__(self, session: Session, made: Outline, probes: Sequence[Task], curriculum: Curriculum) -> None:
+    def __init__(self, session: Session, made: PreparedDocument, probes: Sequence[Task], sampler: BatchSampler) -> None:
         self.point: RecallPoint | None = None
         self._session = session
         self._made = made
         self._probes = choose_probes(probes, PROBE_BATCH)
-        self._curriculum = curriculum
+        self._sampler = sampler
         self._epochs = 0
         self._due = 1
 
@@ -302,7 +321,7 @@ class RecallGoal:
         self._epochs += 1
         if not self._session.has_time_to_probe:
             return False
-        if self._epochs < self._due or self._curriculum.spacing.known_share < share:
+        if self._epochs < self._due or self._sampler.leitner.known_share < share:
             return False
         report = self._session.probe(self._made.document, self._made.sentences, self._probes)
         if report.share >= share:
@@ -312,7 +331,9 @@ class RecallGoal:
         return False
 
 
-def write_tasks(made: Outline, writer: TaskWriter, budget: Budget) -> Generator[AbsorptionEvent, None, TaskFile]:
+def write_tasks(
+    made: PreparedDocument, writer: TaskWriter, budget: Budget
+) -> Generator[AbsorptionEvent, None, TaskFile]:
     """The tasks of a generator, with Writing every second that a language model takes (rules write all at once).
 
     Of a budget they may take a share; what is not written by then is left out, once there is anything to train on.
@@ -323,7 +344,7 @@ def write_tasks(made: Outline, writer: TaskWriter, budget: Budget) -> Generator[
     trained = False
     for piece in writer.stream():
         tasks.extend(piece.tasks)
-        trained = trained or any(not task.held_back for task in piece.tasks)
+        trained = trained or any(not task.held_out for task in piece.tasks)
         now, counts = budget.clock(), writer.counts
         if now > ends_at and trained:
             break
@@ -341,23 +362,23 @@ def write_tasks(made: Outline, writer: TaskWriter, budget: Budget) -> Generator[
     return tasks
 
 
-def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, streaming: bool = False) -> Prepared:
+def prepared(made: PreparedDocument, tasks: Sequence[Task], writer: TaskWriter, *, streaming: bool = False) -> Prepared:
     """The event that tells what a document was split into."""
-    held_back = sum(task.held_back for task in tasks)
+    held_out = sum(task.held_out for task in tasks)
     warnings = made.warnings
     if not streaming and writer.position is not None and writer.position < len(made.sentences):
         warnings += (
             f"the budget left time for questions about {writer.position:,} of {len(made.sentences):,} sentences; "
             "more time teaches more",
         )
-    if not held_back and not streaming:
-        warnings = (*warnings, "no question is held back from the training, so there will be no recall report")
+    if not held_out and not streaming:
+        warnings = (*warnings, "no question is held out from the training, so there will be no recall report")
     return Prepared(
         title=made.document.title,
         tokens=made.tokens,
         sentences=len(made.sentences),
-        tasks=len(tasks) - held_back,
-        held_back=held_back,
+        tasks=len(tasks) - held_out,
+        held_out=held_out,
         language=made.language,
         warnings=warnings,
         generation=writer.counts.as_dict(),
@@ -365,7 +386,7 @@ def prepared(made: Outline, tasks: Sequence[Task], writer: TaskWriter, *, stream
     )
 
 
-def _fit_attention(session: Session, made: Outline) -> Iterator[AbsorptionEvent]:
+def _fit_attention(session: Session, made: PreparedDocument) -> Iterator[AbsorptionEvent]:
     """Fit a Gated Memory to the attention of a reader of the document, where the recipe asks for it (method 2.3)."""
     settings = session.recipe.attention
     if settings.epochs and isinstance(session.adapter, GatedMemoryAdapter):
@@ -386,14 +407,14 @@ def absorption_identity(
 ) -> AbsorptionIdentity:
     """Identity of an absorption: the same text, base, start, settings, budget and code give the same memory."""
     titles = [document.title, *(part.title for part in document.split())]
-    start = find_starting_point(base, recipe.adapter)
+    start = find_warm_start(base, recipe.adapter)
     return AbsorptionIdentity(
         text=document.sha256,
         titles=hashlib.sha256(json.dumps(titles).encode()).hexdigest(),
         weights=base.fingerprint,
         base=base.identity,
         recipe=followed(recipe, start).digest(),
-        starting_point=start.digest if start is not None else None,
+        warm_start=start.digest if start is not None else None,
         budget_s=budget_s,
         rules_version=RULES_VERSION if recipe.generator.kind == "rules" else None,
         training_version=TRAINING_VERSION,
@@ -414,13 +435,13 @@ class LikeMemory:
         return f"the memory {self.name!r} of the same text is not used again: {', '.join(self.differences)}"
 
 
-def like_memory(library: Library, identity: AbsorptionIdentity) -> LikeMemory | None:
+def like_memory(library: MemoryLibrary, identity: AbsorptionIdentity) -> LikeMemory | None:
     """The memory of the same text that differs in the fewest things, None where there is none, or one that does not."""
     like = min(_like_memories(library, identity), key=lambda each: len(each.differences), default=None)
     return like if like is not None and like.differences else None
 
 
-def _like_memories(library: Library, identity: AbsorptionIdentity) -> list[LikeMemory]:
+def _like_memories(library: MemoryLibrary, identity: AbsorptionIdentity) -> list[LikeMemory]:
     found = []
     for summary in library.summaries():
         made = summary.manifest.identity if summary.manifest is not None else None
@@ -429,8 +450,8 @@ def _like_memories(library: Library, identity: AbsorptionIdentity) -> list[LikeM
     return found
 
 
-def _free_name(library: Library, name: str, identity: AbsorptionIdentity, *, replace: bool = False) -> str:
-    """As Library.check_free; of a memory of that name and the same text it is said why it is not used again."""
+def _free_name(library: MemoryLibrary, name: str, identity: AbsorptionIdentity, *, replace: bool = False) -> str:
+    """As MemoryLibrary.check_free; of a memory of that name and the same text it is said why it is not used again."""
     try:
         return library.check_free(name, identity.key, replace=replace)
     except LibraryError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lift.absorbing.planning import FEWEST_EPOCHS, SAMPLED_BATCHES, Plan
-from lift.absorbing.preparation import TaskWriter, outline, prepare
+from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
 from lift.adapters.resident import release
 from lift.adapters.warm_start import start_adapter
 from lift.answering.answerer import Answerer
@@ -23,7 +23,7 @@ from lift.packing.prompts import MAX_ANSWER_TOKENS
 from lift.packing.trie import pack
 from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task_file import TaskFile
-from lift.training.curriculum import Curriculum
+from lift.training.batch_sampler import BatchSampler
 
 # A step goes forward and, through frozen weights, backward, which costs about twice as much as to read its tokens.
 _READINGS_A_STEP = 2.0
@@ -33,7 +33,7 @@ _READ_CHARS = 16 * _READ_TOKENS
 
 @dataclass(frozen=True)
 class KnownSpeed:
-    """What was timed earlier, None where it was not.
+    """Speeds that were timed earlier, None where it was not.
 
     Tokens trained a second, the seconds of a question closed book, and tokens of a prompt read a second.
     """
@@ -44,7 +44,7 @@ class KnownSpeed:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> KnownSpeed:
-        """What a plan with a trial has timed."""
+        """The speeds that a plan with a trial has timed."""
         read_s = (plan.full_read_s or 0.0) - plan.ask_s
         return cls(plan.tokens_per_s, plan.ask_s, plan.tokens / read_s if read_s > 0 else None)
 
@@ -53,15 +53,15 @@ def estimate_plan(
     document: Document, base: BaseModel, recipe: Recipe, speed: KnownSpeed, budget_s: float | None = None
 ) -> Plan:
     """The cost of absorbing `document` at that speed; nothing is trained. Raises what prepare raises."""
-    made = outline(document, base, recipe)
+    made = prepare_document(document, base, recipe)
     tokens_per_s = speed.tokens_per_s or _reading_speed(base, document) / _READINGS_A_STEP
     requests, cached_requests = TaskWriter(made, base, recipe).requests
     recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-    curriculum = prepare(made, tasks, base, recipe).curriculum
-    epoch_tokens, total_tokens = _training_tokens(curriculum, recipe)
+    sampler = prepare(made, tasks, base, recipe).sampler
+    epoch_tokens, total_tokens = _training_tokens(sampler, recipe)
     seconds = total_tokens / tokens_per_s
-    trained = sum(not task.held_back for task in tasks)
+    trained = sum(not task.held_out for task in tasks)
     if budget_s is not None and budget_s < seconds:
         seconds = budget_s
         share = budget_s * tokens_per_s / (FEWEST_EPOCHS * epoch_tokens)
@@ -111,21 +111,21 @@ def _reading_speed(base: BaseModel, document: Document) -> float:
     return float(ids.shape[1] / max(seconds, 1e-9))
 
 
-def _training_tokens(curriculum: Curriculum, recipe: Recipe) -> tuple[int, int]:
+def _training_tokens(sampler: BatchSampler, recipe: Recipe) -> tuple[int, int]:
     """Tokens of an epoch over all that is trained on, and of the whole training."""
     settings = recipe.training
     epoch_tokens = total_tokens = 0
     for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
         if epochs:
-            epoch_tokens = _epoch_tokens(curriculum, first)
+            epoch_tokens = _epoch_tokens(sampler, first)
             total_tokens += epochs * epoch_tokens
     return max(epoch_tokens, 1), max(min(total_tokens, settings.max_tokens or total_tokens), 1)
 
 
-def _epoch_tokens(curriculum: Curriculum, epoch: int) -> int:
+def _epoch_tokens(sampler: BatchSampler, epoch: int) -> int:
     """Counted where the epoch is short, else extrapolated from its first batches, a random sample of it."""
     tokens = batches = 0
-    for update in curriculum.updates(epoch):
+    for update in sampler.optimizer_steps(epoch):
         if batches >= SAMPLED_BATCHES:
             return round(tokens / update.progress)
         tokens += sum(pack(batch).tokens for batch in update.batches)

@@ -1,4 +1,4 @@
-"""What absorbing a document takes, predicted from a short calibration on the machine at hand."""
+"""The plan of an absorption: what it takes, predicted from a short calibration on the machine at hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from lift.absorbing.preparation import TaskWriter, outline, prepare
+from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import takes_one_turn
@@ -22,9 +22,9 @@ from lift.packing.prompts import IGNORED, MAX_ANSWER_TOKENS, Example
 from lift.packing.trie import Batch, pack
 from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task_file import TaskFile
+from lift.training.batch_sampler import BatchSampler
 from lift.training.budget import Clock, SpeedMeter, check_budget
-from lift.training.curriculum import Curriculum
-from lift.training.lower_layers import reusing_lower_layers
+from lift.training.frozen_layer_cache import caching_frozen_layers
 from lift.training.objective import Objective
 
 CALIBRATION_TOKENS = 512
@@ -44,7 +44,7 @@ _PLAN_READ_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a short trial on this machine showed: its speed, and the tokens of a whole training.
+    """The result of a short trial on this machine: its speed, and the tokens of a whole training.
 
     `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe. The
     first epoch computes what later ones find computed, so it has a speed of its own.
@@ -121,7 +121,7 @@ class Plan:
 def calibrate(
     base: BaseModel,
     adapter: Adapter,
-    curriculum: Curriculum,
+    sampler: BatchSampler,
     recipe: Recipe,
     *,
     limit_s: float = CALIBRATION_S,
@@ -142,14 +142,14 @@ def calibrate(
     packed: list[Batch] = []
     for first, epochs in stages:
         if epochs:
-            packed, epoch_tokens = _sampled(curriculum, first, lambda: now() > ends_at - limit_s / 2)
+            packed, epoch_tokens = _sampled(sampler, first, lambda: now() > ends_at - limit_s / 2)
             total_tokens += epochs * epoch_tokens
     adapter.set_trainable(True)
     with cleaning_up(lambda: _stop_training(adapter)):
         trial = _Trial(now, ends_at)
         smallest = min(packed, key=lambda batch: batch.tokens)
         trial.time(plain, [_cut_batch(smallest, _SMALLEST_BATCH_TOKENS)])  # what is loaded once is loaded now
-        with reusing_lower_layers(base.model, adapter) as lower:
+        with caching_frozen_layers(base.model, adapter) as lower:
             if lower is None:
                 first_speed = later_speed = trial.time(plain, itertools.cycle(packed))
             else:
@@ -215,23 +215,23 @@ def _end_of(example: Example, tokens: int) -> Example:
     return replace(example, ids=example.ids[start:end], labels=(IGNORED, *example.labels[start + 1 : end]))
 
 
-def _sampled(curriculum: Curriculum, epoch: int, late: Callable[[], bool]) -> tuple[list[Batch], int]:
+def _sampled(sampler: BatchSampler, epoch: int, late: Callable[[], bool]) -> tuple[list[Batch], int]:
     """The first batches of `epoch`, and the tokens of all of it: counted where it is short, else extrapolated."""
     packed: list[Batch] = []
-    for update in curriculum.updates(epoch):
+    for update in sampler.optimizer_steps(epoch):
         if update.progress and (len(packed) >= SAMPLED_BATCHES or late()):
             return packed, round(sum(batch.tokens for batch in packed) / update.progress)
         packed.extend(map(pack, update.batches))
     return packed, sum(batch.tokens for batch in packed)
 
 
-def affordable_tasks(curriculum: Curriculum, recipe: Recipe, tokens: float, epoch_tokens: float, epochs: float) -> int:
+def affordable_tasks(sampler: BatchSampler, recipe: Recipe, tokens: float, epoch_tokens: float, epochs: float) -> int:
     """How many tasks a sentence may have so that so many `epochs` of them take no more than `tokens`, one at least.
 
     `epoch_tokens`: of an epoch of all tasks. A recipe that states how many tasks a document gets, or trains on
     segments, is left as it is: what its last epoch has no time for is left out then.
     """
-    most = max(curriculum.most_per_sentence, 1)
+    most = max(sampler.most_per_sentence, 1)
     if recipe.segments.weight or recipe.tasks.per_document or epochs <= 0 or epoch_tokens <= 0:
         return most
     share = tokens / (epochs * epoch_tokens)
@@ -283,29 +283,29 @@ def make_plan(
     check_budget(budget_s)
     restart_peak_memory(base.device)
     now = stopwatch(base.device, clock)
-    made = outline(document, base, recipe)
+    made = prepare_document(document, base, recipe)
     requests, cached_requests = TaskWriter(made, base, recipe).requests
     recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
     tasks, seen = TaskFile(), len(made.sentences)
     writing_ends_at = now() + _PLAN_WRITING_S
     for piece in TaskWriter(made, base, recipe).stream():
         tasks.extend(piece.tasks)
-        if now() > writing_ends_at and any(not task.held_back for task in piece.tasks):
+        if now() > writing_ends_at and any(not task.held_out for task in piece.tasks):
             seen = piece.position
             break
     unseen = len(made.sentences) / max(seen, 1)
     preparation = prepare(made, tasks, base, recipe)
-    curriculum = preparation.curriculum
+    sampler = preparation.sampler
     release(base.model)
     adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
     with cleaning_up(adapter.detach):
-        calibration = calibrate(base, adapter, curriculum, recipe, clock=clock).times(unseen)
-        trained = sum(not task.held_back for task in tasks)
+        calibration = calibrate(base, adapter, sampler, recipe, clock=clock).times(unseen)
+        trained = sum(not task.held_out for task in tasks)
         if budget_s is not None:
             affordable = calibration.tokens_in(budget_s)
-            most = affordable_tasks(curriculum, recipe, affordable, calibration.epoch_tokens, FEWEST_EPOCHS)
-            if most < curriculum.most_per_sentence:
-                fewer = len(curriculum.tasks_within(most))
+            most = affordable_tasks(sampler, recipe, affordable, calibration.epoch_tokens, FEWEST_EPOCHS)
+            if most < sampler.most_per_sentence:
+                fewer = len(sampler.tasks_within(most))
                 calibration = calibration.times(fewer / max(trained, 1))
                 trained = fewer
         adapter_bytes = sum(parameter.numel() for parameter in adapter.parameters()) * 2

@@ -1,4 +1,4 @@
-"""A document as it is absorbed: its sentences, its tasks by whichever generator, and the curriculum made of them."""
+"""A document prepared for absorbing: its sentences, its tasks by any generator, and the batch sampler of both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lift.adapters.warm_start import StartingPoint, find_starting_point
+from lift.adapters.warm_start import WarmStart, find_warm_start
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence, detect_language, split_sentences
 from lift.errors import DocumentError
@@ -17,12 +17,12 @@ from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.generator import open_generator
 from lift.tasks.task import Task
-from lift.training.curriculum import Curriculum, StreamedCurriculum
+from lift.training.batch_sampler import BatchSampler, StreamedBatchSampler
 
 
 @dataclass(frozen=True)
-class Outline:
-    """What is known of a document before any task is written."""
+class PreparedDocument:
+    """A document that is split into sentences, before any task is written."""
 
     document: Document
     tokens: int
@@ -31,7 +31,7 @@ class Outline:
     warnings: tuple[str, ...]
 
 
-def outline(document: Document, base: BaseModel, recipe: Recipe) -> Outline:
+def prepare_document(document: Document, base: BaseModel, recipe: Recipe) -> PreparedDocument:
     """Split the document; raises DocumentError where there is no sentence to learn."""
     sentences = learnable_sentences(document)
     language = detect_language(document.text)
@@ -39,7 +39,7 @@ def outline(document: Document, base: BaseModel, recipe: Recipe) -> Outline:
     if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
     tokens = len(content_ids(base.tokenizer, document.text))
-    return Outline(document, tokens, language, sentences, tuple(warnings))
+    return PreparedDocument(document, tokens, language, sentences, tuple(warnings))
 
 
 def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
@@ -53,12 +53,12 @@ def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
 class TaskWriter:
     """The tasks of a document, or of its parts from character `start` on, each part under its own title.
 
-    No task is written where the recipe neither trains on tasks nor holds any back. `base` is what the generator `self`
+    No task is written where the recipe neither trains on tasks nor holds any out. `base` is what the generator `self`
     asks; the others do without.
     """
 
-    def __init__(self, made: Outline, base: BaseModel | None, recipe: Recipe, start: int = 0) -> None:
-        self._outline = made
+    def __init__(self, made: PreparedDocument, base: BaseModel | None, recipe: Recipe, start: int = 0) -> None:
+        self._prepared = made
         self._base = base
         self._recipe = recipe
         self._start = start
@@ -67,16 +67,16 @@ class TaskWriter:
     @cached_property
     def _generators(self) -> list[tuple[TaskGenerator, int]]:
         """A generator for each part, and how many sentences come before that part."""
-        document = self._outline.document
+        document = self._prepared.document
         starts = [part.start for part in document.parts] or [0]
         titles = [part.title for part in document.parts] or [document.title]
         ends = [*starts[1:], len(document.text) + 1]
         found = []
-        begins = [sentence.start for sentence in self._outline.sentences]
+        begins = [sentence.start for sentence in self._prepared.sentences]
         for title, start, end in zip(titles, starts, ends, strict=True):
-            sentences = self._outline.sentences[bisect_left(begins, start) : bisect_left(begins, end)]
+            sentences = self._prepared.sentences[bisect_left(begins, start) : bisect_left(begins, end)]
             if start >= self._start and sentences:
-                opened = open_generator(title, sentences, self._recipe, self._base, self._outline.language)
+                opened = open_generator(title, sentences, self._recipe, self._base, self._prepared.language)
                 found.append((opened, sentences[0].index))
         return found
 
@@ -87,7 +87,7 @@ class TaskWriter:
 
     @property
     def counts(self) -> GenerationCounts:
-        """What the generators of all parts have asked, got and rejected so far."""
+        """The counts of the generators of all parts: asked, got and rejected so far."""
         total = GenerationCounts()
         for generator, _ in self._generators:
             total.add(generator.counts)
@@ -105,7 +105,7 @@ class TaskWriter:
         Raises GenerationError. Closing the iterator ends what is still outstanding.
         """
         tasks = self._recipe.tasks
-        if not tasks.weight and not tasks.held_back_per_sentence:
+        if not tasks.weight and not tasks.held_out_per_sentence:
             return
         for generator, before in self._generators:
             for piece in generator.stream():
@@ -115,31 +115,31 @@ class TaskWriter:
 
 @dataclass(frozen=True)
 class Preparation:
-    """An outline with its tasks, and the curriculum made of them.
+    """A prepared document with its tasks, and the batch sampler made of them.
 
     `start`: segments are those of the parts from this character on. `shortenings`: what was left out for want of time.
     """
 
-    outline: Outline
+    prepared: PreparedDocument
     tasks: Sequence[Task]
-    curriculum: Curriculum
+    sampler: BatchSampler
     start: int
     shortenings: tuple[str, ...]
 
 
 def prepare(
-    made: Outline, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *shortenings: str, start: int = 0
+    made: PreparedDocument, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *shortenings: str, start: int = 0
 ) -> Preparation:
-    """Put a curriculum together; `shortenings` say in words what of the tasks was left out.
+    """Put a batch sampler together; `shortenings` say in words what of the tasks was left out.
 
     Segments are those of the parts from character `start` on.
 
     Raises DocumentError where the recipe trains on tasks alone and there are none.
     """
-    if not recipe.segments.weight and all(task.held_back for task in tasks):
+    if not recipe.segments.weight and all(task.held_out for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
-    begun = find_starting_point(base, recipe.adapter)
-    curriculum = Curriculum(
+    begun = find_warm_start(base, recipe.adapter)
+    sampler = BatchSampler(
         base.tokenizer,
         base.window_tokens,
         made.document,
@@ -149,34 +149,34 @@ def prepare(
         start,
         begun.passages if begun is not None else (),
     )
-    return Preparation(made, tasks, curriculum, start, shortenings)
+    return Preparation(made, tasks, sampler, start, shortenings)
 
 
-def followed(recipe: Recipe, start: StartingPoint | None) -> Recipe:
-    """The recipe as it is followed from that starting point, or from none.
+def followed(recipe: Recipe, start: WarmStart | None) -> Recipe:
+    """The recipe as it is followed from that warm start, or from none.
 
     What reads for a memory need not be trained to read; and a LoRA from zero, which nothing ties to other texts, is not
     hurried where the recipe says so.
     """
     if start is not None:
-        kept = recipe.context if recipe.context.beside_start else recipe.context.model_copy(update={"share": 0.0})
+        kept = recipe.context if recipe.context.beside_warm_start else recipe.context.model_copy(update={"share": 0.0})
         return recipe.model_copy(update={"context": kept})
     if recipe.training.lora_plus_from_zero:
         return recipe
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"lora_plus_ratio": 1.0})})
 
 
-def nothing_to_train(made: Outline, recipe: Recipe) -> str:
-    """What is said where a document has given nothing to train on."""
+def nothing_to_train(made: PreparedDocument, recipe: Recipe) -> str:
+    """The sentence for a document that has given nothing to train on."""
     return (
         f"{made.document.source}: expected at least one task to train on, got none from the generator "
         f"{recipe.generator.kind!r}; use another generator, or a recipe that trains on segments too"
     )
 
 
-def prepare_stream(made: Outline, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedCurriculum:
-    """The curriculum of tasks that are still being written."""
-    begun = find_starting_point(base, recipe.adapter)
-    return StreamedCurriculum(
+def prepare_stream(made: PreparedDocument, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedBatchSampler:
+    """The batch sampler of tasks that are still being written."""
+    begun = find_warm_start(base, recipe.adapter)
+    return StreamedBatchSampler(
         base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed(recipe, begun)
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from lift.absorbing.events import Planned, Trained
+from lift.absorbing.absorption_events import Planned, Trained
 from lift.absorbing.planning import CALIBRATION_S, FEWEST_EPOCHS, Calibration, affordable_tasks, calibrate, shortened
-from lift.absorbing.preparation import Outline, Preparation, followed, prepare
-from lift.absorbing.recall import (
+from lift.absorbing.preparation import Preparation, PreparedDocument, followed, prepare
+from lift.absorbing.recall_report import (
     PROBE_BATCH,
     PROBE_TOKENS,
     Probe,
@@ -28,31 +28,31 @@ from lift.absorbing.recall import (
 )
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import restore_adapter
-from lift.adapters.warm_start import StartingPoint, find_starting_point
+from lift.adapters.warm_start import WarmStart, find_warm_start
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence
 from lift.errors import InterruptedAbsorption, cleaning_up
 from lift.memories.identity import AbsorptionIdentity
 from lift.memories.manifest import Cost, RecallPoint, RecallSummary
-from lift.memories.memory import Memory, MemoryDraft
+from lift.memories.memory import MemoryDraft, StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.device import peak_memory_bytes, restart_peak_memory
 from lift.recipes.recipe import Recipe, TrainingSettings
 from lift.tasks.task import Task
+from lift.training.batch_sampler import BatchSampler
 from lift.training.budget import Budget, SpeedMeter
 from lift.training.checkpoint import Checkpoint, CheckpointNotice
-from lift.training.curriculum import Curriculum
-from lift.training.loop import CHECKPOINT_EVERY_S, Step, train
-from lift.training.lower_layers import reusing_lower_layers
+from lift.training.frozen_layer_cache import caching_frozen_layers
 from lift.training.objective import Objective
 from lift.training.pace import Pace
+from lift.training.training_loop import CHECKPOINT_EVERY_S, StepRecord, train
 
 # Writing the memory, the end of the process, and a little: on a machine as quick as when it was calibrated.
 SAVING_S = 1.5
 _STORED_DTYPE = torch.bfloat16
 _CALIBRATION_SHARE = 0.05
-# Of a budget: what asking the held-back questions may take, as planned, and at the most where the machine is slower.
+# Of a budget: what asking the held-out questions may take, as planned, and at the most where the machine is slower.
 _PROBE_SHARE = 0.08
 _LONGEST_PROBE_SHARE = 0.15
 _LONGEST_SAVING_SHARE = 0.25
@@ -90,7 +90,7 @@ class Schedule:
         return Planned(
             self.limited.tokens_per_s,
             self.limited.epoch_tokens,
-            self.preparation.curriculum.epochs * self.limited.share_in(self.expected_s),
+            self.preparation.sampler.epochs * self.limited.share_in(self.expected_s),
             self.predicted_s,
             self.shortenings,
         )
@@ -113,7 +113,7 @@ class Session:
     """
 
     def __init__(
-        self, base: BaseModel, adapter: Adapter, recipe: Recipe, budget: Budget, before: Memory | None = None
+        self, base: BaseModel, adapter: Adapter, recipe: Recipe, budget: Budget, before: StoredMemory | None = None
     ) -> None:
         self.base = base
         self.adapter = adapter
@@ -127,8 +127,8 @@ class Session:
         self._calibration: Calibration | None = None
         self._batch_s = 0.0  # of questions, when it was timed
         self._slowness = 1.0
-        self.steps: list[Step] = []
-        interpolated = before is None and recipe.fidelity.kept_change < 1
+        self.steps: list[StepRecord] = []
+        interpolated = before is None and recipe.regularisation.wise_ft_alpha < 1
         self._beginning = adapter.trained_state() if interpolated else {}
         restart_peak_memory(base.device)
 
@@ -166,7 +166,7 @@ class Session:
     def schedule(self, preparation: Preparation, probing_s: float) -> Schedule:
         """Calibrate, and fit the training into the budget; `probing_s` is what the questions after it take."""
         self.probing_s = probing_s
-        calibration = self._calibrated(preparation.curriculum, self.recipe)
+        calibration = self._calibrated(preparation.sampler, self.recipe)
         said = preparation.shortenings
         if self.is_bounded:
             training_s = self.budget.left_s(self.reserve_s)
@@ -174,18 +174,18 @@ class Session:
             if recipe is not self.recipe:
                 said += short
                 preparation = prepare(
-                    preparation.outline, preparation.tasks, self.base, recipe, *said, start=preparation.start
+                    preparation.prepared, preparation.tasks, self.base, recipe, *said, start=preparation.start
                 )
-                calibration = self._calibrated(preparation.curriculum, recipe)
+                calibration = self._calibrated(preparation.sampler, recipe)
         training_s = self.budget.left_s(self.reserve_s)
-        limited, curriculum = calibration, preparation.curriculum
-        most = curriculum.most_per_sentence
+        limited, sampler = calibration, preparation.sampler
+        most = sampler.most_per_sentence
         if self.is_bounded:
             affordable = calibration.tokens_in(training_s)
-            most = affordable_tasks(curriculum, self.recipe, affordable, calibration.epoch_tokens, FEWEST_EPOCHS)
-            curriculum.limit_tasks(most)
-        if most < curriculum.most_per_sentence:
-            share = len(curriculum.tasks_within(most)) / max(len(curriculum.tasks_within(None)), 1)
+            most = affordable_tasks(sampler, self.recipe, affordable, calibration.epoch_tokens, FEWEST_EPOCHS)
+            sampler.limit_tasks(most)
+        if most < sampler.most_per_sentence:
+            share = len(sampler.tasks_within(most)) / max(len(sampler.tasks_within(None)), 1)
             limited = calibration.times(share)
             said += (
                 f"the budget allows {most} tasks a sentence instead of {self.recipe.tasks.per_sentence}; more time "
@@ -198,21 +198,21 @@ class Session:
         predicted_s = self.elapsed_s + expected_s + self.reserve_s
         return Schedule(preparation, calibration, limited, training_s, expected_s, predicted_s, said)
 
-    def _calibrated(self, curriculum: Curriculum, recipe: Recipe) -> Calibration:
+    def _calibrated(self, sampler: BatchSampler, recipe: Recipe) -> Calibration:
         limit_s = self.budget.share_of(_CALIBRATION_SHARE, CALIBRATION_S)
-        found = calibrate(self.base, self.adapter, curriculum, recipe, limit_s=limit_s, clock=self.budget.clock)
+        found = calibrate(self.base, self.adapter, sampler, recipe, limit_s=limit_s, clock=self.budget.clock)
         self._calibration = found
         self._meter = SpeedMeter()
         self._meter.record(1000, 1000 / found.first_tokens_per_s)
         return found
 
     @cached_property
-    def _starting_point(self) -> StartingPoint | None:
-        return find_starting_point(self.base, self.recipe.adapter)
+    def _warm_start(self) -> WarmStart | None:
+        return find_warm_start(self.base, self.recipe.adapter)
 
     def train(
         self,
-        curriculum: Curriculum,
+        sampler: BatchSampler,
         settings: TrainingSettings,
         *,
         schedule: Schedule | None = None,
@@ -222,7 +222,7 @@ class Session:
         stop: StopFlag | None = None,
         enough: Callable[[], bool] | None = None,
     ) -> Iterator[Trained | Planned | CheckpointNotice]:
-        """Train for the curriculum's epochs, or until what is reserved for the end of the budget.
+        """Train for the batch sampler's epochs, or until what is reserved for the end of the budget.
 
         Where `schedule` says how much was forecast, the plan is made anew (Planned) when the machine turns so much
         slower or quicker that another number of tasks fits. `enough` is asked after each epoch and ends the training
@@ -230,22 +230,22 @@ class Session:
         step, and InterruptedAbsorption is raised. Where the disk refuses a checkpoint the training goes on, and that is
         told.
         """
-        steps: list[Step] = []
+        steps: list[StepRecord] = []
         fresh = 0
         notices: list[CheckpointNotice] = []
         kept = Checkpoint(checkpoint, notices.append) if checkpoint is not None else None
-        own = followed(self.recipe.model_copy(update={"training": settings}), self._starting_point).training
+        own = followed(self.recipe.model_copy(update={"training": settings}), self._warm_start).training
         ends_at = (lambda: self.budget.ends_at - self.reserve_s) if self.is_bounded else None
         pace = Pace(self.budget.clock, ends_at, self._meter)
         if schedule is not None:
             plan = schedule.limited
             pace.expect(plan.epoch_tokens, plan.first_tokens_per_s / plan.later_tokens_per_s)
-        with reusing_lower_layers(self.base.model, self.adapter) as lower:
+        with caching_frozen_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, self.recipe.objective, lower)
             training = train(
                 self.adapter,
                 objective,
-                curriculum,
+                sampler,
                 own,
                 pace=pace,
                 checkpoint=kept,
@@ -254,7 +254,7 @@ class Session:
                 history=steps,
             )
             with cleaning_up(training.close, lambda: self._count(steps, fresh)):  # type: ignore[attr-defined]
-                epoch = curriculum.epochs
+                epoch = sampler.epochs
                 for step in training:
                     while notices:
                         yield notices.pop(0)
@@ -263,15 +263,15 @@ class Session:
                         break
                     epoch = step.epoch
                     self._watch_speed(pace)
-                    yield Trained(step, self._time_left_s(pace, curriculum, own))
+                    yield Trained(step, self._time_left_s(pace, sampler, own))
                     if stop is not None and stop.is_set():
                         training.close()  # type: ignore[attr-defined]  # saves, which may fail and is told below
                         raise InterruptedAbsorption(f"stopped after step {step.step}; {_left_behind(kept)}")
                     if schedule is not None and self.is_bounded:
-                        yield from self._replanned(schedule, curriculum, pace)
+                        yield from self._replanned(schedule, sampler, pace)
             yield from notices
 
-    def _count(self, steps: Sequence[Step], fresh: int) -> None:
+    def _count(self, steps: Sequence[StepRecord], fresh: int) -> None:
         """The steps of a training, of which the last `fresh` are of this session."""
         self.steps.extend(steps)
         self._resumed_s += sum(step.seconds for step in steps[: len(steps) - fresh])
@@ -287,51 +287,51 @@ class Session:
             then = self._calibration.first_tokens_per_s if first else self._calibration.later_tokens_per_s
             self._slowness = pace.meter.s_per_token * then
 
-    def _time_left_s(self, pace: Pace, curriculum: Curriculum, settings: TrainingSettings) -> float:
+    def _time_left_s(self, pace: Pace, sampler: BatchSampler, settings: TrainingSettings) -> float:
         """Seconds until the memory is stored: what is left to do at the recent speed, or the time there is for it."""
-        work_s = pace.work_left_s(curriculum.epochs)
+        work_s = pace.work_left_s(sampler.epochs)
         if settings.max_tokens:
             left_tokens = max(settings.max_tokens - pace.tokens, 0)
             work_s = min(work_s, left_tokens * pace.meter.s_per_token)
         return min(work_s, pace.left_s) + self.reserve_s
 
-    def _replanned(self, schedule: Schedule, curriculum: Curriculum, pace: Pace) -> Iterator[Planned]:
+    def _replanned(self, schedule: Schedule, sampler: BatchSampler, pace: Pace) -> Iterator[Planned]:
         """Choose anew how many tasks a sentence has time for, by the recent speed, where that changes much."""
         s_per_token = pace.meter.s_per_token
         if pace.used_share() > _REPLANNED_UNTIL or not s_per_token:
             return
-        now = curriculum.tasks_per_sentence
+        now = sampler.tasks_per_sentence
         left_tokens, done = pace.left_s / s_per_token, pace.epochs_done
         if done < FEWEST_EPOCHS:
             epoch_tokens, epochs = float(schedule.calibration.epoch_tokens), FEWEST_EPOCHS - done
         else:  # what is known pauses, so that an epoch has fewer tokens than its tasks
-            within = len(curriculum.tasks_within(now)) or 1
-            epoch_tokens = pace.epoch_tokens * len(curriculum.tasks_within(None)) / within
-            epochs = curriculum.epochs - done
-        most = affordable_tasks(curriculum, self.recipe, left_tokens, epoch_tokens, epochs)
+            within = len(sampler.tasks_within(now)) or 1
+            epoch_tokens = pace.epoch_tokens * len(sampler.tasks_within(None)) / within
+            epochs = sampler.epochs - done
+        most = affordable_tasks(sampler, self.recipe, left_tokens, epoch_tokens, epochs)
         if done >= FEWEST_EPOCHS:
             most = max(most, now)  # fewer epochs of them are then what gives way
         if abs(most - now) <= _REPLANNED_FROM * now:
             return
-        curriculum.limit_tasks(most)
-        pace.expect(epoch_tokens * len(curriculum.tasks_within(most)) / max(len(curriculum.tasks_within(None)), 1))
+        sampler.limit_tasks(most)
+        pace.expect(epoch_tokens * len(sampler.tasks_within(most)) / max(len(sampler.tasks_within(None)), 1))
         turned = "slower" if most < now else "quicker"
         yield Planned(
             1 / s_per_token,
             round(pace.epoch_tokens),
-            done + min(pace.left_s / s_per_token / max(pace.epoch_tokens, 1.0), curriculum.epochs - done),
-            self.elapsed_s + min(pace.work_left_s(curriculum.epochs), pace.left_s) + self.reserve_s,
+            done + min(pace.left_s / s_per_token / max(pace.epoch_tokens, 1.0), sampler.epochs - done),
+            self.elapsed_s + min(pace.work_left_s(sampler.epochs), pace.left_s) + self.reserve_s,
             (f"the work turned out {turned} than expected: from now on {most} tasks a sentence instead of {now}",),
         )
 
     def keep_share(self) -> None:
-        """Keep of what the training has changed the share fidelity.kept_change.
+        """Keep of what the training has changed the share regularisation.wise_ft_alpha.
 
         theta_0 + share (theta - theta_0), on the line between beginning and end (WiSE-FT, arXiv 2109.01903, equation
         1): the last of the change costs other texts more than it gains for this one.
         """
         if self._beginning:
-            trained, share = self.adapter.trained_state(), self.recipe.fidelity.kept_change
+            trained, share = self.adapter.trained_state(), self.recipe.regularisation.wise_ft_alpha
             kept = {key: torch.lerp(value, trained[key], share) for key, value in self._beginning.items()}
             self.adapter.load_state(kept)
 
@@ -379,7 +379,7 @@ class Session:
     def affordable_probes(
         self, document: Document, sentences: Sequence[Sentence], tasks: Sequence[Task]
     ) -> tuple[list[Task], float]:
-        """The held-back tasks that a small share of the budget allows to ask, and the seconds that will take.
+        """The held-out tasks that a small share of the budget allows to ask, and the seconds that will take.
 
         The first passes of a batch are timed on the adapter as it is: a batch takes about as long, whatever is in it.
         """
@@ -420,7 +420,7 @@ class Session:
 
     def draft(
         self,
-        made: Outline,
+        made: PreparedDocument,
         *,
         name: str,
         key: str,
@@ -473,7 +473,7 @@ class Session:
 
 
 def _left_behind(checkpoint: Checkpoint | None) -> str:
-    """What there is to go on from after an interruption."""
+    """The state to go on from after an interruption."""
     if checkpoint is None:
         return "nothing was changed"
     if checkpoint.problem is None:

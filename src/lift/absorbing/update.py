@@ -17,9 +17,9 @@ from threading import Event as StopFlag
 from typing import Any
 
 from lift.absorbing.absorb import absorb_within, absorption_identity, left_out, prepared, trained_tasks, write_tasks
-from lift.absorbing.events import AbsorptionEvent, Finished, Probed, Probing
-from lift.absorbing.preparation import Outline, Preparation, TaskWriter, outline, prepare
-from lift.absorbing.recall import RecallReport
+from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Probed, Probing
+from lift.absorbing.preparation import Preparation, PreparedDocument, TaskWriter, prepare, prepare_document
+from lift.absorbing.recall_report import RecallReport
 from lift.absorbing.session import Session
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
@@ -27,12 +27,12 @@ from lift.adapters.sharing import shares_its_base
 from lift.config import apply_overrides
 from lift.documents.document import Document, join_documents
 from lift.errors import InterruptedAbsorption, LibraryError, UsageError, cleaning_up
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import MAX_SOURCE_CHARS, RecallPoint, printable
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe, TrainingSettings
-from lift.tasks.endpoint import endpoint_url
+from lift.tasks.endpoint_generator import endpoint_url
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.task import Task
 from lift.training.budget import Budget, Clock, check_budget
@@ -48,9 +48,9 @@ _PATIENCE_ROUNDS = 3
 @shares_its_base
 def add_events(
     document: Document,
-    memory: Memory,
+    memory: StoredMemory,
     base: BaseModel,
-    library: Library,
+    library: MemoryLibrary,
     *,
     overrides: Sequence[str] = (),
     budget_s: float | None = None,
@@ -77,9 +77,9 @@ def add_events(
 def _add_alone(
     budget: Budget,
     document: Document,
-    memory: Memory,
+    memory: StoredMemory,
     base: BaseModel,
-    library: Library,
+    library: MemoryLibrary,
     recipe: Recipe,
     stop: StopFlag | None,
 ) -> Iterator[AbsorptionEvent]:
@@ -93,7 +93,7 @@ def _add_alone(
         yield Finished(memory, None, budget.elapsed_s, 0.0, reused=True)
         return
     joined = join_documents([memory.document, *added], title=old.title)
-    made = outline(joined, base, recipe)
+    made = prepare_document(joined, base, recipe)
     _check_sentences(memory, made)
     start = joined.parts[len(known)].start
     session = _reopened(memory, base, recipe, budget)
@@ -113,7 +113,7 @@ def _add_alone(
         schedule = session.schedule(preparation, old_s + new_s)
         yield schedule.planned
         yield from session.train(
-            schedule.preparation.curriculum,
+            schedule.preparation.sampler,
             _gentler(recipe),
             schedule=schedule,
             stop=stop,
@@ -146,9 +146,9 @@ def _add_alone(
 
 @shares_its_base
 def rehearse_events(
-    memory: Memory,
+    memory: StoredMemory,
     base: BaseModel,
-    library: Library,
+    library: MemoryLibrary,
     *,
     until: float,
     budget_s: float | None = None,
@@ -161,7 +161,7 @@ def rehearse_events(
     Each round trains the tasks of the forgotten sentences and a share of the others, then asks all probes again; the
     probes themselves are never trained on, but they decide when to stop, so the recall reached is a little flattering.
     Ends at the target, at the budget, or when three rounds in a row did not help; the best round is kept. Raises
-    UsageError for a share outside 0..1 or a memory without held-back tasks, and InterruptedAbsorption after `stop`
+    UsageError for a share outside 0..1 or a memory without held-out tasks, and InterruptedAbsorption after `stop`
     (what was reached is kept).
     """
     _check_share(until)
@@ -176,7 +176,7 @@ def _check_share(until: float) -> None:
 
 
 def _rehearse_within(
-    budget: Budget, memory: Memory, base: BaseModel, library: Library, until: float, stop: StopFlag | None
+    budget: Budget, memory: StoredMemory, base: BaseModel, library: MemoryLibrary, until: float, stop: StopFlag | None
 ) -> Iterator[AbsorptionEvent]:
     """As rehearse_events, within a budget of which a part may be used."""
     memory.check_base(base.id, base.fingerprint, base.identity)
@@ -186,20 +186,20 @@ def _rehearse_within(
 
 def _rehearse_alone(
     budget: Budget,
-    memory: Memory,
+    memory: StoredMemory,
     base: BaseModel,
-    library: Library,
+    library: MemoryLibrary,
     until: float,
     stop: StopFlag | None,
 ) -> Iterator[AbsorptionEvent]:
     """Rehearse as the only one that changes the memory."""
     recipe, old = _recipe_of(memory), memory.manifest
-    if all(not task.held_back for task in memory.tasks):
+    if all(not task.held_out for task in memory.tasks):
         raise UsageError(
-            f"expected held-back questions to know what {memory.name!r} has forgotten, got none; absorb the text again "
-            "with tasks.held_back_per_sentence above 0"
+            f"expected held-out questions to know what {memory.name!r} has forgotten, got none; absorb the text again "
+            "with tasks.held_out_per_sentence above 0"
         )
-    made = outline(memory.document, base, recipe)
+    made = prepare_document(memory.document, base, recipe)
     _check_sentences(memory, made)
     session = _reopened(memory, base, recipe, budget)
     stopped = False
@@ -222,7 +222,7 @@ def _rehearse_alone(
             shorter = _round_recipe(recipe, rounds)
             preparation = prepare(made, tasks, base, shorter)
             try:
-                yield from session.train(preparation.curriculum, shorter.training, stop=stop)
+                yield from session.train(preparation.sampler, shorter.training, stop=stop)
             except InterruptedAbsorption:
                 stopped = True
             report = session.probe(memory.document, made.sentences, probes)
@@ -259,7 +259,7 @@ def absorb_until_events(
     document: Document,
     base: BaseModel,
     recipe: Recipe,
-    library: Library,
+    library: MemoryLibrary,
     *,
     until: float,
     name: str | None = None,
@@ -293,11 +293,11 @@ def absorb_until_events(
 
 
 def _still_trained(preparation: Preparation) -> set[Task]:
-    """The tasks that the training had time for, and those that are held back."""
-    return set(trained_tasks(preparation.tasks, preparation.curriculum))
+    """The tasks that the training had time for, and those that are held out."""
+    return set(trained_tasks(preparation.tasks, preparation.sampler))
 
 
-def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, budget: Budget) -> Session:
+def _reopened(memory: StoredMemory, base: BaseModel, recipe: Recipe, budget: Budget) -> Session:
     """A session that goes on from the stored adapter, in full precision."""
     release(base.model)
     state = {key: value.float() for key, value in memory.load_adapter_state().items()}
@@ -305,7 +305,7 @@ def _reopened(memory: Memory, base: BaseModel, recipe: Recipe, budget: Budget) -
     return Session(base, adapter, recipe, budget, before=memory)
 
 
-def choose_recipe(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
+def choose_recipe(memory: StoredMemory, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that a text is added to `memory` by: the memory's own, with `overrides` of who writes the tasks.
 
     Raises UsageError for other overrides, and where the text and the API key would go to an endpoint that the memory
@@ -322,11 +322,11 @@ def choose_recipe(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _recipe_of(memory: Memory, overrides: Sequence[str] = ()) -> Recipe:
+def _recipe_of(memory: StoredMemory, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe.parse(apply_overrides(memory.manifest.recipe, overrides), f"the recipe of the memory {memory.name!r}")
 
 
-def _check_endpoint(memory: Memory, recipe: Recipe, overrides: Sequence[str]) -> None:
+def _check_endpoint(memory: StoredMemory, recipe: Recipe, overrides: Sequence[str]) -> None:
     """Raise UsageError where the text and the API key would go to an endpoint that the memory alone names."""
     if recipe.generator.kind != "openai":
         return
@@ -342,7 +342,7 @@ def _check_endpoint(memory: Memory, recipe: Recipe, overrides: Sequence[str]) ->
     )
 
 
-def _check_sentences(memory: Memory, made: Outline) -> None:
+def _check_sentences(memory: StoredMemory, made: PreparedDocument) -> None:
     """Raise LibraryError where tasks are about sentences that the text does not have, as it is split now."""
     last = max((max(task.evidence) for task in memory.tasks), default=-1)
     if last >= len(made.sentences):
@@ -354,7 +354,7 @@ def _check_sentences(memory: Memory, made: Outline) -> None:
 
 def _gentler(recipe: Recipe) -> TrainingSettings:
     """The recipe's training at a lower rate: an adapter that knows something has it to lose."""
-    rate = recipe.training.learning_rate * recipe.update.learning_rate_factor
+    rate = recipe.training.learning_rate * recipe.update.learning_rate_multiplier
     return recipe.training.model_copy(update={"learning_rate": rate})
 
 
@@ -377,7 +377,7 @@ def _round_recipe(recipe: Recipe, number: int) -> Recipe:
 def _to_rehearse(tasks: Sequence[Task], report: RecallReport, share: float, seed: str) -> list[Task]:
     """All tasks of the forgotten sentences, and a sample of the others that is not larger than these."""
     forgotten = set(report.forgotten)
-    trained = [task for task in tasks if not task.held_back]
+    trained = [task for task in tasks if not task.held_out]
     wanted = [task for task in trained if task.evidence[0] in forgotten]
     others = [task for task in trained if task.evidence[0] not in forgotten]
     count = min(round(share * len(others)), len(wanted))
@@ -385,7 +385,7 @@ def _to_rehearse(tasks: Sequence[Task], report: RecallReport, share: float, seed
 
 
 def _sample(tasks: Sequence[Task], share: float, seed: int) -> list[Task]:
-    trained = [task for task in tasks if not task.held_back]
+    trained = [task for task in tasks if not task.held_out]
     return random.Random(seed).sample(trained, round(share * len(trained)))
 
 

@@ -1,4 +1,4 @@
-"""What every kind of adapter can do, and which adapters are attached to a model.
+"""The contract of every kind of adapter, and the list of those attached to a model.
 
 Several adapters may be attached to one resident base under different names. Each of them is applied to all rows of a
 batch, to some, or to none (`apply_to`); an adapter that is applied to none leaves the base's output bit for bit as it
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lift.errors import AdapterError, cleaning_up
-from lift.packing.alora import Invocation, by_row
+from lift.packing.alora import Invocation, invocations_by_row
 
 _serials = itertools.count()
 _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed
@@ -26,7 +26,7 @@ class Adapter(ABC):
     """A small set of trained tensors, attached to the frozen `model` under `name` until `detach`.
 
     `rows` says which rows of a batch it is applied to: None is all of them, () is none. `invocation`: the tokens of a
-    prompt from which on it acts (models/invocation.py); () is everywhere.
+    prompt from which on it acts (packing/alora.py); () is everywhere.
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -54,9 +54,9 @@ class Adapter(ABC):
 
     @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
 
-    def rate_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
         """Its parameters in groups, each with the factor of its learning rate; `ratio` is that of B in B A (LoRA+)."""
         return [(self.parameters(), 1.0)]
 
@@ -83,7 +83,7 @@ class Adapter(ABC):
     @property
     def row_invocations(self) -> tuple[Invocation | None, ...]:
         """Its invocation for each row of a batch, up to the last that it is applied to; None where it is not."""
-        return by_row(dict.fromkeys(self.rows or (), self.invocation))
+        return invocations_by_row(dict.fromkeys(self.rows or (), self.invocation))
 
     @property
     def first_layer(self) -> int:
@@ -148,7 +148,7 @@ def attached(model: Any) -> dict[str, Adapter]:
 
 
 def applied_state(model: Any) -> tuple[tuple[int, int, int], ...] | None:
-    """What `model` makes of a prompt depends on this beside its base: equal while every row is read in the same way.
+    """The state that `model` reads prompts in, beside its base: equal while every row is read in the same way.
 
     None where rows of a batch differ in their adapters, or an adapter is in training. One that is activated does not
     count: what stands in front of its invocation is the base's (applied_invocation).

@@ -1,4 +1,4 @@
-"""Plain LoRA of many memories in one batch: two products a matrix for all of them, whatever their number.
+"""Batched LoRA (BGMV / SGMV): plain LoRA of many memories in one batch, with two products a matrix for all of them.
 
 Row i of a batch uses memory m(i). With the factors A_m [r, in] and B_m [out, r] and the scaling s_m of each memory,
 
@@ -23,7 +23,7 @@ import torch
 
 from lift.adapters.low_rank import LowRank
 from lift.errors import cleaning_up
-from lift.packing.alora import Invocation, add_in_rows_where_acting, by_row
+from lift.packing.alora import Invocation, add_in_rows_where_active, invocations_by_row
 
 _IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
 # padding tokens that cost as much as two products of a memory's own; measured: 4 to 9 with SmolLM2's matrices on one
@@ -32,7 +32,7 @@ _PRODUCT_TOKENS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class GroupedRows:
     """Where N rows of a batch go that use K memories, at most C rows one memory.
 
     `counts`: rows of each memory. `rows`: [N] rows of the batch, memory by memory. `laid`: [K C] rows of the batch,
@@ -51,7 +51,9 @@ class Places:
     invocations: tuple[Invocation | None, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], device: torch.device, invocations: Sequence[Invocation] = ()) -> Places:
+    def of(
+        cls, rows: Sequence[Sequence[int]], device: torch.device, invocations: Sequence[Invocation] = ()
+    ) -> GroupedRows:
         """The places of each memory's rows, and with `invocations` from where on it acts there.
 
         Some memory has at least one row, and no row has two memories.
@@ -69,7 +71,7 @@ class Places:
             real=torch.tensor(real, device=device),
             in_order=not idle and laid == list(range(sum(map(len, rows)))),
             sparse=sparse,
-            invocations=by_row(used),
+            invocations=invocations_by_row(used),
         )
 
 
@@ -93,7 +95,7 @@ def low_rank_products(inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor
 
 
 def add_updates(
-    output: torch.Tensor, inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor, places: Places
+    output: torch.Tensor, inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor, places: GroupedRows
 ) -> torch.Tensor:
     """y_i of every row: `output`, W x [B, ..., out]; `inputs`, x [B, ..., in]; `down`, A; `up`, s B. [B, ..., out]
 
@@ -172,7 +174,7 @@ def parking(model: Any) -> Iterator[None]:
 
 
 def forget_rows(model: Any, name: str) -> None:
-    """What `name` has in the stacks is not used again: its tensors change, or it is detached. It has no rows."""
+    """Forget the tensors that `name` has in the stacks: its tensors change, or it is detached. It has no rows."""
     group = vars(model).get(_IN_USE)
     if group is not None:
         group.members.pop(name, None)
@@ -209,7 +211,7 @@ class _Group:
         self.keepers = self.parkers = 0
         self._stacks: dict[Any, _Stack] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._places: dict[tuple[Any, ...], Places] = {}
+        self._places: dict[tuple[Any, ...], GroupedRows] = {}
         self._by_rows: list[_Member] | None = None  # all of them, in the order of their rows
         self._version = 0
 
@@ -257,15 +259,15 @@ class _Group:
         def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
             return add_updates(output, inputs, stack.down, stack.up, places)
 
-        return add_in_rows_where_acting(output, args[0], places.invocations, add)
+        return add_in_rows_where_active(output, args[0], places.invocations, add)
 
     @torch.inference_mode(False)
-    def _places_of(self, members: Sequence[_Member], device: torch.device) -> Places | None:
+    def _places_of(self, members: Sequence[_Member], device: torch.device) -> GroupedRows | None:
         """The same for all matrices that the same memories update."""
         key = (device, *members)
         if any(member.rows for member in members) and key not in self._places:
             invocations = [next(iter(member.updates.values())).invocation for member in members]
-            self._places[key] = Places.of([member.rows for member in members], device, invocations)
+            self._places[key] = GroupedRows.of([member.rows for member in members], device, invocations)
         return self._places.get(key)
 
 
@@ -278,7 +280,7 @@ class _Stack:
     def __init__(self) -> None:
         self.version = 0
         self.members: list[_Member] = []
-        self.places: Places | None = None
+        self.places: GroupedRows | None = None
         self.down = self.up = self._down = self._up = torch.empty(0, 0, 0)
 
     @torch.inference_mode(False)

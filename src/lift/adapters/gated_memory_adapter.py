@@ -137,7 +137,7 @@ class GatedMemoryAdapter(Adapter):
         return min(layer.site.layer for layer in self._layers)
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
         return list(self._named_parameters().values())
 
     def trained_state(self) -> dict[str, torch.Tensor]:

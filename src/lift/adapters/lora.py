@@ -23,7 +23,7 @@ from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.lora_training import train_as_peft, train_in_one
 from lift.adapters.low_rank import LowRank, tell_applied
 from lift.errors import AdapterError
-from lift.packing.alora import Invocation, add_in_rows_where_acting
+from lift.packing.alora import Invocation, add_in_rows_where_active
 from lift.recipes.recipe import AdapterSettings
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn")
@@ -114,10 +114,10 @@ class LoraAdapter(Adapter):
         return first_of(self.config.layers_to_transform)
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
         return list(self._parameters)
 
-    def rate_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
         """B with `ratio` times the rate of A and of all else (LoRA+, arXiv 2402.12354, section 4)."""
         ups = {id(layer.lora_B[self._peft_name].weight) for layer in self._layers}
         return [
@@ -207,7 +207,7 @@ class LoraAdapter(Adapter):
                 updated = base + layer.lora_B[name](layer.lora_A[name](inputs)) * layer.scaling[name]
             return output.index_copy(0, indices, updated.to(output.dtype))
 
-        return add_in_rows_where_acting(output, args[0], self.row_invocations, add)
+        return add_in_rows_where_active(output, args[0], self.row_invocations, add)
 
     def _remove(self) -> None:
         for path, layer in list(_peft_layers(self.model)):
@@ -259,7 +259,7 @@ class LoraAdapter(Adapter):
 
 
 def read_config(config: dict[str, Any]) -> LoraConfig:
-    """What PEFT reads in an adapter_config.json; raises AdapterError where it cannot, or a setting is none of ours.
+    """The settings that PEFT reads in an adapter_config.json; raises AdapterError for any that is not Lift's.
 
     The file may come from a stranger. PEFT takes some settings for regular expressions, modules to import and files to
     load: names are plain here, and whatever has a meaning that a stored adapter does not need is as PEFT has it.

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lift.adapters.batched_lora import add_low_rank
 from lift.adapters.low_rank import LowRank
-from lift.packing.alora import Invocation, acts_in_part, add_where_acting
+from lift.packing.alora import Invocation, add_where_active, is_masked
 
 
 class _Updated(torch.autograd.Function):
@@ -92,11 +92,11 @@ def train_as_peft(layers: Sequence[Any], name: str) -> None:
 def _forward(layer: Any, name: str, invocation: Invocation, inputs: torch.Tensor) -> torch.Tensor:
     base = layer.get_base_layer()
     alone = not layer.disable_adapters and layer.active_adapters == [name]
-    partly = alone and acts_in_part(invocation)
+    partly = alone and is_masked(invocation)
     if not partly and not (alone and type(base) is torch.nn.Linear):
         output: torch.Tensor = type(layer).forward(layer, inputs)
         return output
     update = LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], invocation)
     if partly:
-        return add_where_acting(base(inputs), inputs, invocation, partial(add_low_rank, update=update))
+        return add_where_active(base(inputs), inputs, invocation, partial(add_low_rank, update=update))
     return updated(inputs, base.weight, base.bias, update.down, update.up, update.scaling)

@@ -1,6 +1,7 @@
 """Low-rank updates of a model's matrices, and which of them are applied to all rows now.
 
-Adapters tell of them here, for whoever computes with the matrices themselves instead of the model's modules (draft.py).
+Adapters tell of them here, for those that compute with the matrices themselves instead of the model's modules
+(speculative.py).
 """
 
 from __future__ import annotations

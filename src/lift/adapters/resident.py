@@ -1,4 +1,4 @@
-"""Which stored adapters a resident base model holds: memories switch, the base stays loaded."""
+"""Stored adapters held by a resident base model: memories switch, the base stays loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from lift.adapters.adapter import Adapter, attached
 from lift.adapters.attach import restore_adapter
-from lift.adapters.rows import activate
+from lift.adapters.row_assignment import activate
 from lift.errors import AdapterError
 
 Load = Callable[[], tuple[dict[str, Any], dict[str, torch.Tensor]]]

@@ -20,7 +20,7 @@ from lift.adapters.adapter import Adapter, check_state, first_of
 from lift.adapters.batched_lora import add_low_rank, apply_to_rows, forget_rows
 from lift.adapters.low_rank import LowRank, tell_applied
 from lift.errors import AdapterError
-from lift.packing.alora import add_in_rows_where_acting, add_where_acting
+from lift.packing.alora import add_in_rows_where_active, add_where_active
 
 # which matrices, their rank and scaling, from where on they act; where the adapter comes from. Any other setting
 # changes what the factors mean
@@ -40,7 +40,7 @@ def is_plain(config: LoraConfig) -> bool:
 class StoredLoraAdapter(Adapter):
     """A plain LoRA as it is stored; its factors are float32 whatever the base's type, frozen until set_trainable.
 
-    On some rows of a batch a frozen one is applied together with all others (lora_rows.py).
+    On some rows of a batch a frozen one is applied together with all others (batched_lora.py).
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class StoredLoraAdapter(Adapter):
         return first_of(self._config.get("layers_to_transform"))
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, this adapter's alone, in a stable order."""
+        """The trained parameters, this adapter's alone, in a stable order."""
         return list(self._factors.values())
 
-    def rate_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
+    def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
         """B with `ratio` times the rate of A (LoRA+, arXiv 2402.12354, section 4)."""
         downs = [factor for key, factor in self._factors.items() if ".lora_A." in key]
         ups = [factor for key, factor in self._factors.items() if ".lora_B." in key]
@@ -147,7 +147,7 @@ class StoredLoraAdapter(Adapter):
 
     def _add_to_all(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         update = self._updates[layer]
-        return add_where_acting(output, args[0], update.invocation, partial(add_low_rank, update=update))
+        return add_where_active(output, args[0], update.invocation, partial(add_low_rank, update=update))
 
     def _add_to_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         indices = self._row_indices.to(output.device)
@@ -156,7 +156,7 @@ class StoredLoraAdapter(Adapter):
             updated = add_low_rank(output[indices], inputs[indices], self._updates[layer])
             return output.index_copy(0, indices, updated)
 
-        return add_in_rows_where_acting(output, args[0], self.row_invocations, add)
+        return add_in_rows_where_active(output, args[0], self.row_invocations, add)
 
     def _remove(self) -> None:
         forget_rows(self.model, self.name)

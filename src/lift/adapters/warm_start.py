@@ -1,6 +1,6 @@
-"""Where a LoRA begins: at zero, or at what tuning on other documents has taught it (pre-LIFT SFT, method 1.4).
+"""Warm start of a LoRA: an adapter tuned on other documents that new ones begin at (pre-LIFT SFT, method 1.4).
 
-A small base model answers at length and beside the point; a starting point has learned from other texts, with questions
+A small base model answers at length and beside the point; a warm start has learned from other texts, with questions
 that people asked, how an answer looks. What a memory then has to learn is its own text. It is an adapter like any other
 (PEFT's layout), bound to the weights that it was tuned on, and fits every rank and choice of layers. It acts on all
 that it reads; a memory that acts on answers alone takes of it what acts there.
@@ -30,28 +30,28 @@ from lift.models.base_model import BaseModel
 from lift.packing.prompts import invocation_of
 from lift.recipes.recipe import AdapterSettings
 
-_ABOUT_FILE = "starting_point.json"
+_ABOUT_FILE = "warm_start.json"
 _CONFIG_FILE = "adapter_config.json"
 _STATE_FILE = "adapter_model.safetensors"
 _PASSAGES_FILE = "passages.jsonl"
 _FILES = (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE, _PASSAGES_FILE)
-_PACKAGED = "starting_points"
+_PACKAGED = "warm_starts"
 _MAX_FILE_BYTES = 16 << 30
 _PEFT_PREFIX = "base_model.model."
 _STORED_DTYPE = torch.bfloat16
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A piece of the documents that a starting point was tuned on, with questions and their answers."""
+class WarmStartPassage:
+    """A piece of the documents that a warm start was tuned on, with questions and their answers."""
 
     text: str
     questions: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class About:
-    """Where a starting point comes from: the base's weights, the documents and their licences, and how it was tuned."""
+class WarmStartOrigin:
+    """Where a warm start comes from: the base's weights, the documents and their licences, and how it was tuned."""
 
     base_id: str
     base_fingerprint: str
@@ -61,23 +61,27 @@ class About:
 
 
 @dataclass(frozen=True)
-class StartingPoint:
+class WarmStart:
     """LoRA tensors by module path of the bare base; `digest` is a hash of them and of `config`, how they act.
 
     `passages` are some of what it was tuned on, for memories to go on with.
     """
 
-    about: About
+    about: WarmStartOrigin
     config: dict[str, Any]
     state: dict[str, torch.Tensor]
     digest: str
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[WarmStartPassage, ...] = ()
 
     @classmethod
     def of(
-        cls, about: About, config: dict[str, Any], state: dict[str, torch.Tensor], passages: Sequence[Passage]
-    ) -> StartingPoint:
-        """What was tuned, as it will be stored: in bfloat16."""
+        cls,
+        about: WarmStartOrigin,
+        config: dict[str, Any],
+        state: dict[str, torch.Tensor],
+        passages: Sequence[WarmStartPassage],
+    ) -> WarmStart:
+        """The tuned adapter, as it will be stored: in bfloat16."""
         state = {key: tensor.to(_STORED_DTYPE) for key, tensor in state.items()}
         return cls(about, config, state, _digest(config, _to_bytes(state)), tuple(passages))
 
@@ -87,7 +91,7 @@ class StartingPoint:
         return float(self.config["lora_alpha"] / self.config["r"])
 
     def fit(self, fresh: dict[str, torch.Tensor], scaling: float) -> dict[str, torch.Tensor]:
-        """`fresh`, the tensors of a new LoRA, with this starting point wherever both have a matrix.
+        """`fresh`, the tensors of a new LoRA, with this warm start wherever both have a matrix.
 
         A larger rank keeps its new rows of A beside zero columns of B, so the update stays what it was; a smaller one
         gets the nearest update of its rank (truncated singular value decomposition). Raises AdapterError where a matrix
@@ -100,7 +104,7 @@ class StartingPoint:
             up = self.state[other].float() * (self.scaling / scaling)  # [out, r]
             if down.shape[1] != fresh[key].shape[1] or up.shape[0] != fresh[other].shape[0]:
                 raise AdapterError(
-                    f"{key}: the starting point has {down.shape[1]} x {up.shape[0]} weights, the model "
+                    f"{key}: the warm start has {down.shape[1]} x {up.shape[0]} weights, the model "
                     f"{fresh[key].shape[1]} x {fresh[other].shape[0]}; use one that was tuned on this base model"
                 )
             rank, wanted = down.shape[0], fresh[key].shape[0]
@@ -123,8 +127,8 @@ class StartingPoint:
 
 
 def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adapter:
-    """A new adapter on the base, at the starting point that its settings ask for; raises as find_starting_point."""
-    found = find_starting_point(base, settings)
+    """A new adapter on the base, at the warm start that its settings ask for; raises as find_warm_start."""
+    found = find_warm_start(base, settings)
     invocation = invocation_of(base.tokenizer) if settings.acts_on_answers else ()
     adapter = create_adapter(base.model, settings, seed, invocation=invocation)
     if found is not None:
@@ -136,33 +140,34 @@ def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adap
     return adapter
 
 
-def find_starting_point(base: BaseModel, settings: AdapterSettings) -> StartingPoint | None:
-    """What `adapter.starting_point` says: "auto" is the one that comes with Lift for these weights, if there is one.
+def find_warm_start(base: BaseModel, settings: AdapterSettings) -> WarmStart | None:
+    """The warm start that `adapter.warm_start` names: "auto" is that which comes with Lift for these weights.
 
     None where there is none, and for adapters other than plain LoRA. Raises AdapterError where a directory holds none,
     WrongBaseModelError where it was tuned on other weights.
     """
-    wanted = settings.starting_point
+    wanted = settings.warm_start
     if wanted == "none" or settings.kind != "lora":
         return None
     if wanted == "auto":
         return _packaged(base.fingerprint)
-    found = read_starting_point(Path(wanted))
+    found = read_warm_start(Path(wanted))
     if found.about.base_fingerprint != base.fingerprint:
         raise WrongBaseModelError(
-            f"the starting point {wanted} was tuned on other weights ({found.about.base_id}) than {base.id} has; "
-            "tune one for this model with `lift start`, or use adapter.starting_point=auto"
+            f"the warm start {wanted} was tuned on other weights ({found.about.base_id}) than {base.id} has; "
+            "tune one for this model with `lift warm-start`, or use adapter.warm_start=auto"
         )
     return found
 
 
-def read_starting_point(directory: Path) -> StartingPoint:
-    """The starting point in `directory`; raises AdapterError where there is none, or it is damaged."""
+def read_warm_start(directory: Path) -> WarmStart:
+    """The warm start in `directory`; raises AdapterError where there is none, or it is damaged."""
     try:
         files = [_read_bounded(directory / name) for name in _FILES]
     except (OSError, ValueError) as error:
         raise AdapterError(
-            f"expected a starting point in {directory}, got none that can be read ({error}); make one with `lift start`"
+            f"expected a warm start in {directory}, got none that can be read ({error}); "
+            "make one with `lift warm-start`"
         ) from None
     return _parse(str(directory), *files)
 
@@ -178,7 +183,7 @@ def _read_bounded(path: Path) -> bytes:
 
 
 @lru_cache(maxsize=4)
-def _packaged(fingerprint: str) -> StartingPoint | None:
+def _packaged(fingerprint: str) -> WarmStart | None:
     for entry in (resources.files("lift.adapters") / _PACKAGED).iterdir():
         about = entry / _ABOUT_FILE
         if about.is_file() and json.loads(about.read_text("utf-8"))["base_fingerprint"] == fingerprint:
@@ -186,19 +191,23 @@ def _packaged(fingerprint: str) -> StartingPoint | None:
     return None
 
 
-def _parse(name: str, about: bytes, config: bytes, state: bytes, passages: bytes) -> StartingPoint:
+def _parse(name: str, about: bytes, config: bytes, state: bytes, passages: bytes) -> WarmStart:
     try:
         facts = json.loads(about)
         facts["documents"] = tuple(facts["documents"])
         tensors = {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in load(state).items()}
         rows = [json.loads(line) for line in passages.decode("utf-8").split("\n") if line]
-        known = tuple(Passage(row["text"], tuple((asked, said) for asked, said in row["questions"])) for row in rows)
+        known = tuple(
+            WarmStartPassage(row["text"], tuple((asked, said) for asked, said in row["questions"])) for row in rows
+        )
         settings = json.loads(config)
-        read = StartingPoint(About(**facts), settings, tensors, _digest(settings, state), known)
+        read = WarmStart(WarmStartOrigin(**facts), settings, tensors, _digest(settings, state), known)
         if not all(key.replace(".lora_A.", ".lora_B.") in tensors for key in tensors) or read.scaling <= 0:
             raise ValueError("its tensors are not those of a LoRA")
     except Exception as error:  # safetensors raises an error of its own that is no ValueError
-        raise AdapterError(f"the starting point {name} is damaged ({error}); make it again with `lift start`") from None
+        raise AdapterError(
+            f"the warm start {name} is damaged ({error}); make it again with `lift warm-start`"
+        ) from None
     return read
 
 

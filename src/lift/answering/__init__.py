@@ -1,1 +1,1 @@
-"""Question -> answer: retrieval strategies, the vote, attribution to the text."""
+"""Question -> answer: retrieval strategies, reranking, attribution to the text."""

@@ -38,7 +38,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `context` is what was used ("auto" never stands here); `truncated` says that text was cut.
+    """The answer to a question. `context` is what was used ("auto" never stands here); `truncated`: text was cut.
 
     `supported` is False where no sentence of the document answers the question so: read it with doubt. Its evidence is
     then where the answer's words stand, if anywhere.

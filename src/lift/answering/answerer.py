@@ -14,18 +14,18 @@ import torch
 
 from lift.adapters.adapter import Adapter, applied_invocation, applied_state
 from lift.adapters.resident import Load, hold_stored, holding_stored
-from lift.adapters.rows import activate, restoring, using
-from lift.adapters.warm_start import find_starting_point
+from lift.adapters.row_assignment import activate, restoring, using
+from lift.adapters.warm_start import find_warm_start
 from lift.answering.answer import Answer, check_questions
-from lift.answering.steps import Say, Want, bring, run
-from lift.answering.strategies import Adapters, Routes
+from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
+from lift.answering.strategies import AnsweringAdapters, Strategies
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence, split_sentences
 from lift.errors import UsageError
-from lift.inference.generate import Rows, generate
+from lift.inference.generate import BatchRows, generate
 from lift.inference.prefix_cache import PrefixCache
 from lift.memories.manifest import ADAPTER_STATE_FILE
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import decode_content
 from lift.models.template_text import NO_QUOTES, TemplateQuotes
@@ -37,11 +37,13 @@ _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
 
 
 def kept_prefixes(model: torch.nn.Module) -> PrefixCache:
-    """What was read on a resident model and is kept for later questions, one cache for all that it answers."""
+    """The prefix cache of a resident model, kept for later questions, one for all that it answers."""
     return _kept.setdefault(model, PrefixCache(applied_state, invocation=applied_invocation))
 
 
-def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, *, keeps_text: bool = True) -> Answerer:
+def open_memory(
+    memory: StoredMemory, base: BaseModel, form: PromptForm = PLAIN_FORM, *, keeps_text: bool = True
+) -> Answerer:
     """Attach a memory to the resident base model, in place of whatever was attached, and answer from it.
 
     `keeps_text` as for Answerer. Raises WrongBaseModelError on other weights than those it was trained on, LibraryError
@@ -53,11 +55,11 @@ def open_memory(memory: Memory, base: BaseModel, form: PromptForm = PLAIN_FORM, 
     with turn_of(base.model):
         hold_stored(base.model, loads, at_most=len(loads))
         activate(base.model, key)
-    routes = routes_of(memory, base, form, key, reader[0] if reader else None)
-    return Answerer(base, routes, loads, keeps_text=keeps_text)
+    strategies = strategies_of(memory, base, form, key, reader[0] if reader else None)
+    return Answerer(base, strategies, loads, keeps_text=keeps_text)
 
 
-def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
+def stored_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load]:
     """The name under which a memory's adapter is attached to `base`, and what loads it; raises as open_memory."""
     memory.check_base(base.id, base.fingerprint, base.identity)
     if ADAPTER_STATE_FILE not in memory.manifest.files:
@@ -65,40 +67,45 @@ def stored_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load]:
     return memory.manifest.adapter_id, lambda: (memory.adapter_config, memory.load_adapter_state())
 
 
-def reader_adapter(memory: Memory, base: BaseModel) -> tuple[str, Load] | None:
-    """The starting point that the memory began at, as stored_adapter: it reads better than what it has become.
+def reader_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load] | None:
+    """The warm start that the memory began at, as stored_adapter: it reads better than what it has become.
 
     None where there was none, or it lay in a directory that is gone; the memory then reads itself.
     """
-    wanted = memory.manifest.recipe.get("adapter", {}).get("starting_point", "none")
+    wanted = memory.manifest.recipe.get("adapter", {}).get("warm_start", "none")
     if wanted not in ("none", "auto") and not Path(wanted).is_dir():
         return None
-    start = find_starting_point(base, AdapterSettings(starting_point=wanted))
+    start = find_warm_start(base, AdapterSettings(warm_start=wanted))
     return None if start is None else (start.digest, lambda: (start.config, start.state))
 
 
-def routes_of(memory: Memory, base: BaseModel, form: PromptForm, key: str, reader: str | None) -> Routes:
+def strategies_of(memory: StoredMemory, base: BaseModel, form: PromptForm, key: str, reader: str | None) -> Strategies:
     """The ways to answer about a memory's document; `key` and `reader` are the names under which they are attached."""
     recipe = memory.manifest.recipe
-    adapters = Adapters(key, reader or key, cites=bool(recipe.get("tasks", {}).get("cited_share")))
+    adapters = AnsweringAdapters(key, reader or key, cites=bool(recipe.get("tasks", {}).get("cited_share")))
     window_tokens = recipe.get("context", {}).get("window_tokens", 0)
-    return Routes(base, memory.document, split_sentences(memory.document.text), adapters, window_tokens, form)
+    return Strategies(base, memory.document, split_sentences(memory.document.text), adapters, window_tokens, form)
 
 
 class Answerer:
     """Answers questions about one document on a resident base model, with its memory (an adapter) or without.
 
     Each question, or batch of them, takes the model's turn, so any number of threads may ask at once. `loads`: the
-    stored adapters that its routes name; they are attached again where others have detached them. `keeps_text`: the
+    stored adapters that its strategies name; they are attached again where others have detached them. `keeps_text`: the
     keys and values of what is read are kept for the next question, in kept_prefixes; not where times are measured, or
     the model is trained by others than an Adapter.
     """
 
     def __init__(
-        self, base: BaseModel, routes: Routes, loads: Mapping[str, Load] | None = None, *, keeps_text: bool = False
+        self,
+        base: BaseModel,
+        strategies: Strategies,
+        loads: Mapping[str, Load] | None = None,
+        *,
+        keeps_text: bool = False,
     ) -> None:
         self.base = base
-        self.routes = routes
+        self.strategies = strategies
         self._loads = loads or {}
         self._prefixes = kept_prefixes(base.model) if keeps_text else None
 
@@ -115,13 +122,13 @@ class Answerer:
     ) -> Answerer:
         """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Routes."""
         name = adapter.name if adapter is not None else None
-        routes = Routes(base, document, sentences, Adapters(name, name), truncated_tokens)
-        return cls(base, routes, keeps_text=keeps_text)
+        strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens)
+        return cls(base, strategies, keeps_text=keeps_text)
 
     @property
     def document(self) -> Document:
-        """What is asked about."""
-        return self.routes.document
+        """The document that is asked about."""
+        return self.strategies.document
 
     def ask(self, question: str, context: str = "auto", *, on_text: Callable[[str], None] | None = None) -> Answer:
         """Answer one question; `on_text` gets the text piece by piece. See ask_many for what is raised."""
@@ -136,7 +143,7 @@ class Answerer:
         batch_size: int = 16,
         on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
-        """Answer in batches, in the order of the questions, by the routes of routes.py.
+        """Answer in batches, in the order of the questions, by the strategies of strategies.py.
 
         Without `max_new_tokens` each may be as long as such a question wants (prose.py). An answer that is chosen among
         several is shown in one piece. The time of an answer begins with the model's turn. Raises UsageError for an
@@ -144,34 +151,36 @@ class Answerer:
         to be read again and its file is gone or changed.
         """
         check_questions(questions, context)
-        streamed = on_text if all(self.routes.in_one_step(context, each) for each in questions) else None
+        streamed = on_text if all(self.strategies.in_one_step(context, each) for each in questions) else None
         model = self.base.model
         with turn_of(model), restoring(model), holding_stored(model, self._loads):
             started = time.perf_counter()
-            routes = [self.routes.to(question, context, max_new_tokens) for question in questions]
-            answers = run(routes, lambda wants: self._fulfil(wants, batch_size, streamed))
+            strategies = [self.strategies.to(question, context, max_new_tokens) for question in questions]
+            answers = run_strategies(strategies, lambda requests: self._execute(requests, batch_size, streamed))
             seconds = (time.perf_counter() - started) / max(len(questions), 1)
         if on_text and streamed is None:
             for answer in answers:
                 on_text(answer.text)
         return [replace(answer, seconds=seconds) for answer in answers]
 
-    def _fulfil(self, wants: Sequence[Want], batch_size: int, on_text: Callable[[str], None] | None) -> list[Any]:
+    def _execute(
+        self, requests: Sequence[ModelRequest], batch_size: int, on_text: Callable[[str], None] | None
+    ) -> list[Any]:
         """Texts adapter by adapter, so that those behind the same text are read together."""
 
-        def say(says: Sequence[Say]) -> list[str]:
-            with using(self.base.model, says[0].adapter):
+        def generate_all(requests: Sequence[GenerateRequest]) -> list[str]:
+            with using(self.base.model, requests[0].adapter):
                 return generate_texts(
                     self.base,
-                    [want.prompt_ids for want in says],
-                    says[0].max_new_tokens,
+                    [request.prompt_ids for request in requests],
+                    requests[0].max_new_tokens,
                     batch_size,
                     on_text=on_text,
-                    quotes=self.routes.quotes,
+                    quotes=self.strategies.quotes,
                     prefixes=self._prefixes,
                 )
 
-        return bring(self.base, wants, lambda want: (want.adapter, want.max_new_tokens), say)
+        return execute(self.base, requests, lambda request: (request.adapter, request.max_new_tokens), generate_all)
 
 
 def generate_texts(
@@ -182,10 +191,10 @@ def generate_texts(
     *,
     on_text: Callable[[str], None] | None = None,
     quotes: TemplateQuotes = NO_QUOTES,
-    open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
+    open_rows: Callable[[Sequence[int]], AbstractContextManager[BatchRows]] | None = None,
     prefixes: PrefixCache | None = None,
 ) -> list[str]:
-    """What the model answers to each prompt, until it ends its answer; `open_rows` and `prefixes` as for generate.
+    """The model's answers to all prompts, until it ends its answer; `open_rows` and `prefixes` as for generate.
 
     `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
     """
@@ -207,7 +216,7 @@ def generate_texts(
 
 
 class _ShownText:
-    """Turns the tokens of one text into pieces, holding back a character that is incomplete, and possible quotes."""
+    """Turns the tokens of one text into pieces, holding out a character that is incomplete, and possible quotes."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None], quotes: TemplateQuotes) -> None:
         self._tokenizer = tokenizer
@@ -224,7 +233,7 @@ class _ShownText:
             self._show(text[: self._quotes.safe_end(text)])
 
     def close(self) -> None:
-        """Show what was held back and is no quotation."""
+        """Show what was held out and is no quotation."""
         self._show(self._quotes.without(decode_content(self._tokenizer, self._ids)).rstrip())
 
     def _show(self, text: str) -> None:

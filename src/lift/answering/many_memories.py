@@ -10,12 +10,12 @@ from typing import Any
 from lift.adapters.adapter import attached
 from lift.adapters.batched_lora import keeping_room
 from lift.adapters.resident import hold_stored
-from lift.adapters.rows import restoring, rows
+from lift.adapters.row_assignment import restoring, rows
 from lift.answering.answer import Answer, check_questions
-from lift.answering.answerer import generate_texts, reader_adapter, routes_of, stored_adapter
-from lift.answering.steps import Say, Want, bring, run
+from lift.answering.answerer import generate_texts, reader_adapter, stored_adapter, strategies_of
+from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
 from lift.errors import UsageError
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
 from lift.packing.prompts import PLAIN_FORM, PromptForm
@@ -25,7 +25,7 @@ RESIDENT_MEMORIES = 32
 
 def ask_memories(
     base: BaseModel,
-    asked: Sequence[tuple[Memory, str]],
+    asked: Sequence[tuple[StoredMemory, str]],
     context: str = "none",
     *,
     max_new_tokens: int | None = None,
@@ -48,7 +48,7 @@ def ask_memories(
     adapters = {memory: stored_adapter(memory, base) for memory, _ in asked}
     readers = {memory: reader_adapter(memory, base) for memory in adapters}
     ways = {
-        memory: routes_of(memory, base, form, key, found[0] if (found := readers[memory]) else None)
+        memory: strategies_of(memory, base, form, key, found[0] if (found := readers[memory]) else None)
         for memory, (key, _) in adapters.items()
     }
     keys = [adapters[memory][0] for memory, _ in asked]
@@ -62,8 +62,8 @@ def ask_memories(
             wanted = {keys[index]: loads[keys[index]] for index in batch}
             hold_stored(base.model, {**reading, **wanted}, resident + len(reading))
             started = time.perf_counter()
-            routes = [ways[asked[index][0]].to(asked[index][1], context, max_new_tokens) for index in batch]
-            found_answers = run(routes, lambda wants: _fulfil(base, wants, batch_size))
+            strategies = [ways[asked[index][0]].to(asked[index][1], context, max_new_tokens) for index in batch]
+            found_answers = run_strategies(strategies, lambda requests: _execute(base, requests, batch_size))
             seconds = (time.perf_counter() - started) / len(batch)
             answers.update(zip(batch, (replace(answer, seconds=seconds) for answer in found_answers), strict=True))
     return [answers[index] for index in range(len(asked))]
@@ -85,16 +85,16 @@ def _batches(keys: Sequence[str], present: set[str], batch_size: int, resident: 
         yield batch
 
 
-def _fulfil(base: BaseModel, wants: Sequence[Want], batch_size: int) -> list[Any]:
+def _execute(base: BaseModel, requests: Sequence[ModelRequest], batch_size: int) -> list[Any]:
     """Texts of like length together, each row with the adapter that it wants."""
 
-    def say(says: Sequence[Say]) -> list[str]:
+    def generate_all(requests: Sequence[GenerateRequest]) -> list[str]:
         return generate_texts(
             base,
-            [want.prompt_ids for want in says],
-            says[0].max_new_tokens,
+            [request.prompt_ids for request in requests],
+            requests[0].max_new_tokens,
             batch_size,
-            open_rows=lambda chosen: rows(base.model, [says[row].adapter for row in chosen]),
+            open_rows=lambda chosen: rows(base.model, [requests[row].adapter for row in chosen]),
         )
 
-    return bring(base, wants, lambda want: want.max_new_tokens, say)
+    return execute(base, requests, lambda request: request.max_new_tokens, generate_all)

@@ -1,8 +1,8 @@
-"""What a question wants of the model, step by step, apart from who runs it.
+"""What a strategy asks of the model: requests to generate and to score, executed by any executor.
 
-A route (routes.py) is a generator: it yields what it wants next, texts and judgements, all that can be computed at
-once; it is sent what came of them, in the same order; and it returns the answer. Questions to one memory
-(answering.py), to many (many_memories.py) and over a network take the same routes and differ in their batches alone.
+A strategy (strategies.py) is a generator: it yields requests, all that can be computed at once; it is sent their
+results, in the same order; and it returns the answer. Questions to one memory (answerer.py), to many
+(many_memories.py) and to the engine (lift.serving) follow the same strategies, and differ in their executors alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from lift.adapters.rows import using
-from lift.answering.vote import log_probabilities
+from lift.adapters.row_assignment import using
+from lift.answering.reranking import log_probabilities
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Say:
+class GenerateRequest:
     """A text: what the model says behind these tokens with the attached adapter of that name, None: the base alone."""
 
     adapter: str | None
@@ -29,79 +29,85 @@ class Say:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """log P of each of these answers, its end included, behind these tokens; `adapter` as for Say. A list of floats."""
+class ScoreRequest:
+    """log P of each of these answers, its end included, behind these tokens: a list of floats.
+
+    `adapter` as for GenerateRequest.
+    """
 
     adapter: str | None
     prompt_ids: tuple[int, ...]
     answers: tuple[str, ...]
 
 
-def fitting(say: Say, window_tokens: int, least_tokens: int) -> Say:
+def fit_window(request: GenerateRequest, window_tokens: int, least_tokens: int) -> GenerateRequest:
     """The same text, no longer than the window has room for it behind its prompt.
 
     Raises UsageError where there is no room for `least_tokens` of it, and for an empty prompt.
     """
-    room_tokens = window_tokens - len(say.prompt_ids)
+    room_tokens = window_tokens - len(request.prompt_ids)
     if room_tokens < least_tokens:
         raise UsageError(
             f"expected a prompt and max_tokens that fit the model's window of {window_tokens} tokens, "
-            f"got {len(say.prompt_ids)} and {least_tokens}; shorten the question, or ask for fewer tokens"
+            f"got {len(request.prompt_ids)} and {least_tokens}; shorten the question, or ask for fewer tokens"
         )
-    if not say.prompt_ids:
+    if not request.prompt_ids:
         raise UsageError("expected a prompt of at least one token, got an empty one")
-    return replace(say, max_new_tokens=min(say.max_new_tokens, room_tokens))
+    return replace(request, max_new_tokens=min(request.max_new_tokens, room_tokens))
 
 
-Want = Say | Judge
-Route = Generator[Sequence[Want], Sequence[Any], T]
-Fulfil = Callable[[Sequence[Want]], Sequence[Any]]
+ModelRequest = GenerateRequest | ScoreRequest
+Strategy = Generator[Sequence[ModelRequest], Sequence[Any], T]
+Executor = Callable[[Sequence[ModelRequest]], Sequence[Any]]
 
 
-def run(routes: Sequence[Route[T]], fulfil: Fulfil) -> list[T]:
-    """What the routes return, in their order; `fulfil` gets what all of them want at a step, and brings it in order."""
-    results: dict[int, T] = {}
-    given: dict[int, Any] = dict.fromkeys(range(len(routes)))
-    while given:
-        wanted: dict[int, Sequence[Want]] = {}
-        for number, brought in given.items():
+def run_strategies(strategies: Sequence[Strategy[T]], executor: Executor) -> list[T]:
+    """Run all strategies to their ends; what they return, in their order.
+
+    `executor` gets the requests of all of them at a step, and returns the results in the same order.
+    """
+    answers: dict[int, T] = {}
+    results: dict[int, Any] = dict.fromkeys(range(len(strategies)))
+    while results:
+        pending: dict[int, Sequence[ModelRequest]] = {}
+        for number, result in results.items():
             try:
-                wanted[number] = routes[number].send(brought)
+                pending[number] = strategies[number].send(result)
             except StopIteration as stop:
-                results[number] = stop.value
-        brought_all = iter(fulfil([want for wants in wanted.values() for want in wants]) if wanted else ())
-        given = {number: [next(brought_all) for _ in wants] for number, wants in wanted.items()}
-    return [results[number] for number in range(len(routes))]
+                answers[number] = stop.value
+        found = iter(executor([request for requests in pending.values() for request in requests]) if pending else ())
+        results = {number: [next(found) for _ in requests] for number, requests in pending.items()}
+    return [answers[number] for number in range(len(strategies))]
 
 
-def bring(
+def execute(
     base: BaseModel,
-    wants: Sequence[Want],
-    alike: Callable[[Say], Hashable],
-    say: Callable[[Sequence[Say]], Sequence[str]],
+    requests: Sequence[ModelRequest],
+    alike: Callable[[GenerateRequest], Hashable],
+    generate_all: Callable[[Sequence[GenerateRequest]], Sequence[str]],
 ) -> list[Any]:
-    """What is wanted, in order: `say` gets the texts that are `alike` at once and brings them; then the judgements."""
-    brought: dict[int, Any] = {}
-    says = {place: want for place, want in enumerate(wants) if isinstance(want, Say)}
-    for kind in dict.fromkeys(map(alike, says.values())):
-        members = {place: want for place, want in says.items() if alike(want) == kind}
-        brought.update(zip(members, say(list(members.values())), strict=True))
-    judges = {place: want for place, want in enumerate(wants) if isinstance(want, Judge)}
-    brought.update(zip(judges, judged(base, list(judges.values())), strict=True))
-    return [brought[place] for place in range(len(wants))]
+    """Execute requests; their results, in order. `generate_all` gets the texts that are `alike` at once."""
+    results: dict[int, Any] = {}
+    texts = {place: request for place, request in enumerate(requests) if isinstance(request, GenerateRequest)}
+    for kind in dict.fromkeys(map(alike, texts.values())):
+        members = {place: request for place, request in texts.items() if alike(request) == kind}
+        results.update(zip(members, generate_all(list(members.values())), strict=True))
+    scores = {place: request for place, request in enumerate(requests) if isinstance(request, ScoreRequest)}
+    results.update(zip(scores, scored(base, list(scores.values())), strict=True))
+    return [results[place] for place in range(len(requests))]
 
 
-def judged(base: BaseModel, wants: Sequence[Judge]) -> list[list[float]]:
-    """What each wants; every adapter is asked once for all that it is to judge."""
-    found: list[list[float]] = [[] for _ in wants]
-    for adapter in dict.fromkeys(want.adapter for want in wants):
-        places = [place for place, want in enumerate(wants) if want.adapter == adapter]
+def scored(base: BaseModel, requests: Sequence[ScoreRequest]) -> list[list[float]]:
+    """The log-probabilities that each request asks for; every adapter runs once for all of its requests."""
+    found: list[list[float]] = [[] for _ in requests]
+    for adapter in dict.fromkeys(request.adapter for request in requests):
+        places = [place for place, request in enumerate(requests) if request.adapter == adapter]
         with using(base.model, adapter):
             values = log_probabilities(
                 base.model,
                 base.tokenizer,
-                [wants[place].prompt_ids for place in places],
-                [wants[place].answers for place in places],
+                [requests[place].prompt_ids for place in places],
+                [requests[place].answers for place in places],
             )
         for place, value in zip(places, values, strict=True):
             found[place] = value

@@ -1,14 +1,14 @@
-"""The ways from a question about a document to its answer, as steps that anything may run (asking.py).
+"""Strategies from a question about a document to its answer, as steps that anything may run (steps.py).
 
 closed book   The memory answers; one that has learned to cite also says the sentence that tells the answer, and what
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
 auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, as many
-              sentences again are read behind the first, and all vote (choosing.py). Where one sentence alone holds all
-              that the question says, no other is read: what is like it distracts a small reader. A memory that reads
-              for itself judges both behind the evidence: it has what it knows in mind then, and a further vote would
-              count twice. Where sentences are asked for (prose.py), the base model writes them, or the document is
-              quoted.
+              sentences again are read behind the first, and all are reranked (reranking.py). Where one sentence alone
+              holds all that the question says, no other is read: what is like it distracts a small reader. A memory
+              that reads for itself scores both behind the evidence: it has what it knows in mind then, and a second
+              term would count it twice. Where sentences are asked for (prose.py), the base model writes them, or the
+              document is quoted.
 yes or no     A small reader answers "Are dogs allowed?" with "the inn". Where the document may be read, such a
               question is answered by the sentence that speaks of all that is asked, behind a yes or no where rules are
               sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way, and where nothing
@@ -25,12 +25,12 @@ from typing import Any
 
 from lift.answering.answer import Answer, Evidence, supported_answer
 from lift.answering.attribution.attribute import says_nothing, verdict
-from lift.answering.attribution.polar import Verdict
-from lift.answering.attribution.questions import question_form
+from lift.answering.attribution.polar import PolarVerdict
+from lift.answering.attribution.question_form import question_form
 from lift.answering.prose import PROSE_TOKENS, answer_tokens, asks_for_prose, repeats_itself
+from lift.answering.reranking import CITING_PMI_WEIGHT, PMI_WEIGHT, likeliest
 from lift.answering.scoring import f1
-from lift.answering.steps import Judge, Route, Say, fitting
-from lift.answering.vote import CITING_MEMORY_VOTE, MEMORY_VOTE, best
+from lift.answering.steps import GenerateRequest, ScoreRequest, Strategy, fit_window
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import Sentence, joined
@@ -64,7 +64,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Adapters:
+class AnsweringAdapters:
     """Who answers, by the names under which they are attached; None is the base model alone.
 
     `memory`: what knows the document. `reader`: what reads for it, the memory itself where there is no other.
@@ -76,8 +76,8 @@ class Adapters:
     cites: bool = False
 
 
-class Routes:
-    """Routes to the answers of questions about one document.
+class Strategies:
+    """Strategies to the answers of questions about one document.
 
     `truncated_tokens` bounds the prompt of a truncated context, as it was bounded in training; 0: the model's window.
     `form`: the words around every question.
@@ -88,7 +88,7 @@ class Routes:
         base: BaseModel,
         document: Document,
         sentences: Sequence[Sentence],
-        adapters: Adapters,
+        adapters: AnsweringAdapters,
         truncated_tokens: int = 0,
         form: PromptForm = PLAIN_FORM,
     ) -> None:
@@ -101,8 +101,8 @@ class Routes:
         self._form = form
         self._render: Render = lambda question, text: prompt_ids(base.tokenizer, question, text, form)
 
-    def rendering(self, render: Render, *, continues: bool = False) -> Routes:
-        """The same routes with prompts of other tokens: `render` is given the question and what stands in front of it.
+    def rendering(self, render: Render, *, continues: bool = False) -> Strategies:
+        """The same strategies with prompts of other tokens: `render` gets the question and the text before it.
 
         What of the document fits the window is still found for the question alone. A text that one `continues` is no
         answer, and may say what the chat template says.
@@ -113,20 +113,20 @@ class Routes:
             other.quotes = NO_QUOTES
         return other
 
-    def to(self, question: str, context: str, max_new_tokens: int | None = None) -> Route[Answer]:
-        """The route for that context; without `max_new_tokens` the answer may be as long as such a question wants.
+    def to(self, question: str, context: str, max_new_tokens: int | None = None) -> Strategy[Answer]:
+        """The strategy for that context; without `max_new_tokens` the answer may be as long as such a question wants.
 
         It raises UsageError where a text does not fit the window.
         """
         most_tokens = max_new_tokens or answer_tokens(question)
         if self._wants_yes_or_no(question):
-            route = self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS)
+            strategy = self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS)
         else:
-            route = self._open(question, context, most_tokens)
-        return self._fitted(self._unquoted(route))
+            strategy = self._open(question, context, most_tokens)
+        return self._within_window(self._without_quotes(strategy))
 
-    def _open(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
-        """The route of a question as a model answers it."""
+    def _open(self, question: str, context: str, max_new_tokens: int) -> Strategy[Answer]:
+        """The strategy of a question as a model answers it."""
         if context == "auto" and self.adapters.memory is not None:
             if asks_for_prose(question):
                 return self._prose(question, max_new_tokens)
@@ -135,47 +135,49 @@ class Routes:
             return self._recall(question, max_new_tokens)
         return self._once(question, "evidence" if context == "auto" else context, max_new_tokens)
 
-    def once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
-        """The route of one text, whatever the memory has learned: its own with that context, none but "auto"."""
-        return self._fitted(self._unquoted(self._once(question, context, max_new_tokens)))
+    def once(self, question: str, context: str, max_new_tokens: int) -> Strategy[Answer]:
+        """The strategy of one text, whatever the memory has learned: its own with that context, none but "auto"."""
+        return self._within_window(self._without_quotes(self._once(question, context, max_new_tokens)))
 
-    def _unquoted(self, route: Route[Answer]) -> Route[Answer]:
-        """The route with texts that quote the chat template cut there: one that begins so has said nothing."""
-        brought: Sequence[Any] | None = None
+    def _without_quotes(self, strategy: Strategy[Answer]) -> Strategy[Answer]:
+        """The strategy with texts that quote the chat template cut there: one that begins so has said nothing."""
+        results: Sequence[Any] | None = None
         while True:
             try:
-                wants = next(route) if brought is None else route.send(brought)
+                requests = next(strategy) if results is None else strategy.send(results)
             except StopIteration as stop:
                 answer: Answer = stop.value
                 return answer
-            told = yield wants
-            brought = [self.quotes.without(each) if isinstance(each, str) else each for each in told]
+            told = yield requests
+            results = [self.quotes.without(each) if isinstance(each, str) else each for each in told]
 
-    def _fitted(self, route: Route[Answer]) -> Route[Answer]:
-        """The route, if each of its prompts leaves room in the window for what is to be said behind it.
+    def _within_window(self, strategy: Strategy[Answer]) -> Strategy[Answer]:
+        """The strategy, if each of its prompts leaves room in the window for what is to be said behind it.
 
         What is said behind a text that was generated may be as long as there is room. Raises UsageError.
         """
-        brought: Sequence[Any] | None = None
+        results: Sequence[Any] | None = None
         while True:
             try:
-                wants = next(route) if brought is None else route.send(brought)
+                requests = next(strategy) if results is None else strategy.send(results)
             except StopIteration as stop:
                 answer: Answer = stop.value
                 return answer
-            window_tokens, begun = self._base.window_tokens, brought is not None
-            brought = yield [
-                fitting(want, window_tokens, 1 if begun else want.max_new_tokens) if isinstance(want, Say) else want
-                for want in wants
+            window_tokens, begun = self._base.window_tokens, results is not None
+            results = yield [
+                fit_window(request, window_tokens, 1 if begun else request.max_new_tokens)
+                if isinstance(request, GenerateRequest)
+                else request
+                for request in requests
             ]
 
-    def _once(self, question: str, context: str, max_new_tokens: int) -> Route[Answer]:
+    def _once(self, question: str, context: str, max_new_tokens: int) -> Strategy[Answer]:
         prompt = self.prompt(question, context, max_new_tokens)
-        (text,) = yield [Say(self.adapters.memory, prompt.ids, max_new_tokens)]
+        (text,) = yield [GenerateRequest(self.adapters.memory, prompt.ids, max_new_tokens)]
         return self.answer(prompt, text)
 
     def in_one_step(self, context: str, question: str = "") -> bool:
-        """Whether the route is one text alone, so that it can be shown while it comes.
+        """Whether the strategy is one text alone, so that it can be shown while it comes.
 
         Without a question, whether that is so for all but yes/no questions, and no other adapter reads for the memory.
         """
@@ -188,7 +190,7 @@ class Routes:
     def prompt(
         self, question: str, context: str, max_new_tokens: int, evidence: Sequence[Sentence] | None = None
     ) -> Prompt:
-        """What the model reads to answer; `context` is none but "auto", `evidence` instead of the usual sentences.
+        """The prompt that the model reads to answer; `context` is none but "auto", `evidence`: not the usual sentences.
 
         Raises UsageError as `to`.
         """
@@ -196,7 +198,7 @@ class Routes:
         return Prompt(question, context, self._ids(question, text), cut)
 
     def answer(self, prompt: Prompt, text: str) -> Answer:
-        """What the model said behind `prompt`, with the sentence that supports it; its time is the runner's to say."""
+        """The answer made of the text behind `prompt`, with its supporting sentence; the executor knows its time."""
         return supported_answer(
             self.index,
             self.document,
@@ -208,7 +210,7 @@ class Routes:
             seconds=0.0,
         )
 
-    def _yes_or_no(self, question: str, context: str, most_tokens: int, quoted_tokens: int) -> Route[Answer]:
+    def _yes_or_no(self, question: str, context: str, most_tokens: int, quoted_tokens: int) -> Strategy[Answer]:
         """The sentence that answers, where the text may be read; else a model's answer, unless that tells nothing."""
         told = verdict(self.index, self.document, question) if context in ("auto", "evidence") else None
         text = self._told(told, quoted_tokens) if told else ""
@@ -224,30 +226,30 @@ class Routes:
     def _wants_yes_or_no(self, question: str) -> bool:
         return bool(self.index.sentences) and question_form(question).wants == "polar"
 
-    def _told(self, told: Verdict, most_tokens: int) -> str:
+    def _told(self, told: PolarVerdict, most_tokens: int) -> str:
         """The sentence behind the yes or no that it says; yes or no alone where both are more than so many tokens."""
         word = {1: "Yes.", -1: "No."}.get(told.sign, "")
         text = f"{word} {told.source.sentence.text}".strip()
         fits = len(self._base.tokenizer(text, add_special_tokens=False)["input_ids"]) <= most_tokens
         return text if fits else word
 
-    def _recall(self, question: str, max_new_tokens: int) -> Route[Answer]:
+    def _recall(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
         """Closed book by a memory that cites."""
         bare = self.prompt(question, "none", max_new_tokens)
-        said, cited = yield [Say(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
+        said, cited = yield [GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
         recited = self._ids(question, cited)
-        (read,) = yield [Say(self.adapters.reader, recited, max_new_tokens)]
-        chosen = yield from self._vote((read, said), bare.ids, [recited], CITING_MEMORY_VOTE)
+        (read,) = yield [GenerateRequest(self.adapters.reader, recited, max_new_tokens)]
+        chosen = yield from self._rerank((read, said), bare.ids, [recited], CITING_PMI_WEIGHT)
         return self.answer(bare, chosen)
 
-    def _auto(self, question: str, max_new_tokens: int) -> Route[Answer]:
+    def _auto(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
         """What is read in the evidence, and what is recalled; where these differ, what is read in more of it, too."""
         alone = self.index.holder(question)
         narrow = self.prompt(question, "evidence", max_new_tokens, [alone] if alone else None)
         bare = self.prompt(question, "none", max_new_tokens)
         read, said = yield [
-            Say(self.adapters.reader, narrow.ids, max_new_tokens),
-            Say(self.adapters.memory, bare.ids, max_new_tokens),
+            GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens),
+            GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens),
         ]
         shown, texts = [narrow], [read]
         reads_itself = self.adapters.reader == self.adapters.memory
@@ -256,22 +258,22 @@ class Routes:
             wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
                 shown.append(wide)
-                texts += yield [Say(self.adapters.reader, wide.ids, max_new_tokens)]
-        vote = 0.0 if reads_itself else MEMORY_VOTE
-        chosen = yield from self._vote((*texts, said), bare.ids, [prompt.ids for prompt in shown], vote)
+                texts += yield [GenerateRequest(self.adapters.reader, wide.ids, max_new_tokens)]
+        pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
+        chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
-    def _prose(self, question: str, max_new_tokens: int) -> Route[Answer]:
+    def _prose(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
         """What the base model, which nothing has made brief, writes behind more of the document, if that carries it.
 
         Else the document is quoted: a model that cannot write about what it reads says what it has heard elsewhere.
         """
         shown = self.index.evidence(question, WIDE_SENTENCES)
         prompt = self.prompt(question, "evidence", max_new_tokens, shown)
-        (text,) = yield [Say(None, prompt.ids, max_new_tokens)]
+        (text,) = yield [GenerateRequest(None, prompt.ids, max_new_tokens)]
         told = f"{question} {joined(shown)}"
         if not text or repeats_itself(text) or self.index.coverage(text, told) < CARRIED_COVERAGE:
             text = self._quotation(question, max_new_tokens) or text
@@ -285,15 +287,15 @@ class Routes:
                 return text
         return ""
 
-    def _citing(self, question: str) -> Say:
-        return Say(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
+    def _citing(self, question: str) -> GenerateRequest:
+        return GenerateRequest(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
 
-    def _vote(
-        self, texts: Sequence[str], bare_ids: tuple[int, ...], shown: Sequence[tuple[int, ...]], memory_vote: float
-    ) -> Route[str]:
+    def _rerank(
+        self, texts: Sequence[str], bare_ids: tuple[int, ...], shown: Sequence[tuple[int, ...]], pmi_weight: float
+    ) -> Strategy[str]:
         """The likeliest of the texts, the first where nothing speaks for another; silence never wins.
 
-        `shown`: the prompts that the reader judges them behind.
+        `shown`: the prompts that the reader scores them behind.
         """
         candidates = tuple(dict.fromkeys(text for text in texts if text))
         if len(candidates) < 2:
@@ -301,11 +303,11 @@ class Routes:
         reader, memory = self.adapters.reader, self.adapters.memory
         prior = reader if reader != memory else None
         asked = [(reader, ids) for ids in shown]
-        if memory_vote:
+        if pmi_weight:
             asked += [(memory, bare_ids), (prior, bare_ids)]
-        judged = yield [Judge(adapter, ids, candidates) for adapter, ids in asked]
+        judged = yield [ScoreRequest(adapter, ids, candidates) for adapter, ids in asked]
         read = [fmean(each) for each in zip(*judged[: len(shown)], strict=True)]
-        return candidates[best(read, *judged[len(shown) :], memory_vote=memory_vote)]
+        return candidates[likeliest(read, *judged[len(shown) :], pmi_weight=pmi_weight)]
 
     def _with_best_sentence(self, question: str, answer: Answer) -> Answer:
         """The answer with the sentence that fits the question best beside the one that supports it."""

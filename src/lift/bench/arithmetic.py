@@ -1,4 +1,4 @@
-"""What measurements mean: operations needed, when a recall was reached, how costs grow, how much faster. Pure."""
+"""Arithmetic of measurements: operations needed, when a recall was reached, how costs grow, how much faster. Pure."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from lift.adapters.warm_start import start_adapter
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import Cost, RecallSummary
 from lift.memories.memory import MemoryDraft
 from lift.models.base_model import BaseModel
@@ -48,12 +48,12 @@ def harbours(count: int) -> list[Harbour]:
     return [_harbour(number) for number in range(count)]
 
 
-def fill_library(library: Library, base: BaseModel, recipe: Recipe, places: Sequence[Harbour]) -> None:
+def fill_library(library: MemoryLibrary, base: BaseModel, recipe: Recipe, places: Sequence[Harbour]) -> None:
     """A memory for each place: an adapter where memories of `recipe` begin, with a little noise of its own.
 
-    The base model has nothing attached afterwards. Raises as start_adapter and Library.put.
+    The base model has nothing attached afterwards. Raises as start_adapter and MemoryLibrary.put.
     """
-    recipe = recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update={"starting_point": "auto"})})
+    recipe = recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update={"warm_start": "auto"})})
     adapter = start_adapter(base, recipe.adapter, 0)
     config, state = adapter.stored()
     adapter.detach()

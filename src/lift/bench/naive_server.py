@@ -1,4 +1,4 @@
-"""What is written in an hour: one lock, one request at a time; `python -m lift.bench.naive_server LIBRARY MODEL`.
+"""A naive server: one lock, one request at a time; `python -m lift.bench.naive_server LIBRARY MODEL`.
 
 It opens the memory for every question, asks it as `lift ask` does, and answers in the shape of OpenAI's streams.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from lift.answering.answerer import open_memory
 from lift.errors import LiftError
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 
@@ -27,7 +27,7 @@ class NaiveServer(ThreadingHTTPServer):
     request_queue_size = 1024
     daemon_threads = True
 
-    def __init__(self, base: BaseModel, library: Library) -> None:
+    def __init__(self, base: BaseModel, library: MemoryLibrary) -> None:
         super().__init__((_HOST, 0), _Handler)
         self.base = base
         self.library = library
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main(library: str, model: str) -> None:
     """Print the address as a line of JSON, and answer until the process is ended."""
-    with NaiveServer(load_model(model), Library(Path(library))) as server:
+    with NaiveServer(load_model(model), MemoryLibrary(Path(library))) as server:
         print(json.dumps({"url": server.url}), flush=True)
         server.serve_forever()
 

@@ -78,7 +78,7 @@ def plot_absorb(result: Mapping[str, Any]) -> dict[str, str]:
                     )
         axes.axhline(100 * result["recall"], color="grey", linestyle=":")
         axes.set_xlabel("seconds of training")
-        axes.set_ylabel("held-back questions answered, %")
+        axes.set_ylabel("held-out questions answered, %")
         axes.set_ylim(-3, 103)
         axes.legend()
 

@@ -23,7 +23,7 @@ from lift.evaluation.run_files import read_value, write_value
 _STOPPING_S = 60.0
 
 
-class Running(Protocol):
+class JobRunner(Protocol):
     """Does a job as worker.perform describes it, and returns what came of it."""
 
     def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Running(Protocol):
 
 
 def in_own_process(job: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Run `python -m lift.bench.worker` on the job; raises BenchError where it fails or is ended from outside.
+    """Run `python -m lift.bench.bench_worker` on the job; raises BenchError where it fails or is ended from outside.
 
     `environment`: all variables of the process, by default those of this one.
     """
@@ -40,7 +40,7 @@ def in_own_process(job: Mapping[str, Any], environment: Mapping[str, str] | None
         order, outcome = Path(directory) / "job.json", Path(directory) / "result.json"
         order.write_text(json.dumps(job, ensure_ascii=False), "utf-8")
         # what libraries remark about each other's versions says nothing about the measurement
-        command = [sys.executable, "-W", "ignore", "-m", "lift.bench.worker", str(order), str(outcome)]
+        command = [sys.executable, "-W", "ignore", "-m", "lift.bench.bench_worker", str(order), str(outcome)]
         # standard output is that of the results
         status = subprocess.run(command, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
         if not outcome.is_file():
@@ -54,7 +54,7 @@ def in_own_process(job: Mapping[str, Any], environment: Mapping[str, str] | None
     return result
 
 
-def kept_in(directory: Path, run: Running = in_own_process) -> Running:
+def kept_in(directory: Path, run: JobRunner = in_own_process) -> JobRunner:
     """As `run`, but what came of a job is kept in `directory`, and the same job is not done again.
 
     So an interrupted benchmark goes on where it was; the machine must be the same. Raises what `run` raises,

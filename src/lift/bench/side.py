@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lift.absorbing.preparation import outline
-from lift.absorbing.recall import choose_probes, probe_recall
+from lift.absorbing.preparation import prepare_document
+from lift.absorbing.recall_report import choose_probes, probe_recall
 from lift.adapters.attach import create_adapter
 from lift.answering.answerer import Answerer
 from lift.bench.arithmetic import training_flops
-from lift.bench.examples import as_rows, fixed_curriculum
+from lift.bench.fixed_batches import as_rows, fixed_batch_sampler
 from lift.bench.lift_side import train_with_lift
 from lift.bench.machine import PeakMemory, matmul_flops_per_s, matrices_of
 from lift.bench.race import Goal, Race
@@ -69,11 +69,11 @@ def run_side(
 ) -> SideRun:
     """Train on the tasks with Lift, or with Trainer where there are `options` for it; the model is used up by that.
 
-    At most `probes` of the held-back tasks are asked. Raises what the trainings raise.
+    At most `probes` of the held-out tasks are asked. Raises what the trainings raise.
     """
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
-    made = outline(document, base, recipe)
-    curriculum = fixed_curriculum(made, tasks, base, recipe)
+    made = prepare_document(document, base, recipe)
+    sampler = fixed_batch_sampler(made, tasks, base, recipe)
     matrices = matrices_of(base.model, *adapter_shape(base, recipe))
     bound = matmul_flops_per_s(base.model)
     asked = choose_probes(tasks, probes)
@@ -89,9 +89,9 @@ def run_side(
 
     race = Race(goal, recall, stopwatch(base.device), PeakMemory(base.device))
     if options is None:
-        counts = train_with_lift(base, curriculum, recipe, race)
+        counts = train_with_lift(base, sampler, recipe, race)
     else:
-        counts = train_with_trainer(base, as_rows(curriculum.examples()), recipe, options, race)
+        counts = train_with_trainer(base, as_rows(sampler.examples()), recipe, options, race)
     seconds = race.trained_s
     needed = training_flops(matrices, counts.real, counts.labelled)
     done = training_flops(matrices, counts.computed, counts.head, counts.below)

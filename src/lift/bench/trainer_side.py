@@ -16,7 +16,7 @@ import torch
 
 from lift.adapters.attach import create_adapter
 from lift.adapters.lora import LoraAdapter
-from lift.bench.examples import TokenCounts
+from lift.bench.fixed_batches import TokenCounts
 from lift.bench.race import Race
 from lift.errors import UsageError
 from lift.models.base_model import BaseModel

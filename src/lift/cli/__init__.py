@@ -15,7 +15,15 @@ from typing import Annotated, Any
 import typer
 
 import lift
-from lift.cli import absorb, ask, bench, evaluate, library, plan, recipes, serve, start
+from lift.cli import absorb_command as absorb
+from lift.cli import ask_command as ask
+from lift.cli import bench_command as bench
+from lift.cli import evaluate_command as evaluate
+from lift.cli import library_command as library
+from lift.cli import plan_command as plan
+from lift.cli import recipes_command as recipes
+from lift.cli import serve_command as serve
+from lift.cli import warm_start_command as start
 from lift.errors import LiftError
 from lift.training.budget import process_started
 

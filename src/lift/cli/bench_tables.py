@@ -38,7 +38,7 @@ def _show_text(text: Mapping[str, Any], recall: str) -> None:
     columns = ["side", "seconds", "spread", "tokens/s", "of bound", "memory", "Lift quicker"]
     title = (
         f"{about['title']} ({about['text_tokens']:,} tokens, {about['examples']:,} examples an epoch): seconds of "
-        f"training until {recall} of {about['probes']} held-back questions are answered closed book"
+        f"training until {recall} of {about['probes']} held-out questions are answered closed book"
     )
     stdout().print(build_table(columns, lines, title=title))
     print_facts(facts)

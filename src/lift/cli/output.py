@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from lift.absorbing.recall import RecallReport
+    from lift.absorbing.recall_report import RecallReport
     from lift.answering.answer import Answer
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")

@@ -12,7 +12,7 @@ from lift.cli.output import describe_generation, format_recall, format_seconds, 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from lift.absorbing.events import Fitting, Planned, Prepared, Probed, Trained, Waiting, Writing
+    from lift.absorbing.absorption_events import Fitting, Planned, Prepared, Probed, Trained, WaitingForOther, Writing
     from lift.training.checkpoint import CheckpointDamaged, SavingFailed
 
 _LINE_EVERY_S = 15.0
@@ -146,7 +146,7 @@ def describe_prepared(event: Prepared) -> list[str]:
     if event.streaming:
         found += "questions are learned as they are being written"
     else:
-        found += f"{event.tasks:,} questions to learn, {event.held_back:,} held back to test what was learned"
+        found += f"{event.tasks:,} questions to learn, {event.held_out:,} held out to test what was learned"
     return [found, *describe_generation(event.generation), *(f"warning: {warning}" for warning in event.warnings)]
 
 
@@ -156,7 +156,7 @@ def describe_writing(event: Writing) -> str:
     return f"{event.kept:,} kept, {event.rejected:,} rejected, {event.failed:,} requests failed{left}"
 
 
-def describe_trouble(event: Waiting | SavingFailed | CheckpointDamaged) -> str:
+def describe_trouble(event: WaitingForOther | SavingFailed | CheckpointDamaged) -> str:
     """What the user is to know of other processes and of the disk."""
     return f"warning: {event}"
 

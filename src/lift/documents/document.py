@@ -1,4 +1,4 @@
-"""What a document is, once read: a title, a text, and where in the original each part of the text stood."""
+"""A document, once read: a title, a text, and where in the original each part of the text stood."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Part:
+class DocumentPart:
     """One of several documents that were joined: its text begins at character `start` of the whole."""
 
     start: int
@@ -50,7 +50,7 @@ class Document:
     text: str
     source: str
     places: tuple[Place, ...] = field(default=())
-    parts: tuple[Part, ...] = field(default=())
+    parts: tuple[DocumentPart, ...] = field(default=())
 
     @cached_property
     def sha256(self) -> str:
@@ -136,11 +136,11 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
         raise ValueError("expected at least one document")
     if len(documents) == 1 and title is None:
         return documents[0]
-    texts, places, parts, start = list[str](), list[Place](), list[Part](), 0
+    texts, places, parts, start = list[str](), list[Place](), list[DocumentPart](), 0
     for whole in documents:
         for document in whole.split():
             texts.append(document.text)
-            parts.append(Part(start, document.title, document.source))
+            parts.append(DocumentPart(start, document.title, document.source))
             if not document.places or document.places[0].start > 0:
                 places.append(Place(start, heading=document.title))
             places.extend(

@@ -52,7 +52,7 @@ _BULLET_ALONE = re.compile(r"[•‣▪◦●■–—*-]")
 
 
 @dataclass(frozen=True)
-class Line:
+class PageLine:
     """A printed line: where it begins, in points from the page's lower left corner, and its type size in points."""
 
     text: str
@@ -112,7 +112,7 @@ def read_pdf(data: bytes, name: str) -> Content:
     return Content(title=title or _printed_title(pages[0]), blocks=blocks)
 
 
-def blocks_of_pages(pages: list[list[Line]]) -> list[Block]:
+def blocks_of_pages(pages: list[list[PageLine]]) -> list[Block]:
     """Group lines into paragraphs and headings; the lines of a page are in reading order. Pure."""
     if not any(pages):
         return []
@@ -122,7 +122,7 @@ def blocks_of_pages(pages: list[list[Line]]) -> list[Block]:
     leading = _leading(lines, size)
     width_chars = _quantile([len(line.text) for line in lines if _same_size(line.size, size)], 0.9)
     growing: list[_Growing] = []
-    previous: Line | None = None
+    previous: PageLine | None = None
     for line in lines:
         heading = _is_heading(line, size)
         separator = PARAGRAPH
@@ -152,7 +152,7 @@ def blocks_of_pages(pages: list[list[Line]]) -> list[Block]:
     return [Block(each.lines.text, each.heading, each.page, each.separator) for each in growing]
 
 
-def _separator(previous: Line, line: Line, leading: float, width_chars: float) -> str:
+def _separator(previous: PageLine, line: PageLine, leading: float, width_chars: float) -> str:
     """What stands between two lines: PARAGRAPH, LINE (the next item of a list) or SPACE (the paragraph goes on)."""
     gap = previous.y - line.y
     same_column = previous.page == line.page and gap > 0
@@ -172,7 +172,7 @@ def _separator(previous: Line, line: Line, leading: float, width_chars: float) -
     return LINE if is_short and not line.text[:1].islower() and len(previous.text) < 0.5 * width_chars else SPACE
 
 
-def _page_lines(page: Any, number: int) -> list[Line]:
+def _page_lines(page: Any, number: int) -> list[PageLine]:
     """The lines of a page in pypdf's reading order, each with the place and type size of its first glyphs."""
     pieces: list[tuple[str, float, float, float]] = []
 
@@ -183,7 +183,7 @@ def _page_lines(page: Any, number: int) -> list[Line]:
         pieces.append((text, x, y, size * scale))
 
     page.extract_text(visitor_text=visit)
-    lines: list[Line] = []
+    lines: list[PageLine] = []
     current: list[tuple[str, float, float, float]] = []
     for text, x, y, size in pieces:
         for index, part in enumerate(text.split("\n")):
@@ -198,21 +198,21 @@ def _page_lines(page: Any, number: int) -> list[Line]:
     return lines
 
 
-def _close_line(lines: list[Line], pieces: list[tuple[str, float, float, float]], page: int) -> None:
+def _close_line(lines: list[PageLine], pieces: list[tuple[str, float, float, float]], page: int) -> None:
     text = " ".join(clean_text("".join(piece[0] for piece in pieces)).split())
     if not text:
         return
     sizes = Counter[float]()
     for piece, _, _, size in pieces:
         sizes[round(size, 1)] += len(piece)
-    line = Line(text, pieces[0][1], pieces[0][2], sizes.most_common(1)[0][0], page)
+    line = PageLine(text, pieces[0][1], pieces[0][2], sizes.most_common(1)[0][0], page)
     if lines and _BULLET_ALONE.fullmatch(lines[-1].text) and abs(lines[-1].y - line.y) < line.size:
         bullet = lines.pop()
-        line = Line(f"{bullet.text} {text}", bullet.x, line.y, line.size, page)
+        line = PageLine(f"{bullet.text} {text}", bullet.x, line.y, line.size, page)
     lines.append(line)
 
 
-def _without_running_heads(pages: list[list[Line]], body_size: float) -> list[list[Line]]:
+def _without_running_heads(pages: list[list[PageLine]], body_size: float) -> list[list[PageLine]]:
     """Leave out page numbers, running heads and feet, and the entries of a table of contents.
 
     A running head stands at the edge of its page and comes again near by: with a number that grows as the pages do, or
@@ -226,7 +226,7 @@ def _without_running_heads(pages: list[list[Line]], body_size: float) -> list[li
             for number in _numbers(line):
                 by_number.setdefault((_masked(line), number - line.page), set()).add(line.page)
 
-    def is_running(line: Line) -> bool:
+    def is_running(line: PageLine) -> bool:
         if line.size >= _HEADING_SCALE * body_size:
             return False
         pages_with_it = by_text[_masked(line)]
@@ -241,35 +241,35 @@ def _without_running_heads(pages: list[list[Line]], body_size: float) -> list[li
     return kept
 
 
-def _margin(lines: list[Line]) -> list[Line]:
+def _margin(lines: list[PageLine]) -> list[PageLine]:
     by_height = sorted(lines, key=lambda line: -line.y)
     return by_height[:_MARGIN_LINES] + by_height[max(_MARGIN_LINES, len(by_height) - _MARGIN_LINES) :]
 
 
-def _masked(line: Line) -> str:
+def _masked(line: PageLine) -> str:
     return re.sub(r"\d+|\b[ivxlc]+$", "#", line.text.lower())
 
 
-def _numbers(line: Line) -> list[int]:
+def _numbers(line: PageLine) -> list[int]:
     """The numbers at the line's ends, where a page's own number stands."""
     return [int(number) for number in re.findall(r"^\d{1,4}\b|\b\d{1,4}$", line.text)]
 
 
-def _is_page_number(line: Line, lines: list[Line]) -> bool:
+def _is_page_number(line: PageLine, lines: list[PageLine]) -> bool:
     if len(line.text) > _MAX_PAGE_NUMBER_CHARS or not _PAGE_NUMBER.fullmatch(line.text) or len(lines) < 2:
         return False
     heights = [other.y for other in lines]
     return line.y in {min(heights), max(heights)}
 
 
-def _body_size(lines: list[Line]) -> float:
+def _body_size(lines: list[PageLine]) -> float:
     sizes = Counter[float]()
     for line in lines:
         sizes[line.size] += len(line.text)
     return sizes.most_common(1)[0][0]
 
 
-def _leading(lines: list[Line], size: float) -> float:
+def _leading(lines: list[PageLine], size: float) -> float:
     """The usual distance of two lines of body text, in points."""
     gaps = [
         previous.y - line.y
@@ -282,7 +282,7 @@ def _leading(lines: list[Line], size: float) -> float:
     return statistics.multimode(round(gap, 1) for gap in gaps)[0] if gaps else 1.2 * size
 
 
-def _is_heading(line: Line, body_size: float) -> bool:
+def _is_heading(line: PageLine, body_size: float) -> bool:
     return (
         line.size >= _HEADING_SCALE * body_size
         and len(line.text) <= _MAX_HEADING_CHARS
@@ -299,7 +299,7 @@ def _quantile(values: list[int], share: float) -> float:
     return float(ordered[min(len(ordered) - 1, int(share * len(ordered)))]) if ordered else 0.0
 
 
-def _printed_title(first_page: list[Line]) -> str | None:
+def _printed_title(first_page: list[PageLine]) -> str | None:
     """The largest type of the first page, where it is one run of lines and larger than the page's text."""
     if not first_page:
         return None

@@ -35,7 +35,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Limits:
+class SandboxLimits:
     """What the child may take: bytes of memory, seconds of processor time, seconds of waiting, bytes handed back."""
 
     memory_bytes: int
@@ -44,10 +44,10 @@ class Limits:
     reply_bytes: int
 
 
-def limits_for(size_bytes: int) -> Limits:
+def limits_for(size_bytes: int) -> SandboxLimits:
     """The limits of a file of that size."""
     processor_s = min(_PROCESSOR_S + _PROCESSOR_S_A_MIB * size_bytes / _MIB, _MAX_PROCESSOR_S)
-    return Limits(
+    return SandboxLimits(
         memory_bytes=_MEMORY_BYTES + _MEMORY_A_BYTE * size_bytes,
         processor_s=processor_s,
         deadline_s=_WAITED_A_PROCESSOR_S * processor_s,
@@ -56,7 +56,7 @@ def limits_for(size_bytes: int) -> Limits:
 
 
 def parse_in_child(
-    file: IO[bytes], size_bytes: int, name: str, title: str | None, limits: Limits | None = None
+    file: IO[bytes], size_bytes: int, name: str, title: str | None, limits: SandboxLimits | None = None
 ) -> Document:
     """Parse an open file, of which nothing has been read, as parse_document does, in a process of its own.
 
@@ -148,7 +148,7 @@ def _environment(order: dict[str, object]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), ORDER_VARIABLE: json.dumps(order)}
 
 
-def _document(reply: bytes, name: str, limits: Limits) -> Document:
+def _document(reply: bytes, name: str, limits: SandboxLimits) -> Document:
     """The document of a reply: a line of JSON, then the text in UTF-8."""
     from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -175,7 +175,7 @@ def _document(reply: bytes, name: str, limits: Limits) -> Document:
     return document
 
 
-def _over_limits(name: str, limits: Limits) -> DocumentError:
+def _over_limits(name: str, limits: SandboxLimits) -> DocumentError:
     return DocumentError(
         f"{name}: expected a file that can be read within {limits.processor_s:.0f} s and "
         f"{limits.memory_bytes // _MIB:,} MiB, got one that takes more; split it, or save its text alone as txt"

@@ -11,19 +11,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lift.absorbing.events import Trained
+from lift.absorbing.absorption_events import Trained
 from lift.errors import DataError
-from lift.evaluation.costs import break_even_questions
-from lift.evaluation.events import Absorbing
+from lift.evaluation.evaluation_events import Absorbing
 from lift.evaluation.memory_store import MemoryStore
-from lift.evaluation.methods.method import Asked, Lookup, Method
-from lift.evaluation.methods.registry import find_methods
-from lift.evaluation.plan import RunPlan
+from lift.evaluation.method_costs import break_even_questions
+from lift.evaluation.methods.method import AskedQuestion, Lookup, Method
+from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.reader import ModelReader, token_offsets
 from lift.evaluation.records import Record
 from lift.evaluation.run_files import RunData
+from lift.evaluation.suite_plan import RunPlan
 from lift.evaluation.suite_reading import read_suite
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import load_recipe
 
@@ -34,7 +34,7 @@ _POINTS = 12
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BreakEvenCandidate:
     """A document whose break-even was predicted: seconds to absorb it, and of one question in both ways."""
 
     suite: str
@@ -46,7 +46,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Asking:
+class BreakEvenProgress:
     """How far the check is: `way` has asked `done` of `total` questions in `seconds`.
 
     While it is "absorbing", `seconds` are those left; once "absorbed", those it took.
@@ -58,7 +58,7 @@ class Asking:
     seconds: float
 
 
-def find_candidate(run: RunData, other: str, document: str | None = None) -> Candidate:
+def find_candidate(run: RunData, other: str, document: str | None = None) -> BreakEvenCandidate:
     """The document in the middle of those that pay against the method `other`, by questions, or the one of that id.
 
     Not the one that pays first: that is the one whose times were measured with the most luck. Raises DataError where
@@ -72,7 +72,7 @@ def find_candidate(run: RunData, other: str, document: str | None = None) -> Can
             continue
         questions = break_even_questions(row["absorb_s"], rival["ask_s"], row["ask_s"])
         if questions and document in (None, name):
-            found.append(Candidate(suite, name, row["absorb_s"], rival["ask_s"], row["ask_s"], questions))
+            found.append(BreakEvenCandidate(suite, name, row["absorb_s"], rival["ask_s"], row["ask_s"], questions))
     if not found:
         raise DataError(
             f"expected a document whose memory pays against {other!r}, found none in {run.directory}; "
@@ -82,14 +82,14 @@ def find_candidate(run: RunData, other: str, document: str | None = None) -> Can
 
 
 def check_break_even(
-    candidate: Candidate,
+    candidate: BreakEvenCandidate,
     plan: RunPlan,
     base: BaseModel,
     other: str,
     most_questions: int = MOST_QUESTIONS,
     *,
     keeps_text: bool = False,
-) -> Iterator[Asking | dict[str, Any]]:
+) -> Iterator[BreakEvenProgress | dict[str, Any]]:
     """Run both ways for as many questions as should pay, and half as many more; the last item is break_even.json.
 
     `plan` is that of the run. The memory is absorbed anew, in a directory that is removed; every question is asked
@@ -110,7 +110,7 @@ def check_break_even(
         )
         memory = yield from _told(making)
         absorb_s = time.monotonic() - begun
-        yield Asking("absorbed", 0, 0, absorb_s)
+        yield BreakEvenProgress("absorbed", 0, 0, absorb_s)
         asked = {
             name: _Way(
                 find_methods([name])[0],
@@ -129,7 +129,7 @@ def check_break_even(
             # in turn, so that a machine that grows busier slows both
             for name, way in asked.items():
                 way.ask()
-                yield Asking(name, len(way.each_s), total, sum(way.each_s))
+                yield BreakEvenProgress(name, len(way.each_s), total, sum(way.each_s))
     times = {name: list(accumulate(way.each_s)) for name, way in asked.items()}
     crossing = next(
         (n for n in range(1, total + 1) if absorb_s + times[MEMORY_METHOD][n - 1] <= times[other][n - 1]), None
@@ -165,7 +165,7 @@ class _Way:
         self.each_s: list[float] = []
         self._method = method
         self._record = record
-        self._asked = Asked(record, reader, Lookup(record.document), retrieved)
+        self._asked = AskedQuestion(record, reader, Lookup(record.document), retrieved)
 
     def ask(self) -> None:
         """Ask the next question of the document alone."""
@@ -177,7 +177,7 @@ class _Way:
         self.each_s.append(time.monotonic() - begun)
 
 
-def _told(making: Generator[Absorbing, None, Memory]) -> Generator[Asking, None, Memory]:
+def _told(making: Generator[Absorbing, None, StoredMemory]) -> Generator[BreakEvenProgress, None, StoredMemory]:
     """The memory that is being made, telling of every tenth of its training."""
     told = 0.0
     try:
@@ -185,7 +185,7 @@ def _told(making: Generator[Absorbing, None, Memory]) -> Generator[Asking, None,
             event = next(making).event
             if isinstance(event, Trained) and event.step.progress >= told:
                 told += 0.1
-                yield Asking("absorbing", 0, 0, event.eta_s)
+                yield BreakEvenProgress("absorbing", 0, 0, event.eta_s)
     except StopIteration as finished:
-        memory: Memory = finished.value
+        memory: StoredMemory = finished.value
         return memory

@@ -1,4 +1,4 @@
-"""What a memory harms: perplexity on an unrelated text, and the reading of unrelated paragraphs, before and after."""
+"""Harms of a memory: perplexity on an unrelated text, and the reading of unrelated paragraphs, before and after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lift.answering.scoring import contained, f1
 from lift.evaluation.reader import ModelReader, Reader
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
-from lift.packing.alora import BarePass, passing
+from lift.packing.alora import PlainTextForward, forward_context
 from lift.packing.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM
 
 _TEXT_FILE = "alice.txt"
@@ -80,7 +80,7 @@ def harm_row(base: Ability, memory: Ability) -> dict[str, object]:
 def perplexity(base: BaseModel, text: str) -> float:
     """exp of the mean negative log-likelihood of each token of `text` given those before it, cut to the window."""
     ids = base.tokenizer(text, return_tensors="pt")["input_ids"][:, : base.window_tokens].to(base.device)  # [1, T]
-    with passing(BarePass(ids.shape[1])):
+    with forward_context(PlainTextForward(ids.shape[1])):
         logits = base.model(ids).logits[0, :-1].float()  # [T - 1, vocabulary]
     return math.exp(torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item())
 

@@ -18,7 +18,7 @@ from lift.evaluation.data_files import BadData, Fault, FieldFault, read_lines, t
 from lift.evaluation.remote_reader import complete_chat, ends_asking
 from lift.evaluation.run_files import append_row, read_rows
 from lift.evaluation.significance import agreement
-from lift.remote.endpoint import Endpoint, Patience, resolve_base_url
+from lift.remote.openai_endpoint import Endpoint, Patience, resolve_base_url
 from lift.remote.remote_model import remote_name
 
 Item = tuple[str, Sequence[str], str]  # question, reference answers, answer

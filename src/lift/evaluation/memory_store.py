@@ -7,13 +7,13 @@ from pathlib import Path
 from threading import Event as StopFlag
 
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import AbsorptionEvent, Finished
+from lift.absorbing.absorption_events import AbsorptionEvent, Finished
 from lift.documents.document import Document
-from lift.evaluation.events import Absorbing
+from lift.evaluation.evaluation_events import Absorbing
 from lift.evaluation.harms import unrelated_articles
 from lift.evaluation.records import Record
-from lift.memories.library import Library
-from lift.memories.memory import Memory
+from lift.memories.library import MemoryLibrary
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 
@@ -22,15 +22,15 @@ class MemoryStore:
     """Memories on `base` in a library of their own at `root`."""
 
     def __init__(self, root: Path, base: BaseModel, stop: StopFlag | None = None) -> None:
-        self._library = Library(root)
+        self._library = MemoryLibrary(root)
         self._base = base
         self._stop = stop
 
     def memory(
         self, document: Document, recipe: Recipe, budget_s: float | None, suite: str
-    ) -> Generator[Absorbing, None, Memory]:
+    ) -> Generator[Absorbing, None, StoredMemory]:
         """The memory of `document`, absorbed now where it is not known yet; raises what absorb_events raises."""
-        found: Memory | None = None
+        found: StoredMemory | None = None
         for event in self._absorb(document, recipe, budget_s):
             if isinstance(event, Finished):
                 found = event.memory

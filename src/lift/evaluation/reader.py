@@ -1,4 +1,4 @@
-"""Whoever answers the questions of an evaluation: a base model, the same with a memory, or a model at an endpoint.
+"""Readers answer the questions of an evaluation: a base model, the same with a memory, or a model at an endpoint.
 
 Every method asks through one of these with the same prompts, template and greedy decoding; what differs between
 methods is the part of the document in the prompt, and the memory.
@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from lift.adapters.resident import attach_stored, release
-from lift.adapters.warm_start import StartingPoint
+from lift.adapters.warm_start import WarmStart
 from lift.answering.answerer import Answerer, kept_prefixes, open_memory
 from lift.errors import UsageError
 from lift.inference.generate import generate
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids, decode_content, encode_content
 from lift.packing.prompts import (
@@ -99,10 +99,10 @@ class ModelReader:
     def __init__(
         self,
         base: BaseModel,
-        memory: Memory | None = None,
+        memory: StoredMemory | None = None,
         batch_size: int = 16,
         *,
-        start: StartingPoint | None = None,
+        start: WarmStart | None = None,
         keeps_text: bool = False,
     ) -> None:
         self.base = base
@@ -129,7 +129,7 @@ class ModelReader:
         return fit_context(self.base.tokenizer, question, text, limit_tokens, CUT_STEP_TOKENS, form)
 
     def attach(self, form: PromptForm = PLAIN_FORM) -> Answerer | None:
-        """Put the memory or the starting point on the base, in place of what is there; returns the memory to ask."""
+        """Put the memory or the warm start on the base, in place of what is there; returns the memory to ask."""
         if self.memory is None:
             if self.start is not None:
                 start = self.start

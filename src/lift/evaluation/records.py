@@ -1,4 +1,4 @@
-"""What is evaluated: a document, the questions about it, and how they are put and scored."""
+"""Records of an evaluation: a document, the questions about it, and how they are put and scored."""
 
 from __future__ import annotations
 

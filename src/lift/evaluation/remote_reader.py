@@ -12,7 +12,7 @@ from lift.errors import RemoteError, UsageError
 from lift.evaluation.reader import Reply, clipped
 from lift.models.control_tokens import without_known_marks
 from lift.packing.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
-from lift.remote.endpoint import Endpoint, MalformedReply, Patience, Refusal, list_of, resolve_base_url
+from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, Patience, list_of, resolve_base_url
 from lift.remote.remote_model import base_fingerprint, base_id, remote_name
 from lift.remote.token_estimate import estimate_chat_tokens, estimate_tokens, token_offsets
 
@@ -30,7 +30,7 @@ class Unreachable(RemoteError):
 
 
 @dataclass(frozen=True)
-class Completion:
+class EndpointCompletion:
     """What an endpoint replied, and its own counts of tokens, None where it gave none."""
 
     text: str
@@ -40,19 +40,19 @@ class Completion:
 
 def ends_asking(error: RemoteError) -> bool:
     """Whether every other request would fail as well: no connection, or key, account or model refused."""
-    if isinstance(error, Refusal):
+    if isinstance(error, EndpointRefusal):
         return error.status in _FINAL_STATUSES or error.code == _NO_SUCH_MODEL
     return isinstance(error, Unreachable)
 
 
-def complete_chat(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int) -> Completion:
+def complete_chat(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int) -> EndpointCompletion:
     """The greedy reply to one user's turn over /chat/completions.
 
     Raises Refusal where the endpoint refuses, Unreachable where no connection can be made, and RemoteError where it
     fails otherwise in all its tries.
     """
 
-    def request() -> Completion:
+    def request() -> EndpointCompletion:
         reply: Any = endpoint.client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": without_known_marks(prompt)}],
@@ -64,10 +64,10 @@ def complete_chat(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: i
     return _ask(endpoint, request)
 
 
-def complete_text(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int) -> Completion:
+def complete_text(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int) -> EndpointCompletion:
     """The greedy continuation of `prompt` over /completions, without a chat template; raises as complete_chat."""
 
-    def request() -> Completion:
+    def request() -> EndpointCompletion:
         reply: Any = endpoint.client.completions.create(
             model=model, prompt=prompt, max_tokens=max_new_tokens, temperature=0
         )
@@ -160,7 +160,7 @@ class RemoteReader:
             if ends_asking(error):
                 raise
             said = str(error)
-            if isinstance(error, Refusal) and error.code == _TOO_LONG:
+            if isinstance(error, EndpointRefusal) and error.code == _TOO_LONG:
                 said += f"; the estimate of tokens fell short, so choose a smaller window than {self.window_tokens}"
             return Reply("", clipped(prompt), 0, 0, time.perf_counter() - started, error=said)
         text = completion.text.strip()
@@ -175,13 +175,13 @@ class RemoteReader:
             seconds=time.perf_counter() - started,
         )
 
-    def _complete(self, text: str, form: PromptForm, max_new_tokens: int) -> tuple[str, Completion]:
+    def _complete(self, text: str, form: PromptForm, max_new_tokens: int) -> tuple[str, EndpointCompletion]:
         """What was sent for the turn `text`, and its reply."""
         if not form.chat and not self.notes:
             sent = text + form.answer_prefix
             try:
                 return sent, complete_text(self._endpoint, self._model, sent, max_new_tokens)
-            except Refusal as refusal:
+            except EndpointRefusal as refusal:
                 # an unknown model comes here too, and is refused by the chat in its turn
                 if refusal.status not in _NO_SUCH_PATH and refusal.code != _NO_SUCH_MODEL:
                     raise
@@ -200,12 +200,12 @@ def _with_prefix(text: str, form: PromptForm) -> str:
     return f"{text}\n{prefix}" if prefix else text
 
 
-def _ask(endpoint: Endpoint, request: Callable[[], Completion]) -> Completion:
+def _ask(endpoint: Endpoint, request: Callable[[], EndpointCompletion]) -> EndpointCompletion:
     import openai
 
     unconnected = False
 
-    def observed() -> Completion:
+    def observed() -> EndpointCompletion:
         nonlocal unconnected
         unconnected = False
         try:
@@ -228,11 +228,11 @@ def _first_choice(reply: Any) -> Any:
     return choices[0] if choices else None
 
 
-def _completion(reply: Any, holder: Any, field: str) -> Completion:
+def _completion(reply: Any, holder: Any, field: str) -> EndpointCompletion:
     text = getattr(holder, field, None)
     if not isinstance(text, str):
         raise MalformedReply(f"expected an answer as {field} of its first choice, got none")
     usage = getattr(reply, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
     prompt_tokens, answer_tokens = (count if isinstance(count, int) else None for count in counts)
-    return Completion(text, prompt_tokens, answer_tokens)
+    return EndpointCompletion(text, prompt_tokens, answer_tokens)

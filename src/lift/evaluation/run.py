@@ -18,21 +18,20 @@ from typing import Any
 
 import filelock
 
-from lift.adapters.warm_start import StartingPoint, find_starting_point
+from lift.adapters.warm_start import WarmStart, find_warm_start
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
-from lift.evaluation.describe import describe_run, describe_suite
-from lift.evaluation.events import Absorbing, Answered, EvaluationEvent, SuiteRead
+from lift.evaluation.evaluation_events import Absorbing, Answered, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
-from lift.evaluation.jobs import Job, make_jobs
 from lift.evaluation.judge import Judge, measure_agreement
-from lift.evaluation.lines import cost_line, result_line
 from lift.evaluation.memory_store import MemoryStore
-from lift.evaluation.methods.method import Asked, Lookup, Passage
-from lift.evaluation.methods.registry import find_methods
+from lift.evaluation.method_runs import MethodRun, make_jobs
+from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
+from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.metrics import check_metrics
-from lift.evaluation.plan import RunPlan, located
 from lift.evaluation.reader import ModelReader, Reader, Reply
+from lift.evaluation.result_lines import cost_line, result_line
+from lift.evaluation.run_description import describe_run, describe_suite
 from lift.evaluation.run_files import (
     COSTS_FILE,
     HARMS_FILE,
@@ -45,8 +44,9 @@ from lift.evaluation.run_files import (
     write_rows,
     write_value,
 )
+from lift.evaluation.suite_plan import RunPlan, located
 from lift.evaluation.suite_reading import SuiteRecords, read_suite
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 
@@ -156,20 +156,20 @@ class Evaluation:
         if self.base is not None:
             self._store = MemoryStore(self.out / "cache" / "memories", self.base, self._stop)
 
-    def _reader(self, memory: Memory | None, start: StartingPoint | None = None) -> CachedReader:
+    def _reader(self, memory: StoredMemory | None, start: WarmStart | None = None) -> CachedReader:
         if self._remote is not None:
             return CachedReader(self._remote, self._cache)
         assert self.base is not None  # one of both is given
         return CachedReader(ModelReader(self.base, memory, start=start), self._cache)
 
-    def _start(self, recipe: Recipe) -> StartingPoint | None:
-        return find_starting_point(self.base, recipe.adapter) if self.base is not None else None
+    def _start(self, recipe: Recipe) -> WarmStart | None:
+        return find_warm_start(self.base, recipe.adapter) if self.base is not None else None
 
     def _start_digest(self, recipe: Recipe) -> str | None:
         start = self._start(recipe)
         return start.digest if start is not None else None
 
-    def _do_all(self, jobs: Sequence[Job]) -> Iterator[EvaluationEvent]:
+    def _do_all(self, jobs: Sequence[MethodRun]) -> Iterator[EvaluationEvent]:
         begun, fresh = time.monotonic(), 0
         for number, job in enumerate(jobs, 1):
             known = self._done_before(job)
@@ -193,7 +193,7 @@ class Evaluation:
                 eta_s=(len(jobs) - number) * (time.monotonic() - begun) / max(fresh, 1),
             )
 
-    def _done_before(self, job: Job) -> list[dict[str, Any]] | None:
+    def _done_before(self, job: MethodRun) -> list[dict[str, Any]] | None:
         """The lines of the job where all of them are there, without an error, or none could be done better."""
         rows = [self._rows.get((*job.identity, question.id)) for question in job.record.questions]
         known = [row for row in rows if row is not None and row["key"] == job.key and not row["error"]]
@@ -201,19 +201,19 @@ class Evaluation:
         whole = len(known) == len(rows) and cost is not None and cost["key"] == job.key
         return known if whole else None
 
-    def _do(self, job: Job) -> Generator[Absorbing, None, list[dict[str, Any]]]:
-        memory: Memory | None = None
-        start: StartingPoint | None = None
+    def _do(self, job: MethodRun) -> Generator[Absorbing, None, list[dict[str, Any]]]:
+        memory: StoredMemory | None = None
+        start: WarmStart | None = None
         questions = job.record.questions
         lookup = Lookup(job.record.document)
         try:
             if job.method.memory == "start":
-                assert job.recipe is not None  # jobs say at whose starting point such a method reads
+                assert job.recipe is not None  # jobs say at whose warm start such a method reads
                 start = self._start(job.recipe)
                 if start is None:
                     raise UsageError(
-                        f"expected a recipe whose memories begin at a starting point, got {job.recipe.name!r} on this "
-                        "model; make one with `lift start`, and set adapter.starting_point to its directory"
+                        f"expected a recipe whose memories begin at a warm start, got {job.recipe.name!r} on this "
+                        "model; make one with `lift warm-start`, and set adapter.warm_start to its directory"
                     )
             elif job.recipe is not None:
                 document, budget_s = job.other or job.record.document, job.suite.plan.budget_s
@@ -224,7 +224,7 @@ class Evaluation:
         except InterruptedAbsorption:
             raise
         except LiftError as error:
-            passages = [Passage(None)] * len(questions)
+            passages = [ShownPassage(None)] * len(questions)
             replies = [Reply("", "", 0, 0, 0.0, error=str(error))] * len(questions)
         rows = [
             result_line(job, question, passage, reply, memory, lookup.words)
@@ -239,10 +239,10 @@ class Evaluation:
         append_row(self.out / COSTS_FILE, cost)
         return rows
 
-    def _answers(self, job: Job, reader: CachedReader, lookup: Lookup) -> tuple[list[Passage], list[Reply]]:
+    def _answers(self, job: MethodRun, reader: CachedReader, lookup: Lookup) -> tuple[list[ShownPassage], list[Reply]]:
         """The first questions alone, so that their time is what a person waits; the others in batches."""
         questions, asking = job.record.questions, job.record.asking
-        asked = Asked(job.record, reader, lookup, self.plan.retrieved_sentences)
+        asked = AskedQuestion(job.record, reader, lookup, self.plan.retrieved_sentences)
         passages = [job.method.choose(question, asked) for question in questions]
         method = job.method
         read = partial(reader.route, context=method.context) if method.routed else reader.read
@@ -258,7 +258,7 @@ class Evaluation:
                 replies[row] = reply
         return passages, replies
 
-    def _measure_harms(self, job: Job, memory: Memory) -> None:
+    def _measure_harms(self, job: MethodRun, memory: StoredMemory) -> None:
         identity = (job.suite.plan.title, job.record.id, memory.name)
         if identity in self._harms or self.base is None:
             return
@@ -277,7 +277,7 @@ class Evaluation:
         self._harms[identity] = row
         append_row(self.out / HARMS_FILE, row)
 
-    def _ask_judge(self, job: Job, rows: Sequence[dict[str, Any]]) -> None:
+    def _ask_judge(self, job: MethodRun, rows: Sequence[dict[str, Any]]) -> None:
         if self._judge is None or not job.record.asking.judged:
             return
         waiting = [row for row in rows if (row["judge"] is None or row.get("judge_error")) and not row["error"]]
@@ -286,7 +286,7 @@ class Evaluation:
             row["judge"] = verdict.verdict
             row["judge_error"] = verdict.error
 
-    def _write_files(self, jobs: Sequence[Job], seconds: float) -> None:
+    def _write_files(self, jobs: Sequence[MethodRun], seconds: float) -> None:
         """Lines in the order of the plan, one for each identity; those of other plans in the same directory behind."""
         wanted = [(*job.identity, question.id) for job in jobs for question in job.record.questions]
         write_rows(self.out / RESULTS_FILE, [self._rows[each] for each in dict.fromkeys([*wanted, *self._rows])])

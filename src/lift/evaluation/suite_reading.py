@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from lift.errors import DataError
 from lift.evaluation import excerpts
 from lift.evaluation.data_files import BadData, Fault
-from lift.evaluation.plan import SuitePlan
 from lift.evaluation.records import Record
-from lift.evaluation.suites.registry import find_suite
+from lift.evaluation.suite_plan import SuitePlan
 from lift.evaluation.suites.suite import Reading, Suite
+from lift.evaluation.suites.suite_registry import find_suite
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tokens in, tokens out: batched greedy or sampled generation with a key-value cache."""
+"""Tokens in, tokens out: batched greedy or sampled generation with a KV cache, speculative for a single row."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol
 import torch
 
 from lift.inference.prefix_cache import PrefixCache, Prefixes
-from lift.inference.shared_prefix import Sharing, can_share, last_columns, order_alike, plan_sharing, read_shared
-from lift.inference.speculative import Guesses, can_draft
-from lift.packing.alora import PromptPass, passing
+from lift.inference.shared_prefix import PrefixSharing, can_share, last_columns, order_alike, plan_sharing, read_shared
+from lift.inference.speculative import SpeculativeDecoder, can_speculate
+from lift.packing.alora import PromptForward, forward_context
 
 
-class Rows(Protocol):
-    """What of a model depends on the row of the batch, for instance which memory it uses."""
+class BatchRows(Protocol):
+    """The part of a model that depends on the row of the batch, for instance which memory it uses."""
 
     def keep(self, indices: Sequence[int]) -> None:
         """Only these rows of the batch go on, in this order."""
@@ -33,13 +33,13 @@ def generate(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     on_token: Callable[[int, int], None] | None = None,
-    open_rows: Callable[[Sequence[int]], AbstractContextManager[Rows]] | None = None,
+    open_rows: Callable[[Sequence[int]], AbstractContextManager[BatchRows]] | None = None,
     prefixes: PrefixCache | None = None,
 ) -> list[list[int]]:
     """Continue each prompt until an end token or `max_new_tokens`; end tokens are not returned.
 
     Prompts that begin alike, or of like length, are batched, padded on the left; what they begin with in common is read
-    once. `temperature` 0 is greedy; where one row is alone its tokens may come several at a time (draft.py).
+    once. `temperature` 0 is greedy; where one row is alone its tokens may come several at a time (speculative.py).
     `on_token(row, token)` is called as tokens come, `row` counting in the order of `prompts`. `open_rows` is called
     with those rows of `prompts` that make up a batch, and is told which of them go on; every row is then read for
     itself. What `prefixes` keeps of earlier calls is not read again, and it is given what is read now. Raises
@@ -54,7 +54,7 @@ def generate(
     order = order_alike(prompts) if share else sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for first in range(0, len(order), batch_size):
         rows = order[first : first + batch_size]
-        opened: AbstractContextManager[Rows | None] = open_rows(rows) if open_rows else nullcontext()
+        opened: AbstractContextManager[BatchRows | None] = open_rows(rows) if open_rows else nullcontext()
         batch = [prompts[row] for row in rows]
         kept = prefixes.open(model) if prefixes is not None and share else None
         with opened as assigned:
@@ -76,7 +76,7 @@ def _stream(
     max_new_tokens: int,
     temperature: float,
     generator: torch.Generator | None,
-    assigned: Rows | None,
+    assigned: BatchRows | None,
 ) -> Iterable[tuple[int, int]]:
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)  # [B, width]
@@ -87,17 +87,17 @@ def _stream(
     ids, mask = ids.to(model.device), mask.to(model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # [B, width]
     padded = not bool(mask.all())
-    sharing = plan_sharing(prompts, kept) if share else Sharing(width)
+    sharing = plan_sharing(prompts, kept) if share else PrefixSharing(width)
     cache = read_shared(model, prompts, sharing, kept)
     ids, positions = ids[:, -sharing.own :], positions[:, -sharing.own :]  # [B, own]
     alive = list(range(len(prompts)))
-    first: PromptPass | None = PromptPass(prompts, list(map(len, prompts)), sharing.own)
-    if len(prompts) == 1 and temperature <= 0 and assigned is None and can_draft(model):
-        for token in _checked(model, ids, positions, cache, stop.tolist(), max_new_tokens, first):
+    first: PromptForward | None = PromptForward(prompts, list(map(len, prompts)), sharing.own)
+    if len(prompts) == 1 and temperature <= 0 and assigned is None and can_speculate(model):
+        for token in _speculate(model, ids, positions, cache, stop.tolist(), max_new_tokens, first):
             yield 0, token
         return
     for _ in range(max_new_tokens):
-        with passing(first):
+        with forward_context(first):
             logits = model(
                 input_ids=ids,
                 attention_mask=mask if padded else None,
@@ -126,24 +126,24 @@ def _stream(
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
 
 
-def _checked(
+def _speculate(
     model: Any,
     ids: torch.Tensor,
     positions: torch.Tensor,
     cache: Any,
     stop: Sequence[int],
     max_new_tokens: int,
-    first: PromptPass | None,
+    first: PromptForward | None,
 ) -> Iterator[int]:
-    """The greedy continuation of one row, [1, own] of it not in `cache` yet: the model says it, in few passes.
+    """Speculative decoding of one row, [1, own] of it not in `cache` yet: propose tokens, verify them in one pass.
 
     `first`: the pass that reads those.
     """
-    guesses = Guesses(model)
+    proposals = SpeculativeDecoder(model)
     guessed: list[int] = []
     left = max_new_tokens
     while left > 0:
-        with passing(first):
+        with forward_context(first):
             logits = model(
                 input_ids=ids,
                 position_ids=positions,
@@ -155,7 +155,7 @@ def _checked(
         said: list[int] = logits.argmax(-1).tolist()
         right = next((index for index, token in enumerate(guessed) if token != said[index]), len(guessed))
         if guessed:
-            guesses.learn(right)
+            proposals.record_accepted(right)
             cache.crop(right - len(guessed))
         for token in said[: right + 1]:
             if token in stop:
@@ -163,7 +163,7 @@ def _checked(
             yield token
         left -= right + 1
         # what comes behind the last token comes free with its pass
-        guessed = guesses.next(cache, said[right], left - 1, stop)
+        guessed = proposals.propose(cache, said[right], left - 1, stop)
         ids = ids.new_tensor([[said[right], *guessed]])  # [1, 1 + guessed]
         seen = cache.get_seq_length()
         positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]

@@ -1,4 +1,4 @@
-"""Keys and values of a batch whose rows come and go: room that is written to in place.
+"""Slot KV cache: keys and values of a batch whose sequences come and go, written in place within a token budget.
 
 Rows are aligned at their last token: each step writes one column for all of them. What stands left of a row is zero,
 and is to be masked: what is masked is multiplied by zero, so it has to be finite. A row that joins is laid into a free
@@ -19,19 +19,19 @@ from lift.inference.shared_prefix import keeps_tokens
 
 _SPARE_COLUMNS = 128  # so that the whole is moved seldom
 # rows times columns whose storage is used again: fresh storage costs as much time as reading; 0.7 GB with SmolLM2-135M
-_KEPT_CELLS = 16384
+_KEPT_SLOT_TOKENS = 16384
 
 
 class _Extent:
-    """What all layers have in common: rows in use, the columns [first, end) that they look at, and how large it is."""
+    """The extent that all layers share: rows in use, the columns [first, end) that they look at, slots and columns."""
 
     def __init__(self) -> None:
         self.rows = self.first = self.end = 0
-        self.places = self.columns = 0
+        self.slots = self.columns = 0
 
 
-class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values [places, K, columns, d] of one layer, windows included: the mask tells what a row sees."""
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """Keys and values [slots, K, columns, d] of one layer, windows included: the mask tells what a row sees."""
 
     is_sliding = False
 
@@ -45,7 +45,7 @@ class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.values = value_states.new_empty(self._shape(value_states))
         self.is_initialized = True
         for row in range(self._extent.rows):
-            self.lay_nothing(row)
+            self.clear_prefix(row)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
@@ -54,7 +54,7 @@ class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         extent = self._extent
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        keys, values = self._room
+        keys, values = self._states
         end = extent.end + key_states.shape[2]
         keys[: extent.rows, :, extent.end : end] = key_states
         values[: extent.rows, :, extent.end : end] = value_states
@@ -69,48 +69,48 @@ class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def get_max_length(self) -> int:
         return -1
 
-    def lay(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def write_prefix(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Begin a row with states [K, T, d], that end where the columns end."""
         if not self.is_initialized:
             self.lazy_initialization(keys[None], values[None])
         end = self._extent.end
-        for room, states in zip(self._room, (keys, values), strict=True):
-            room[row, :, : end - states.shape[1]] = 0
-            room[row, :, end - states.shape[1] : end] = states
+        for layer, states in zip(self._states, (keys, values), strict=True):
+            layer[row, :, : end - states.shape[1]] = 0
+            layer[row, :, end - states.shape[1] : end] = states
 
-    def lay_nothing(self, row: int) -> None:
+    def clear_prefix(self, row: int) -> None:
         """Begin a row without states."""
         if self.is_initialized:
-            for room in self._room:
-                room[row, :, : self._extent.end] = 0
+            for layer in self._states:
+                layer[row, :, : self._extent.end] = 0
 
     def copy_row(self, source: int, target: int) -> None:
         """Overwrite one row by another."""
         if self.is_initialized:
             end = self._extent.end
-            for room in self._room:
-                room[target, :, :end] = room[source, :, :end]
+            for layer in self._states:
+                layer[target, :, :end] = layer[source, :, :end]
 
-    def move(self, end: int, places: int, columns: int) -> None:
+    def move(self, end: int, slots: int, columns: int) -> None:
         """Let what is seen end in column `end` of another room; the extent still says where it is."""
         if not self.is_initialized:
             return
         extent = self._extent
         width = extent.end - extent.first
         moved = []
-        for room in self._room:
-            target = room.new_empty(places, room.shape[1], columns, room.shape[3])
+        for layer in self._states:
+            target = layer.new_empty(slots, layer.shape[1], columns, layer.shape[3])
             target[: extent.rows, :, : end - width] = 0
-            target[: extent.rows, :, end - width : end] = room[: extent.rows, :, extent.first : extent.end]
+            target[: extent.rows, :, end - width : end] = layer[: extent.rows, :, extent.first : extent.end]
             moved.append(target)
         self.keys, self.values = moved
 
-    def renew(self) -> None:
+    def resize(self) -> None:
         """Take the shape that the extent has now. What was in the room is lost, its storage is used again."""
         if not self.is_initialized:
             return
-        for room in self._room:
-            room.resize_(self._shape(room))
+        for layer in self._states:
+            layer.resize_(self._shape(layer))
 
     def clear(self) -> None:
         """Let go of the room."""
@@ -118,30 +118,30 @@ class _RoomLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.is_initialized = False
 
     @property
-    def _room(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _states(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def _shape(self, states: torch.Tensor) -> tuple[int, ...]:
-        return self._extent.places, states.shape[1], self._extent.columns, states.shape[3]
+        return self._extent.slots, states.shape[1], self._extent.columns, states.shape[3]
 
 
-class RunningCache(Cache):
-    """The cache of up to `places` rows of `model`; the model's forward adds columns to it, `advance` keeps them.
+class SlotKVCache(Cache):
+    """The cache of up to `slots` rows of `model`; the model's forward adds columns to it, `advance` keeps them.
 
-    Room is made for as many rows as `cells` columns in all allow, and for one at least. Raises ValueError for a model
-    that keeps other things than keys and values by token; see keeps_tokens.
+    Room is made for as many rows as `token_budget` columns in all allow, and for one at least. Raises ValueError for a
+    model that keeps other things than keys and values by token; see keeps_tokens.
     """
 
-    def __init__(self, model: Any, places: int, cells: int) -> None:
+    def __init__(self, model: Any, slots: int, token_budget: int) -> None:
         if not keeps_tokens(model):
             raise ValueError(f"expected a model that keeps keys and values by token, got {type(model).__name__}")
-        self._places, self._cells = places, cells
+        self._slots, self._token_budget = slots, token_budget
         self._extent = _Extent()
         count = len(DynamicCache(config=model.config).layers)
-        self._rooms = [_RoomLayer(self._extent) for _ in range(count)]
+        self._slot_layers = [_SlotLayer(self._extent) for _ in range(count)]
         self._lengths: list[int] = []  # columns of each row, its last one is the last of all
-        super().__init__(layers=list(self._rooms))
+        super().__init__(layers=list(self._slot_layers))
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -156,11 +156,11 @@ class RunningCache(Cache):
     def begin(self, layers: Layers, tokens: int) -> None:
         """Add a row of the first `tokens` tokens of these keys and values, [1, K, T, d] a layer; it may have none."""
         extent, row = self._extent, self._extent.rows
-        self._make_room(row + 1, max(self.width, tokens), 0)
-        for room, (keys, values) in zip(self._rooms, layers, strict=bool(layers)):
-            room.lay(row, keys[0, :, :tokens], values[0, :, :tokens])
-        for room in () if layers else self._rooms:
-            room.lay_nothing(row)
+        self._reserve(row + 1, max(self.width, tokens), 0)
+        for layer, (keys, values) in zip(self._slot_layers, layers, strict=bool(layers)):
+            layer.write_prefix(row, keys[0, :, :tokens], values[0, :, :tokens])
+        for layer in () if layers else self._slot_layers:
+            layer.clear_prefix(row)
         extent.rows += 1
         self._lengths.append(tokens)
         extent.first = extent.end - max(self._lengths)
@@ -172,15 +172,15 @@ class RunningCache(Cache):
         """
         extent = self._extent
         self._rest()
-        extent.places, extent.columns = rows, width + more
+        extent.slots, extent.columns = rows, width + more
         extent.first = extent.end = width
         self._lengths = []
-        for room in self._rooms:
-            room.renew()
+        for layer in self._slot_layers:
+            layer.resize()
 
     def prepare(self, tokens: int) -> None:
         """Make room for a forward pass of so many columns."""
-        self._make_room(self._extent.rows, self.width, tokens)
+        self._reserve(self._extent.rows, self.width, tokens)
 
     def advance(self, tokens: int, lengths: Sequence[int] | None = None) -> None:
         """Keep the columns that a forward pass has written; `lengths`: what each row has now, else all are longer."""
@@ -188,13 +188,13 @@ class RunningCache(Cache):
         self._lengths = list(lengths or [length + tokens for length in self._lengths])
         self._extent.first = self._extent.end - max(self._lengths, default=0)
 
-    def leave(self, row: int) -> None:
+    def remove(self, row: int) -> None:
         """Take a row out; the last one takes its place."""
         extent = self._extent
         last = extent.rows - 1
         if row < last:
-            for room in self._rooms:
-                room.copy_row(last, row)
+            for layer in self._slot_layers:
+                layer.copy_row(last, row)
             self._lengths[row] = self._lengths[last]
         self._lengths.pop()
         extent.rows = last
@@ -207,8 +207,8 @@ class RunningCache(Cache):
         end = self._extent.end
         start = end - self._lengths[row]
         found = []
-        for room in self._rooms:
-            keys, values = room._room
+        for layer in self._slot_layers:
+            keys, values = layer._states
             found.append((keys[row : row + 1, :, start:end], values[row : row + 1, :, start:end]))
         return found
 
@@ -217,20 +217,20 @@ class RunningCache(Cache):
         extent = self._extent
         extent.rows = 0
         extent.first = extent.end = max(0, extent.columns - _SPARE_COLUMNS)
-        if extent.places * extent.columns > _KEPT_CELLS:
-            extent.first = extent.end = extent.places = extent.columns = 0
-            for room in self._rooms:
-                room.clear()
+        if extent.slots * extent.columns > _KEPT_SLOT_TOKENS:
+            extent.first = extent.end = extent.slots = extent.columns = 0
+            for layer in self._slot_layers:
+                layer.clear()
 
-    def _make_room(self, rows: int, width: int, more: int) -> None:
+    def _reserve(self, rows: int, width: int, more: int) -> None:
         """Let `rows` rows fit, `width` columns left of the end, and `more` right of it."""
         extent = self._extent
-        if rows <= extent.places and width <= extent.end and extent.end + more <= extent.columns:
+        if rows <= extent.slots and width <= extent.end and extent.end + more <= extent.columns:
             return
         needed = width + more
-        places = max(rows, min(self._places, self._cells // max(needed, 1)))
+        slots = max(rows, min(self._slots, self._token_budget // max(needed, 1)))
         columns = needed + max(_SPARE_COLUMNS, needed // 4)
-        for room in self._rooms:
-            room.move(width, places, columns)
+        for layer in self._slot_layers:
+            layer.move(width, slots, columns)
         extent.first, extent.end = width - self.width, width
-        extent.places, extent.columns = places, columns
+        extent.slots, extent.columns = slots, columns

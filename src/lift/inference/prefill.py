@@ -1,8 +1,8 @@
-"""Prompts that are read together before their answers join a running batch: in passes of a bounded number of tokens.
+"""Prefill: prompts that are read together before their sequences decode, in chunks of a bounded number of tokens.
 
-Or answers that are given: how likely each of them is behind its prompt. What of a prompt was read before with the same
-adapter is laid into the cache and not read again. All rows read as many of their last columns as the one that needs
-most, so what stands before is known of each.
+Or given answers that are scored: log P of each of them behind its prompt. What of a prompt was read before with the
+same adapter is laid into the cache and not read again. All rows read as many of their last columns as the one that
+needs most, so what stands before is known of each.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-from lift.inference.kv_cache import RunningCache
+from lift.inference.kv_cache import SlotKVCache
 from lift.inference.prefix_cache import Layers, Prefixes
 from lift.inference.shared_prefix import last_columns
-from lift.packing.alora import PromptPass, passing
+from lift.packing.alora import PromptForward, forward_context
 from lift.packing.losses import cross_entropy
 
 _PASS_TOKENS = 32  # what a pass costs beside its tokens; see shared_prefix.py
 
 
 @dataclass(frozen=True)
-class Behind:
-    """What is read: a prompt, and behind it an answer that is given, if there is one.
+class PrefillRequest:
+    """A prompt that is to be read, and behind it an answer that is given, if there is one.
 
     `known`: where prompts that were read with the same adapter are found, and those that are read now are kept.
     """
@@ -61,7 +61,7 @@ class Prefill:
     `tokens` are those that all rows together are still to read, padding included.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Behind], cache: RunningCache) -> None:
+    def __init__(self, model: Any, rows: Sequence[PrefillRequest], cache: SlotKVCache) -> None:
         self._model = model
         self._rows = rows
         self._inputs = [row.inputs for row in rows]
@@ -97,7 +97,7 @@ class Prefill:
             ids[row, columns - len(part) :] = torch.tensor(part, dtype=torch.long)
         self._left -= columns
         lengths = [max(0, len(inputs) - self._left) for inputs in self._inputs]
-        with passing(PromptPass([row.prompt for row in self._rows], lengths, columns)):
+        with forward_context(PromptForward([row.prompt for row in self._rows], lengths, columns)):
             logits = forward(self._model, self.cache, ids, lengths, 1 if self._left else self._last)
         if self._left:
             return None
@@ -125,7 +125,7 @@ class Prefill:
                 each.keep(row.prompt[: each.lasting_tokens(row.prompt)], layers)
 
 
-def forward(model: Any, cache: RunningCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:
+def forward(model: Any, cache: SlotKVCache, ids: torch.Tensor, lengths: Sequence[int], last: int = 1) -> torch.Tensor:
     """Read more columns `ids`, [B, T], of the rows in `cache`; the logits of the last ones, [B, last, vocabulary].
 
     `lengths`: tokens of each row behind it. A row that is shorter than what is read has its padding on the left.

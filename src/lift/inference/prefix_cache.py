@@ -1,4 +1,4 @@
-"""Keys and values of prompts that were read before: a prompt that begins like one of them is read from there on.
+"""Prefix cache: keys and values of prompts that were read before; a prompt that begins alike is read from there on.
 
 Questions about one text share nearly the whole prompt, since the text stands before the question. A prompt's keys and
 values are kept for every layer and token, windowed layers included, so that they can be cut to whatever a later prompt
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lift.packing.alora import Invocation, begin_of_action
+from lift.packing.alora import Invocation, invocation_offset
 
 LIMIT_BYTES = 512 * 2**20
 _WORTH_TOKENS = 128  # a short question, or the sentences behind a known template, come again too seldom to be kept
@@ -57,11 +57,11 @@ class PrefixCache:
 
     @property
     def bytes(self) -> int:
-        """What is held now."""
+        """Bytes held now."""
         return sum(entry.bytes for entry in self._entries)
 
     def open(self, model: Any) -> Prefixes | None:
-        """What is kept for `model` as it is now, good until it changes; None while nothing can be."""
+        """The prefixes kept for `model` as it is now, good until it changes; None while nothing can be."""
         state = self._state(model)
         if state is None:
             return None
@@ -107,7 +107,7 @@ class Prefixes:
 
     def lasting_tokens(self, prompt: Sequence[int]) -> int:
         """How many tokens `prompt` begins with that are read alike in every prompt that begins with them."""
-        return begin_of_action(prompt, self._invocation) if self._invocation else len(prompt)
+        return invocation_offset(prompt, self._invocation) if self._invocation else len(prompt)
 
     def known_tokens(self, tokens: Sequence[int]) -> int:
         """How many tokens `tokens` begin with need not be read again."""

@@ -1,8 +1,8 @@
-"""Continuous batching: rows join a running batch when their prompts are read, and leave it when their answers end.
+"""Continuous batching: the scheduler adds waiting sequences to the batch, decodes them, and takes out ended ones.
 
-Every row has an adapter, a way of drawing and an end of its own. A row's answer is the one that it would have alone
-(generate.py). A row whose answer is given is read, and is told how likely it is, without ever running. Between two
-tokens of the rows that run, only so many tokens of newcomers are read, so that nobody stands still for a long prompt.
+Every sequence has an adapter, sampling parameters and an end of its own. Its answer is the one that it would have alone
+(generate.py). A sequence whose answer is given is scored: it is prefilled, and its log-probability is returned, without
+decoding. Prefill is chunked (PREFILL_CHUNK_TOKENS between two tokens of those that decode), so decoding never stalls.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 
 from lift.errors import ModelError
-from lift.inference.kv_cache import RunningCache
-from lift.inference.prefill import Behind, Prefill, forward, group_alike
+from lift.inference.kv_cache import SlotKVCache
+from lift.inference.prefill import Prefill, PrefillRequest, forward, group_alike
 from lift.inference.prefix_cache import Prefixes
-from lift.inference.sampling import Drawing, Drawn, draw
+from lift.inference.sampling import SampledToken, SamplingParams, sample
 
 _T = TypeVar("_T")
-READ_TOKENS = 128  # of newcomers, between two tokens of those that run; small passes cost twice as much a token
-READ_TOKENS_A_ROW = 8  # where many are there: most of them wait to be read
-_READ_ALONE_TOKENS = 1024  # where nobody waits for a token
+PREFILL_CHUNK_TOKENS = (
+    128  # of waiting sequences, between two tokens of those that decode; small passes cost twice as much a token
+)
+PREFILL_TOKENS_PER_SEQUENCE = 8  # where many are there: most of them wait for their prefill
+_PREFILL_ALONE_TOKENS = 1024  # where nobody waits for a token
 _GROUP_TOKENS = 512  # that are read in common at most
-_GROUP_CELLS = 4096  # tokens, padding included, that rows with a given answer have in common at most
+_GROUP_BUDGET_TOKENS = 4096  # tokens, padding included, that rows with a given answer have in common at most
 
 
-class Assignment(Protocol):
-    """Which adapter each row of the batch uses."""
+class AdapterAssignment(Protocol):
+    """The adapter of each row of the batch."""
 
     def assign(self, names: Sequence[str | None]) -> None:
         """The batch has these rows from now on, or from the end of `aside` on."""
@@ -43,8 +45,8 @@ class Assignment(Protocol):
 
 
 @dataclass(eq=False)
-class Row:
-    """A prompt whose answer is wanted: tokens, the name of the adapter (None: the base), how it is drawn, its bound.
+class SequenceState:
+    """A sequence: the tokens of its prompt, the name of its adapter (None: the base), its sampling and its bound.
 
     With an `answer`, its end among its tokens, it is wanted how likely that is. `known`: prompts that were read for the
     same question with the same adapter; rows that have it in common leave there what they read, and one reads for all
@@ -53,7 +55,7 @@ class Row:
 
     prompt: Sequence[int]
     adapter: str | None = None
-    drawing: Drawing = field(default_factory=Drawing)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int = 1
     answer: Sequence[int] = ()
     known: Prefixes | None = None
@@ -65,38 +67,38 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What became of a row in a step: a token, `end`, or both, or the error that ended it.
+class StepOutput:
+    """The output of a step for one sequence: a token, `end`, or both, or the error that ended it.
 
     An end token is no part of the answer: then there is an end without a token, and `ending` is the end token.
     `logprob`: of a given answer.
     """
 
-    row: Row
-    drawn: Drawn | None = None
+    row: SequenceState
+    sampled: SampledToken | None = None
     end: Literal["stop", "length"] | None = None
     error: Exception | None = None
     logprob: float | None = None
-    ending: Drawn | None = None
+    ending: SampledToken | None = None
 
 
-class RunningBatch:
-    """Up to `rows` rows at a time, of at most `cells` columns in all: the longest row counts for each.
+class Scheduler:
+    """Schedules up to `rows` sequences at a time within `token_budget` slots in all: the longest counts for each.
 
-    Rows with a given answer need no place. `open_rows` opens a batch of newcomers with their adapters, beside the
-    running one, whose adapters `assignment` holds. `prefixes(adapter)` is what is kept of prompts that were read with
-    it.
+    Sequences with a given answer need no slot. `open_rows` opens a batch of waiting sequences with their adapters,
+    beside the running one, whose adapters `assignment` holds. `prefixes(adapter)` is what is kept of prompts that were
+    read with it.
     """
 
     def __init__(
         self,
         model: Any,
-        assignment: Assignment,
+        assignment: AdapterAssignment,
         open_rows: Callable[[Sequence[str | None]], AbstractContextManager[Any]],
         *,
         end_ids: Iterable[int],
         rows: int = 32,
-        cells: int = 32768,
+        token_budget: int = 32768,
         prefixes: Callable[[str | None], Prefixes | None] = lambda _adapter: None,
     ) -> None:
         self._model = model
@@ -104,35 +106,35 @@ class RunningBatch:
         self._open_rows = open_rows
         self._end_ids = frozenset(end_ids)
         self._prefixes = prefixes
-        self.places, self.cells = rows, cells
-        self._cache = RunningCache(model, rows, cells)
-        self._rows: list[Row] = []
+        self.slots, self.token_budget = rows, token_budget
+        self._cache = SlotKVCache(model, rows, token_budget)
+        self._rows: list[SequenceState] = []
         self._tokens: list[int] = []  # the last of each row, not read yet
         self._given: list[int] = []  # tokens that each row has got
-        self._newcomers: deque[list[Row]] = deque()
-        self._reading: tuple[list[Row], Prefill] | None = None
-        self._reading_cache = RunningCache(model, rows, cells)
+        self._waiting: deque[list[SequenceState]] = deque()
+        self._reading: tuple[list[SequenceState], Prefill] | None = None
+        self._reading_cache = SlotKVCache(model, rows, token_budget)
 
     @property
-    def rows(self) -> list[Row]:
-        """All rows, those that are still being read too."""
+    def rows(self) -> list[SequenceState]:
+        """All sequences, those that wait for their prefill too."""
         reading = [] if self._reading is None else self._reading[0]
-        return [*self._rows, *reading, *(row for group in self._newcomers for row in group)]
+        return [*self._rows, *reading, *(row for group in self._waiting for row in group)]
 
-    def has_room(self, rows: Sequence[Row], joining: Sequence[Row] = ()) -> bool:
+    def has_room(self, rows: Sequence[SequenceState], joining: Sequence[SequenceState] = ()) -> bool:
         """Whether these rows may join now, beside those that are `joining`; in an empty batch they always may."""
-        present = _that_run([*self.rows, *joining])
-        together = [*present, *_that_run(rows)]
-        cells = len(together) * max((row.span for row in together), default=0)
-        return len(together) <= self.places and (cells <= self.cells or not present)
+        present = _decoding([*self.rows, *joining])
+        together = [*present, *_decoding(rows)]
+        token_budget = len(together) * max((row.span for row in together), default=0)
+        return len(together) <= self.slots and (token_budget <= self.token_budget or not present)
 
-    def join(self, rows: Sequence[Row]) -> None:
-        """Let rows take part from the next step on; ValueError where a prompt is empty."""
+    def add(self, rows: Sequence[SequenceState]) -> None:
+        """Add sequences, from the next step on; ValueError where a prompt is empty."""
         if any(not row.prompt for row in rows):
             raise ValueError("expected prompts of at least one token")
         judged = [row for row in rows if row.answer]
-        for alike in (_that_run(rows), _prompts_in_common(judged), judged):
-            reads = [self._behind(row) for row in alike]
+        for alike in (_decoding(rows), _shared_prompts(judged), judged):
+            reads = [self._prefill_request(row) for row in alike]
             lengths = [len(each.inputs) for each in reads]
             left = [
                 len(row.answer) if row.answer and row.known else length - each.known_tokens
@@ -141,22 +143,20 @@ class RunningBatch:
             for group in group_alike(left):
                 fits = _GROUP_TOKENS // max(left[index] for index in group)
                 if alike is judged:
-                    fits = min(fits, _GROUP_CELLS // max(lengths[index] for index in group))
+                    fits = min(fits, _GROUP_BUDGET_TOKENS // max(lengths[index] for index in group))
                 for first in range(0, len(group), max(fits, 1)):
-                    self._newcomers.append([alike[index] for index in group[first : first + max(fits, 1)]])
+                    self._waiting.append([alike[index] for index in group[first : first + max(fits, 1)]])
 
     @torch.inference_mode()
-    def leave(self, rows: Iterable[Row]) -> None:
-        """Take rows out, wherever they are; they are heard of no more."""
+    def abort(self, rows: Iterable[SequenceState]) -> None:
+        """Abort sequences, wherever they are; no output of theirs comes any more."""
         gone = set(rows)
-        self._newcomers = deque(
-            kept for group in self._newcomers if (kept := [row for row in group if row not in gone])
-        )
+        self._waiting = deque(kept for group in self._waiting if (kept := [row for row in group if row not in gone]))
         if self._reading is not None and gone.issuperset(self._reading[0]):
             self._reading = None
         elif self._reading is not None and gone.intersection(self._reading[0]):
             # what the others have read is lost, and they are soon where they were
-            self._newcomers.appendleft([row for row in self._reading[0] if row not in gone])
+            self._waiting.appendleft([row for row in self._reading[0] if row not in gone])
             self._reading = None
         running = [index for index, row in enumerate(self._rows) if row in gone]
         if running:
@@ -165,38 +165,45 @@ class RunningBatch:
             self._assign()
 
     @torch.inference_mode()
-    def step(self) -> list[Said]:
-        """Read some of the newcomers, and give every row that runs its next token; what became of each row."""
-        said = self._read_newcomers()
+    def step(self) -> list[StepOutput]:
+        """Prefill a chunk of the waiting sequences, and decode the next token of the others; an output for each."""
+        outputs = self._prefill()
         if self._rows:
-            said += self._decode()
-        return said
+            outputs += self._decode()
+        return outputs
 
-    def _read_newcomers(self) -> list[Said]:
-        most = max(READ_TOKENS, READ_TOKENS_A_ROW * len(self.rows)) if self._rows else _READ_ALONE_TOKENS
+    def _prefill(self) -> list[StepOutput]:
+        most = (
+            max(PREFILL_CHUNK_TOKENS, PREFILL_TOKENS_PER_SEQUENCE * len(self.rows))
+            if self._rows
+            else _PREFILL_ALONE_TOKENS
+        )
         budget = most
-        said: list[Said] = []
-        while (self._reading or self._newcomers) and (budget == most or budget >= READ_TOKENS):
-            group = self._newcomers.popleft() if self._reading is None else self._reading[0]
+        outputs: list[StepOutput] = []
+        while (self._reading or self._waiting) and (budget == most or budget >= PREFILL_CHUNK_TOKENS):
+            group = self._waiting.popleft() if self._reading is None else self._reading[0]
             with self._assignment.aside():
                 try:
-                    done, told = self._read(group, budget)
+                    done, first_tokens = self._prefill_chunk(group, budget)
                 except Exception as error:
                     self._reading = None
                     if len(group) == 1:
-                        said.append(Said(group[0], error=error))
+                        outputs.append(StepOutput(group[0], error=error))
                     else:  # whoever is to blame fails alone
-                        self._newcomers.extendleft([row] for row in reversed(group))
+                        self._waiting.extendleft([row] for row in reversed(group))
                     continue
                 budget -= done
-                if told:
-                    said += self._hear(group, told)
-        return said
+                if first_tokens:
+                    outputs += self._begin_decoding(group, first_tokens)
+        return outputs
 
-    def _read(self, group: list[Row], budget: int) -> tuple[int, list[Drawn | float]]:
-        """Read on; how many tokens, and where all are read, what is first of each row's answer, or how likely it is."""
+    def _prefill_chunk(self, group: list[SequenceState], budget: int) -> tuple[int, list[SampledToken | float]]:
+        """Prefill up to `budget` tokens; how many, and at the end each row's first token, or its answer's log P."""
         if self._reading is None:
-            self._reading = group, Prefill(self._model, [self._behind(row) for row in group], self._reading_cache)
+            self._reading = (
+                group,
+                Prefill(self._model, [self._prefill_request(row) for row in group], self._reading_cache),
+            )
         prefill = self._reading[1]
         before = prefill.tokens
         with self._open_rows([row.adapter for row in group]):
@@ -208,61 +215,63 @@ class RunningBatch:
             return before, [*prefill.log_probabilities(logits)]
         if not group[0].max_tokens:
             return before, []
-        drawn = draw(logits[:, -1], [row.drawing for row in group])
+        sampled = sample(logits[:, -1], [row.sampling for row in group])
         for index, row in enumerate(group):
             self._cache.begin(prefill.cache.row(index), len(row.prompt))
-        return before, [*drawn]
+        return before, [*sampled]
 
-    def _behind(self, row: Row) -> Behind:
+    def _prefill_request(self, row: SequenceState) -> PrefillRequest:
         known = (row.known, self._prefixes(row.adapter))
-        return Behind(row.prompt, row.answer, [each for each in known if each is not None])
+        return PrefillRequest(row.prompt, row.answer, [each for each in known if each is not None])
 
-    def _decode(self) -> list[Said]:
+    def _decode(self) -> list[StepOutput]:
         ids = torch.tensor(self._tokens)[:, None]  # [B, 1]
         lengths = [length + 1 for length in self._cache.lengths]
         logits = forward(self._model, self._cache, ids, lengths)
-        drawn = draw(logits[:, -1], [row.drawing for row in self._rows])
-        said, ended = [], []
-        for index, each in enumerate(drawn):
-            said.append(self._said(self._rows[index], each, self._given[index]))
+        sampled = sample(logits[:, -1], [row.sampling for row in self._rows])
+        outputs, ended = [], []
+        for index, each in enumerate(sampled):
+            outputs.append(self._output(self._rows[index], each, self._given[index]))
             self._given[index] += 1
             self._tokens[index] = each.token or 0
-            if said[-1].end or said[-1].error:
+            if outputs[-1].end or outputs[-1].error:
                 ended.append(index)
         for index in reversed(ended):
             self._drop(index)
         if ended:
             self._assign()
-        return said
+        return outputs
 
-    def _hear(self, group: Sequence[Row], told: Sequence[Drawn | float]) -> list[Said]:
-        """What newcomers say: those that are to run are in the cache, and leave it again where they end at once."""
-        said: list[Said] = []
+    def _begin_decoding(
+        self, group: Sequence[SequenceState], first_tokens: Sequence[SampledToken | float]
+    ) -> list[StepOutput]:
+        """The first outputs of prefilled sequences: they decode from now on, but for those that end at once."""
+        outputs: list[StepOutput] = []
         first = len(self._rows)
-        for row, each in zip(group, told, strict=True):
+        for row, each in zip(group, first_tokens, strict=True):
             if isinstance(each, float):
-                said.append(_judged(row, each))
+                outputs.append(_scored(row, each))
                 continue
-            said.append(self._said(row, each, 0))
+            outputs.append(self._output(row, each, 0))
             self._rows.append(row)
             self._tokens.append(each.token or 0)
             self._given.append(1)
         for index in reversed(range(len(self._rows) - first)):
-            if said[index].end or said[index].error:
+            if outputs[index].end or outputs[index].error:
                 self._drop(first + index)
         self._assign()
-        return said
+        return outputs
 
-    def _said(self, row: Row, drawn: Drawn, given: int) -> Said:
-        if drawn.token is None:
-            return Said(row, error=_not_finite(row))
-        if drawn.token in self._end_ids:
-            return Said(row, end="stop", ending=drawn)
-        return Said(row, drawn, "length" if given + 1 >= row.max_tokens else None)
+    def _output(self, row: SequenceState, sampled: SampledToken, given: int) -> StepOutput:
+        if sampled.token is None:
+            return StepOutput(row, error=_not_finite(row))
+        if sampled.token in self._end_ids:
+            return StepOutput(row, end="stop", ending=sampled)
+        return StepOutput(row, sampled, "length" if given + 1 >= row.max_tokens else None)
 
     def _drop(self, index: int) -> None:
         """Take a running row out; the last one takes its place, as in the cache."""
-        self._cache.leave(index)
+        self._cache.remove(index)
         _replace_by_last(self._rows, index)
         _replace_by_last(self._tokens, index)
         _replace_by_last(self._given, index)
@@ -271,30 +280,30 @@ class RunningBatch:
         self._assignment.assign([row.adapter for row in self._rows])
 
 
-def _that_run(rows: Sequence[Row]) -> list[Row]:
+def _decoding(rows: Sequence[SequenceState]) -> list[SequenceState]:
     return [row for row in rows if not row.answer and row.max_tokens]
 
 
-def _prompts_in_common(judged: Sequence[Row]) -> list[Row]:
+def _shared_prompts(judged: Sequence[SequenceState]) -> list[SequenceState]:
     """Rows that only read: the prompts that several rows have in common and nobody has read. They are heard of never.
 
     Where one fails, each of the others reads for itself.
     """
-    unread: dict[tuple[Prefixes, tuple[int, ...]], Row] = {}
+    unread: dict[tuple[Prefixes, tuple[int, ...]], SequenceState] = {}
     for row in judged:
         if row.known is not None and row.known.known_tokens(row.prompt) < len(row.prompt):
-            reads = Row(row.prompt, row.adapter, max_tokens=0, known=row.known)
+            reads = SequenceState(row.prompt, row.adapter, max_tokens=0, known=row.known)
             unread.setdefault((row.known, tuple(row.prompt)), reads)
     return list(unread.values())
 
 
-def _judged(row: Row, logprob: float) -> Said:
+def _scored(row: SequenceState, logprob: float) -> StepOutput:
     if not math.isfinite(logprob):
-        return Said(row, error=_not_finite(row))
-    return Said(row, end="stop", logprob=logprob)
+        return StepOutput(row, error=_not_finite(row))
+    return StepOutput(row, end="stop", logprob=logprob)
 
 
-def _not_finite(row: Row) -> ModelError:
+def _not_finite(row: SequenceState) -> ModelError:
     return ModelError(
         f"expected finite numbers from the model, got others with {row.adapter or 'no adapter'}; "
         "verify the memory's files, or absorb its text again with a lower learning rate"

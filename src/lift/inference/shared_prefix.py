@@ -1,4 +1,4 @@
-"""What the prompts of a batch begin with in common is read once: one pass of one row, laid into the cache of all rows.
+"""Shared-prefix prefill: the common beginning of a batch's prompts is read once, and laid into the cache of all rows.
 
 A batch is padded on the left. Its last columns, `own` of them, are read row by row; what stands left of them comes from
 passes of one row each, and each row gets it shifted by its own padding. Prefix and rest so stand where they would
@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lift.inference.prefix_cache import Layers, Prefixes, common_tokens
-from lift.packing.alora import PromptPass, passing
+from lift.packing.alora import PromptForward, forward_context
 
 LEAST_TOKENS = 32  # what prompts must have in common
 _PASS_TOKENS = 32  # what a pass costs beside its tokens; measured: 27 with SmolLM2-135M on one core
@@ -25,7 +25,7 @@ _ROPES_BY_LENGTH = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
-class Sharing:
+class PrefixSharing:
     """`own`: columns at the end that every row reads itself. `groups`: rows whose columns before come from one pass."""
 
     own: int
@@ -48,7 +48,7 @@ def keeps_tokens(model: Any) -> bool:
 
 
 def last_columns(ids: torch.Tensor, count: int = 1) -> torch.Tensor:
-    """What `logits_to_keep` wants to be for the last `count` columns of `ids`, [B, T], alone.
+    """The value that `logits_to_keep` wants to be for the last `count` columns of `ids`, [B, T], alone.
 
     By their indices, since a slice of the hidden states, which is not contiguous, has torch copy the matrix of the
     words for every row: measured, 5 times the time of the whole pass for 8 rows of SmolLM2-135M in bfloat16.
@@ -64,8 +64,8 @@ def order_alike(prompts: Sequence[Sequence[int]]) -> list[int]:
     return [row for group in together + alone for row in group]
 
 
-def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None) -> Sharing:
-    """What the prompts of one batch read together, so that the fewest tokens are read; maybe nothing.
+def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None) -> PrefixSharing:
+    """The tokens that the prompts of one batch read together, so that the fewest tokens are read; maybe nothing.
 
     Rows share in groups that begin alike, or all of them share what they all begin with. In the first case a row that
     is alone in its group is read in a pass of its own, so that it does not hold up the others. What is `kept` costs
@@ -73,7 +73,7 @@ def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None)
     """
     width = max(map(len, prompts))
     known = [kept.known_tokens(_lasting(prompt, kept, 1)) if kept else 0 for prompt in prompts]
-    best, least = Sharing(width), len(prompts) * width
+    best, least = PrefixSharing(width), len(prompts) * width
     groups = _begin_alike(prompts)
     for candidate in (groups, [[row for group in groups for row in group]]):
         sources = {tuple(group): _longest(prompts, group) for group in candidate}
@@ -82,12 +82,12 @@ def plan_sharing(prompts: Sequence[Sequence[int]], kept: Prefixes | None = None)
             missing = [len(prompts[sources[group]]) - own - known[sources[group]] for group in read]
             tokens = sum(count + _PASS_TOKENS for count in missing if count > 0) + len(prompts) * own
             if tokens < least:
-                best, least = Sharing(own, read), tokens
+                best, least = PrefixSharing(own, read), tokens
     return best
 
 
 def read_shared(
-    model: Any, prompts: Sequence[Sequence[int]], sharing: Sharing, kept: Prefixes | None = None
+    model: Any, prompts: Sequence[Sequence[int]], sharing: PrefixSharing, kept: Prefixes | None = None
 ) -> DynamicCache:
     """The cache of the batch [B, width - own] after the columns that are not the rows' own; empty where all are.
 
@@ -177,7 +177,7 @@ def _read(
     for index, (keys, values) in enumerate(found):
         cache.update(keys, values, index)
     ids = torch.tensor([list(tokens[known:])], device=model.device)  # [1, T - known]
-    with passing(PromptPass([prompt], [len(tokens)], ids.shape[1])):
+    with forward_context(PromptForward([prompt], [len(tokens)], ids.shape[1])):
         model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last_columns(ids))
     layers: list[Any] = cache.layers
     read = [(layer.keys, layer.values) for layer in layers]

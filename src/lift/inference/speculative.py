@@ -1,9 +1,9 @@
-"""A Llama's own weights in 4 bits guess quickly what the model itself will say; the model then checks it.
+"""Speculative decoding: a draft model, a Llama's own weights in 4 bits, proposes tokens, and the model verifies them.
 
 On a CPU a step of one token takes as long as reading all weights from memory, and checking sixteen tokens takes little
-longer than making one. Guesses are so made with weights of a seventh of the size, a token at a time, and checked in one
-pass (speculative decoding, arXiv 2211.17192, in the greedy case): what is said stays what the model says. A guess needs
-to be quick, not right: products run in bfloat16, and the word is chosen among the few that 4 bits hold most likely.
+longer than making one. Tokens are so proposed with weights of a seventh of the size, a token at a time, and checked in
+one pass (arXiv 2211.17192, in the greedy case): what is said stays what the model says. A proposal needs to be quick,
+not right: products run in bfloat16, and the word is chosen among the few that 4 bits hold most likely.
 
 Each 32 neighbours of a row are laid between their least and greatest value in 15 equal steps. Weights that come from a
 4-bit GGUF file lie on such steps already, so little is lost. A LoRA adapter is added as it is.
@@ -124,8 +124,8 @@ _packed: WeakKeyDictionary[torch.nn.Module, _Weights] = WeakKeyDictionary()
 _said: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()  # tokens of single rows that were not guessed
 
 
-class Draft:
-    """Guesses the greedy continuation of one row, with the adapter that the model applies to all rows now."""
+class DraftModel:
+    """Proposes the greedy continuation of one row, with the adapter that the model applies to all rows now."""
 
     def __init__(self, model: Any) -> None:
         weights = _packed.get(model)
@@ -140,7 +140,7 @@ class Draft:
         self._cached_heads: int = model.config.num_key_value_heads
         self._size: int = model.model.layers[0].self_attn.head_dim
 
-    def guess(self, cache: Any, token: int, count: int, stop: Sequence[int]) -> list[int]:
+    def propose(self, cache: Any, token: int, count: int, stop: Sequence[int]) -> list[int]:
         """Up to `count` tokens behind `token`, which comes behind what `cache` holds; none after a token of `stop`.
 
         The cache, of one row, is read and not changed.
@@ -151,21 +151,21 @@ class Draft:
             _Part(layer, updates, cached.keys[0].transpose(1, 2).float(), cached.values[0].float(), count)
             for layer, updates, cached in zip(self._weights.layers, self._updates, cache.layers, strict=True)
         ]
-        guesses: list[int] = []
+        proposals: list[int] = []
         for index in range(count):
             hidden = self._model.model.embed_tokens.weight[token].float()  # [D]
             for part in parts:
                 hidden = self._step(hidden, part, index, cosines[index], sines[index])
             token = self._choose(self._normed(hidden, self._weights.norm))
-            guesses.append(token)
+            proposals.append(token)
             if token in stop:
                 break
-        return guesses
+        return proposals
 
     def _step(
         self, hidden: torch.Tensor, part: _Part, index: int, cosines: torch.Tensor, sines: torch.Tensor
     ) -> torch.Tensor:
-        """What one layer makes of the guess number `index`: [D] -> [D]; its keys and values are kept in `part`."""
+        """The output of one layer for the proposal number `index`: [D] -> [D]; keys and values are kept in `part`."""
         layer, updates = part.layer, part.updates
         heads = _product(layer.queries_keys_values, updates[0], self._normed(hidden, layer.norms[0]))
         heads = heads.view(-1, self._size)  # [H + 2 K, d]
@@ -184,7 +184,7 @@ class Draft:
         return hidden + _product(layer.down, updates[3], F.silu(gate).mul_(up))
 
     def _turns(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What turns queries and keys to these positions, and leaves values: cosines and sines [T, H + 2 K, d].
+        """The rotation of queries and keys to these positions, and leaves values: cosines and sines [T, H + 2 K, d].
 
         A head is turned by itself times the cosines and itself rolled by half times the sines. Queries also get the
         scale of attention.
@@ -207,37 +207,37 @@ class Draft:
         return int(likely[torch.mv(self._model.lm_head.weight[likely].float(), hidden).argmax()])
 
 
-class Guesses:
-    """How many tokens of an answer to guess at a time: twice as many as were right, none where few are.
+class SpeculativeDecoder:
+    """Proposes tokens of an answer: twice as many at a time as were accepted last, none where few are.
 
     Weights are packed once a model, as soon as it has said so many tokens that packing takes no longer than that did.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._draft: Draft | None = None
+        self._draft: DraftModel | None = None
         self._count = _MOST
-        self._rounds = self._right = 0
+        self._rounds = self._accepted = 0
 
-    def next(self, cache: Any, token: int, at_most: int, stop: Sequence[int]) -> list[int]:
-        """Guesses for what comes behind `token`, which comes behind what `cache` holds; maybe none."""
-        if self._rounds >= _LEAST_ROUNDS and self._right < 2 * self._rounds:
+    def propose(self, cache: Any, token: int, at_most: int, stop: Sequence[int]) -> list[int]:
+        """Propose tokens for what comes behind `token`, which comes behind what `cache` holds; maybe none."""
+        if self._rounds >= _LEAST_ROUNDS and self._accepted < 2 * self._rounds:
             return []
         count = min(self._count, at_most)
         if self._draft is None:
             _said[self._model] = said = _said.get(self._model, 0) + 1
             if said < _TOKENS_TO_PACK or count < 1:
                 return []
-            self._draft = Draft(self._model)
-        return self._draft.guess(cache, token, count, stop) if count > 0 else []
+            self._draft = DraftModel(self._model)
+        return self._draft.propose(cache, token, count, stop) if count > 0 else []
 
-    def learn(self, right: int) -> None:
-        """Hear that of the guesses made last the first ones, so many, were `right`."""
-        self._rounds, self._right = self._rounds + 1, self._right + right
-        self._count = min(max(2 * right, _LEAST), _MOST)
+    def record_accepted(self, accepted: int) -> None:
+        """Of the tokens proposed last the first ones, so many, were `accepted`."""
+        self._rounds, self._accepted = self._rounds + 1, self._accepted + accepted
+        self._count = min(max(2 * accepted, _LEAST), _MOST)
 
 
-def can_draft(model: Any) -> bool:
+def can_speculate(model: Any) -> bool:
     """Whether there is a draft of the model as it is now, and its guesses are made quicker than its own steps.
 
     It must be a Llama on a CPU that torch has quick products in 4 bits for, without biases, and with no adapter but

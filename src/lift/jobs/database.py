@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lift.errors import JobError
-from lift.jobs.job import Job, JobEvent, StoredFile, Told
+from lift.jobs.job import Job, JobEvent, JobEventDraft, StoredFile
 
 _VERSION = 1
 _BUSY_S = 60.0
@@ -130,7 +130,7 @@ class Database:
             ) from error
 
 
-def tell(rows: sqlite3.Connection, job_id: str, told: Told) -> int:
+def tell(rows: sqlite3.Connection, job_id: str, told: JobEventDraft) -> int:
     """Add an event within a transaction; returns its number."""
     data = json.dumps(dict(told.data), allow_nan=False)
     values = (job_id, time.time(), told.level, told.kind, storable(told.message), data)

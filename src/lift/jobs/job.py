@@ -1,4 +1,4 @@
-"""What is known of a job, of what happened to it, and of a file that was given to it."""
+"""A job, its events, and a file that was given to it."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Told:
+class JobEventDraft:
     """Something to be told of a job.
 
-    `kind` is a class of lift.absorbing.events in lower case, or what became of the job: queued, started, resumed (after
-    its worker has died), interrupted (it waits again), cancelling, retried, prioritised; and as the last one before it
-    has ended, succeeded, failed or cancelled.
+    `kind` is a class of lift.absorbing.absorption_events in lower case, or what became of the job: queued, started,
+    resumed (after its worker has died), interrupted (it waits again), cancelling, retried, prioritised; and as the last
+    one before it has ended, succeeded, failed or cancelled.
     """
 
     kind: str

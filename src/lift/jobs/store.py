@@ -1,4 +1,4 @@
-"""The queue of absorptions as those see it who give orders and look on; worked on from claims.py."""
+"""The queue of absorptions as those see it who give orders and look on; worked on from lease.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lift.errors import JobConflictError, RecipeError, UnknownJobError, UsageError
-from lift.jobs.claims import Claims, end_as_cancelled
 from lift.jobs.database import event_of, job_of, storable, tell
 from lift.jobs.files import FileStore
-from lift.jobs.job import Job, JobEvent, Told
-from lift.memories.names import check_name, normal_name
+from lift.jobs.job import Job, JobEvent, JobEventDraft
+from lift.jobs.lease import JobLease, end_as_cancelled
+from lift.memories.memory_names import check_name, normal_name
 from lift.recipes.recipe import load_recipe, recipe_names
 from lift.training.budget import check_budget
 
@@ -101,7 +101,7 @@ class JobStore(FileStore):
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 order,
             )
-            number = tell(rows, job_id, Told("queued", "the job waits for its turn", {"priority": priority}))
+            number = tell(rows, job_id, JobEventDraft("queued", "the job waits for its turn", {"priority": priority}))
             rows.execute("UPDATE jobs SET queued_as = ? WHERE id = ?", (number, job_id))
             job = job_of(_row(rows, job_id))
         self.clear_expired()  # its own file is in use by now
@@ -155,10 +155,10 @@ class JobStore(FileStore):
                 rows.execute(
                     "UPDATE jobs SET status = 'cancelled', finished_at = ? WHERE id = ?", (time.time(), job_id)
                 )
-                tell(rows, job_id, Told("cancelled", "the job was cancelled before it ran", {}, "warn"))
+                tell(rows, job_id, JobEventDraft("cancelled", "the job was cancelled before it ran", {}, "warn"))
             elif job.status == "running" and not job.cancelling:
                 rows.execute("UPDATE jobs SET cancelling = 1 WHERE id = ?", (job_id,))
-                tell(rows, job_id, Told("cancelling", "the job ends as soon as it is safe to", {}, "warn"))
+                tell(rows, job_id, JobEventDraft("cancelling", "the job ends as soon as it is safe to", {}, "warn"))
             return job_of(_row(rows, job_id))
 
     def retry(self, job_id: str) -> Job:
@@ -176,7 +176,7 @@ class JobStore(FileStore):
                 raise UnknownJobError(
                     f"the file {job.file_id} of the job {job_id} was deleted; upload it again and make a new job"
                 )
-            number = tell(rows, job_id, Told("retried", "the job waits for its turn again", {}))
+            number = tell(rows, job_id, JobEventDraft("retried", "the job waits for its turn again", {}))
             rows.execute(
                 "UPDATE jobs SET status = 'queued', queued_as = ?, error = NULL, finished_at = NULL, eta_s = NULL,"
                 " cancelling = 0, deaths = 0 WHERE id = ?",
@@ -193,7 +193,11 @@ class JobStore(FileStore):
                 raise JobConflictError(f"expected a job that waits, got {job_id}, which is {job.status}")
             if priority != job.priority:
                 rows.execute("UPDATE jobs SET priority = ? WHERE id = ?", (priority, job_id))
-                tell(rows, job_id, Told("prioritised", f"the job has priority {priority} now", {"priority": priority}))
+                tell(
+                    rows,
+                    job_id,
+                    JobEventDraft("prioritised", f"the job has priority {priority} now", {"priority": priority}),
+                )
             return job_of(_row(rows, job_id))
 
     def is_cancelling(self, worker_pid: int) -> bool:
@@ -208,9 +212,9 @@ class JobStore(FileStore):
             for row in rows.execute(question, (f"{worker_pid}-%",)).fetchall():
                 end_as_cancelled(rows, row["id"])
 
-    def claims(self) -> Claims:
+    def claims(self) -> JobLease:
         """The side of the queue that is worked on, for the process that holds the lock of the workers."""
-        return Claims(self._database)
+        return JobLease(self._database)
 
 
 def _row(rows: sqlite3.Connection, job_id: str) -> Any:

@@ -22,14 +22,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lift.absorbing.absorb import absorb_events
-from lift.absorbing.events import Finished, Trained
+from lift.absorbing.absorption_events import Finished, Trained
 from lift.documents.read import read_document
 from lift.errors import InterruptedAbsorption, JobConflictError, LiftError, cleaning_up
-from lift.jobs.claims import Claims
-from lift.jobs.job import Job, Told
+from lift.jobs.job import Job, JobEventDraft
+from lift.jobs.job_events import StepThinner, job_event_of
+from lift.jobs.lease import JobLease
 from lift.jobs.store import JobStore
-from lift.jobs.telling import StepThinner, tell_of
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import load_recipe
@@ -49,7 +49,7 @@ class Worker:
     """Absorbs what waits in `store` into `library` on the model `model_name`, until `stop` is set."""
 
     def __init__(
-        self, store: JobStore, library: Library, model_name: str, checkpoint_every_s: float, stop: threading.Event
+        self, store: JobStore, library: MemoryLibrary, model_name: str, checkpoint_every_s: float, stop: threading.Event
     ) -> None:
         self._store = store
         self._library = library
@@ -72,7 +72,7 @@ class Worker:
                 else:
                     self._claims.fail(job.id, problem)
 
-    def _load(self) -> Told | None:
+    def _load(self) -> JobEventDraft | None:
         """Have the model at hand; returns why it cannot be had.
 
         That is done before a job is claimed, so that a kill while a large model is read does not count against a job.
@@ -121,27 +121,29 @@ class Worker:
         def tell_rest() -> None:
             for event in thinner.rest():
                 if isinstance(event, Trained):
-                    self._claims.record(job.id, tell_of(event), event.step.progress, event.eta_s)
+                    self._claims.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
 
         with closing(events), cleaning_up(tell_rest):  # type: ignore[type-var]
             for happened in events:
                 for event in thinner.pass_on(happened):
                     if isinstance(event, Finished):
                         tokens = 0 if event.reused else event.memory.manifest.cost.tokens
-                        self._claims.succeed(job.id, tell_of(event), event.memory.name, tokens)
+                        self._claims.succeed(job.id, job_event_of(event), event.memory.name, tokens)
                     elif isinstance(event, Trained):
-                        self._claims.record(job.id, tell_of(event), event.step.progress, event.eta_s)
+                        self._claims.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
                     else:
-                        self._claims.record(job.id, tell_of(event))
+                        self._claims.record(job.id, job_event_of(event))
                 if stop.is_set() and not isinstance(happened, Finished | Trained):
                     raise InterruptedAbsorption("stopped before the training")
 
 
-_INTERRUPTED = Told("interrupted", "the worker was stopped; what was trained is kept, and the job waits again", {})
+_INTERRUPTED = JobEventDraft(
+    "interrupted", "the worker was stopped; what was trained is kept, and the job waits again", {}
+)
 
 
 @contextmanager
-def _watched(claims: Claims, job_id: str, stop_all: threading.Event, stop: threading.Event) -> Iterator[None]:
+def _watched(claims: JobLease, job_id: str, stop_all: threading.Event, stop: threading.Event) -> Iterator[None]:
     """While the block runs, set `stop` as soon as the worker or the job is to end, and end the process if that is slow.
 
     A process may be ended anywhere: nothing is lost but the work since the last checkpoint.
@@ -172,14 +174,14 @@ def _watched(claims: Claims, job_id: str, stop_all: threading.Event, stop: threa
         thread.join()
 
 
-def _failure(error: Exception) -> Told:
+def _failure(error: Exception) -> JobEventDraft:
     """Why a job has failed: in a sentence, and for an error that nobody foresaw with the place in the code."""
     if isinstance(error, LiftError):
-        return Told("failed", str(error), {"error": type(error).__name__}, "error")
+        return JobEventDraft("failed", str(error), {"error": type(error).__name__}, "error")
     _log.error("unexpected error in a job", exc_info=error)
     said = f"unexpected {type(error).__name__} while absorbing ({error}); where it arose stands in the job's events"
     trace = "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS:]
-    return Told("failed", said, {"error": type(error).__name__, "traceback": trace}, "error")
+    return JobEventDraft("failed", said, {"error": type(error).__name__, "traceback": trace}, "error")
 
 
 def _stop_with(parent: int, stop: threading.Event) -> None:
@@ -211,7 +213,7 @@ def main(arguments: list[str]) -> int:
     while not stop.is_set():
         try:
             with lock.acquire(timeout=_POLL_S):
-                Worker(store, Library(chosen.library), chosen.model, chosen.checkpoint_every, stop).run()
+                Worker(store, MemoryLibrary(chosen.library), chosen.model, chosen.checkpoint_every, stop).run()
         except Timeout:
             continue  # another worker is at it, perhaps one whose server was killed and which is just stopping
     return 0

@@ -1,4 +1,4 @@
-"""What identifies an absorption: two with the same identity give the same memory, so the second is not trained.
+"""The identity of an absorption: two with the same identity give the same memory, so the second is not trained.
 
 Kept in the manifest, so that it can be said in which part two absorptions of one text differ.
 """
@@ -19,7 +19,7 @@ _Version = Annotated[int, Field(ge=0, le=1_000_000)]
 class AbsorptionIdentity(BaseModel):
     """All that an absorption's memory depends on.
 
-    `text`, `titles`, `weights`, `recipe` and `starting_point` are SHA-256 (hex): of the text, of the title of the whole
+    `text`, `titles`, `weights`, `recipe` and `warm_start` are SHA-256 (hex): of the text, of the title of the whole
     and of each part, of the base's tensors, of the settings as they are followed on that base, and of the tensors that
     the adapter begins at. `budget_s` is in seconds, None without a budget. The versions are those of the code that
     writes tasks by rules (None where another generator does), makes examples of them and trains, and follows recipes.
@@ -32,7 +32,7 @@ class AbsorptionIdentity(BaseModel):
     weights: Annotated[str, Field(min_length=1, max_length=200)]
     base: BaseIdentity
     recipe: Digest
-    starting_point: Digest | None
+    warm_start: Digest | None
     budget_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
     rules_version: _Version | None
     training_version: _Version
@@ -72,7 +72,7 @@ _HASHED = {
     "titles": "another title",
     "weights": "other weights of the base model",
     "recipe": "other settings of the recipe",
-    "starting_point": "another starting point",
+    "warm_start": "another warm start",
 }
 _BASE_HASHED = {"tokenizer": "another tokenizer", "chat_template": "another chat template"}
 _VERSIONS = {"rules_version": "rules", "training_version": "training code", "recipe_version": "recipe code"}

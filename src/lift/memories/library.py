@@ -33,8 +33,8 @@ from lift.errors import LibraryError, nearest_names
 from lift.memories.durable import disk_errors, sync_directory, write_directory, write_file
 from lift.memories.key_index import KeyIndex, check_key
 from lift.memories.manifest import ADAPTER_STATE_FILE, MANIFEST_FILE, Manifest
-from lift.memories.memory import Memory, MemoryDraft, Problem
-from lift.memories.names import check_name, first_free_name, folded, is_valid_name, normal_name, suggest_name
+from lift.memories.memory import MemoryDraft, Problem, StoredMemory
+from lift.memories.memory_names import check_name, first_free_name, folded, is_valid_name, normal_name, suggest_name
 from lift.memories.unfinished import UnfinishedAbsorptions
 
 _TEMPORARY = ".lift-tmp-"
@@ -61,7 +61,7 @@ def default_library_directory() -> Path:
     return Path(os.environ.get("LIFT_HOME") or platformdirs.user_data_dir("lift", appauthor=False))
 
 
-class Library:
+class MemoryLibrary:
     """The memories in the directory `root`, which is made when the first one is put into it.
 
     Raises LibraryError where `root` is something else than a directory. Any number of processes and threads may use
@@ -95,7 +95,7 @@ class Library:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._locate(name) is not None
 
-    def __getitem__(self, name: str) -> Memory:
+    def __getitem__(self, name: str) -> StoredMemory:
         """Open a memory; raises LibraryError where there is none of that name (with the nearest), or it is damaged."""
         return self._open(name)
 
@@ -111,7 +111,7 @@ class Library:
                         found.append(Summary(name, None, str(error)))
         return found
 
-    def find(self, absorption_key: str, name: str | None = None) -> Memory | None:
+    def find(self, absorption_key: str, name: str | None = None) -> StoredMemory | None:
         """The memory that came of that absorption, or None; damaged memories are not found.
 
         Where copies of it go by several names, the one called `name` is preferred.
@@ -159,7 +159,7 @@ class Library:
         """A name made of `title` that no memory has yet."""
         return first_free_name(suggest_name(title), self.names())
 
-    def put(self, draft: MemoryDraft, *, replace: bool = False) -> Memory:
+    def put(self, draft: MemoryDraft, *, replace: bool = False) -> StoredMemory:
         """Write a memory; with `replace` it takes the place of one that has exactly that name.
 
         Raises UsageError for a name that cannot be one, LibraryError where the name is taken or the disk refuses. The
@@ -182,7 +182,7 @@ class Library:
                 self._forget_key(name, key_before)
         return self[name]
 
-    def copy(self, name: str, new_name: str, *, replace: bool = False) -> Memory:
+    def copy(self, name: str, new_name: str, *, replace: bool = False) -> StoredMemory:
         """Copy a memory; `replace` and errors as for put, and LibraryError where the one to be copied is damaged."""
         new_name = normal_name(new_name)
         check_name(new_name)
@@ -197,7 +197,7 @@ class Library:
             self._install(new_name, memory.copied_files(new_name), replacing)
         return self[new_name]
 
-    def rename(self, old: str, new: str) -> Memory:
+    def rename(self, old: str, new: str) -> StoredMemory:
         """Give a memory another name; raises UsageError for a bad name, LibraryError where it is taken or damaged."""
         old, new = normal_name(old), normal_name(new)
         check_name(new)
@@ -258,13 +258,13 @@ class Library:
         # the place is looked at twice: a replacement may have ended between the first two looks
         return next((path for path in (place, aside, place) if path.is_dir()), None)
 
-    def _open(self, name: str) -> Memory:
+    def _open(self, name: str) -> StoredMemory:
         for _ in range(_OPENING_TRIES - 1):
             directory = self._locate(name)
             if directory is not None:
                 with contextlib.suppress(LibraryError):
-                    return Memory.open(directory, normal_name(name))
-        return Memory.open(self._existing(name), normal_name(name))
+                    return StoredMemory.open(directory, normal_name(name))
+        return StoredMemory.open(self._existing(name), normal_name(name))
 
     def _existing(self, name: str) -> Path:
         directory = self._locate(name)
@@ -277,7 +277,7 @@ class Library:
         hint = f"the nearest are {', '.join(map(repr, near))}" if near else "see `lift list`"
         raise LibraryError(f"no memory {name!r} in the library {self.root}; {hint}")
 
-    def _find_in_index(self, absorption_key: str) -> Memory | None:
+    def _find_in_index(self, absorption_key: str) -> StoredMemory | None:
         found = (self._open_if(name, absorption_key) for name in self._index.get(absorption_key))
         return next((memory for memory in found if memory is not None), None)
 
@@ -298,7 +298,7 @@ class Library:
             else:
                 self._index.remove(key, name)
 
-    def _open_if(self, name: str, absorption_key: str) -> Memory | None:
+    def _open_if(self, name: str, absorption_key: str) -> StoredMemory | None:
         """The memory called `name` if it is there, whole, and came of `absorption_key`."""
         if name not in self:
             return None

@@ -32,10 +32,10 @@ from lift.errors import LibraryError
 from lift.memories.durable import ForeignFileError, read_inside
 from lift.memories.identity import AbsorptionIdentity
 from lift.memories.key_index import KEY_PATTERN
-from lift.memories.names import is_valid_name
+from lift.memories.memory_names import is_valid_name
 from lift.recipes.recipe import Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "memory.json"
 ADAPTER_CONFIG_FILE = "adapter/adapter_config.json"
 ADAPTER_STATE_FILE = "adapter/adapter_model.safetensors"
@@ -278,15 +278,15 @@ class Manifest(_Record):
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the memory in `directory`.
 
-    Raises LibraryError where it is missing, damaged, or of a newer format than this Lift knows, and OSError where the
-    disk fails.
+    Raises LibraryError where it is missing, damaged, or of another format than this Lift's, and OSError where the disk
+    fails.
     """
     path = directory / MANIFEST_FILE
     try:
         content = read_inside(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES)
         with contextlib.suppress(ValidationError):  # in one pass; what is wrong is found out below
             manifest = Manifest.model_validate_json(content)
-            if 1 <= manifest.format_version <= FORMAT_VERSION:
+            if manifest.format_version == FORMAT_VERSION:
                 return manifest
         values = json.loads(content)
         format_version = values["format_version"]
@@ -300,6 +300,10 @@ def read_manifest(directory: Path) -> Manifest:
         raise _damaged(path, f"it is {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "it is not the JSON of a memory") from None
+    if format_version < FORMAT_VERSION:
+        raise LibraryError(
+            f"{path} has format version {format_version}, this Lift reads {FORMAT_VERSION}; absorb its text again"
+        )
     if format_version > FORMAT_VERSION:
         raise LibraryError(
             f"{path} has format version {format_version}, this Lift reads up to {FORMAT_VERSION}; upgrade Lift"

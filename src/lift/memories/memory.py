@@ -7,7 +7,8 @@
          tasks.jsonl, training.jsonl, recall.jsonl
 
 Every file is checked against its size and hash in the manifest before anything is made of it: an adapter with one
-flipped bit still runs. What is made of it is checked as well (rows.py): hash and file may come from the same stranger.
+flipped bit still runs. What is made of it is checked as well (row_validation.py): hash and file may come from the same
+stranger.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lift.documents.document import Document, Part
+from lift.documents.document import Document, DocumentPart
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.durable import open_inside, read_inside
 from lift.memories.identity import AbsorptionIdentity
@@ -51,7 +52,14 @@ from lift.memories.manifest import (
     printable,
     read_manifest,
 )
-from lift.memories.rows import read_adapter_config, read_places, read_probes, read_steps, read_tasks, read_text
+from lift.memories.row_validation import (
+    read_adapter_config,
+    read_places,
+    read_probes,
+    read_steps,
+    read_tasks,
+    read_text,
+)
 from lift.models.base_identity import BaseIdentity
 from lift.tasks.task import Task
 
@@ -171,7 +179,7 @@ class Problem:
         return f"{self.memory}/{self.file}: {self.what}"
 
 
-class Memory:
+class StoredMemory:
     """An opened memory. Reading any part of it raises LibraryError where its file is missing or changed."""
 
     def __init__(self, name: str, directory: Path, manifest: Manifest) -> None:
@@ -180,7 +188,7 @@ class Memory:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, directory: Path, name: str | None = None) -> Memory:
+    def open(cls, directory: Path, name: str | None = None) -> StoredMemory:
         """Open the memory in `directory`; raises LibraryError where its manifest is missing, damaged or too new.
 
         It is called `name`, else as the directory is: a directory that was copied or renamed by hand goes by its new
@@ -205,12 +213,12 @@ class Memory:
         content, rows = self._read(DOCUMENT_FILE), self._read(PLACES_FILE)
         text = self._parsed(DOCUMENT_FILE, lambda: read_text(content, record))
         places = self._parsed(PLACES_FILE, lambda: read_places(rows, len(text)))
-        parts = tuple(Part(part.start, part.title, part.source) for part in record.parts)
+        parts = tuple(DocumentPart(part.start, part.title, part.source) for part in record.parts)
         return Document(record.title, text, record.source, places, parts)
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """Every task, those that were held back to probe recall among them."""
+        """Every task, those that were held out to probe recall among them."""
         content = self._read(TASKS_FILE)
         return self._parsed(TASKS_FILE, lambda: read_tasks(content, self.manifest.sizes))
 

@@ -1,1 +1,1 @@
-"""Questions, tasks and segments as tokens, packed into tensors, with their forward pass and their losses."""
+"""Packing: questions, tasks and segments -> tokens -> packed tensors, with their forward pass and their losses."""

@@ -1,9 +1,10 @@
-"""From where on an activated adapter acts: the tokens that open the answer, its invocation.
+"""Activated LoRA: the mask of the positions on which an adapter acts, from its invocation on.
 
 Activated LoRA (arXiv 2504.12397, section 3): what stands in front of the invocation is read as the base reads it. Its
 keys and values are the base's, serve every adapter, and need not be computed again while one is trained; and what a
-memory has learned does not touch how a text is read. Whoever runs a pass of the model tells what it reads (`passing`);
-a pass that nobody tells of, such as that of the next token of an answer, is acted on in full.
+memory has learned does not touch how a text is read. The caller of a model sets a ForwardContext (`forward_context`),
+which gives the `alora_mask` of that forward pass. Without one, as for the next token of an answer, the adapter acts on
+all positions.
 """
 
 from __future__ import annotations
@@ -18,48 +19,48 @@ import torch
 Invocation = tuple[int, ...]  # () is that of an adapter that acts everywhere
 
 
-class Pass(Protocol):
-    """What a pass of the model reads."""
+class ForwardContext(Protocol):
+    """The tokens of one forward pass, as far as an adapter asks: the mask of those that it acts on."""
 
-    def acted_on(self, invocation: Invocation) -> torch.Tensor:
+    def alora_mask(self, invocation: Invocation) -> torch.Tensor:
         """Which of its B rows and T columns an adapter with that invocation acts on. [B, T], bool"""
         ...
 
 
-class PromptPass:
+class PromptForward:
     """The last `columns` columns of rows, padded on the left, of `prompts` and more, `lengths` tokens in all."""
 
     def __init__(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int], columns: int) -> None:
         self._prompts, self._lengths, self._columns = prompts, lengths, columns
 
-    def acted_on(self, invocation: Invocation) -> torch.Tensor:
-        """See Pass."""
-        begins = torch.tensor([begin_of_action(prompt, invocation) for prompt in self._prompts])  # [B]
+    def alora_mask(self, invocation: Invocation) -> torch.Tensor:
+        """See ForwardContext."""
+        begins = torch.tensor([invocation_offset(prompt, invocation) for prompt in self._prompts])  # [B]
         first = torch.tensor(self._lengths) - self._columns  # [B], of the tokens of a row in the first column
         return torch.arange(self._columns) + first[:, None] >= begins[:, None]
 
 
-class BarePass:
+class PlainTextForward:
     """A text that is no prompt, in one row: no adapter with an invocation acts on it."""
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
 
-    def acted_on(self, _invocation: Invocation) -> torch.Tensor:
-        """See Pass."""
+    def alora_mask(self, _invocation: Invocation) -> torch.Tensor:
+        """See ForwardContext."""
         return torch.zeros(1, self._tokens, dtype=torch.bool)
 
 
-class _Told:
-    """The pass under way, and what was worked out for it."""
+class _CurrentForward:
+    """The forward pass under way, and the masks computed for it."""
 
-    def __init__(self, current: Pass) -> None:
+    def __init__(self, current: ForwardContext) -> None:
         self._pass = current
         self._known: dict[Hashable, torch.Tensor] = {}
 
     def of_all(self, invocation: Invocation, device: torch.device) -> torch.Tensor:
         if invocation not in self._known:
-            self._known[invocation] = self._pass.acted_on(invocation).to(device)
+            self._known[invocation] = self._pass.alora_mask(invocation).to(device)
         return self._known[invocation]
 
     def of_rows(
@@ -75,21 +76,21 @@ class _Told:
         return self._known[key]
 
 
-_told: ContextVar[_Told | None] = ContextVar("lift_pass", default=None)
+_current: ContextVar[_CurrentForward | None] = ContextVar("lift_pass", default=None)
 
 
 @contextlib.contextmanager
-def passing(current: Pass | None) -> Iterator[None]:
-    """Inside the block the model reads what `current` says; None: all that it reads is acted on."""
-    token = _told.set(None if current is None else _Told(current))
+def forward_context(current: ForwardContext | None) -> Iterator[None]:
+    """Set the context of the forward passes inside the block; None: adapters act on all positions."""
+    token = _current.set(None if current is None else _CurrentForward(current))
     try:
         yield
     finally:
-        _told.reset(token)
+        _current.reset(token)
 
 
-def begin_of_action(prompt: Sequence[int], invocation: Invocation) -> int:
-    """How many tokens of `prompt` stand in front of its last invocation; all but its last token where it has none."""
+def invocation_offset(prompt: Sequence[int], invocation: Invocation) -> int:
+    """Tokens of `prompt` in front of its last invocation (PEFT: alora_offsets); all but the last where it has none."""
     length = len(invocation)
     for start in range(len(prompt) - length, -1, -1):
         if prompt[start] == invocation[0] and tuple(prompt[start : start + length]) == invocation:
@@ -97,35 +98,35 @@ def begin_of_action(prompt: Sequence[int], invocation: Invocation) -> int:
     return len(prompt) - 1
 
 
-def by_row(invocations: Mapping[int, Invocation]) -> tuple[Invocation | None, ...]:
+def invocations_by_row(invocations: Mapping[int, Invocation]) -> tuple[Invocation | None, ...]:
     """The invocations of the rows of a batch in order, up to the last row that has one; None where a row has none."""
     return tuple(invocations.get(row) for row in range(max(invocations, default=-1) + 1))
 
 
-def acts_in_part(invocation: Invocation) -> bool:
-    """Whether an adapter with that invocation is told where to act in the pass under way."""
-    return bool(invocation) and _told.get() is not None
+def is_masked(invocation: Invocation) -> bool:
+    """Whether the forward pass under way has a mask for an adapter with that invocation."""
+    return bool(invocation) and _current.get() is not None
 
 
 Add = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def add_where_acting(output: torch.Tensor, inputs: torch.Tensor, invocation: Invocation, add: Add) -> torch.Tensor:
+def add_where_active(output: torch.Tensor, inputs: torch.Tensor, invocation: Invocation, add: Add) -> torch.Tensor:
     """`add(output, inputs)`, linear in `inputs`, on what is acted on in the pass under way; all rows have one adapter.
 
     `output`: [B, T, out]; `inputs`: [B, T, in]. What is not acted on keeps its output, bit for bit.
     """
-    told = _told.get()
+    told = _current.get()
     if told is None or not invocation:
         return add(output, inputs)
     return _add_in(told.of_all(invocation, output.device), output, inputs, add)
 
 
-def add_in_rows_where_acting(
+def add_in_rows_where_active(
     output: torch.Tensor, inputs: torch.Tensor, invocations: Sequence[Invocation | None], add: Add
 ) -> torch.Tensor:
-    """As add_where_acting, where each row has an adapter of its own, or None, as those behind the last invocation."""
-    told = _told.get()
+    """As add_where_active, where each row has an adapter of its own, or None, as those behind the last invocation."""
+    told = _current.get()
     if told is None or not any(invocations):
         return add(output, inputs)
     return _add_in(told.of_rows(invocations, output.shape[:2], output.device), output, inputs, add)

@@ -1,6 +1,6 @@
-"""How a packed batch attends without computing what its mask hides.
+"""Block-sparse attention of a packed batch: groups of blocks of its trie, so that no masked score is computed.
 
-A node of the trie (batches.py) attends to its ancestors, some tens of the batch's hundreds of nodes. The trie falls
+A node of the trie (trie.py) attends to its ancestors, some tens of the batch's hundreds of nodes. The trie falls
 apart into **blocks**: runs of nodes of which each is the child of the one before. The queries of a block share one
 path of keys, the ancestors of its first node and then the block itself, along which they attend causally. Blocks of
 like size are padded to one shape and make a **group**, which is one batched product.
@@ -22,7 +22,7 @@ _SCORE_COST = 1.4
 
 
 @dataclass(frozen=True)
-class Group:
+class BlockGroup:
     """S blocks of at most Lq queries and Lk keys.
 
     `queries`: [S, Lq], nodes, of which the first `counts`: [S] are the block's and the rest repeat its last. `keys`:
@@ -59,7 +59,7 @@ class _Block:
         return self.before + self.count
 
 
-def attention_groups(parents: Sequence[int]) -> list[Group]:
+def attention_groups(parents: Sequence[int]) -> list[BlockGroup]:
     """Groups of the trie in which every node is a query once. `parents`: T, each before its children; a root's is -1.
 
     The grouping is the cheapest of those that keep blocks in the order of their keys.
@@ -68,7 +68,7 @@ def attention_groups(parents: Sequence[int]) -> list[Group]:
     return [_group(blocks[start:end], parents) for start, end in pairwise(_boundaries(blocks))]
 
 
-def cheaper_than_one_product(groups: Sequence[Group], tokens: int) -> bool:
+def cheaper_than_one_product(groups: Sequence[BlockGroup], tokens: int) -> bool:
     """Whether attention by groups costs less than one product of all `tokens` queries by all keys."""
     return _SCORE_COST * sum(group.scores + _GROUP_COST for group in groups) < tokens**2
 
@@ -104,7 +104,7 @@ def _boundaries(blocks: Sequence[_Block]) -> list[int]:
     return boundaries[::-1]
 
 
-def _group(blocks: Sequence[_Block], parents: Sequence[int]) -> Group:
+def _group(blocks: Sequence[_Block], parents: Sequence[int]) -> BlockGroup:
     most_queries = max(block.count for block in blocks)
     most_keys = max(block.keys for block in blocks)
     queries, keys = [], []
@@ -116,7 +116,7 @@ def _group(blocks: Sequence[_Block], parents: Sequence[int]) -> Group:
             node = parents[node]
         keys.append(path[::-1])
         queries.append([min(block.first + index, last) for index in range(most_queries)])
-    return Group(
+    return BlockGroup(
         queries=torch.tensor(queries),
         counts=torch.tensor([block.count for block in blocks]),
         keys=torch.tensor(keys),

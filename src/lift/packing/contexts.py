@@ -1,4 +1,4 @@
-"""Which part of the document a contextualised sample shows (method 1.3, LIFT section 3.3). Pure."""
+"""The part of the document that a contextualised sample shows (method 1.3, LIFT section 3.3). Pure."""
 
 from __future__ import annotations
 

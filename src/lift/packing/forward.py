@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lift.packing.alora import passing
+from lift.packing.alora import forward_context
 from lift.packing.tree_attention import tree_attention
 from lift.packing.trie import Batch
 
@@ -17,16 +17,16 @@ _SLIDING, _FULL = "sliding_attention", "full_attention"  # as configurations of 
 
 def labelled_logits(model: Any, batch: Batch) -> torch.Tensor:
     """Logits [M, vocabulary] at the labelled positions of the batch."""
-    with passing(batch), batch_inputs(model, batch) as inputs:
+    with forward_context(batch), batch_inputs(model, batch) as inputs:
         logits: torch.Tensor = model(
-            **inputs, logits_to_keep=batch.predict_at.to(model.device), use_cache=False
+            **inputs, logits_to_keep=batch.logit_positions.to(model.device), use_cache=False
         ).logits[0]  # [M, vocabulary]
     return logits
 
 
 @contextlib.contextmanager
 def batch_inputs(model: Any, batch: Batch) -> Iterator[dict[str, Any]]:
-    """What the model is called with inside the block: ids and positions [1, T], and the mask of the trie."""
+    """The arguments of the model inside the block: ids and positions [1, T], and the mask of the trie."""
     mask = trie_mask(model, batch)
     inputs = {
         "input_ids": batch.ids[None].to(model.device),

@@ -130,7 +130,7 @@ def _attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls; `others` are of no effect under an explicit mask, or refused."""
+    """The function that transformers calls; `others` are of no effect under an explicit mask, or refused."""
     if unknown := [name for name in ("s_aux", "position_bias") if others.get(name) is not None]:
         raise AdapterError(
             f"adapter.gate=exact does not know the {unknown[0]} of {type(module).__name__}; choose adapter.gate=query"
@@ -162,7 +162,7 @@ def explicit_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
 
 
 def implementations(config: Any) -> dict[str, str]:
-    """What set_attn_implementation takes to put everything back: of the model, and of each model inside it."""
+    """The argument that set_attn_implementation takes to put all back: of the model, and of each inside it."""
     inner = {key: getattr(config, key) for key in config.sub_configs}
     return {"": config._attn_implementation} | {
         key: part._attn_implementation for key, part in inner.items() if part is not None

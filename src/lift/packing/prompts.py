@@ -36,7 +36,7 @@ class Example:
 
     `reads_evidence`: the prompt holds what proves the answer. `teacher_ids`: the prompt that the same base model would
     be asked with if it could read the evidence, for context distillation; its answer is that of this example.
-    `keeps_base`: what is to be matched is not its labels but what the base model says at their places.
+    `kl_to_base`: what is to be matched is not its labels but what the base model says at their places.
     `drawn_anew`: other epochs show other text in its place. `task`: the number of the task that it was made of.
     """
 
@@ -45,13 +45,13 @@ class Example:
     weight: float = 1.0
     reads_evidence: bool = False
     teacher_ids: tuple[int, ...] | None = None
-    keeps_base: bool = False
+    kl_to_base: bool = False
     drawn_anew: bool = False
     task: int | None = None
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """What stands before the first label."""
+        """The tokens before the first label."""
         return self.ids[: next(index for index, label in enumerate(self.labels) if label != IGNORED)]
 
     @property
@@ -78,7 +78,7 @@ PLAIN_FORM = PromptForm()
 
 
 def user_text(question: str, context: str | None = None, form: PromptForm = PLAIN_FORM) -> str:
-    """What the user's turn says: the question, or the part of the document it may use and then the question."""
+    """The text of the user's turn: the question, or the part of the document it may use and then the question."""
     parts = {"{question}": question, "{context}": context or ""}
     template = form.closed_book if context is None else form.reading
     # one pass, so that braces within a document or question stay as they are
@@ -194,7 +194,7 @@ def question_example(
 
 
 def citation_question(question: str) -> str:
-    """What asks closed book for the sentence that answers the question, not for the answer."""
+    """The question that asks closed book for the sentence that answers the question, not for the answer."""
     return question + CITE
 
 
@@ -234,7 +234,7 @@ def segment_example(ids: Sequence[int], weight: float = 1.0) -> Example:
 
 def preserved_example(ids: Sequence[int], weight: float = 1.0) -> Example:
     """A piece of another text, at every token of which the base model's own next-token odds are to be kept."""
-    return replace(segment_example(ids, weight), keeps_base=True)
+    return replace(segment_example(ids, weight), kl_to_base=True)
 
 
 def truncate_middle(text: str, offsets: Sequence[tuple[int, int]], keep_tokens: int) -> str:

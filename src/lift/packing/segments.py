@@ -1,4 +1,4 @@
-"""What is recited as one piece: windows that overlap, so that the order of a long text can be learnt, or paragraphs.
+"""Segments of a document: windows that overlap, so that the order of a long text can be learnt, or paragraphs.
 
 Windows are the paper's rule (method 1.1), paragraphs its exception for a text of passages whose order means nothing
 (PassageRetrieval, method 1.2). Pure.

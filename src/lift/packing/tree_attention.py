@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lift.errors import cleaning_up
-from lift.packing.attention_blocks import Group, attention_groups, cheaper_than_one_product
+from lift.packing.attention_blocks import BlockGroup, attention_groups, cheaper_than_one_product
 from lift.packing.log_sum_exp import implementations
 from lift.packing.trie import Batch
 
@@ -47,7 +47,7 @@ class _Rows:
 class _Work:
     """The batch that is under way, and what its layers share."""
 
-    groups: Sequence[Group]
+    groups: Sequence[BlockGroup]
     mask: torch.Tensor  # [1, 1, T, T]
     rows: dict[tuple[int, int, torch.dtype], _Rows] = field(default_factory=dict)
 
@@ -170,7 +170,7 @@ def _as_rows(heads: torch.Tensor) -> torch.Tensor:
     return heads[0].transpose(0, 1).reshape(-1, heads.shape[-1])
 
 
-def _lay_out(groups: Sequence[Group], tokens: int, heads: int, key_heads: int, like: torch.Tensor) -> _Rows:
+def _lay_out(groups: Sequence[BlockGroup], tokens: int, heads: int, key_heads: int, like: torch.Tensor) -> _Rows:
     shared = heads // key_heads
     head = torch.arange(heads).view(key_heads, shared, 1)  # [K, G, 1]
     key_head = torch.arange(key_heads)[:, None]  # [K, 1]

@@ -1,4 +1,4 @@
-"""Examples -> packed batches in which every shared token prefix is computed once.
+"""Packing: examples -> batches, tries in which every shared token prefix is computed once.
 
 Tokens that several examples have in common from their first token on (the head of the chat template, a context, the
 beginning of a question) form one path of a **trie**; each token attends to its ancestors in the trie and to nothing
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lift.packing.alora import Invocation, begin_of_action
+from lift.packing.alora import Invocation, invocation_offset
 from lift.packing.prompts import IGNORED, Example
 
 
@@ -22,16 +22,16 @@ from lift.packing.prompts import IGNORED, Example
 class Batch:
     """One packed row. T trie nodes (tokens), M labelled positions, over S examples.
 
-    `ids`, `positions`, `parents`: [T]; a root's parent is -1. `predict_at`: [M], the node whose hidden state predicts
-    `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by weight, of
-    each example's mean token cross entropy: short answers are not drowned by long ones. `members` are the examples; the
-    labelled positions come in their order.
+    `ids`, `positions`, `parents`: [T]; a root's parent is -1. `logit_positions`: [M], the node whose hidden state
+    predicts `targets`: [M]. `weights`: [M], such that sum(weights * cross entropy) is the mean over the examples, by
+    weight, of each example's mean token cross entropy: short answers are not drowned by long ones. `members` are the
+    examples; the labelled positions come in their order.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     parents: tuple[int, ...]
-    predict_at: torch.Tensor
+    logit_positions: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
     members: tuple[Example, ...]
@@ -42,7 +42,7 @@ class Batch:
         return sum(len(example.ids) for example in self.members)
 
     @property
-    def even_weights(self) -> torch.Tensor:
+    def token_mean_weights(self) -> torch.Tensor:
         """Instead of `weights`: every labelled position counts alike but for its example's weight; sums to 1. [M]"""
         weights = torch.tensor([example.weight for example in self.members for _ in range(example.labelled_tokens)])
         return weights / weights.sum()
@@ -52,20 +52,20 @@ class Batch:
         """Tokens computed, after sharing."""
         return len(self.parents)
 
-    def acted_on(self, invocation: Invocation) -> torch.Tensor:
-        """Which nodes an adapter with that invocation acts on: those of answers, and of the invocations before them.
+    def alora_mask(self, invocation: Invocation) -> torch.Tensor:
+        """The nodes that an adapter with that invocation acts on: those of answers, and of the invocations before them.
 
-        None of an example that is to be as the base has it. [1, T], bool
+        None of a KL anchor, which is to be as the base has it. [1, T], bool
         """
         acted = torch.zeros(1, self.tokens, dtype=torch.bool)
         end = 0
         for example in self.members:
             end += example.labelled_tokens
-            if example.keeps_base:
+            if example.kl_to_base:
                 continue
             # from the last label up to the invocation, the nodes of the path are those of the tokens in reverse
-            node = int(self.predict_at[end - 1])
-            for _ in range(len(example.ids) - 1 - begin_of_action(example.prompt, invocation)):
+            node = int(self.logit_positions[end - 1])
+            for _ in range(len(example.ids) - 1 - invocation_offset(example.prompt, invocation)):
                 acted[0, node] = True
                 node = self.parents[node]
         return acted
@@ -83,7 +83,7 @@ class Batch:
     def recurring(self) -> list[bool]:
         """Which nodes belong to an example that comes again in later epochs. [T]"""
         recurring = [False] * self.tokens
-        ends, end = self.predict_at.tolist(), 0
+        ends, end = self.logit_positions.tolist(), 0
         for example in self.members:
             end += example.labelled_tokens
             node = ends[end - 1]
@@ -100,7 +100,7 @@ class Batch:
             ids=self.ids[chosen],
             positions=self.positions[chosen],
             parents=tuple(place[self.parents[node]] for node in nodes),
-            predict_at=self.predict_at[:0],
+            logit_positions=self.logit_positions[:0],
             targets=self.targets[:0],
             weights=self.weights[:0],
             members=(),
@@ -161,7 +161,7 @@ class _Trie:
 def pack(examples: Sequence[Example]) -> Batch:
     """One batch of all the `examples`; raises ValueError where there is none, or one without a label."""
     trie = _Trie()
-    predict_at: list[int] = []
+    logit_positions: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
     total_weight = sum(example.weight for example in examples)
@@ -173,14 +173,14 @@ def pack(examples: Sequence[Example]) -> Batch:
             raise ValueError("expected an example with a label after its first token")
         nodes = trie.add(example.ids[:-1])  # the last token is only ever a target
         for index in labelled:
-            predict_at.append(nodes[index - 1])
+            logit_positions.append(nodes[index - 1])
             targets.append(example.labels[index])
             weights.append(example.weight / total_weight / len(labelled))
     return Batch(
         ids=torch.tensor(trie.ids),
         positions=torch.tensor(trie.depths),
         parents=tuple(trie.parents),
-        predict_at=torch.tensor(predict_at),
+        logit_positions=torch.tensor(logit_positions),
         targets=torch.tensor(targets),
         weights=torch.tensor(weights, dtype=torch.float32),
         members=tuple(examples),

@@ -42,7 +42,7 @@ class TaskSettings(Settings):
     weight: float = Field(1.0, ge=0, description="gamma, weight of a task's mean token loss; 0 leaves tasks out")
     per_sentence: int = Field(20, ge=1, le=500, description="at most this many tasks a sentence (family B)")
     per_document: int = Field(0, ge=0, description="m, this many tasks in all (family A); 0 sets no limit")
-    held_back_per_sentence: int = Field(1, ge=0, le=20, description="tasks a sentence kept for the recall report")
+    held_out_per_sentence: int = Field(1, ge=0, le=20, description="tasks a sentence kept for the recall report")
     cited_share: float = Field(
         0.0, ge=0, le=1, description="share that is asked for the sentence that tells the answer, too"
     )
@@ -77,25 +77,27 @@ class ContextSettings(Settings):
     window_tokens: int = Field(0, ge=0, description="M, longest prompt of a truncated context; 0: the model's window")
     share: float = Field(0.5, ge=0, le=10, description="tasks asked again behind sentences, as a share of the tasks")
     sentences: int = Field(4, ge=1, description="sentences of such a context: the evidence and others")
-    beside_start: bool = Field(
-        True, description="whether share counts beside a starting point, too, which reads for its memories"
+    beside_warm_start: bool = Field(
+        True, description="whether share counts beside a warm start, too, which reads for its memories"
     )
 
 
-class FidelitySettings(Settings):
-    """Passages that come with the starting point, so that the model stays what it was beside the document."""
+class RegularisationSettings(Settings):
+    """What keeps the base model as it was beside the document: KL anchors, replay QA, and WiSE-FT interpolation."""
 
-    share: float = Field(0.0, ge=0, description="pieces of passages in an epoch, as a share of its groups of tasks")
-    piece_tokens: int = Field(256, ge=8, description="longest such piece, where the base's odds are kept")
-    weight: float = Field(0.5, ge=0, description="weight of a token of a piece, beside that of an answer's token")
-    reading_share: float = Field(
-        0.0, ge=0, description="passages in an epoch with their questions behind them, as a share of its groups"
+    kl_share: float = Field(
+        0.0, ge=0, description="KL anchors (pieces of other passages) in an epoch, as a share of its groups of tasks"
     )
-    kept_change: float = Field(
+    kl_piece_tokens: int = Field(256, ge=8, description="longest such piece, where the divergence from the base counts")
+    kl_weight: float = Field(0.5, ge=0, description="weight of a token of a piece, beside that of an answer's token")
+    replay_share: float = Field(
+        0.0, ge=0, description="replay QA (other passages with their questions) in an epoch, as a share of its groups"
+    )
+    wise_ft_alpha: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="share of what an absorption has changed that is kept in the end (WiSE-FT)",
+        description="share of what an absorption has changed that is kept in the end (WiSE-FT interpolation)",
     )
 
 
@@ -116,7 +118,7 @@ class AdapterSettings(Settings):
     width: float = Field(2.0, gt=0, le=64, description="hidden width of m, in head dimensions")
     gate: Literal["query", "exact"] = Field("query", description="g from q alone, or with the window's log-sum-exp")
     start: Literal["identity", "published"] = Field("identity", description="initial values of memory and gate")
-    starting_point: str = Field(
+    warm_start: str = Field(
         "none",
         min_length=1,
         description="LoRA: what was tuned on other texts before: auto (the one that comes with Lift, if the model has "
@@ -138,7 +140,7 @@ class AdapterSettings(Settings):
 class ObjectiveSettings(Settings):
     """What is minimised beside the loss on segments and answers."""
 
-    labels: float = Field(1.0, ge=0, description="weight of the cross-entropy with the answers (hard labels)")
+    cross_entropy: float = Field(1.0, ge=0, description="weight of the cross-entropy with the answers (hard labels)")
     mean_over: Literal["examples", "tokens"] = Field(
         "examples",
         description="what counts alike in a batch: its examples, however long, or their answer tokens",
@@ -167,7 +169,7 @@ class UpdateSettings(Settings):
 
     replay_share: float = Field(1.0, ge=0, le=1, description="share of the known tasks that is trained again")
     round_epochs: int = Field(2, ge=1, description="epochs of a round of rehearsal, probed after each")
-    learning_rate_factor: float = Field(0.5, gt=0, description="peak rate of such work, as a share of training's")
+    learning_rate_multiplier: float = Field(0.5, gt=0, description="peak rate of such work, as a share of training's")
 
 
 class TrainingSettings(Settings):
@@ -176,18 +178,22 @@ class TrainingSettings(Settings):
     epochs: int = Field(8, ge=0, description="epochs over segments and tasks together")
     segment_epochs: int = Field(0, ge=0, description="two-stage: epochs over segments alone before that")
     max_tokens: int = Field(0, ge=0, description="stop after this many tokens computed; 0 sets no limit")
-    longest_pause: int = Field(
-        1, ge=1, description="a task whose answer is known pauses 2, 4, 8 ... epochs, at most so many; 1: none pauses"
+    max_skip_epochs: int = Field(
+        1,
+        ge=1,
+        description="a task whose answer is known skips 2, 4, 8 ... epochs, at most so many (Leitner); 1: none",
     )
     until_recall: float = Field(
-        0.0, ge=0, le=1, description="stop once this share of the held-back questions is recalled; 0: never before"
+        0.0, ge=0, le=1, description="stop once this share of the held-out questions is recalled; 0: never before"
     )
-    gather: bool = Field(False, description="one update an epoch, its gradient gathered over all batches")
+    full_batch: bool = Field(
+        False, description="one optimizer step an epoch, its gradient accumulated over all batches"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak rate of AdamW")
     lora_plus_ratio: float = Field(
         1.0, gt=0, description="LoRA: the rate of B as a multiple of that of A (LoRA+, arXiv 2402.12354)"
     )
-    lora_plus_from_zero: bool = Field(True, description="whether that holds without a starting point, too")
+    lora_plus_from_zero: bool = Field(True, description="whether that holds without a warm start, too")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="how the rate falls to zero")
     warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the training in which the rate rises")
     batch_tokens: int = Field(384, ge=16, description="tokens computed at once, shared prefixes counted once")
@@ -209,7 +215,7 @@ class RemoteSettings(Settings):
     learning_rate_multiplier: float = Field(0.5, gt=0, description="scales the endpoint's own learning rate")
     window_tokens: int = Field(16385, ge=256, description="M, longest prompt with its answer, in estimated tokens")
     poll_s: float = Field(10.0, gt=0, description="seconds between two looks at a running job")
-    probes: int = Field(50, ge=0, description="held-back questions asked for the recall report; each is one request")
+    probes: int = Field(50, ge=0, description="held-out questions asked for the recall report; each is one request")
 
 
 class Recipe(Settings):
@@ -223,7 +229,7 @@ class Recipe(Settings):
     generator: GeneratorSettings = GeneratorSettings()
     context: ContextSettings = ContextSettings()
     adapter: AdapterSettings = AdapterSettings()
-    fidelity: FidelitySettings = FidelitySettings()
+    regularisation: RegularisationSettings = RegularisationSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     attention: AttentionSettings = AttentionSettings()
     training: TrainingSettings = TrainingSettings()
@@ -243,8 +249,8 @@ class Recipe(Settings):
                 "adapter.activated acts on answers alone, so it learns no segments; set it to false, or "
                 "segments.weight to 0"
             )
-        if self.tasks.weight and not self.objective.labels + self.objective.distillation:
-            raise ValueError("objective.labels and objective.distillation are both 0, so tasks teach nothing")
+        if self.tasks.weight and not self.objective.cross_entropy + self.objective.distillation:
+            raise ValueError("objective.cross_entropy and objective.distillation are both 0, so tasks teach nothing")
         if self.generator.kind == "self" and self.generator.stream:
             raise ValueError(
                 "generator.stream needs another generator than self: the base model cannot write and learn"

@@ -1,4 +1,4 @@
-"""What is known of an unfinished fine-tuning, on disk: enough to pick it up again, and never the API key."""
+"""The state of an unfinished fine-tuning, on disk: enough to pick it up again, and never the API key."""
 
 from __future__ import annotations
 

@@ -16,15 +16,13 @@ from filelock import FileLock, Timeout
 
 from lift.errors import InterruptedAbsorption, RemoteError
 from lift.recipes.recipe import RemoteSettings
-from lift.remote.endpoint import Endpoint, Refusal, TransientFault
-from lift.remote.job_state import JobState, load_state, save_state
-from lift.remote.jobs import (
+from lift.remote.finetuning_jobs import (
     CANCELLED,
     ENDED,
     SUCCEEDED,
     EventFeed,
-    Job,
-    JobEvent,
+    ProviderJob,
+    ProviderJobEvent,
     cancel_job,
     create_job_once,
     find_file,
@@ -32,6 +30,8 @@ from lift.remote.jobs import (
     get_job,
     upload_file,
 )
+from lift.remote.job_state import JobState, load_state, save_state
+from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, TransientFault
 from lift.remote.price import Estimate
 from lift.remote.training_file import TrainingFile
 
@@ -88,7 +88,7 @@ class Tuned:
     retries: int
 
 
-FineTuningEvent = Estimated | Uploaded | JobCreated | JobEvent | Tuned
+FineTuningEvent = Estimated | Uploaded | JobCreated | ProviderJobEvent | Tuned
 
 
 def fine_tune(
@@ -134,7 +134,7 @@ def fine_tune(
         yield Tuned(job.id, job.model, job.trained_tokens, endpoint.retries)
 
 
-def cancel_fine_tuning(endpoint: Endpoint, key: str, directory: Path) -> Job | None:
+def cancel_fine_tuning(endpoint: Endpoint, key: str, directory: Path) -> ProviderJob | None:
     """Cancel the job of an earlier `fine_tune` with that key and directory; None where there is none.
 
     A job that has ended is left as it is. Raises RemoteError where the endpoint refuses.
@@ -149,12 +149,12 @@ def cancel_fine_tuning(endpoint: Endpoint, key: str, directory: Path) -> Job | N
         return job
 
 
-def _known_job(endpoint: Endpoint, state: JobState) -> Job | None:
+def _known_job(endpoint: Endpoint, state: JobState) -> ProviderJob | None:
     """The job of an earlier run, by its id, else by what it carries."""
     if state.job_id is not None:
         try:
             return get_job(endpoint, state.job_id)
-        except Refusal as refusal:
+        except EndpointRefusal as refusal:
             if refusal.status != 404:
                 raise
     return find_job(endpoint, state.key, state.file_id)
@@ -175,7 +175,7 @@ def _upload(endpoint: Endpoint, order: Order, directory: Path, state: JobState) 
     return state, Uploaded(file.id, len(order.file.content), found)
 
 
-def _create(endpoint: Endpoint, order: Order, directory: Path, state: JobState) -> tuple[Job, bool]:
+def _create(endpoint: Endpoint, order: Order, directory: Path, state: JobState) -> tuple[ProviderJob, bool]:
     """The job, and whether it was there already."""
     assert state.file_id is not None, "a file is uploaded before a job is created"
     if state.creating and (job := _lost_job(endpoint, order, state)) is not None:
@@ -191,7 +191,7 @@ def _create(endpoint: Endpoint, order: Order, directory: Path, state: JobState) 
         except TransientFault as fault:
             failures += 1
             endpoint.wait_after("create the fine-tuning job", fault, failures)
-        except Refusal as refusal:
+        except EndpointRefusal as refusal:
             at_fault = refusal.param == "training_file"
             save_state(directory, JobState(order.key) if at_fault else replace(state, creating=False))
             raise
@@ -201,7 +201,7 @@ def _create(endpoint: Endpoint, order: Order, directory: Path, state: JobState) 
             return lost, True
 
 
-def _lost_job(endpoint: Endpoint, order: Order, state: JobState) -> Job | None:
+def _lost_job(endpoint: Endpoint, order: Order, state: JobState) -> ProviderJob | None:
     """The job that an earlier run has asked for without living to see the reply."""
     for _ in range(_LOOKS_FOR_A_LOST_JOB):
         if (job := find_job(endpoint, order.key, state.file_id)) is not None:
@@ -223,7 +223,7 @@ def _hyperparameters(order: Order) -> dict[str, Any]:
     }
 
 
-def _follow(endpoint: Endpoint, job_id: str, poll_s: float) -> Generator[JobEvent, None, Job]:
+def _follow(endpoint: Endpoint, job_id: str, poll_s: float) -> Generator[ProviderJobEvent, None, ProviderJob]:
     """The events of a job until it ends, looked for less often while nothing happens; returns the ended job."""
     feed = EventFeed(endpoint, job_id)
     wait_s = poll_s
@@ -253,7 +253,7 @@ def _cancelled(endpoint: Endpoint, job_id: str, directory: Path, key: str) -> In
     return InterruptedAbsorption(f"the job {job_id} is cancelled; what it had trained by then may be billed")
 
 
-def _unsuccessful(job: Job) -> RemoteError:
+def _unsuccessful(job: ProviderJob) -> RemoteError:
     if job.status == CANCELLED:
         return RemoteError(f"the job {job.id} was cancelled at the endpoint; the same command starts a new one")
     why = job.problem or "it gave no reason"

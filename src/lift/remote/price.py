@@ -1,4 +1,4 @@
-"""What a fine-tuning will cost, estimated before anything leaves the machine. Pure.
+"""The price of a fine-tuning, estimated before anything leaves the machine. Pure.
 
 Prices and limits are those of OpenAI's own endpoint as far as they are known from its lists of 2025; they were not
 checked against the list of today, and the estimate says so. Other endpoints have others, so there the price is unknown.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lift.errors import LibraryError, UsageError
 from lift.memories.manifest import Line, Source
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 
 PROVIDER: Final = "openai"
 _PREFIX = f"{PROVIDER}:"
@@ -53,12 +53,12 @@ def base_fingerprint(name: str, base_url: str) -> str:
     return hashlib.sha256(json.dumps([PROVIDER, base_url, name]).encode()).hexdigest()
 
 
-def is_remote(memory: Memory) -> bool:
+def is_remote(memory: StoredMemory) -> bool:
     """Whether `memory` is a fine-tuned model at an endpoint; only its manifest is read."""
     return memory.manifest.base.id.startswith(_PREFIX)
 
 
-def read_remote_model(memory: Memory) -> RemoteModel:
+def read_remote_model(memory: StoredMemory) -> RemoteModel:
     """What a remote memory keeps; raises LibraryError where it is not one, or is damaged."""
     try:
         return RemoteModel.model_validate(memory.adapter_config)

@@ -42,7 +42,7 @@ class TrainingFile:
 
 
 def build_training_file(document: Document, tasks: Sequence[Task], recipe: Recipe, limit_tokens: int) -> TrainingFile:
-    """The segments of `document` and then its `tasks`, those that are held back left out, as chat lines.
+    """The segments of `document` and then its `tasks`, those that are held out left out, as chat lines.
 
     A weight of 0 in the recipe leaves its kind out; above 0 all lines count alike. Lengths are in estimated tokens.
     Raises RemoteError where a line is longer than `limit_tokens` (with its number, counted from 1), where there are
@@ -54,7 +54,7 @@ def build_training_file(document: Document, tasks: Sequence[Task], recipe: Recip
         exchanges = [(turn, segment) for segment in _segment_texts(document, recipe)]
     segments = len(exchanges)
     if recipe.tasks.weight:
-        exchanges += [(task.question, task.answer) for task in tasks if not task.held_back]
+        exchanges += [(task.question, task.answer) for task in tasks if not task.held_out]
     line_tokens = tuple(estimate_chat_tokens(exchange) for exchange in exchanges)
     for number, tokens in enumerate(line_tokens, 1):
         if tokens > limit_tokens:

@@ -1,4 +1,4 @@
-"""What routes work with, and which key may use them."""
+"""The parts that routes work with, and the keys that may use them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fastapi import Depends, Request
 
 from lift.jobs.store import JobStore
 from lift.jobs.supervisor import Supervisor
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.server.failures import Refusal
 from lift.server.keys import Key
-from lift.server.metrics import Metrics
+from lift.server.prometheus_metrics import Metrics
 from lift.server.settings import ServerSettings
 from lift.serving.engine import Engine
 
@@ -25,7 +25,7 @@ class Parts:
     engine: Engine
     store: JobStore
     supervisor: Supervisor
-    library: Library
+    library: MemoryLibrary
     settings: ServerSettings
     metrics: Metrics
     stopping: threading.Event = field(default_factory=threading.Event)

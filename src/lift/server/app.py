@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 import lift
 from lift.jobs.store import JobStore
 from lift.jobs.supervisor import Supervisor
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.server import (
     compare_api,
     jobs_api,
@@ -37,7 +37,7 @@ from lift.server.callers import CallerLeft
 from lift.server.failures import add_handlers, documented
 from lift.server.guard import Guard
 from lift.server.keys import KeyFile
-from lift.server.metrics import Metrics
+from lift.server.prometheus_metrics import Metrics
 from lift.server.settings import ServerSettings
 from lift.serving.engine import Engine
 
@@ -47,7 +47,7 @@ _CORS_METHODS = ["GET", "POST", "PATCH", "DELETE"]
 
 
 def create_app(
-    engine: Engine, store: JobStore, supervisor: Supervisor, library: Library, settings: ServerSettings
+    engine: Engine, store: JobStore, supervisor: Supervisor, library: MemoryLibrary, settings: ServerSettings
 ) -> FastAPI:
     """The server's ASGI application; its lifespan starts `engine` and `supervisor`, and closes them.
 

@@ -1,4 +1,4 @@
-"""What all bodies of requests have in common: strict types, no unknown keys, and text that can be written down."""
+"""The base of all bodies of requests: strict types, no unknown keys, and text that can be written down."""
 
 from __future__ import annotations
 

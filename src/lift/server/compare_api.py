@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from lift.errors import UsageError
-from lift.server import answers
+from lift.server import engine_answers as answers
 from lift.server.access import Parts, needs, parts_of
 from lift.server.bodies import Body
 from lift.server.callers import while_there
 from lift.server.failures import ErrorDetail, documented, error_body
-from lift.server.models import memory_asked, unknown_model
+from lift.server.model_names import memory_asked, unknown_model
 from lift.serving.request import Message
 from lift.serving.request import Request as Asked
 
@@ -65,7 +65,7 @@ class ComparedFailure(BaseModel):
     error: ErrorDetail
 
 
-class Comparison(BaseModel):
+class ContextComparison(BaseModel):
     """The three answers side by side."""
 
     object: Literal["comparison"] = "comparison"
@@ -75,14 +75,14 @@ class Comparison(BaseModel):
 
 
 @router.post("/api/compare", dependencies=[needs("ask")])
-async def compare(request: Request, body: CompareBody) -> Comparison:
+async def compare(request: Request, body: CompareBody) -> ContextComparison:
     """Ask a memory one question in three ways, all with the same model."""
     parts = parts_of(request)
     memory = await memory_asked(parts, body.model)
     if memory is None:
         raise unknown_model(body.model)
     found = await while_there(request, _gather(parts, memory, body.question))
-    return Comparison(**dict(zip(_WAYS, found, strict=True)))
+    return ContextComparison(**dict(zip(_WAYS, found, strict=True)))
 
 
 async def _gather(parts: Parts, memory: str, question: str) -> list[ComparedAnswer | ComparedFailure]:
@@ -96,11 +96,11 @@ async def _ask(parts: Parts, memory: str, question: str, context: str) -> Compar
     if not question.strip():
         raise UsageError("expected a question, got an empty one")
     try:
-        tickets = await answers.submit(parts.engine, asked)
+        handles = await answers.submit(parts.engine, asked)
         try:
-            completion = await tickets[0].aresult()
+            completion = await handles[0].aresult()
         finally:
-            answers.cancel(tickets)
+            answers.cancel(handles)
     except UsageError as error:
         return ComparedFailure(error=ErrorDetail(**error_body(400, str(error), "invalid_value")["error"]))
     answers.check_whole(completion)

@@ -1,4 +1,4 @@
-"""What every request passes before any route sees it, and every answer on its way out.
+"""The guard that every request passes before any route sees it, and every answer on its way out.
 
 In this order: the name that the server is called by (a page of another site may point its own name at this machine),
 the page that asks (a form elsewhere can post here), the key, its limits, the size of the body. Answers get the headers
@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lift.errors import UsageError
 from lift.server.failures import Refusal, fault_body, log_fault, refused
 from lift.server.keys import Key, KeyFile
-from lift.server.limits import Limits, TooMuch
 from lift.server.logs import route_of
-from lift.server.metrics import Metrics
+from lift.server.prometheus_metrics import Metrics
+from lift.server.rate_limits import RateLimits, TooMuch
 from lift.server.settings import LOOPBACK_NAMES, ServerSettings
 
 _logger = logging.getLogger("lift.server")
@@ -53,7 +53,7 @@ class Guard:
         self._settings = settings
         self._keys = keys
         self._metrics = metrics
-        self._limits = Limits(settings.requests_per_minute, settings.concurrent)
+        self._limits = RateLimits(settings.requests_per_minute, settings.concurrent)
         self._hosts = {*LOOPBACK_NAMES, *(name.lower() for name in settings.allowed_hosts)}
         # whoever listens elsewhere is called by names that only its owner knows
         self._any_host = not settings.on_loopback and not settings.allowed_hosts

@@ -15,12 +15,12 @@ from starlette.responses import StreamingResponse
 from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE, Manifest, RecallPoint
-from lift.memories.memory import Memory
-from lift.memories.names import normal_name
+from lift.memories.memory import StoredMemory
+from lift.memories.memory_names import normal_name
 from lift.server.access import Parts, needs, parts_of
 from lift.server.bodies import Body
 from lift.server.failures import documented
-from lift.server.models import base_name, is_servable, open_memory
+from lift.server.model_names import base_name, is_servable, open_memory
 from lift.server.openai_models import Deleted
 
 router = APIRouter(tags=["library"], responses=documented(400, 401, 403, 404, 409, 413, 429))
@@ -129,7 +129,7 @@ class DocumentText(BaseModel):
 
 
 class ProbeLine(BaseModel):
-    """A question that was held back, asked closed book after the training."""
+    """A question that was held out, asked closed book after the training."""
 
     sentence: int
     question: str
@@ -251,7 +251,7 @@ def _sent(archive: IO[bytes]) -> Iterator[bytes]:
             yield chunk
 
 
-def _facts(parts: Parts, memory: Memory) -> MemoryFacts:
+def _facts(parts: Parts, memory: StoredMemory) -> MemoryFacts:
     manifest = memory.manifest
     return MemoryFacts(
         **_line(parts, memory.name, manifest),

@@ -11,14 +11,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from lift.errors import LiftError
-from lift.server import answers
+from lift.server import engine_answers as answers
 from lift.server.access import needs, parts_of
 from lift.server.callers import while_there
 from lift.server.event_stream import DONE, EVENT_SCHEMA, KEEP_ALIVE, EventStream, event
 from lift.server.failures import Refusal, as_refusal, documented, error_body, fault_body, log_fault
-from lift.server.models import memory_asked
+from lift.server.model_names import memory_asked
 from lift.server.openai_shapes import AskBody, ChatBody, CompletionBody
-from lift.serving.request import Completion, Piece, TokenInfo
+from lift.serving.request import Completion, TextDelta, TokenInfo
 from lift.serving.request import Request as Asked
 
 router = APIRouter(
@@ -42,13 +42,13 @@ class _Shape(Protocol):
     whole: str
     piece: str
 
-    def choice(self, index: int, answered: answers.Answered) -> dict[str, Any]:
+    def choice(self, index: int, answered: answers.EngineAnswer) -> dict[str, Any]:
         """A whole answer."""
 
     def first(self, index: int) -> dict[str, Any] | None:
         """What a stream begins an answer with."""
 
-    def delta(self, index: int, piece: Piece, offset: int) -> dict[str, Any]:
+    def delta(self, index: int, piece: TextDelta, offset: int) -> dict[str, Any]:
         """A piece of an answer, `offset` characters behind its beginning."""
 
     def end(self, index: int, completion: Completion) -> dict[str, Any]:
@@ -58,8 +58,8 @@ class _Shape(Protocol):
 class _Chat:
     name, whole, piece = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def choice(self, index: int, answered: answers.Answered) -> dict[str, Any]:
-        tokens = [token for piece in answered.pieces for token in piece.tokens]
+    def choice(self, index: int, answered: answers.EngineAnswer) -> dict[str, Any]:
+        tokens = [token for piece in answered.deltas for token in piece.tokens]
         return {
             "index": index,
             "message": {"role": "assistant", "content": answered.completion.text, "refusal": None},
@@ -70,7 +70,7 @@ class _Chat:
     def first(self, index: int) -> dict[str, Any] | None:
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def delta(self, index: int, piece: Piece, offset: int) -> dict[str, Any]:
+    def delta(self, index: int, piece: TextDelta, offset: int) -> dict[str, Any]:
         return self._chunk(index, {"content": piece.text}, self._logprobs(piece.tokens))
 
     def end(self, index: int, completion: Completion) -> dict[str, Any]:
@@ -96,8 +96,8 @@ class _Text:
     name = "cmpl"
     whole = piece = "text_completion"
 
-    def choice(self, index: int, answered: answers.Answered) -> dict[str, Any]:
-        tokens = [token for piece in answered.pieces for token in piece.tokens]
+    def choice(self, index: int, answered: answers.EngineAnswer) -> dict[str, Any]:
+        tokens = [token for piece in answered.deltas for token in piece.tokens]
         return {
             "index": index,
             "text": answered.completion.text,
@@ -108,7 +108,7 @@ class _Text:
     def first(self, index: int) -> dict[str, Any] | None:
         return None
 
-    def delta(self, index: int, piece: Piece, offset: int) -> dict[str, Any]:
+    def delta(self, index: int, piece: TextDelta, offset: int) -> dict[str, Any]:
         logprobs = self._logprobs(piece.tokens, offset)
         return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": None}
 
@@ -150,15 +150,15 @@ async def _answer(http: Request, body: AskBody, asked: Callable[[str | None, flo
     if request.sampling.max_tokens >= window:
         message = f"expected max_tokens below the model's window of {window} tokens, got {request.sampling.max_tokens}"
         raise Refusal(400, f"{message}; ask for fewer", code="invalid_value", param="max_tokens")
-    tickets = await answers.submit(door.engine, request, body.n or 1)
+    handles = await answers.submit(door.engine, request, body.n or 1)
     head = {"id": f"{shape.name}-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
     if body.stream:
         # a failure before the first text still has a status of its own
-        coming = answers.parts(tickets, door.metrics)
+        coming = answers.parts(handles, door.metrics)
         first = await while_there(http, anext(coming))
-        chunks = _chunks(http, body, shape, {**head, "object": shape.piece}, _chained(first, coming), len(tickets))
-        return EventStream(chunks, on_end=lambda: answers.cancel(tickets))
-    found = await answers.whole(http, tickets, door.metrics)
+        chunks = _chunks(http, body, shape, {**head, "object": shape.piece}, _chained(first, coming), len(handles))
+        return EventStream(chunks, on_end=lambda: answers.cancel(handles))
+    found = await answers.whole(http, handles, door.metrics)
     completions = [answered.completion for answered in found]
     return JSONResponse(
         {
@@ -179,7 +179,7 @@ async def _chunks(
     body: AskBody,
     shape: _Shape,
     head: dict[str, Any],
-    coming: AsyncIterator[answers.Part | None],
+    coming: AsyncIterator[answers.AnswerDelta | None],
     count: int,
 ) -> AsyncIterator[str]:
     usage = {"usage": None} if body.include_usage else {}
@@ -194,9 +194,9 @@ async def _chunks(
         async for part in coming:
             if part is None:
                 yield KEEP_ALIVE
-            elif part.piece is not None:
-                yield event({**head, "choices": [shape.delta(part.index, part.piece, offsets[part.index])], **usage})
-                offsets[part.index] += len(part.piece.text)
+            elif part.delta is not None:
+                yield event({**head, "choices": [shape.delta(part.index, part.delta, offsets[part.index])], **usage})
+                offsets[part.index] += len(part.delta.text)
             elif part.completion is not None:
                 completions[part.index] = part.completion
                 end = _with_lift(shape.end(part.index, part.completion), part.completion, count)
@@ -223,8 +223,8 @@ async def _chunks(
 
 
 async def _chained(
-    first: answers.Part | None, coming: AsyncIterator[answers.Part | None]
-) -> AsyncIterator[answers.Part | None]:
+    first: answers.AnswerDelta | None, coming: AsyncIterator[answers.AnswerDelta | None]
+) -> AsyncIterator[answers.AnswerDelta | None]:
     yield first
     async for part in coming:
         yield part

@@ -13,7 +13,7 @@ from lift.jobs.job import Job, JobEvent, Status
 from lift.server.access import Parts, check_scope, needs, parts_of
 from lift.server.bodies import Body
 from lift.server.failures import Refusal, documented
-from lift.server.models import base_name, unknown_model
+from lift.server.model_names import base_name, unknown_model
 
 router = APIRouter(tags=["fine-tuning"], responses=documented(400, 401, 403, 404, 409, 413, 429))
 JobId = Annotated[str, Path(description="The id that creating the job returned.")]
@@ -34,7 +34,7 @@ class Supervised(Body):
     hyperparameters: Hyperparameters | None = None
 
 
-class Method(Body):
+class FineTuningMethod(Body):
     """Only supervised fine-tuning is what absorbing a document is like."""
 
     type: Literal["supervised"]
@@ -48,14 +48,14 @@ class JobBody(Body):
     training_file: str = Field(min_length=1, description="The id of an uploaded document.")
     suffix: str | None = Field(None, min_length=1, max_length=100)
     hyperparameters: Hyperparameters | None = None
-    method: Method | None = None
+    method: FineTuningMethod | None = None
     seed: int | None = Field(None, ge=0, le=_LARGEST_SEED)
     metadata: dict[str, str] | None = Field(None, max_length=16)
     integrations: Annotated[list[Any], Field(max_length=0)] | None = None
     validation_file: None = None
 
 
-class JobError(BaseModel):
+class FineTuningJobError(BaseModel):
     """Why a job failed."""
 
     code: str
@@ -80,7 +80,7 @@ class FineTuningJob(BaseModel):
     validation_file: str | None = None
     trained_tokens: int | None
     estimated_finish: int | None
-    error: JobError | None
+    error: FineTuningJobError | None
     hyperparameters: dict[str, Any]
     method: dict[str, Any]
     seed: int
@@ -230,7 +230,7 @@ def _object(parts: Parts, job: Job) -> FineTuningJob:
         training_file=job.file_id,
         trained_tokens=job.trained_tokens,
         estimated_finish=_whole(time.time() + (job.eta_s or 0.0)) if running else None,
-        error=JobError(code="absorption_failed", message=job.error, param=None) if job.error else None,
+        error=FineTuningJobError(code="absorption_failed", message=job.error, param=None) if job.error else None,
         hyperparameters=hyperparameters,
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         seed=int(settings.get("training.seed", "0")),

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from lift.memories.manifest import Manifest
 from lift.server.access import needs, parts_of
 from lift.server.failures import Refusal, documented
-from lift.server.models import base_name, is_servable, open_memory, unknown_model
+from lift.server.model_names import base_name, is_servable, open_memory, unknown_model
 
 router = APIRouter(tags=["models"], responses=documented(400, 401, 403, 404, 409, 429))
 ModelName = Annotated[str, Path(description="A memory's name, or the base model's.")]

@@ -75,7 +75,7 @@ def plan(
 
 def _import() -> None:
     """Load what every plan needs."""
-    from lift.tasks.rules.parse import load_parser
+    from lift.tasks.rules.dependency_parse import load_parser
 
     load_parser()
 

@@ -1,4 +1,4 @@
-"""What whoever starts the server decides about it."""
+"""Settings of the server, made by its operator."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Messages -> the route to their answer (routes.py), and the adapters that it needs.
+"""Messages -> the strategy to their answer (strategies.py), and the adapters that it needs.
 
-A single question of the user's is asked exactly as `lift ask` asks it. A dialogue takes the same routes, rendered by
-the model's chat template with each text in front of the last question; where it does not fit the window, its oldest
+A single question of the user's is asked exactly as `lift ask` asks it. A dialogue takes the same strategies, rendered
+by the model's chat template with each text in front of the last question; where it does not fit the window, its oldest
 turns are dropped, and that is said. A question that leans on earlier turns is asked in full where it can be told what
 it means, and searched for with their words where it cannot (follow_up.py). Raw text is continued as it is, and the base
 model is a memory of nothing.
@@ -15,12 +15,12 @@ from typing import Any
 
 from lift.adapters.resident import Load
 from lift.answering.answer import Answer
-from lift.answering.answerer import reader_adapter, routes_of, stored_adapter
+from lift.answering.answerer import reader_adapter, stored_adapter, strategies_of
 from lift.answering.follow_up import PosedQuestion, pose_question
-from lift.answering.steps import Want
-from lift.answering.strategies import MAX_CITED_TOKENS, Adapters, Routes
+from lift.answering.steps import ModelRequest
+from lift.answering.strategies import MAX_CITED_TOKENS, AnsweringAdapters, Strategies
 from lift.documents.document import Document
-from lift.memories.memory import Memory
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.template_text import TemplateQuotes
 from lift.packing.prompts import PLAIN_FORM, dialogue_ids, user_text
@@ -48,7 +48,7 @@ class Dialogue:
     def ids(self, question: str, text: str | None) -> list[int]:
         """Tokens of the dialogue with this question as its last turn, and the text in front of the question.
 
-        A route may put words behind the question, which it knows as `posed.searched`.
+        A strategy may put words behind the question, which it knows as `posed.searched`.
         """
         turns: list[_Turn] = [] if self._leaves_turns else self._turns
         question = self.posed.question + question.removeprefix(self.posed.searched)
@@ -77,33 +77,34 @@ def _exchanges(turns: Sequence[_Turn]) -> list[tuple[str, str]]:
 class Conversation:
     """A request on its way: `wants` is what it wants of the model now, and `answer` is there in the end.
 
-    `context` as for Routes.to. `in_one_step`: it wants one text alone. `loads`: the adapters that it needs, by name.
+    `context` as for Strategies.to. `in_one_step`: it wants one text alone. `loads`: the adapters that it needs, by
+    name.
     """
 
     def __init__(
         self,
         request: Request,
-        routes: Routes,
+        strategies: Strategies,
         loads: Sequence[tuple[str, Load]],
         dialogue: Dialogue | None,
     ) -> None:
         self.request = request
-        self.context = "none" if request.prompt is not None or routes.adapters.memory is None else request.context
+        self.context = "none" if request.prompt is not None or strategies.adapters.memory is None else request.context
         self._question = dialogue.posed.searched if dialogue else request.question
-        self.in_one_step = request.prompt is not None or routes.in_one_step(self.context, self._question)
+        self.in_one_step = request.prompt is not None or strategies.in_one_step(self.context, self._question)
         self.loads = tuple(loads)
-        self.wants: Sequence[Want] = ()
+        self.requests: Sequence[ModelRequest] = ()
         self.answer: Answer | None = None
         self._dialogue = dialogue
-        self._routes = routes
-        way = routes.once if self.in_one_step else routes.to
-        self._route = way(self._question, self.context, request.sampling.max_tokens)
-        self.go_on(None)
+        self._strategies = strategies
+        way = strategies.once if self.in_one_step else strategies.to
+        self._strategy = way(self._question, self.context, request.sampling.max_tokens)
+        self.advance(None)
 
     @property
     def memory(self) -> str | None:
         """Name of the memory's own adapter."""
-        return self._routes.adapters.memory
+        return self._strategies.adapters.memory
 
     @property
     def posed(self) -> PosedQuestion | None:
@@ -113,28 +114,28 @@ class Conversation:
     @property
     def quotes(self) -> TemplateQuotes:
         """The chat template's own text, which is no answer."""
-        return self._routes.quotes
+        return self._strategies.quotes
 
     @property
     def dropped_turns(self) -> int:
         """The oldest turns that some prompt had to go without."""
         return self._dialogue.dropped_turns if self._dialogue else 0
 
-    def go_on(self, brought: Any) -> None:
+    def advance(self, results: Any) -> None:
         """Take what the wants have brought, in their order (first None), and go on to the next, or to the answer.
 
         Raises UsageError where a text does not fit the window.
         """
         try:
-            self.wants = self._route.send(brought)
+            self.requests = self._strategy.send(results)
         except StopIteration as stop:
-            self.wants, self.answer = (), stop.value
+            self.requests, self.answer = (), stop.value
 
-    def so_far(self, text: str) -> Answer:
-        """What is given where there is no time for the rest of the route; `text` is its first, as far as it came."""
+    def partial_answer(self, text: str) -> Answer:
+        """What is given where there is no time for the rest of the strategy; `text` is its first, as far as it came."""
         context = "evidence" if self.context == "auto" else self.context
-        prompt = self._routes.prompt(self._question, context, self.request.sampling.max_tokens)
-        return self._routes.answer(prompt, text)
+        prompt = self._strategies.prompt(self._question, context, self.request.sampling.max_tokens)
+        return self._strategies.answer(prompt, text)
 
 
 class Conversations:
@@ -143,42 +144,42 @@ class Conversations:
     def __init__(self, base: BaseModel, kept: int) -> None:
         self._base = base
         self._kept = kept
-        self._routes: OrderedDict[tuple[str | None, ...], Routes] = OrderedDict()  # the longest unused first
-        self._bare = Routes(base, Document("", "", ""), (), Adapters())
+        self._strategies: OrderedDict[tuple[str | None, ...], Strategies] = OrderedDict()  # the longest unused first
+        self._bare = Strategies(base, Document("", "", ""), (), AnsweringAdapters())
 
-    def begin(self, request: Request, memory: Memory | None) -> Conversation:
+    def begin(self, request: Request, memory: StoredMemory | None) -> Conversation:
         """The conversation with its first wants; `memory` is the one that the request names.
 
         Raises UsageError where the request does not fit the window, WrongBaseModelError for a memory of other weights,
         and LibraryError where its files are damaged.
         """
         tokens = request.sampling.max_tokens
-        routes, loads = self._bare, []
+        strategies, loads = self._bare, []
         if memory is not None:
             stored, reader = stored_adapter(memory, self._base), reader_adapter(memory, self._base)
-            routes, loads = self._of(memory, stored[0], reader[0] if reader else None), [stored]
-            if request.prompt is None and not routes.in_one_step(request.context):
+            strategies, loads = self._of(memory, stored[0], reader[0] if reader else None), [stored]
+            if request.prompt is None and not strategies.in_one_step(request.context):
                 loads += [reader] if reader else []
                 tokens = max(tokens, MAX_CITED_TOKENS)
         dialogue = None
         if request.messages is None:
             ids = list(self._base.tokenizer(request.prompt)["input_ids"])
-            routes = routes.rendering(lambda _question, _text: ids, continues=True)
+            strategies = strategies.rendering(lambda _question, _text: ids, continues=True)
         elif len(request.messages) > 1:
             dialogue = Dialogue(self._base.tokenizer, request.messages, self._base.window_tokens - tokens)
-            routes = routes.rendering(dialogue.ids)
-        return Conversation(request, routes, loads, dialogue)
+            strategies = strategies.rendering(dialogue.ids)
+        return Conversation(request, strategies, loads, dialogue)
 
     def forget(self, name: str) -> None:
         """Let go of the document of the memory that was called so."""
-        for known in [known for known in self._routes if known[0] == name]:
-            del self._routes[known]
+        for known in [known for known in self._strategies if known[0] == name]:
+            del self._strategies[known]
 
-    def _of(self, memory: Memory, key: str, reader: str | None) -> Routes:
+    def _of(self, memory: StoredMemory, key: str, reader: str | None) -> Strategies:
         known = (memory.name, key, reader, memory.manifest.document.sha256)
-        if known not in self._routes:
-            self._routes[known] = routes_of(memory, self._base, PLAIN_FORM, key, reader)
-        self._routes.move_to_end(known)
-        while len(self._routes) > self._kept:
-            self._routes.popitem(last=False)
-        return self._routes[known]
+        if known not in self._strategies:
+            self._strategies[known] = strategies_of(memory, self._base, PLAIN_FORM, key, reader)
+        self._strategies.move_to_end(known)
+        while len(self._strategies) > self._kept:
+            self._strategies.popitem(last=False)
+        return self._strategies[known]

@@ -1,4 +1,7 @@
-"""Tokens -> text as it can be shown: nothing that may change, be cut off, or be part of a text that ends the answer."""
+"""Incremental detokenizer: tokens -> text that can be shown.
+
+Nothing is shown that may change, be cut off, or be part of a text that ends the answer.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from typing import Any
 
 from lift.models.control_tokens import decode_content
 from lift.models.template_text import NO_QUOTES, TemplateQuotes
-from lift.serving.request import Piece, TokenInfo
+from lift.serving.request import TextDelta, TokenInfo
 
 _INCOMPLETE = "�"
 
 
-class TextStream:
+class IncrementalDetokenizer:
     """The text of one answer. `strip`: without white space around it. `stops` end it and are no part of it.
 
     It ends, too, where it begins to say what is among the `quotes` of the chat template.
@@ -43,7 +46,7 @@ class TextStream:
         """How many tokens were heard."""
         return len(self._ids)
 
-    def hear(self, token: int, info: TokenInfo | None = None) -> Piece | None:
+    def append(self, token: int, info: TokenInfo | None = None) -> TextDelta | None:
         """One token more; what can be shown by now, if anything. After a stop text (`stopped`) nothing is to come."""
         self._ids.append(token)
         if info is not None:
@@ -63,26 +66,26 @@ class TextStream:
         if self._quotes.begin(self._text, ended=False) is not None:
             self.stopped = True
             return self.close()
-        return self._piece(self._safe_end())
+        return self._delta(self._safe_end())
 
-    def close(self) -> Piece | None:
-        """What is left when the answer has ended."""
+    def close(self) -> TextDelta | None:
+        """The rest of the text when the answer has ended."""
         if not self.stopped and self._settled < len(self._ids):
             rest = self._decode(self._ids[self._context :])
             self._text += rest[len(self._decode(self._ids[self._context : self._settled])) :]
             self._settled = len(self._ids)
         self._text = self._quotes.without(self._text)
-        piece = self._piece(len(self._text.rstrip()) if self._strip else len(self._text))
-        return piece or (self._told("") if self._infos else None)
+        delta = self._delta(len(self._text.rstrip()) if self._strip else len(self._text))
+        return delta or (self._told("") if self._infos else None)
 
     @property
     def text(self) -> str:
         """All that was shown; after close() the whole answer."""
         return self._text[self._start : self._shown] if self._shown else ""
 
-    def whole(self) -> Piece | None:
+    def whole(self) -> TextDelta | None:
         """All that was shown, in one piece; None where there is nothing."""
-        return Piece(self.text, tuple(self._all_infos)) if self.text or self._all_infos else None
+        return TextDelta(self.text, tuple(self._all_infos)) if self.text or self._all_infos else None
 
     @property
     def _context(self) -> int:
@@ -103,16 +106,16 @@ class TextStream:
                     break
         return len(self._text[:end].rstrip()) if self._strip else end
 
-    def _piece(self, end: int) -> Piece | None:
+    def _delta(self, end: int) -> TextDelta | None:
         begin = max(self._shown, self._start)
         if end <= begin:
             return None
         self._shown = end
         return self._told(self._text[begin:end])
 
-    def _told(self, text: str) -> Piece:
+    def _told(self, text: str) -> TextDelta:
         infos, self._infos = tuple(self._infos), []
-        return Piece(text, infos)
+        return TextDelta(text, infos)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return decode_content(self._tokenizer, ids)

@@ -1,6 +1,6 @@
-"""The one thread that owns the base model: it takes questions in turns, and runs them all in one batch.
+"""The engine: one thread owns the base model, takes requests from a fair queue, and runs them all in one batch.
 
-Each turn of its loop takes waiting questions as far as there is room, gives every running row one token, and settles
+Each engine step takes waiting requests as far as there is room, gives every running row one token, and settles
 what has ended. What goes wrong with one question ends that question alone.
 """
 
@@ -10,18 +10,18 @@ import threading
 
 from lift.adapters.adapter import attached
 from lift.adapters.batched_lora import keeping_room, parking
-from lift.adapters.rows import RowAssignment, rows
+from lift.adapters.row_assignment import RowAssignment, rows
 from lift.answering.answerer import stored_adapter
 from lift.errors import EngineClosed, LiftError, UsageError
 from lift.inference.shared_prefix import keeps_tokens
-from lift.memories.library import Library
+from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
-from lift.serving.engine_loop import COUNTED, Loop
-from lift.serving.fair_queue import Waiting
+from lift.serving.engine_loop import COUNTED, EngineLoop
+from lift.serving.fair_queue import FairQueue
 from lift.serving.request import Request, check_request
-from lift.serving.request_handle import Ticket
-from lift.serving.sequence import Asked
+from lift.serving.request_handle import RequestHandle
+from lift.serving.running_request import QueuedRequest
 
 _ROWS_OF_A_QUESTION = 2  # that it reads and recalls, or answers and cites, at a time
 
@@ -36,7 +36,7 @@ class Engine:
     """
 
     def __init__(
-        self, base: BaseModel, library: Library, *, rows: int = 32, waiting: int = 256, resident: int = 32
+        self, base: BaseModel, library: MemoryLibrary, *, rows: int = 32, waiting: int = 256, resident: int = 32
     ) -> None:
         if rows < _ROWS_OF_A_QUESTION or waiting < 1 or resident < 1:
             raise UsageError(
@@ -52,9 +52,9 @@ class Engine:
         self.library = library
         self.resident = resident
         self._changed = threading.Condition()
-        self._waiting: Waiting[Asked] = Waiting(waiting)
+        self._waiting: FairQueue[QueuedRequest] = FairQueue(waiting)
         self._counts = dict.fromkeys(COUNTED, 0)
-        self._loop = Loop(base, self._changed, self._waiting, self._counts, rows=rows, resident=resident)
+        self._loop = EngineLoop(base, self._changed, self._waiting, self._counts, rows=rows, resident=resident)
         self._closing = False
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -81,7 +81,7 @@ class Engine:
             self._loop.cut_off()
             self._thread.join()
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: Request) -> RequestHandle:
         """Let a question wait for its turn; safe from any thread.
 
         Raises UsageError for what cannot be asked, LibraryError for a memory that is unknown or damaged,
@@ -92,18 +92,18 @@ class Engine:
         if request.memory is not None:
             memory = self.library[request.memory]
             stored_adapter(memory, self.base)
-        ticket = Ticket(request, self._wake)
+        handle = RequestHandle(request, self._wake)
         with self._changed:
             if not self.alive:
                 raise EngineClosed("expected an engine that answers, got one that is closing or not started; ask later")
             try:
-                self._waiting.add(request.memory, Asked(ticket, memory))
+                self._waiting.add(request.memory, QueuedRequest(handle, memory))
             except LiftError:
                 self._counts["refused"] += 1
                 raise
             self._counts["submitted"] += 1
             self._changed.notify_all()
-        return ticket
+        return handle
 
     def forget(self, memory_name: str) -> None:
         """The memory of that name was removed, renamed or replaced: what is kept of its document is not used again."""
@@ -129,16 +129,16 @@ class Engine:
             with turn_of(model), keeping_room(model), parking(model), rows(model, []) as assignment:
                 self._loop.begin(assignment)
                 while self._wait(assignment):
-                    self._loop.turn()
+                    self._loop.step()
         except BaseException as error:  # the callers hear of it, nobody else would
             self._failure = error
             raise
         finally:
             with self._changed:
                 self._closing = True
-                left = [asked.ticket for asked in self._waiting.drop(lambda _asked: True)]
-            for ticket in [*left, *self._loop.tickets()]:
-                ticket.finish(
+                left = [asked.handle for asked in self._waiting.drop(lambda _asked: True)]
+            for handle in [*left, *self._loop.handles()]:
+                handle.finish(
                     EngineClosed(f"expected an answer, got an engine that ended ({self._failure}); ask later")
                 )
 

@@ -1,4 +1,4 @@
-"""A turn of the engine: waiting questions are taken, the batch goes on by one step, and what has ended is settled."""
+"""The engine step: requests are taken from the fair queue, the scheduler steps once, ended requests are answered."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from functools import partial
 
 from lift.adapters.adapter import attached
 from lift.adapters.resident import hold_stored
-from lift.adapters.rows import RowAssignment, rows
+from lift.adapters.row_assignment import RowAssignment, rows
 from lift.answering.answer import Answer
 from lift.inference.prefix_cache import PrefixCache, Prefixes
-from lift.inference.scheduler import Row, RunningBatch, Said
+from lift.inference.scheduler import Scheduler, SequenceState, StepOutput
 from lift.inference.shared_prefix import can_share
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
 from lift.packing.prompts import end_of_answer_id
 from lift.serving.conversation import Conversations
-from lift.serving.fair_queue import Waiting
+from lift.serving.fair_queue import FairQueue
 from lift.serving.request import FinishReason
-from lift.serving.request_handle import Ticket
-from lift.serving.sequence import Asked, Running
+from lift.serving.request_handle import RequestHandle
+from lift.serving.running_request import QueuedRequest, RunningRequest
 
 COUNTED = (
     "submitted",
@@ -36,19 +36,19 @@ COUNTED = (
     "generated_tokens",
     "steps",
 )
-CELLS = 32768  # tokens of keys and values, padding included: 1.5 GB with SmolLM2-135M in float32
+KV_TOKEN_BUDGET = 32768  # tokens of keys and values, padding included: 1.5 GB with SmolLM2-135M in float32
 _PREPARING_S = 0.05  # that running rows wait for questions to be prepared, one document aside
 _READY_DOCUMENTS = 64
 
 
-class Loop:
-    """What the engine's thread does. `changed` guards `waiting` and `counts`, which other threads use too."""
+class EngineLoop:
+    """The loop of the engine's thread. `changed` guards `waiting` and `counts`, which other threads use too."""
 
     def __init__(
         self,
         base: BaseModel,
         changed: threading.Condition,
-        waiting: Waiting[Asked],
+        waiting: FairQueue[QueuedRequest],
         counts: dict[str, int],
         *,
         rows: int,
@@ -58,12 +58,12 @@ class Loop:
         self._changed = changed
         self._waiting = waiting
         self._counts = counts
-        self._places = rows
+        self._slots = rows
         self._resident = resident
         self._conversations = Conversations(base, max(resident, _READY_DOCUMENTS))
         # adapters go by the hash of their file: what was read with one stays true when it is detached
         self._kept = PrefixCache() if can_share(base.model) else None
-        self._running: list[Running] = []
+        self._running: list[RunningRequest] = []
         self._forgotten: list[str] = []
         self._cut_off = False
 
@@ -81,9 +81,9 @@ class Loop:
             "kept_bytes": self._kept.bytes if self._kept else 0,
         }
 
-    def tickets(self) -> list[Ticket]:
+    def handles(self) -> list[RequestHandle]:
         """Of what runs."""
-        return [each.ticket for each in self._running]
+        return [each.handle for each in self._running]
 
     def forget(self, name: str) -> None:
         """Let go of that memory's document before the next turn; from any thread."""
@@ -99,17 +99,17 @@ class Loop:
     def begin(self, assignment: RowAssignment) -> None:
         """Take the model over; `assignment` is of no rows."""
         self._assignment = assignment
-        self._batch = RunningBatch(
+        self._batch = Scheduler(
             self._base.model,
             assignment,
             self._open_rows,
             end_ids={end_of_answer_id(self._base.tokenizer), *self._base.end_token_ids},
-            rows=self._places,
-            cells=CELLS,
+            rows=self._slots,
+            token_budget=KV_TOKEN_BUDGET,
             prefixes=self._prefixes,
         )
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Go on by one step. What goes wrong with a question ends it, and never this."""
         self._give_up()
         self._admit()
@@ -119,45 +119,45 @@ class Loop:
     def _give_up(self) -> None:
         """Take out what was cancelled, or is late."""
         with self._changed:
-            unwanted = self._waiting.drop(lambda asked: self._reason(asked.ticket) is not None)
+            unwanted = self._waiting.drop(lambda asked: self._reason(asked.handle) is not None)
             forgotten, self._forgotten = self._forgotten, []
         for name in forgotten:
             self._conversations.forget(name)
         for asked in unwanted:
-            reason: FinishReason = self._reason(asked.ticket) or "cancelled"
+            reason: FinishReason = self._reason(asked.handle) or "cancelled"
             self._count_end(reason)
-            asked.ticket.finish(asked.given_up(reason))
+            asked.handle.finish(asked.given_up(reason))
         for running in list(self._running):
-            end = self._reason(running.ticket)
+            end = self._reason(running.handle)
             if end is not None:
-                self._batch.leave(running.rows)
+                self._batch.abort(running.rows)
                 self._running.remove(running)
                 self._count_end(end)
                 self._alone(running, partial(running.give_up, end))
 
-    def _reason(self, ticket: Ticket) -> FinishReason | None:
-        if ticket.cancelled or self._cut_off:
+    def _reason(self, handle: RequestHandle) -> FinishReason | None:
+        if handle.cancelled or self._cut_off:
             return "cancelled"
-        return "timeout" if ticket.is_late() else None
+        return "timeout" if handle.is_late() else None
 
     def _admit(self) -> None:
         """Let rows join, as long as there is room: those of questions that run, then newcomers."""
         waiting = [running for running in self._running if running.waits]
-        joining: list[Running] = []
+        joining: list[RunningRequest] = []
         while waiting and self._batch.has_room(waiting[0].rows, _rows(joining)):
             joining.append(waiting.pop(0))
         # while one that runs waits nobody comes, so the batch becomes empty in the end, and an empty one has room
-        newcomers = [] if waiting else self._attached(self._newcomers(joining))
-        self._running += newcomers
-        joining += newcomers
-        self._batch.join(_rows(joining))
+        admitted = [] if waiting else self._attached(self._next_requests(joining))
+        self._running += admitted
+        joining += admitted
+        self._batch.add(_rows(joining))
         for running in joining:
             running.waits = False
 
-    def _newcomers(self, joining: Sequence[Running]) -> list[Running]:
+    def _next_requests(self, joining: Sequence[RunningRequest]) -> list[RunningRequest]:
         """Take questions in turns, as long as rows, beside those that are joining, and adapters have room."""
         begun = time.monotonic()
-        newcomers: list[Running] = []
+        admitted: list[RunningRequest] = []
         # where others want the model, what runs is brought to its end, and then they have it
         while not (self._running and (turn_of(self._base.model).is_wanted or time.monotonic() - begun > _PREPARING_S)):
             with self._changed:
@@ -168,42 +168,42 @@ class Loop:
                 running = self._prepared(asked)
             except Exception as error:
                 self._take(asked)
-                self._fail(asked.ticket, error)
+                self._fail(asked.handle, error)
                 continue
-            together = [*self._running, *newcomers, running]
+            together = [*self._running, *admitted, running]
             memories = {each.conversation.memory for each in together if each.conversation.memory}
-            if len(memories) > self._resident or not self._batch.has_room(running.rows, _rows([*joining, *newcomers])):
+            if len(memories) > self._resident or not self._batch.has_room(running.rows, _rows([*joining, *admitted])):
                 break
             self._take(asked)
             if running.conversation.answer is not None:  # the document alone answers, no model is asked
                 self._alone(running, partial(self._finish, running, running.conversation.answer))
                 continue
-            newcomers.append(running)
-        return newcomers
+            admitted.append(running)
+        return admitted
 
-    def _take(self, asked: Asked) -> None:
+    def _take(self, asked: QueuedRequest) -> None:
         with self._changed:
             self._waiting.take()
 
-    def _prepared(self, asked: Asked) -> Running:
+    def _prepared(self, asked: QueuedRequest) -> RunningRequest:
         if asked.conversation is None:
-            asked.conversation = self._conversations.begin(asked.ticket.request, asked.memory)
-        return Running(
-            asked.ticket,
+            asked.conversation = self._conversations.begin(asked.handle.request, asked.memory)
+        return RunningRequest(
+            asked.handle,
             asked.conversation,
             self._base.tokenizer,
             shares=self._kept is not None,
             device=self._base.device,
         )
 
-    def _attached(self, newcomers: Sequence[Running]) -> list[Running]:
+    def _attached(self, admitted: Sequence[RunningRequest]) -> list[RunningRequest]:
         """Those whose adapters could be attached; nothing that runs is detached for them."""
         present = attached(self._base.model)
-        missing = any(name not in present for running in newcomers for name in running.adapters)
-        found: list[Running] = []
+        missing = any(name not in present for running in admitted for name in running.adapters)
+        found: list[RunningRequest] = []
         aside: AbstractContextManager[None] = self._assignment.aside() if missing else contextlib.nullcontext()
         with aside:
-            for running in newcomers:
+            for running in admitted:
                 together = [*self._running, *found, running]
                 loads = {name: load for each in together for name, load in each.conversation.loads}
                 memories = {each.conversation.memory for each in together}
@@ -211,72 +211,72 @@ class Loop:
                 try:
                     hold_stored(self._base.model, loads, self._resident + len(readers))
                 except Exception as error:
-                    self._fail(running.ticket, error)
+                    self._fail(running.handle, error)
                 else:
                     found.append(running)
         return found
 
     def _step(self) -> None:
         try:
-            said = self._batch.step()
+            outputs = self._batch.step()
         except Exception as error:
             # a step of all rows does not tell whose fault it was
-            said = [Said(row, error=error) for row in self._batch.rows]
-            self._batch.leave(self._batch.rows)
+            outputs = [StepOutput(row, error=error) for row in self._batch.rows]
+            self._batch.abort(self._batch.rows)
         by_row = {row: running for running in self._running for row in running.rows}
-        for each in said:
+        for each in outputs:
             if each.row in by_row:
                 running = by_row[each.row]
-                if not self._alone(running, partial(self._hear, running, each)):
+                if not self._alone(running, partial(self._take_output, running, each)):
                     for row in running.rows:
                         by_row.pop(row, None)
         with self._changed:
             self._counts["steps"] += 1
-            self._counts["generated_tokens"] += sum(each.drawn is not None for each in said)
-        self._settle([running for running in self._running if running.ended])
+            self._counts["generated_tokens"] += sum(each.sampled is not None for each in outputs)
+        self._advance_ended([running for running in self._running if running.ended])
 
-    def _hear(self, running: Running, said: Said) -> None:
-        if said.error is not None:
-            raise said.error
-        if running.hear(said):
-            self._batch.leave([said.row])
+    def _take_output(self, running: RunningRequest, output: StepOutput) -> None:
+        if output.error is not None:
+            raise output.error
+        if running.take(output):
+            self._batch.abort([output.row])
 
-    def _settle(self, ended: Sequence[Running]) -> None:
+    def _advance_ended(self, ended: Sequence[RunningRequest]) -> None:
         """Go on with what has ended, up to its next rows or its answer."""
         while ended:
             for running in ended:
-                self._alone(running, partial(self._go_on, running))
+                self._alone(running, partial(self._advance, running))
             ended = [running for running in self._running if running.ended]
 
-    def _go_on(self, running: Running) -> None:
-        running.go_on()
+    def _advance(self, running: RunningRequest) -> None:
+        running.advance()
         answer = running.conversation.answer
         if answer is not None:
             self._running.remove(running)
             self._finish(running, answer)
 
-    def _finish(self, running: Running, answer: Answer) -> None:
+    def _finish(self, running: RunningRequest, answer: Answer) -> None:
         running.finish(answer)
         with self._changed:
             self._counts["completed"] += 1
             self._counts["prompt_tokens"] += answer.prompt_tokens
 
-    def _alone(self, running: Running, act: Callable[[], object]) -> bool:
+    def _alone(self, running: RunningRequest, act: Callable[[], object]) -> bool:
         """Do what concerns one question; where it fails, that question fails. Whether it did not."""
         try:
             act()
         except Exception as error:
             if running in self._running:
-                self._batch.leave(running.rows)
+                self._batch.abort(running.rows)
                 self._running.remove(running)
-            self._fail(running.ticket, error)
+            self._fail(running.handle, error)
             return False
         return True
 
-    def _fail(self, ticket: Ticket, error: Exception) -> None:
+    def _fail(self, handle: RequestHandle, error: Exception) -> None:
         with self._changed:
             self._counts["failed"] += 1
-        ticket.finish(error)
+        handle.finish(error)
 
     def _count_end(self, reason: FinishReason) -> None:
         with self._changed:
@@ -293,5 +293,5 @@ class Loop:
         return Prefixes(self._kept, "" if invocation else adapter or "", invocation)
 
 
-def _rows(questions: Sequence[Running]) -> list[Row]:
+def _rows(questions: Sequence[RunningRequest]) -> list[SequenceState]:
     return [row for running in questions for row in running.rows]

@@ -1,4 +1,4 @@
-"""Questions that wait for the model: a bounded number, and no memory's questions hold up those of another.
+"""Fair queue of requests that wait for the model: a bounded number, and no memory's questions hold up those of another.
 
 Memories take turns: the next question is the oldest of the memory whose turn is the longest ago. So somebody who asks
 one memory a hundred questions at once waits for himself alone.
@@ -18,7 +18,7 @@ _REMEMBERED = 64  # questions whose pace tells when there is room again
 _FIRST_GUESS_S = 1.0  # before any has left
 
 
-class Waiting(Generic[_T]):
+class FairQueue(Generic[_T]):
     """At most `limit` things, taken in turns of their `owner`; one owner has at most half of the places, rounded up.
 
     Not safe between threads: who shares it holds a lock. `now` is a clock in seconds.

@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what comes back."""
+"""Requests to the engine, and their completions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def question(self) -> str:
-        """What the document is searched for: the last turn, or the text to be continued."""
+        """The text that the document is searched for: the last turn, or the text to be continued."""
         return self.messages[-1].content if self.messages else self.prompt or ""
 
 
@@ -72,7 +72,7 @@ class TokenInfo:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """Some of the answer's text, in order; the pieces joined are the answer. `tokens` where logprobs were asked for."""
 
     text: str

@@ -1,4 +1,4 @@
-"""What a caller holds of a question that is being answered: its pieces as they come, its result, and a way to give up.
+"""The handle of a request: its text deltas as they come, its result, and a way to cancel it.
 
 The engine's thread writes, any thread or event loop reads.
 """
@@ -12,10 +12,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from lift.errors import EngineClosed
-from lift.serving.request import Completion, Piece, Request
+from lift.serving.request import Completion, Request, TextDelta
 
 
-class Ticket:
+class RequestHandle:
     """One question on its way. `wake` is called when it was cancelled."""
 
     def __init__(self, request: Request, wake: Callable[[], None] = lambda: None) -> None:
@@ -23,7 +23,7 @@ class Ticket:
         self.submitted = time.monotonic()
         self._wake = wake
         self._changed = threading.Condition()
-        self._pieces: list[Piece] = []
+        self._deltas: list[TextDelta] = []
         self._completion: Completion | None = None
         self._error: BaseException | None = None
         self._cancelled = False
@@ -49,30 +49,30 @@ class Ticket:
         self._cancelled = True
         self._wake()
 
-    def pieces(self) -> Iterator[Piece]:
+    def deltas(self) -> Iterator[TextDelta]:
         """The answer piece by piece, from its beginning, as it comes; raises what went wrong."""
         given = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda given=given: len(self._pieces) > given or self.done)  # type: ignore[misc]
-                new, done = self._pieces[given:], self.done
+                self._changed.wait_for(lambda given=given: len(self._deltas) > given or self.done)  # type: ignore[misc]
+                new, done = self._deltas[given:], self.done
             yield from new
             given += len(new)
-            if done and given == len(self._pieces):
+            if done and given == len(self._deltas):
                 self._raise_error()
                 return
 
-    async def apieces(self) -> AsyncIterator[Piece]:
+    async def adeltas(self) -> AsyncIterator[TextDelta]:
         """As pieces(), for a coroutine: nothing of its event loop waits."""
         given = 0
         with self._listening() as news:
             while True:
                 news.clear()
-                new, done = self._pieces[given:], self.done
-                for piece in new:
-                    yield piece
+                new, done = self._deltas[given:], self.done
+                for delta in new:
+                    yield delta
                 given += len(new)
-                if done and given == len(self._pieces):
+                if done and given == len(self._deltas):
                     self._raise_error()
                     return
                 if not new:
@@ -94,10 +94,10 @@ class Ticket:
                     await news.wait()
         return self._result()
 
-    def put(self, piece: Piece) -> None:
+    def put(self, delta: TextDelta) -> None:
         """The answer goes on; called by the engine."""
         with self._changed:
-            self._pieces.append(piece)
+            self._deltas.append(delta)
             self._tell()
 
     def finish(self, outcome: Completion | BaseException) -> None:

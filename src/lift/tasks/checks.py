@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lift.tasks.paragraphs import question_about, summary_fault
-from lift.tasks.parsing import ParsedReply, WrittenTask
+from lift.tasks.reply_parsing import ParsedReply, WrittenTask
 from lift.tasks.requests import TaskRequest
-from lift.tasks.selection import hold_back, normalised
+from lift.tasks.selection import hold_out, normalised
 from lift.tasks.support import SupportingText, content_words
 from lift.tasks.task import Task
 
@@ -27,18 +27,18 @@ TASKS_PER_PROBE = 4
 class ReplyChecker:
     """Checks the replies of one run, in document order; `rejected` is counted into by reason."""
 
-    def __init__(self, origin: str, held_back: int, requests: int, rejected: Counter[str]) -> None:
+    def __init__(self, origin: str, held_out: int, requests: int, rejected: Counter[str]) -> None:
         self._origin = origin
-        self._held_back = held_back
-        self._probes_of_family_a = held_back > 0 and requests >= REQUESTS_PER_PROBE
+        self._held_out = held_out
+        self._probes_of_family_a = held_out > 0 and requests >= REQUESTS_PER_PROBE
         self._rejected = rejected
         self._asked: set[str] = set()
         self._kept_of_family_a = 0
 
     def tasks(self, request: TaskRequest, reply: ParsedReply) -> tuple[Task, ...]:
-        """The tasks of `reply` that pass, those that probe recall marked as held back and last."""
+        """The tasks of `reply` that pass, those that probe recall marked as held out and last."""
         if request.form == "paragraph":
-            return tuple(self._some_held_back(request, self._summarised(request, reply.summary)))
+            return tuple(self._some_held_out(request, self._summarised(request, reply.summary)))
         self._reject("malformed", reply.malformed)
         self._reject("more than asked for", len(reply.tasks) - request.limit)
         support = _support(request)
@@ -46,7 +46,7 @@ class ReplyChecker:
         for written in reply.tasks[: request.limit]:
             if self._passes(written.question, fault(request, written, support)):
                 kept.append(Task(written.question, written.answer, _evidence(request, written), self._origin))
-        return tuple(self._some_held_back(request, kept))
+        return tuple(self._some_held_out(request, kept))
 
     def _summarised(self, request: TaskRequest, summary: str) -> list[Task]:
         question = question_about(request.title, summary, request.target)
@@ -68,14 +68,14 @@ class ReplyChecker:
         if count > 0:
             self._rejected[reason] += count
 
-    def _some_held_back(self, request: TaskRequest, kept: list[Task]) -> list[Task]:
+    def _some_held_out(self, request: TaskRequest, kept: list[Task]) -> list[Task]:
         if request.form != "sentence":
             self._kept_of_family_a += len(kept)
             is_probe = self._probes_of_family_a and self._kept_of_family_a % REQUESTS_PER_PROBE == 0
-            return [replace(task, held_back=is_probe) for task in kept]
-        marked = hold_back(kept, self._held_back)
-        if self._held_back and len(kept) >= TASKS_PER_PROBE and not any(task.held_back for task in marked):
-            return [*kept[:-1], replace(kept[-1], held_back=True)]
+            return [replace(task, held_out=is_probe) for task in kept]
+        marked = hold_out(kept, self._held_out)
+        if self._held_out and len(kept) >= TASKS_PER_PROBE and not any(task.held_out for task in marked):
+            return [*kept[:-1], replace(kept[-1], held_out=True)]
         return marked
 
 

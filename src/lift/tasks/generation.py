@@ -1,4 +1,4 @@
-"""What task generators have in common: pieces in document order, and an honest count of what became of every reply."""
+"""The contract of task generators: pieces in document order, and an honest count of what became of every reply."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.language_model import LanguageModelGenerator, Writer
 from lift.tasks.requests import plan_requests
-from lift.tasks.rules.generate import tasks_by_sentence
+from lift.tasks.rules.rule_generator import tasks_by_sentence
 from lift.tasks.selection import spread
 from lift.tasks.task import Task
 
@@ -37,7 +37,7 @@ def open_generator(
 
         writer = SelfWriter(base, recipe.generator)
     else:
-        from lift.tasks.endpoint import EndpointWriter
+        from lift.tasks.endpoint_generator import EndpointWriter
 
         writer = EndpointWriter(recipe.generator)
     return LanguageModelGenerator(writer, plan_requests(title, sentences, recipe), recipe.tasks)
@@ -60,7 +60,7 @@ class RulesGenerator:
             self._title,
             self._sentences,
             per_sentence=self._recipe.tasks.per_sentence,
-            held_back_per_sentence=self._recipe.tasks.held_back_per_sentence,
+            held_out_per_sentence=self._recipe.tasks.held_out_per_sentence,
             seed=self._recipe.training.seed,
             language=self._language,
         )

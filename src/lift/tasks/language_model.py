@@ -1,6 +1,6 @@
 """A task generator made of a language model: requests out, replies in, checked and handed on in document order.
 
-Who answers is a Writer: an endpoint (`endpoint.py`) or the base model itself (`self_writer.py`).
+Who answers is a Writer: an endpoint (`endpoint_generator.py`) or the base model itself (`self_writer.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lift.recipes.recipe import TaskSettings
 from lift.tasks.cache import ReplyCache
 from lift.tasks.checks import ReplyChecker
 from lift.tasks.generation import Generated, GenerationCounts
-from lift.tasks.parsing import ParsedReply, Unusable
+from lift.tasks.reply_parsing import ParsedReply, Unusable
 from lift.tasks.requests import TaskRequest
 
 Outcome = ParsedReply | Unusable
@@ -54,7 +54,7 @@ class LanguageModelGenerator:
     def __init__(self, writer: Writer, requests: Sequence[TaskRequest], settings: TaskSettings) -> None:
         self._writer = writer
         self._requests = tuple(requests)
-        self._held_back = settings.held_back_per_sentence
+        self._held_out = settings.held_out_per_sentence
         keys = [writer.key(request) for request in self._requests]
         with ReplyCache() as cache:
             self.cached_requests = cache.count(keys)
@@ -64,7 +64,7 @@ class LanguageModelGenerator:
     def stream(self) -> Iterator[Generated]:
         """See TaskGenerator."""
         counts = self.counts = GenerationCounts(requests=len(self._requests))
-        checker = ReplyChecker(self._writer.origin, self._held_back, len(self._requests), counts.rejected)
+        checker = ReplyChecker(self._writer.origin, self._held_out, len(self._requests), counts.rejected)
         early: dict[int, Outcome] = {}
         following = 0
         with closing(self._writer.outcomes(self._requests, counts)) as outcomes:

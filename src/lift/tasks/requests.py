@@ -1,4 +1,4 @@
-"""What a language model is asked: one request a sentence (family B), a window or a paragraph (family A); its wording.
+"""Requests to a language model for tasks: one a sentence (family B), a window or a paragraph (family A).
 
 Family A (method 1.2): windows of consecutive sentences at random places, one task with evidence from each; or for
 PassageRetrieval random paragraphs, one summary of each. Family B (method 3.1): every sentence with as much as fits of

@@ -1,4 +1,4 @@
-"""Which candidate tasks to keep: unambiguous ones, diverse over answers and forms, some held back as probes."""
+"""Which candidate tasks to keep: unambiguous ones, diverse over answers and forms, some held out as probes."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def diverse(tasks: Sequence[Task], limit: int, generator: random.Random) -> list
     return chosen
 
 
-def hold_back(tasks: Sequence[Task], count: int) -> list[Task]:
-    """Mark up to `count` tasks as held back, each of an answer that another of the tasks still trains."""
+def hold_out(tasks: Sequence[Task], count: int) -> list[Task]:
+    """Mark up to `count` tasks as held out, each of an answer that another of the tasks still trains."""
     remaining = list(tasks)
     held: list[Task] = []
     while len(held) < count:
@@ -68,18 +68,16 @@ def hold_back(tasks: Sequence[Task], count: int) -> list[Task]:
         group = max(groups, key=lambda found: max(task.weight for task in found))
         probe = sorted(group, key=lambda task: task.weight, reverse=True)[1]
         remaining.remove(probe)
-        held.append(replace(probe, held_back=True))
+        held.append(replace(probe, held_out=True))
     return [*remaining, *held]
 
 
 def spread(groups: Sequence[Sequence[Task]], total: int) -> list[list[Task]]:
-    """At most `total` trained tasks, spread evenly over the `groups`, the heaviest of each; held-back ones all stay.
+    """At most `total` trained tasks, spread evenly over the `groups`, the heaviest of each; held-out ones all stay.
 
     What a group lacks of its share is made up for by others, again evenly.
     """
-    trained = [
-        sorted((task for task in group if not task.held_back), key=lambda task: -task.weight) for group in groups
-    ]
+    trained = [sorted((task for task in group if not task.held_out), key=lambda task: -task.weight) for group in groups]
     shares = [0] * len(groups)
     missing = min(total, sum(map(len, trained)))
     while missing:
@@ -92,6 +90,6 @@ def spread(groups: Sequence[Sequence[Task]], total: int) -> list[list[Task]]:
                 missing -= 1
     chosen = [set(map(id, tasks[:share])) for tasks, share in zip(trained, shares, strict=True)]
     return [
-        [task for task in group if task.held_back or id(task) in keep]
+        [task for task in group if task.held_out or id(task) in keep]
         for group, keep in zip(groups, chosen, strict=True)
     ]

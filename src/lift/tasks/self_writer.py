@@ -17,7 +17,7 @@ from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
 from lift.tasks.generation import GenerationCounts
 from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome
-from lift.tasks.parsing import ParsedReply, Unusable, read_labelled
+from lift.tasks.reply_parsing import ParsedReply, Unusable, read_labelled
 from lift.tasks.requests import TaskRequest, instructions, material
 
 if TYPE_CHECKING:

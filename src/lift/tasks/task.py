@@ -11,7 +11,7 @@ class Task:
 
     `evidence` holds the indices of the document's sentences that the answer came from, the first of them the one
     that contains it. `origin` names the generator and rule, e.g. "rules:subject". `weight` scales the task's share of
-    the loss: its usefulness as judged by its generator. `held_back` tasks are never trained on; they probe recall.
+    the loss: its usefulness as judged by its generator. `held_out` tasks are never trained on; they probe recall.
     """
 
     question: str
@@ -19,4 +19,4 @@ class Task:
     evidence: tuple[int, ...]
     origin: str
     weight: float = 1.0
-    held_back: bool = False
+    held_out: bool = False

@@ -30,13 +30,13 @@ class TaskFile(Sequence[Task]):
     def __getitem__(self, index: int | slice) -> Task | list[Task]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        question, answer, evidence, origin, weight, held_back = json.loads(
+        question, answer, evidence, origin, weight, held_out = json.loads(
             self._lines[index + len(self) if index < 0 else index]
         )
-        return Task(question, answer, tuple(evidence), origin, weight, held_back)
+        return Task(question, answer, tuple(evidence), origin, weight, held_out)
 
     def extend(self, tasks: Iterable[Task]) -> None:
         """Put `tasks` behind the last one."""
         for task in tasks:
-            row = (task.question, task.answer, task.evidence, task.origin, task.weight, task.held_back)
+            row = (task.question, task.answer, task.evidence, task.origin, task.weight, task.held_out)
             self._lines.append(json.dumps(row).encode())

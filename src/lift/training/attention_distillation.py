@@ -26,7 +26,7 @@ from lift.models.control_tokens import content_ids
 from lift.packing.prompts import end_of_answer_id, prompt_ids
 from lift.recipes.recipe import AdapterSettings, AttentionSettings
 from lift.training.attention_reading import AttentionReading, lay_out, read_attention
-from lift.training.schedule import rate_factor
+from lift.training.learning_rate_schedule import learning_rate_multiplier
 
 _HELD_OUT_EVERY = 8
 _SHORTEST_DIRECTION = 0.1
@@ -159,7 +159,7 @@ class _LayerFit:
         shuffled = self.training[torch.randperm(len(self.training), generator=order)]
         batches = torch.split(shuffled, self.settings.batch_queries) if len(shuffled) else ()
         for index, rows in enumerate(batches):
-            factor = rate_factor(progress + share * index / len(batches), "cosine", 0.0)
+            factor = learning_rate_multiplier(progress + share * index / len(batches), "cosine", 0.0)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * factor
             self.optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""What the base model attends to when it reads a document: the exact m*, log Z_o, a and log Z_i (method 2.1).
+"""The attention of the base model that reads a document: the exact m*, log Z_o, a and log Z_i (method 2.1).
 
 A sequence is laid out as a prompt is, `head, document, window`: the head of every prompt (the start of the chat
 template), the document, and what comes after it. Outside is the document alone. The head counts as inside, since every
@@ -113,7 +113,7 @@ class AttentionReading:
 def read_attention(
     model: Any, head: Sequence[int], document: Sequence[int], layout: Layout, layers: tuple[int, ...] = ()
 ) -> list[AttentionReading]:
-    """What these layers (all where empty) of the base model, without any adapter, attend to at each window token.
+    """The attention of these layers (all where empty) of the bare base model at each window token.
 
     Every token is computed once, P pieces at a time; the window once for each piece. Held while it runs: the keys and
     values of the whole document, document tokens x layers x 2 x key heads x d x bytes of the model's type, and what is

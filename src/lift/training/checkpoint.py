@@ -41,7 +41,7 @@ _DAMAGED = ".damaged-"
 class Position(BaseModel):
     """Where a training stands: `update` updates of `epoch` are done, `step` in all, in `elapsed_s` of its budget.
 
-    `tasks`: the number of tasks of its curriculum (spacing.Spacing.tasks).
+    `tasks`: the number of tasks of its batch sampler (leitner_sampler.LeitnerSampler.tasks).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,15 +56,15 @@ class Position(BaseModel):
 
 @dataclass(frozen=True)
 class State:
-    """What a training goes on from.
+    """The state that a training goes on from.
 
-    `spacing` is when tasks are due (spacing.Spacing.state). `optimizer` is its own state by the number of the
-    parameter. `history` has one row for each step that was done.
+    `spacing` is when tasks are due (leitner_sampler.LeitnerSampler.state). `optimizer` is its own state by the number
+    of the parameter. `history` has one row for each step that was done.
     """
 
     position: Position
     adapter: Mapping[str, torch.Tensor]
-    spacing: torch.Tensor
+    leitner: torch.Tensor
     optimizer: Mapping[int, Mapping[str, torch.Tensor]]
     history: Sequence[Mapping[str, Any]]
 
@@ -175,7 +175,7 @@ class Checkpoint:
 def _contents(state: State) -> dict[str, bytes]:
     """Name -> content of the files of a checkpoint, without their checksums."""
     tensors = {f"adapter/{key}": value.contiguous() for key, value in state.adapter.items()}
-    tensors["spacing"] = state.spacing
+    tensors["spacing"] = state.leitner
     for index, entries in state.optimizer.items():
         for key, value in entries.items():
             tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
@@ -212,7 +212,7 @@ def _read(directory: Path) -> State:
     return State(
         position=Position.model_validate_json(contents[_POSITION]),
         adapter={key.removeprefix("adapter/"): value for key, value in tensors.items() if key.startswith("adapter/")},
-        spacing=tensors["spacing"],
+        leitner=tensors["spacing"],
         optimizer=optimizer,
         history=[json.loads(line) for line in rows],
     )

@@ -1,4 +1,4 @@
-"""What is minimised in a batch: hard labels, context distillation, fidelity to the base, the gates' regulariser."""
+"""Training objective of a batch: cross-entropy, context distillation, KL to the base, the gates' regulariser."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from lift.packing.losses import bucket_divergence, cross_entropy, top_k_log_prob
 from lift.packing.prompts import IGNORED, Example
 from lift.packing.trie import Batch, pack
 from lift.recipes.recipe import ObjectiveSettings
-from lift.training.lower_layers import LowerLayers
+from lift.training.frozen_layer_cache import FrozenLayerCache
 
-_EVEN_ODDS = math.log(2)
+_LOSS_AT_HALF = math.log(2)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`loss` of a batch: scalar, with graph. `right`, [S]: whether each token of an example's answer had even odds.
+    """`loss` of a batch: scalar, with graph. `greedy_correct`, [S]: each token of an example's answer has p > 0.5.
 
-    An answer whose every token is likelier than all others together is what greedy decoding would say.
+    Teacher-forced: such an answer is what greedy decoding would say.
     """
 
     loss: torch.Tensor
-    right: torch.Tensor
+    greedy_correct: torch.Tensor
 
 
 class Objective:
-    """The loss of a batch under one adapter on one base model, with its lower layers reused where they are given."""
+    """The loss of a batch under one adapter on one base model; `lower`: the cache of its frozen layers, if any."""
 
     def __init__(
-        self, model: Any, adapter: Adapter, settings: ObjectiveSettings, lower: LowerLayers | None = None
+        self, model: Any, adapter: Adapter, settings: ObjectiveSettings, lower: FrozenLayerCache | None = None
     ) -> None:
         self._model = model
         self._lower = lower
@@ -49,7 +49,7 @@ class Objective:
         return self.outcome(batch).loss
 
     def weight_of(self, examples: Iterable[Example]) -> float:
-        """What these examples count for beside others in the same update: the mean is over examples, or over tokens."""
+        """The weight of these examples in an optimizer step: the mean is over examples, or over tokens."""
         if self._settings.mean_over == "examples":
             return sum(example.weight for example in examples)
         return sum(example.weight * example.labelled_tokens for example in examples)
@@ -65,20 +65,22 @@ class Objective:
         else:
             logits = self._logits(batch)  # [M, vocabulary]
             extra = logits.new_zeros((), dtype=torch.float32)
-        weights = batch.even_weights if settings.mean_over == "tokens" else batch.weights  # [M]
+        weights = batch.token_mean_weights if settings.mean_over == "tokens" else batch.weights  # [M]
         weights = weights.to(logits.device)
         losses = cross_entropy(logits, batch.targets.to(logits.device))  # [M]
-        right = all_of_each(losses.detach() < _EVEN_ODDS, batch)  # [S]
-        if not settings.distillation and not any(example.keeps_base for example in batch.members):
-            return Outcome(settings.labels * (losses * weights).sum() + extra, right)
+        greedy_correct = all_of_each(losses.detach() < _LOSS_AT_HALF, batch)  # [S]
+        if not settings.distillation and not any(example.kl_to_base for example in batch.members):
+            return Outcome(settings.cross_entropy * (losses * weights).sum() + extra, greedy_correct)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
         divergence = bucket_divergence(logits, log_probabilities, ids, settings.distillation_temperature)  # [M]
-        kept = torch.tensor([example.keeps_base for example in batch.members]).repeat_interleave(_label_counts(batch))
+        kept = torch.tensor([example.kl_to_base for example in batch.members]).repeat_interleave(_label_counts(batch))
         kept = kept.to(logits.device)  # [M]
-        alone = settings.labels if settings.distillation == 0 else 1.0  # segments have no teacher and keep their labels
-        hard = torch.where(taught, settings.labels, alone).masked_fill(kept, 0.0)  # [M]
+        alone = (
+            settings.cross_entropy if settings.distillation == 0 else 1.0
+        )  # segments have no teacher and keep their labels
+        hard = torch.where(taught, settings.cross_entropy, alone).masked_fill(kept, 0.0)  # [M]
         soft = torch.where(kept, 1.0, settings.distillation) * taught  # [M]
-        return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, right)
+        return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, greedy_correct)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         """[M, vocabulary]"""
@@ -141,7 +143,7 @@ def mean_gate(gates: list[torch.Tensor], batch: Batch, only_reading: bool) -> to
     gates: one [1, T, H] a layer. Scalar; 0 where no token qualifies.
     """
     reads = torch.tensor([example.reads_evidence for example in batch.members]).repeat_interleave(_label_counts(batch))
-    nodes = batch.predict_at[reads] if only_reading else batch.predict_at  # [N]
+    nodes = batch.logit_positions[reads] if only_reading else batch.logit_positions  # [N]
     if len(nodes) == 0:
         return gates[0].new_zeros(())
     return torch.stack([gate[0, nodes.to(gate.device)].mean() for gate in gates]).mean()
@@ -154,7 +156,7 @@ def _label_counts(batch: Batch) -> torch.Tensor:
 
 def _reader(example: Example) -> Example | None:
     """The example as its teacher sees it: the prompt with the evidence, the same answer; or just as it is."""
-    if example.keeps_base:
+    if example.kl_to_base:
         return example
     if example.teacher_ids is None:
         return None

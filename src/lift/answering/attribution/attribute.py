@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from lift.answering.attribution.figures import bears_out, is_rather_another
+from lift.answering.attribution.asked_numbers import bears_out, is_rather_another
+from lift.answering.attribution.comparison_lexicon import AUXILIARIES, CONDITIONS, NEGATORS, PERMISSION_MODALS, PRONOUNS
 from lift.answering.attribution.kinds import is_right_kind
-from lift.answering.attribution.lexicon import AUXILIARIES, CONDITIONS, NEGATORS, PERMISSION_MODALS, PRONOUNS
 from lift.answering.attribution.matching import SIGNED, Coverage, cover, polarity, statement_sign, wanted_words
-from lift.answering.attribution.polar import Verdict, judge, yes_or_no
+from lift.answering.attribution.polar import PolarVerdict, judge, yes_or_no
 from lift.answering.attribution.quantities import Quantity, agree
-from lift.answering.attribution.questions import QuestionForm, question_form
+from lift.answering.attribution.question_form import QuestionForm, question_form
 from lift.answering.attribution.reading import SUBORDINATORS, Statement, Word, read_statement
 from lift.answering.attribution.source import Cell, SourceSentence
 from lift.documents.document import Document
@@ -65,8 +65,8 @@ def attribute(index: SentenceIndex, document: Document, question: str, answer: s
     return _words_stand(index, question, answer)
 
 
-def verdict(index: SentenceIndex, document: Document, question: str) -> Verdict | None:
-    """What the document says to a polar question; None for another question, or where no sentence speaks of it."""
+def verdict(index: SentenceIndex, document: Document, question: str) -> PolarVerdict | None:
+    """The verdict of the document on a polar question; None for another question, or where no sentence speaks of it."""
     form = question_form(question)
     if form.wants != "polar":
         return None

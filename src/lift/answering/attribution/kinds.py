@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lift.answering.attribution.questions import QuestionForm
+from lift.answering.attribution.question_form import QuestionForm
 from lift.answering.attribution.reading import Statement, Word
 from lift.tasks.rules.lexicon import PERSON_NOUNS, WEEKDAYS, words
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lift.answering.attribution.lexicon import COMPLEMENTS, IMPLIED, LIGHT_VERBS, PERMISSION_MODALS
+from lift.answering.attribution.comparison_lexicon import COMPLEMENTS, IMPLIED, LIGHT_VERBS, PERMISSION_MODALS
 from lift.answering.attribution.quantities import Quantity, agree
-from lift.answering.attribution.questions import QuestionForm
+from lift.answering.attribution.question_form import QuestionForm
 from lift.answering.attribution.reading import SUBORDINATORS, Statement, Word, read_statement
 from lift.answering.attribution.source import Cell, SourceSentence
 from lift.tasks.rules.lexicon import words

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from lift.answering.attribution.figures import beside_a_better
-from lift.answering.attribution.lexicon import (
+from lift.answering.attribution.asked_numbers import beside_a_better
+from lift.answering.attribution.comparison_lexicon import (
     AUXILIARIES,
     CONDITIONS,
     HEDGES,
@@ -24,7 +24,7 @@ from lift.answering.attribution.lexicon import (
 )
 from lift.answering.attribution.matching import SIGNED, Rarity, cover, polarity, statement_sign, wanted_words
 from lift.answering.attribution.quantities import Quantity, agree
-from lift.answering.attribution.questions import QuestionForm
+from lift.answering.attribution.question_form import QuestionForm
 from lift.answering.attribution.reading import Statement, Word, read_statement
 from lift.answering.attribution.source import SourceSentence
 from lift.tasks.rules.lexicon import words
@@ -42,7 +42,7 @@ _POINTING = words("it they he she this that these those")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PolarVerdict:
     """The answer of a sentence to a polar question: `sign` 1 yes, -1 no, 0 where rules are not sure of it.
 
     `share`: of the question's weight that the sentence speaks of.
@@ -53,7 +53,7 @@ class Verdict:
     share: float
 
 
-def judge(form: QuestionForm, sources: Sequence[SourceSentence], rarity: Rarity) -> Verdict | None:
+def judge(form: QuestionForm, sources: Sequence[SourceSentence], rarity: Rarity) -> PolarVerdict | None:
     """The verdict of the sentence that speaks most of what is asked; None where none speaks of enough of it.
 
     Where sentences that speak of it alike disagree, the sign is 0.
@@ -62,7 +62,7 @@ def judge(form: QuestionForm, sources: Sequence[SourceSentence], rarity: Rarity)
     wanted = wanted_words(asked, form)
     if not wanted or (set(asked.tokens[:2]) & _POINTING and "to" not in asked.tokens):
         return None
-    found: list[Verdict] = []
+    found: list[PolarVerdict] = []
     for source in sources:
         # of a row, the column is looked for that is asked about
         cells = source.cells[1:] or (None,)
@@ -71,7 +71,7 @@ def judge(form: QuestionForm, sources: Sequence[SourceSentence], rarity: Rarity)
         if coverage.own <= 0.3 or coverage.share < QUOTABLE_SHARE or any(word.name for word in coverage.missing):
             near = _other_number(asked, wanted, source, rarity)
             if near:
-                found.append(Verdict(source, 0, near))
+                found.append(PolarVerdict(source, 0, near))
             continue
         if _asks_itself(source.statement) or not _is_told_here(wanted, source):
             continue
@@ -80,14 +80,14 @@ def judge(form: QuestionForm, sources: Sequence[SourceSentence], rarity: Rarity)
             sign = _row_sign(asked, wanted, source) if source.cells else _sign(asked, wanted, source)
         if source.cells and not sign and not asked.concepts & source.statement.concepts & SIGNED:
             continue
-        found.append(Verdict(source, sign, coverage.share + 0.1 * coverage.own))
+        found.append(PolarVerdict(source, sign, coverage.share + 0.1 * coverage.own))
     if not found:
         return None
     best = max(found, key=lambda each: (each.share, abs(each.sign)))
     rivals = [each for each in found if each.share >= best.share - 0.05 and each.sign]
     signs = {each.sign for each in rivals}
     if len(signs) > 1:
-        return Verdict(best.source, 0, best.share)
+        return PolarVerdict(best.source, 0, best.share)
     return next((each for each in rivals if each.share == best.share), best)
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import Stemmer
 
-from lift.answering.attribution.lexicon import (
+from lift.answering.attribution.comparison_lexicon import (
     AUXILIARIES,
     BASE_FORMS,
     COMPLEMENTS,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lift.answering.attribution.lexicon import PRONOUNS
+from lift.answering.attribution.comparison_lexicon import PRONOUNS
 from lift.answering.attribution.reading import Statement, read_statement
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence

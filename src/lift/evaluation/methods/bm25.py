@@ -1,11 +1,11 @@
 """Retrieval by words: the sentences that BM25 finds."""
 
 from lift.documents.sentences import joined
-from lift.evaluation.methods.method import Asked, Method, Passage, fitted
+from lift.evaluation.methods.method import AskedQuestion, Method, ShownPassage, fitted
 from lift.evaluation.records import Question
 
 
-def choose(question: Question, asked: Asked) -> Passage:
+def choose(question: Question, asked: AskedQuestion) -> ShownPassage:
     """The best sentences by BM25, in the order of the document."""
     found = asked.lookup.words.evidence(question.text, asked.retrieved)
     return fitted(joined(found), question, asked)

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from lift.evaluation.methods.method import Asked, Method, Passage, fitted
+from lift.evaluation.methods.method import AskedQuestion, Method, ShownPassage, fitted
 from lift.evaluation.records import Question
 
 _K = 60
 
 
-def choose(question: Question, asked: Asked) -> Passage:
+def choose(question: Question, asked: AskedQuestion) -> ShownPassage:
     """The best sentences by the sum of 1 / (k + rank) over both rankings."""
     lookup = asked.lookup
     scores = lookup.words.scores(question.text)

@@ -1,4 +1,4 @@
-"""What a method is: which part of the document a question is asked with, and on which memory."""
+"""A method: which part of the document a question is asked with, and on which memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import split_sentences
-from lift.evaluation.embeddings import EmbeddingIndex
+from lift.evaluation.embedding_index import EmbeddingIndex
 from lift.evaluation.reader import Reader
 from lift.evaluation.records import Question, Record
 
@@ -39,7 +39,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedQuestion:
     """What a method may look at when it chooses a context; `retrieved`: how many sentences retrieval brings."""
 
     record: Record
@@ -49,7 +49,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Passage:
+class ShownPassage:
     """The part of the document that goes into a prompt (None: none). `refused`: why the question cannot be asked."""
 
     text: str | None
@@ -61,26 +61,26 @@ class Passage:
 class Method:
     """One way of answering. `context` is the word for the part of the document that `choose` puts into the prompt.
 
-    `memory`: none, the starting point that memories begin at, the document's own, or that of another document. With
+    `memory`: none, the warm start that memories begin at, the document's own, or that of another document. With
     `recipe` it is absorbed by that one instead of the run's. With `routed` the answer takes the memory's own
-    route (routes.py), and `choose` only says what it reads.
+    route (strategies.py), and `choose` only says what it reads.
     """
 
     name: str
     summary: str
     context: str
-    choose: Callable[[Question, Asked], Passage]
+    choose: Callable[[Question, AskedQuestion], ShownPassage]
     memory: MemoryUse = "none"
     recipe: str = ""
     routed: bool = False
 
 
-def no_context(_question: Question, _asked: Asked) -> Passage:
+def no_context(_question: Question, _asked: AskedQuestion) -> ShownPassage:
     """Closed book."""
-    return Passage(None)
+    return ShownPassage(None)
 
 
-def fitted(text: str, question: Question, asked: Asked) -> Passage:
+def fitted(text: str, question: Question, asked: AskedQuestion) -> ShownPassage:
     """`text`, cut in its middle where the window is too small for it."""
     asking = asked.record.asking
-    return Passage(*asked.reader.fit(question.text, text, asking.form, asking.max_new_tokens))
+    return ShownPassage(*asked.reader.fit(question.text, text, asking.form, asking.max_new_tokens))

@@ -1,13 +1,13 @@
 """The ceiling of reading: the passages that prove the answer, as the benchmark gives them."""
 
-from lift.evaluation.methods.method import Asked, Method, Passage, fitted
+from lift.evaluation.methods.method import AskedQuestion, Method, ShownPassage, fitted
 from lift.evaluation.records import Question
 
 
-def choose(question: Question, asked: Asked) -> Passage:
+def choose(question: Question, asked: AskedQuestion) -> ShownPassage:
     """The question's own evidence."""
     if not question.evidence:
-        return Passage(None, refused="the data gives no evidence for this question")
+        return ShownPassage(None, refused="the data gives no evidence for this question")
     return fitted("\n".join(question.evidence), question, asked)
 
 

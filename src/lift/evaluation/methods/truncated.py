@@ -1,10 +1,10 @@
 """Truncated in-context learning: the head and the tail of the document (method 1.5)."""
 
-from lift.evaluation.methods.method import Asked, Method, Passage, fitted
+from lift.evaluation.methods.method import AskedQuestion, Method, ShownPassage, fitted
 from lift.evaluation.records import Question
 
 
-def choose(question: Question, asked: Asked) -> Passage:
+def choose(question: Question, asked: AskedQuestion) -> ShownPassage:
     """As much of the document, head and tail, as the window takes."""
     return fitted(asked.record.document.text, question, asked)
 

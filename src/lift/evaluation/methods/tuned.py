@@ -1,12 +1,13 @@
-"""The rivals of a memory: every way of reading again, by the base model at the starting point of the memories.
+"""The rivals of a memory: every way of reading again, by the base model at the warm start of the memories.
 
-What the starting point has learned from other texts, to answer briefly above all, is no merit of a memory. These rows
+What the warm start has learned from other texts, to answer briefly above all, is no merit of a memory. These rows
 read with it, and without the document in any parameter.
 """
 
 from dataclasses import replace
 
-from lift.evaluation.methods import bm25, closed_book, embeddings, full, hybrid, oracle, truncated
+from lift.evaluation.methods import bm25, closed_book, full, hybrid, oracle, truncated
+from lift.evaluation.methods import embedding_retrieval as embeddings
 
 _READING = (closed_book, truncated, full, bm25, embeddings, hybrid, oracle)
 

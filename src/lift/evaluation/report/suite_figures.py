@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lift.evaluation.report.content import Section
-from lift.evaluation.report.costs import pays_after
-from lift.evaluation.report.figures import CostLine, CostPoint, break_even_curve, cost_scatter, heat_map
-from lift.evaluation.report.quality import MAIN, is_control
-from lift.evaluation.report.tables import Numbered, Row, distinct, known, numbered, where
+from lift.evaluation.report.cost_tables import pays_after
+from lift.evaluation.report.quality_tables import MAIN, is_control
+from lift.evaluation.report.report_content import Section
+from lift.evaluation.report.svg_figures import CostLine, CostPoint, break_even_curve, cost_scatter, heat_map
+from lift.evaluation.report.tables import Numbered, TableRow, distinct, known, numbered, where
 from lift.evaluation.run_files import RunData
 
 FEWEST_QUESTIONS_SHOWN = 10.0
@@ -45,7 +45,7 @@ def suite_figures(run: RunData, section: Section) -> list[SuiteFigure]:
     return [*found, *_curve(section.anchor, costs, measured, "measured" if measured else "break-even")]
 
 
-def _scatter(anchor: str, rows: Sequence[Row], costs: Sequence[Numbered]) -> list[SuiteFigure]:
+def _scatter(anchor: str, rows: Sequence[TableRow], costs: Sequence[Numbered]) -> list[SuiteFigure]:
     answered = [row for row in rows if row.numbers.get("seconds")]
     if not answered:
         return []

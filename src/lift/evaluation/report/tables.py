@@ -37,7 +37,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Texts, one a column. `numbers`: what some of them were rounded from, by the name of the column."""
 
     cells: tuple[str, ...]
@@ -53,7 +53,7 @@ class Table:
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
 def numbered(rows: Iterable[Mapping[str, Any]]) -> list[Numbered]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lift.evaluation.report.content import build_content
-from lift.evaluation.report.html import html_report
-from lift.evaluation.report.markdown import markdown_report
+from lift.evaluation.report.html_report import html_report
+from lift.evaluation.report.markdown_report import markdown_report
+from lift.evaluation.report.report_content import build_content
 from lift.evaluation.report.suite_figures import suite_figures
 from lift.evaluation.run_files import RunData, write_text
 

@@ -13,8 +13,8 @@ from lift.documents.document import Document
 from lift.evaluation.data_files import FieldFault, text_field, texts_field
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.record_format import (
-    Draft,
-    Line,
+    RecordDraft,
+    RecordLine,
     add_questions,
     data_path,
     id_field,
@@ -41,13 +41,13 @@ def read(reading: Reading) -> Iterator[Record]:
     format. Summaries and clozes are reported as faults. Raises DataError where the file cannot be read, or holds a
     fault that is not skipped.
     """
-    gathered: dict[str, Draft] = {}
+    gathered: dict[str, RecordDraft] = {}
     objects = read_objects(data_path(reading), reading.bad)
     yield from read_records(objects, partial(_parse, gathered=gathered))
     yield from (draft.record(ASKING) for draft in gathered.values())
 
 
-def _parse(values: dict[str, Any], line: Line, gathered: dict[str, Draft]) -> list[Record]:
+def _parse(values: dict[str, Any], line: RecordLine, gathered: dict[str, RecordDraft]) -> list[Record]:
     if "questions" in values:
         return parse_record(values, line, ASKING)
     if "qa_pairs" in values:
@@ -58,10 +58,10 @@ def _parse(values: dict[str, Any], line: Line, gathered: dict[str, Draft]) -> li
     raise FieldFault("qa_pairs", "is missing, and so are question and questions; expected a line of LooGLE")
 
 
-def _with_pairs(values: Mapping[str, Any], line: Line) -> list[Record]:
+def _with_pairs(values: Mapping[str, Any], line: RecordLine) -> list[Record]:
     record_id = id_field(values, "id", "", line.name)
     title = optional_text(values, "title", "") or record_id
-    draft = Draft(record_id, Document(title, _text(values), line.path.name))
+    draft = RecordDraft(record_id, Document(title, _text(values), line.path.name))
     pairs = _pairs(values["qa_pairs"])
     add_questions(draft, {"qa_pairs": pairs}, "qa_pairs", partial(_question, record_id=record_id), line)
     return [draft.record(ASKING)] if draft.questions else []
@@ -105,14 +105,14 @@ def _question(values: Mapping[str, Any], path: str, index: int, record_id: str) 
     )
 
 
-def _gather(values: Mapping[str, Any], line: Line, gathered: dict[str, Draft]) -> None:
+def _gather(values: Mapping[str, Any], line: RecordLine, gathered: dict[str, RecordDraft]) -> None:
     text = _text(values)
     draft = gathered.get(text)
     if draft is None:
         record_id = id_field(values, "doc_id", "", line.name)
         if any(record_id == other.id for other in gathered.values()):
             record_id = line.name  # each task counts its documents from 0
-        draft = Draft(record_id, Document(optional_text(values, "title", "") or record_id, text, line.path.name))
+        draft = RecordDraft(record_id, Document(optional_text(values, "title", "") or record_id, text, line.path.name))
     question = Question(
         id_field(values, "id", "", f"{draft.id}-{len(draft.questions)}"),
         text_field(values, "question"),

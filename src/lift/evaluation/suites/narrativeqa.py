@@ -15,8 +15,8 @@ from lift.errors import DataError, DocumentError
 from lift.evaluation.data_files import BadData, Fault, FieldFault, text_field
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.record_format import (
-    Draft,
-    Line,
+    RecordDraft,
+    RecordLine,
     data_path,
     id_field,
     list_field,
@@ -45,7 +45,7 @@ def read(reading: Reading) -> Iterator[Record]:
     if path.is_dir():
         yield from _read_directory(path, reading.bad)
         return
-    gathered: dict[str, tuple[Draft, Line]] = {}
+    gathered: dict[str, tuple[RecordDraft, RecordLine]] = {}
     for values, line in read_objects(path, reading.bad):
         try:
             _gather(values, line, gathered)
@@ -60,7 +60,7 @@ def read(reading: Reading) -> Iterator[Record]:
             yield draft.record(ASKING)
 
 
-def _gather(values: Mapping[str, Any], line: Line, gathered: dict[str, tuple[Draft, Line]]) -> None:
+def _gather(values: Mapping[str, Any], line: RecordLine, gathered: dict[str, tuple[RecordDraft, RecordLine]]) -> None:
     story = object_field(values, "document", "")
     story_id = id_field(story, "id", "document.", "")
     if not story_id:
@@ -72,7 +72,7 @@ def _gather(values: Mapping[str, Any], line: Line, gathered: dict[str, tuple[Dra
     if not text.strip():
         raise FieldFault("document.text", "expected a text here or in document.summary.text, got none")
     title = optional_text(summary, "title", "document.summary.") or story_id
-    draft, first = gathered.get(story_id) or (Draft(story_id, Document(title, text, source)), line)
+    draft, first = gathered.get(story_id) or (RecordDraft(story_id, Document(title, text, source)), line)
     if text != draft.document.text:
         raise FieldFault("document.text", f"expected the text that {story_id} has in line {first.number}, got another")
     question = text_field(object_field(values, "question", ""), "text", "question.")
@@ -85,7 +85,7 @@ def _gather(values: Mapping[str, Any], line: Line, gathered: dict[str, tuple[Dra
     gathered[story_id] = draft, first
 
 
-def _question(draft: Draft, text: str, answers: list[str], kind: str) -> Question:
+def _question(draft: RecordDraft, text: str, answers: list[str], kind: str) -> Question:
     return Question(f"{draft.id}-{len(draft.questions)}", text, tuple(dict.fromkeys(answers)), kind=kind)
 
 
@@ -117,7 +117,7 @@ def _read_directory(directory: Path, bad: BadData) -> Iterator[Record]:
         except DocumentError as error:
             bad.report(Fault(DOCUMENTS_FILE, number, "document_id", f"expected a story ({error})"))
             continue
-        draft = Draft(story_id, document)
+        draft = RecordDraft(story_id, document)
         for place, values in asked:
             if not values["question"].strip():
                 bad.report(Fault(QUESTIONS_FILE, place, "question", "expected text, got none"))

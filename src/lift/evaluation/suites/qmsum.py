@@ -12,8 +12,8 @@ from lift.errors import DataError
 from lift.evaluation.data_files import FieldFault, text_field
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.record_format import (
-    Draft,
-    Line,
+    RecordDraft,
+    RecordLine,
     add_questions,
     data_path,
     list_field,
@@ -48,13 +48,13 @@ def read(reading: Reading) -> Iterator[Record]:
     yield from read_records(objects, _parse)
 
 
-def _parse(values: dict[str, Any], line: Line) -> list[Record]:
+def _parse(values: dict[str, Any], line: RecordLine) -> list[Record]:
     if "meeting_transcripts" not in values:
         if "context" in values:
             return parse_record(values, line, ASKING)
         raise FieldFault("meeting_transcripts", "is missing, and so is context; expected a meeting of QMSum")
     turns = [_turn(turn, index) for index, turn in enumerate(list_field(values, "meeting_transcripts", "", least=1))]
-    draft = Draft(line.name, Document(line.name, "\n".join(turns), line.path.name))
+    draft = RecordDraft(line.name, Document(line.name, "\n".join(turns), line.path.name))
     if not any(values.get(name) for name in _LISTS.values()):
         raise FieldFault(
             "specific_query_list", "expected at least one question here or in general_query_list, got none"

@@ -26,7 +26,7 @@ from lift.evaluation.suites.suite import Reading
 
 
 @dataclass(frozen=True)
-class Line:
+class RecordLine:
     """Where an object of a data file stands, and where its faults go; `name` is its id where it has none."""
 
     path: Path
@@ -40,7 +40,7 @@ class Line:
 
 
 @dataclass
-class Draft:
+class RecordDraft:
     """A document whose questions come one by one."""
 
     id: str
@@ -64,7 +64,7 @@ def data_path(reading: Reading) -> Path:
     return reading.settings.data
 
 
-def read_objects(path: Path, bad: BadData) -> Iterator[tuple[dict[str, Any], Line]]:
+def read_objects(path: Path, bad: BadData) -> Iterator[tuple[dict[str, Any], RecordLine]]:
     """The objects of a JSONL file, or the one of a JSON file that is written over several lines; see read_lines.
 
     Half of a surrogate pair, which no file can hold as text, is reported to `bad` too.
@@ -73,12 +73,12 @@ def read_objects(path: Path, bad: BadData) -> Iterator[tuple[dict[str, Any], Lin
         yield from read_value(path, bad)
         return
     for number, values in read_lines(path, bad):
-        line = Line(path, number, f"{path.stem}-{number}", bad)
+        line = RecordLine(path, number, f"{path.stem}-{number}", bad)
         if _is_writable(values, line):
             yield values, line
 
 
-def read_value(path: Path, bad: BadData) -> Iterator[tuple[dict[str, Any], Line]]:
+def read_value(path: Path, bad: BadData) -> Iterator[tuple[dict[str, Any], RecordLine]]:
     """The object that a whole file is; nothing where it had to be reported. Raises DataError for a missing file."""
     try:
         with path.open("rb") as stream:
@@ -105,7 +105,7 @@ def read_value(path: Path, bad: BadData) -> Iterator[tuple[dict[str, Any], Line]
     if fault:
         bad.report(fault)
         return
-    line = Line(path, 1, path.stem, bad)
+    line = RecordLine(path, 1, path.stem, bad)
     if _is_writable(value, line):
         yield value, line
 
@@ -118,7 +118,7 @@ def _is_spread(path: Path) -> bool:
         return False  # read_lines says what is wrong with the file
 
 
-def _is_writable(values: Mapping[str, Any], line: Line) -> bool:
+def _is_writable(values: Mapping[str, Any], line: RecordLine) -> bool:
     try:
         json.dumps(values, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -131,7 +131,8 @@ def _is_writable(values: Mapping[str, Any], line: Line) -> bool:
 
 
 def read_records(
-    objects: Iterable[tuple[dict[str, Any], Line]], parse: Callable[[dict[str, Any], Line], Iterable[Record]]
+    objects: Iterable[tuple[dict[str, Any], RecordLine]],
+    parse: Callable[[dict[str, Any], RecordLine], Iterable[Record]],
 ) -> Iterator[Record]:
     """The records that `parse` makes of each object; a FieldFault of it, and an id that comes again, is reported."""
     taken: set[str] = set()
@@ -149,7 +150,7 @@ def read_records(
                 yield record
 
 
-def parse_record(values: Mapping[str, Any], line: Line, asking: Asking) -> list[Record]:
+def parse_record(values: Mapping[str, Any], line: RecordLine, asking: Asking) -> list[Record]:
     """One object of our format as a record, or none where no question is left.
 
     Raises FieldFault for a faulty document; a faulty question is reported by `line`.
@@ -161,13 +162,13 @@ def parse_record(values: Mapping[str, Any], line: Line, asking: Asking) -> list[
     return [draft.record(asking)] if draft.questions else []
 
 
-def start_record(values: Mapping[str, Any], line: Line) -> Draft:
+def start_record(values: Mapping[str, Any], line: RecordLine) -> RecordDraft:
     """The document of an object of our format; raises FieldFault."""
     record_id = id_field(values, "id", "", line.name)
     title = optional_text(values, "title", "") or record_id
     source = optional_text(values, "source", "") or line.path.name
     list_field(values, "questions", "", least=1)
-    return Draft(record_id, Document(title, text_field(values, "context"), source))
+    return RecordDraft(record_id, Document(title, text_field(values, "context"), source))
 
 
 def parse_question(values: Mapping[str, Any], path: str, name: str) -> Question:
@@ -182,11 +183,11 @@ def parse_question(values: Mapping[str, Any], path: str, name: str) -> Question:
 
 
 def add_questions(
-    draft: Draft,
+    draft: RecordDraft,
     values: Mapping[str, Any],
     name: str,
     parse: Callable[[dict[str, Any], str, int], Question | None],
-    line: Line,
+    line: RecordLine,
     path: str = "",
 ) -> None:
     """Give `draft` the questions in the list `name`, but for those that `parse` makes None of.

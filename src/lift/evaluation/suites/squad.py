@@ -11,8 +11,8 @@ from lift.documents.document import Document
 from lift.evaluation.data_files import FieldFault, text_field
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.record_format import (
-    Draft,
-    Line,
+    RecordDraft,
+    RecordLine,
     add_questions,
     data_path,
     id_field,
@@ -43,7 +43,7 @@ def read(reading: Reading) -> Iterator[Record]:
     yield from read_records(objects, partial(_parse, per_paragraph=reading.settings.per == "paragraph"))
 
 
-def _parse(values: dict[str, Any], line: Line, per_paragraph: bool) -> Iterator[Record]:
+def _parse(values: dict[str, Any], line: RecordLine, per_paragraph: bool) -> Iterator[Record]:
     if "data" in values:
         for index, article in enumerate(list_field(values, "data", "", least=1)):
             try:
@@ -56,20 +56,20 @@ def _parse(values: dict[str, Any], line: Line, per_paragraph: bool) -> Iterator[
         yield from parse_record(values, line, ASKING)
 
 
-def _official(article: Any, place: str, article_id: str, line: Line, per_paragraph: bool) -> Iterator[Record]:
+def _official(article: Any, place: str, article_id: str, line: RecordLine, per_paragraph: bool) -> Iterator[Record]:
     if not isinstance(article, dict):
         raise FieldFault(place, f"expected an object, got {type(article).__name__}")
     # the published files write the spaces of a title as underscores
     title = optional_text(article, "title", f"{place}.").replace("_", " ") or article_id
-    whole = Draft(article_id, Document(title, "", line.path.name))
-    parts: list[Draft] = []
+    whole = RecordDraft(article_id, Document(title, "", line.path.name))
+    parts: list[RecordDraft] = []
     for index, paragraph in enumerate(list_field(article, "paragraphs", f"{place}.", least=1)):
         path = f"{place}.paragraphs[{index}]"
         try:
             if not isinstance(paragraph, dict):
                 raise FieldFault(path, f"expected an object, got {type(paragraph).__name__}")
             text = text_field(paragraph, "context", f"{path}.")
-            part = Draft(f"{article_id}-{index}", Document(title, text, line.path.name))
+            part = RecordDraft(f"{article_id}-{index}", Document(title, text, line.path.name))
             known = len(whole.questions)
             add_questions(whole, paragraph, "qas", partial(_question, part=part), line, f"{path}.")
         except FieldFault as fault:
@@ -82,7 +82,7 @@ def _official(article: Any, place: str, article_id: str, line: Line, per_paragra
     yield from (draft.record(ASKING) for draft in (parts if per_paragraph else [whole]) if draft.questions)
 
 
-def _question(values: Mapping[str, Any], path: str, index: int, part: Draft) -> Question | None:
+def _question(values: Mapping[str, Any], path: str, index: int, part: RecordDraft) -> Question | None:
     if values.get("is_impossible"):
         return None
     answers = []
@@ -98,7 +98,7 @@ def _question(values: Mapping[str, Any], path: str, index: int, part: Draft) -> 
     )
 
 
-def _paragraphs(values: Mapping[str, Any], line: Line) -> Iterator[Record]:
+def _paragraphs(values: Mapping[str, Any], line: RecordLine) -> Iterator[Record]:
     """One record a paragraph of an article in our format."""
     whole = start_record(values, line)
     texts = [text.strip() for text in _BLANK_LINE.split(whole.document.text) if text.strip()]
@@ -117,7 +117,7 @@ def _paragraphs(values: Mapping[str, Any], line: Line) -> Iterator[Record]:
         questions = [question for question in whole.questions if homes[question.id] == index]
         if questions:
             document = Document(whole.document.title, text, whole.document.source)
-            yield Draft(f"{whole.id}-{index}", document, questions).record(ASKING)
+            yield RecordDraft(f"{whole.id}-{index}", document, questions).record(ASKING)
 
 
 def _home(question: Question, texts: Sequence[str]) -> int | None:

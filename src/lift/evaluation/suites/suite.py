@@ -1,4 +1,4 @@
-"""What a suite is: a name, where its data comes from, and a function that reads it as records."""
+"""A suite: a name, where its data comes from, and a function that reads it as records."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.dependency_parse import ParsedSentence
 from lift.tasks.rules.examples import examples_aside
 from lift.tasks.rules.interrogatives import is_person
 from lift.tasks.rules.lexicon import PERSON_NOUNS
-from lift.tasks.rules.parse import ParsedSentence
 from lift.tasks.rules.phrases import Names, UnboundPronounError, phrase_tokens, trimmed, write
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lift.tasks.rules.dependency_parse import ParsedSentence
 from lift.tasks.rules.lexicon import PERSON_NOUNS
-from lift.tasks.rules.parse import ParsedSentence
 from lift.tasks.rules.phrases import Names, UnboundPronounError, phrase_tokens, trimmed, write
 
 if TYPE_CHECKING:

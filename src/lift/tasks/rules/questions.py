@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lift.tasks.rules.asides import aside_questions, title_questions
 from lift.tasks.rules.clauses import Clause, Constituent, clauses_of
 from lift.tasks.rules.connections import connection_questions
+from lift.tasks.rules.dependency_parse import ParsedSentence
 from lift.tasks.rules.echo import echo_questions
 from lift.tasks.rules.examples import example_questions
 from lift.tasks.rules.foci import constituent_foci, is_date, is_place, noun_foci
@@ -18,7 +19,6 @@ from lift.tasks.rules.interrogatives import (
     is_person,
 )
 from lift.tasks.rules.lexicon import PLACE_PREPOSITIONS, TIME_PREPOSITIONS
-from lift.tasks.rules.parse import ParsedSentence
 from lift.tasks.rules.phrases import Gap, Names, UnboundPronounError, contiguous, phrase_tokens, trimmed, write
 from lift.tasks.rules.voice import activated, passivised, third_person
 from lift.tasks.rules.wellformed import MAX_ANSWER_TOKENS, polished, worth_asking

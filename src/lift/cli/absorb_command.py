@@ -1,0 +1,352 @@
+"""`lift absorb`: files become a memory, or are added to one."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lift.cli import progress
+from lift.cli.options import (
+    BudgetOption,
+    FilesArgument,
+    JsonOption,
+    LibraryOption,
+    ModelOption,
+    RecipeOption,
+    SetOption,
+    TitleOption,
+    UntilOption,
+    parse_duration,
+    parse_share,
+    read_documents,
+)
+from lift.cli.output import (
+    format_bytes,
+    format_recall,
+    format_seconds,
+    print_facts,
+    print_forgotten,
+    remark,
+    stdout,
+    write_json,
+)
+from lift.cli.stopping import stopped_by_signals
+from lift.errors import UsageError
+from lift.training.budget import check_budget
+
+if TYPE_CHECKING:
+    from lift.absorbing.absorption_events import AbsorptionEvent, Finished
+    from lift.documents.document import Document
+    from lift.memories.library import MemoryLibrary
+    from lift.recipes.recipe import Recipe
+    from lift.remote.openai_finetuning import FineTuningEvent
+    from lift.remote.price import Estimate
+
+_ABSORB_EPILOG = """\b
+Examples:
+  lift absorb contract.pdf --budget 10m
+  lift absorb novel.epub --name novel --budget 2h --set tasks.per_sentence=8
+  lift absorb january.pdf february.pdf --name minutes     one memory of several files
+  lift absorb march.pdf --into minutes                    add a text to a memory
+  lift absorb contract-v2.pdf --name contract --replace   in the place of the old one, once it is made
+  lift absorb contract.pdf --until 95% --budget 30m       rehearse what is forgotten
+  lift absorb novel.epub --recipe lift-v3                 the method as published
+  lift absorb contract.pdf --model openai:gpt-4o-mini-2024-07-18     fine-tuned behind an API
+  curl -s https://example.org/page | lift absorb - --title "The page" --name page
+  lift absorb novel.epub --name novel --budget 2h --resume     (after Ctrl-C)"""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the command of this module into `app`."""
+    app.command("absorb", epilog=_ABSORB_EPILOG)(absorb)
+
+
+def absorb(
+    context: typer.Context,
+    files: FilesArgument,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="What the memory is called.", show_default="from the title"),
+    ] = None,
+    title: TitleOption = None,
+    into: Annotated[
+        str | None, typer.Option("--into", metavar="NAME", help="Add the text to this memory, by its own recipe.")
+    ] = None,
+    model: ModelOption = "smollm2",
+    recipe: RecipeOption = "default",
+    overrides: SetOption = None,
+    budget: BudgetOption = None,
+    until: UntilOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put the memory in the place of another one of that --name.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run has stopped.")] = False,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", metavar="URL", help="openai:NAME: the endpoint, if it is not OpenAI's own."),
+    ] = None,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="openai:NAME: cancel the job that the same command has started.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="openai:NAME: accept the price without being asked.")] = False,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a memory of a text and put it into the library.
+
+    Ends with the recall report: how many of the text's sentences the memory can be shown to know. Ctrl-C saves the
+    state, and --resume goes on from it; with --into, the memory stays as it was.
+    """
+    budget_s = parse_duration(budget) if budget is not None else None
+    check_budget(budget_s)
+    share = parse_share(until) if until is not None else None
+    if into is not None:
+        _refuse_beside(context, "--into", "name", "recipe", "until", "replace", "resume", "base_url")
+    from lift.memories.library import MemoryLibrary
+    from lift.recipes.recipe import load_recipe
+
+    named_model = _given(context, "model")
+    remote = into is None and model.startswith("openai:")
+    if remote:
+        _refuse_beside(context, "--model openai:NAME", "budget", "until", "replace", "resume")
+        recipe = "openai-finetune" if recipe == "default" else recipe
+    elif cancel:
+        raise UsageError("expected --cancel with --model openai:NAME, got it alone; Ctrl-C stops a training here")
+    where = [f"remote.base_url={base_url}"] if base_url is not None else []
+    own = overrides or () if into is None else ()  # a memory's own recipe is not this one
+    settings = load_recipe(recipe, [*own, *where])
+    memories = MemoryLibrary(library)
+    if name is not None:
+        from lift.memories.memory_names import check_name, normal_name
+
+        check_name(normal_name(name))
+    stop = threading.Event()
+    options: dict[str, Any] = {"budget_s": budget_s, "stop": stop, "started": context.obj}
+    events: Iterator[AbsorptionEvent | FineTuningEvent]
+    if cancel:
+        _cancel_remotely(read_documents(files, title), model, settings, memories, as_json)
+        return
+    if remote:
+        options = {"name": name, "stop": stop, "started": context.obj, "confirm": _confirm(yes, as_json)}
+        events = _absorb_remotely(read_documents(files, title), model, settings, memories, options)
+    elif into is not None:
+        options["overrides"] = overrides or ()
+        chosen = model if named_model else None
+        events = _add(read_documents(files, title), into, chosen, memories, options, as_json)
+    else:
+        if replace and name is None:
+            raise UsageError(
+                "expected --replace with the --name of the memory to be replaced, got none; add --name NAME"
+            )
+        options.update(name=name, resume=resume, replace=replace)
+        events = _absorb(read_documents(files, title), model, settings, memories, share, options, as_json)
+    finished = _follow(events, stop, as_json)
+    _report(finished, as_json)
+
+
+def _absorb(
+    document: Document,
+    model: str,
+    settings: Recipe,
+    memories: MemoryLibrary,
+    share: float | None,
+    options: dict[str, Any],
+    as_json: bool,
+) -> Iterator[AbsorptionEvent]:
+    from lift.absorbing.absorb import absorb_events
+    from lift.absorbing.update import absorb_until_events
+    from lift.models.load import load_model
+
+    base = load_model(model, on_progress=None if as_json else remark)
+    if share is not None:
+        return absorb_until_events(document, base, settings, memories, until=share, **options)
+    return absorb_events(document, base, settings, memories, **options)
+
+
+def _add(
+    document: Document, into: str, model: str | None, memories: MemoryLibrary, options: dict[str, Any], as_json: bool
+) -> Iterator[AbsorptionEvent]:
+    memory = memories[into]
+    from lift.remote.remote_model import is_remote
+
+    if is_remote(memory):
+        raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
+    from lift.absorbing.update import add_events, choose_recipe
+    from lift.models.load import load_model
+
+    choose_recipe(memory, options["overrides"])  # what is refused is refused before a model is loaded
+    say = None if as_json else remark
+    base = load_model(model or memory.manifest.base.id, on_progress=say, fetch=model is not None)
+    return add_events(document, memory, base, memories, **options)
+
+
+def _absorb_remotely(
+    document: Document, model: str, settings: Recipe, memories: MemoryLibrary, options: dict[str, Any]
+) -> Iterator[AbsorptionEvent | FineTuningEvent]:
+    from lift.remote.remote_absorbing import absorb_remotely
+    from lift.remote.remote_model import remote_name
+
+    return absorb_remotely(document, remote_name(model) or "", settings, memories, **options)
+
+
+def _cancel_remotely(document: Document, model: str, settings: Recipe, memories: MemoryLibrary, as_json: bool) -> None:
+    from lift.remote.remote_absorbing import cancel_remotely
+    from lift.remote.remote_model import remote_name
+
+    said = cancel_remotely(document, remote_name(model) or "", settings, memories)
+    if as_json:
+        write_json({"cancelled": said})
+    else:
+        stdout().print(said, markup=False)
+
+
+def _confirm(yes: bool, as_json: bool) -> Callable[[Estimate], bool]:
+    """Ask for the price, unless --yes has answered already; where nobody can be asked, that is said."""
+
+    def confirm(estimate: Estimate) -> bool:
+        if yes:
+            return True
+        if as_json or not sys.stdin.isatty():
+            raise UsageError(f"expected --yes where nobody can be asked; {estimate}")
+        return typer.confirm("Upload it and start the job?", default=False, err=True)
+
+    return confirm
+
+
+def _refuse_beside(context: typer.Context, option: str, *parameters: str) -> None:
+    """Some ways to absorb leave nothing to choose for other options, so giving these is a mistake."""
+    for each in parameters:
+        if _given(context, each):
+            other = {"overrides": "set"}.get(each, each).replace("_", "-")
+            raise UsageError(f"expected {option} without --{other}, got both; leave --{other} out")
+
+
+def _given(context: typer.Context, parameter: str) -> bool:
+    """Whether the command line names it."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading.Event, as_json: bool) -> Finished:
+    """Show what happens until it is finished."""
+    from lift.absorbing.absorption_events import (
+        Finished,
+        Fitting,
+        Planned,
+        Prepared,
+        Probed,
+        Probing,
+        Trained,
+        WaitingForOther,
+        Writing,
+    )
+    from lift.remote.finetuning_jobs import ProviderJobEvent
+    from lift.remote.openai_finetuning import Estimated, JobCreated
+    from lift.training.checkpoint import CheckpointDamaged, SavingFailed
+
+    display = progress.open_display(as_json)
+    finished: Finished | None = None
+    try:
+        with stopped_by_signals(stop, display.say) as training:
+            for event in events:
+                match event:
+                    case WaitingForOther() | SavingFailed() | CheckpointDamaged():
+                        display.say(progress.describe_trouble(event))
+                    case Writing():
+                        display.writing(event)
+                    case Prepared():
+                        _say_all(display, progress.describe_prepared(event))
+                    case Fitting():
+                        display.fitting(event)
+                    case Planned():
+                        _say_all(display, progress.describe_planned(event))
+                        training.set()
+                    case Trained():
+                        training.set()
+                        display.step(event)
+                    case Probing():
+                        training.clear()
+                        display.say(f"asking {event.probes:,} questions that were held out")
+                    case Estimated():
+                        display.say(str(event.estimate))
+                    case JobCreated():
+                        training.set()
+                        display.say(f"job {event.job_id} is on its way; Ctrl-C leaves it running")
+                    case ProviderJobEvent():
+                        display.say(event.message)
+                    case Probed():
+                        display.say(progress.describe_probed(event))
+                    case Finished():
+                        finished = event
+    finally:
+        display.close()
+    assert finished is not None, "the events end with Finished or raise"
+    return finished
+
+
+def _say_all(display: progress.Display, lines: list[str]) -> None:
+    for line in lines:
+        display.say(line)
+
+
+def _report(finished: Finished, as_json: bool) -> None:
+    from lift.absorbing.recall_report import recorded_report
+
+    memory = finished.memory
+    report = finished.report or recorded_report(memory)
+    if as_json:
+        write_json(
+            {
+                "name": memory.name,
+                "title": memory.manifest.title,
+                "directory": str(memory.directory),
+                "reused": finished.reused,
+                "remarks": list(finished.remarks),
+                "seconds": round(finished.seconds, 3),
+                "predicted_seconds": round(finished.predicted_s, 3),
+                "adapter_bytes": _adapter_bytes(finished),
+                "generation": memory.manifest.generation,
+                "recall_history": [point.model_dump() for point in memory.manifest.recall_history],
+                "recall": {
+                    "sentences": report.sentences,
+                    "probed": len(report.probed),
+                    "recalled": len(report.recalled),
+                    "share": round(report.share, 4),
+                    "forgotten": report.forgotten,
+                },
+            }
+        )
+        return
+    if finished.reused:
+        took = "nothing was trained: this was absorbed before in the same way"
+    else:
+        took = format_seconds(finished.seconds)
+        if finished.predicted_s:
+            took += f" (predicted {format_seconds(finished.predicted_s)})"
+    print_facts(
+        [
+            ("memory", memory.name),
+            ("time", took),
+            ("adapter", format_bytes(_adapter_bytes(finished))),
+            ("recalled", format_recall(len(report.recalled), len(report.probed))),
+        ]
+    )
+    for said in finished.remarks:
+        remark(said)
+    print_forgotten(report, memory.document.text)
+    stdout().print(f'\nAsk it:  lift ask {_quoted(memory.name)} "..."', markup=False)
+
+
+def _adapter_bytes(finished: Finished) -> int:
+    files = finished.memory.manifest.files
+    return sum(record.size_bytes for path, record in files.items() if path.startswith("adapter/"))
+
+
+def _quoted(name: str) -> str:
+    import shlex
+
+    return shlex.quote(name)

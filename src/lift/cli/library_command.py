@@ -1,0 +1,230 @@
+"""`lift list`, `show`, `rename`, `remove`, `verify`: what is in the library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lift.cli.options import JsonOption, LibraryOption
+from lift.cli.output import (
+    build_table,
+    describe_generation,
+    format_bytes,
+    format_recall,
+    format_seconds,
+    format_share,
+    print_facts,
+    print_forgotten,
+    remark,
+    stdout,
+    write_json,
+)
+from lift.errors import UsageError
+
+if TYPE_CHECKING:
+    from lift.memories.library import Summary
+    from lift.memories.manifest import Manifest, RecallPoint
+
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A memory's name, as lift list shows it.")]
+_LIST_EPILOG = """\b
+Examples:
+  lift list
+  lift list --json"""
+_SHOW_EPILOG = """\b
+Examples:
+  lift show minutes
+  lift show minutes --json"""
+_RENAME_EPILOG = """\b
+Example:
+  lift rename minutes minutes-2024"""
+_REMOVE_EPILOG = """\b
+Examples:
+  lift remove minutes
+  lift remove minutes contract --yes"""
+_VERIFY_EPILOG = """\b
+Examples:
+  lift verify             every memory
+  lift verify minutes     one of them"""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this module into `app`."""
+    app.command("list", epilog=_LIST_EPILOG)(list_memories)
+    app.command("show", epilog=_SHOW_EPILOG)(show)
+    app.command("rename", epilog=_RENAME_EPILOG)(rename)
+    app.command("remove", epilog=_REMOVE_EPILOG)(remove)
+    app.command("verify", epilog=_VERIFY_EPILOG)(verify)
+
+
+def list_memories(library: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """List the memories in the library."""
+    from lift.memories.library import MemoryLibrary
+
+    memories = MemoryLibrary(library)
+    summaries = memories.summaries()
+    if as_json:
+        write_json([_summary_record(summary) for summary in summaries])
+        return
+    if not summaries:
+        remark(f"no memory in {memories.root} yet; make one with lift absorb FILE")
+        return
+    columns = ["name", "title", "tokens", "recalled", "size", "made"]
+    stdout().print(build_table(columns, [_summary_row(summary) for summary in summaries]))
+
+
+def show(name: _NameArgument, library: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """Show what a memory is made of.
+
+    Where it came from, what it cost, how much of the text it recalls, and which sentences it forgot.
+    """
+    from lift.absorbing.recall_report import recorded_report
+    from lift.memories.library import MemoryLibrary
+
+    memory = MemoryLibrary(library)[name]
+    manifest = memory.manifest
+    report = recorded_report(memory)
+    if as_json:
+        forgotten = [probe for probe in report.rows() if probe["sentence"] in report.forgotten]
+        write_json({**manifest.model_dump(mode="json"), "directory": str(memory.directory), "forgotten": forgotten})
+        return
+    print_facts([*_manifest_facts(manifest), ("directory", str(memory.directory))])
+    print_forgotten(report, memory.document.text)
+
+
+def rename(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The memory's name.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a memory another name."""
+    from lift.memories.library import MemoryLibrary
+
+    memory = MemoryLibrary(library).rename(old, new)
+    if as_json:
+        write_json({"old": old, "name": memory.name})
+    else:
+        print(f"{old} is now {memory.name}")
+
+
+def remove(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The memories to delete.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without being asked at a terminal.")] = False,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete memories, their adapter, text and all; this cannot be undone.
+
+    At a terminal you are asked before, unless --yes has answered.
+    """
+    from lift.memories.library import MemoryLibrary
+
+    memories = MemoryLibrary(library)
+    if not yes and not as_json and sys.stdin.isatty():
+        what = f"the memory {names[0]!r}" if len(names) == 1 else f"{len(names)} memories ({', '.join(names)})"
+        if not typer.confirm(f"Delete {what} for good?", default=False, err=True):
+            raise UsageError("nothing was removed")
+    for name in names:
+        memories.remove(name)
+        if not as_json:
+            print(f"removed {name}")
+    if as_json:
+        write_json({"removed": names})
+
+
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A memory's name.", show_default="all of them")
+    ] = None,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Look for damaged memories.
+
+    Every file is compared with the hash that was written down for it; exit status 1 where one differs.
+    """
+    from lift.memories.library import MemoryLibrary
+
+    memories = MemoryLibrary(library)
+    problems = memories.verify(name)
+    checked = [name] if name is not None else memories.names()
+    if as_json:
+        found = [{"memory": each.memory, "file": each.file, "problem": each.what} for each in problems]
+        write_json({"checked": checked, "problems": found})
+    else:
+        for problem in problems:
+            remark(f"lift: {problem}")
+        if not problems:
+            print(f"{len(checked)} checked, all whole")
+    return 1 if problems else 0
+
+
+def _summary_record(summary: Summary) -> dict[str, Any]:
+    manifest = summary.manifest
+    if manifest is None:
+        return {"name": summary.name, "damage": summary.damage}
+    return {
+        "name": summary.name,
+        "title": manifest.title,
+        "source": manifest.document.source,
+        "tokens": manifest.sizes.document_tokens,
+        "sentences": manifest.sizes.sentences,
+        "recalled": manifest.recall.recalled,
+        "probed": manifest.recall.probed,
+        "size_bytes": manifest.size_bytes,
+        "base": manifest.base.id,
+        "recipe": manifest.recipe_name,
+        "created_at": manifest.model_dump(mode="json")["created_at"],
+    }
+
+
+def _summary_row(summary: Summary) -> list[str]:
+    manifest = summary.manifest
+    if manifest is None:
+        return [summary.name, "damaged: see lift verify", "", "", "", ""]
+    return [
+        summary.name,
+        manifest.title,
+        f"{manifest.sizes.document_tokens:,}",
+        f"{manifest.recall.share:.0%}" if manifest.recall.probed else "-",
+        format_bytes(manifest.size_bytes),
+        f"{manifest.created_at.astimezone():%Y-%m-%d}",
+    ]
+
+
+def _manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    sizes, cost, recall = manifest.sizes, manifest.cost, manifest.recall
+    text = f"{sizes.document_tokens:,} tokens, {sizes.sentences:,} sentences, {sizes.document_chars:,} characters"
+    facts = [
+        ("name", manifest.name),
+        ("title", manifest.title),
+        ("source", manifest.document.source),
+        ("text", text),
+        ("text sha256", manifest.document.sha256),
+        *((f"  part {number}", part.title) for number, part in enumerate(manifest.document.parts, 1)),
+        ("recalled", format_recall(recall.recalled, recall.probed)),
+        *((f"  after {format_seconds(each.seconds)}", _recalled(each)) for each in manifest.recall_history),
+        ("base model", f"{manifest.base.id} (weights {manifest.base.fingerprint[:12]})"),
+        ("recipe", manifest.recipe_name),
+    ]
+    for section, values in manifest.recipe.items():
+        if isinstance(values, dict):
+            facts.append((f"  {section}", ", ".join(f"{key} {json.dumps(value)}" for key, value in values.items())))
+    facts += [
+        ("questions", f"{sizes.tasks:,}"),
+        *(("  written", line) for line in describe_generation(manifest.generation)),
+        ("cost", f"{format_seconds(cost.seconds)}, {cost.steps:,} steps, {cost.tokens:,} tokens on {cost.device}"),
+        ("peak memory", format_bytes(cost.peak_memory_bytes) if cost.peak_memory_bytes else "not measured"),
+        ("adapter", f"{sizes.adapter_parameters:,} parameters"),
+        ("size on disk", format_bytes(manifest.size_bytes)),
+        ("made", f"{manifest.created_at.astimezone():%Y-%m-%d %H:%M}"),
+        ("versions", ", ".join(f"{package} {version}" for package, version in manifest.versions.items())),
+    ]
+    return facts
+
+
+def _recalled(point: RecallPoint) -> str:
+    return f"{format_share(point.recalled, point.probed)} {point.what}"

@@ -1,0 +1,76 @@
+"""One method on one document: what is to be done, and the hash of everything that its answers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lift.answering import strategies as routes
+from lift.documents.document import Document
+from lift.evaluation.memory_store import other_document
+from lift.evaluation.methods.method import Method
+from lift.evaluation.records import Record
+from lift.evaluation.suite_plan import RunPlan
+from lift.evaluation.suite_reading import SuiteRecords
+from lift.recipes.recipe import RECIPE_VERSION, Recipe, load_recipe
+from lift.tasks.rules.rule_generator import RULES_VERSION
+from lift.training.batch_sampler import TRAINING_VERSION
+
+# Raised whenever the same key would stand for other answers or scores than before.
+VERSION = 3
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """`recipe`: of the memory or its warm start, else None; `other`: the document whose memory the control asks."""
+
+    suite: SuiteRecords
+    record: Record
+    method: Method
+    recipe: Recipe | None
+    other: Document | None
+    key: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What its cost is filed under: suite, document, method."""
+        return (self.suite.plan.title, self.record.id, self.method.name)
+
+
+def make_jobs(
+    suites: Sequence[SuiteRecords],
+    plan: RunPlan,
+    methods: Mapping[str, Method],
+    fingerprint: str,
+    start_digest: Callable[[Recipe], str | None],
+) -> Iterator[MethodRun]:
+    """All jobs in the order they are done in; `fingerprint` is the model's. Raises RecipeError.
+
+    `start_digest` tells at which warm start memories of a recipe begin.
+    """
+    chosen = load_recipe(plan.recipe, plan.overrides)
+    # the overrides are of the run's recipe; a baseline stays what it is
+    recipes = {method.recipe: load_recipe(method.recipe) if method.recipe else chosen for method in methods.values()}
+    needing = {method.recipe for method in methods.values() if method.memory != "none"}
+    starts = {name: start_digest(recipes[name]) for name in needing}
+    for suite in suites:
+        for record in suite.records:
+            for name in suite.plan.methods or plan.methods:
+                method = methods[name]
+                recipe = recipes[method.recipe] if method.memory != "none" else None
+                other = other_document(suite.records, record) if method.memory == "other" else None
+                parts: list[Any] = [VERSION, record.digest, name, fingerprint, plan.retrieved_sentences]
+                if recipe is not None:
+                    parts.append(starts[method.recipe])
+                if recipe is not None and method.memory != "start":
+                    parts += [
+                        [routes.VERSION, RULES_VERSION, TRAINING_VERSION, RECIPE_VERSION],
+                        recipe.digest(),
+                        suite.plan.budget_s,
+                        other.sha256 if other is not None else None,
+                    ]
+                key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+                yield MethodRun(suite, record, method, recipe, other, key)

@@ -1,0 +1,88 @@
+"""The plan of an evaluation: suites with their data, methods, recipe and budget, from options or from a plan file."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from lift.config import Settings
+from lift.errors import UsageError
+from lift.evaluation.suites.suite import SuiteSettings
+
+DEFAULT_METHODS = (
+    "closed-book",
+    "truncated",
+    "full",
+    "bm25",
+    "lift:none",
+    "lift:truncated",
+    "lift:evidence",
+    "lift:auto",
+    "wrong-document",
+)
+
+
+class SuitePlan(SuiteSettings):
+    """One suite of a run. `label` is what its lines are called, where the name alone is not enough."""
+
+    name: str = Field(description="which suite")
+    label: str = Field("", description="what it is called in the results; empty: its name")
+    budget_s: float | None = Field(None, gt=0, description="seconds that each absorption may take")
+    methods: tuple[str, ...] = Field((), description="methods; empty: those of the run")
+
+    @property
+    def title(self) -> str:
+        """What its lines are called."""
+        return self.label or self.name
+
+    @property
+    def settings(self) -> SuiteSettings:
+        """What the suite itself is told: those settings that were given."""
+        given = self.model_fields_set & set(SuiteSettings.model_fields)
+        return SuiteSettings(**{name: getattr(self, name) for name in given})
+
+
+class RunPlan(Settings):
+    """A whole evaluation. `overrides` are settings of the recipe as section.key=value."""
+
+    suite: tuple[SuitePlan, ...] = Field(min_length=1, description="the suites, in order")
+    methods: tuple[str, ...] = Field(DEFAULT_METHODS, min_length=1, description="methods")
+    recipe: str = Field("default", description="how memories are absorbed")
+    overrides: tuple[str, ...] = Field((), description="section.key=value of the recipe")
+    retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
+    timed_questions: int = Field(3, ge=0, description="questions of each document that are asked alone, for the time")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        titles = [suite.title for suite in self.suite]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"two suites are called {', '.join(twice)}; give each a label of its own")
+        return self
+
+
+def load_plan(path: Path, data: Path | None = None) -> RunPlan:
+    """Read a plan file (TOML, or JSON as a run leaves it); its data paths are relative to `data`, else to the file.
+
+    Raises UsageError where it cannot be read, RecipeError for its settings.
+    """
+    try:
+        text = path.read_text("utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the plan {path} cannot be read ({error}); expected a TOML file") from None
+    plan = RunPlan.parse(values, f"plan {path.name}")
+    return located(plan, data or path.parent)
+
+
+def located(plan: RunPlan, home: Path | None = None) -> RunPlan:
+    """The plan with every data path absolute, relative ones below `home`, else below the current directory."""
+    suites = [
+        suite.model_copy(update={"data": ((home or Path()) / suite.data).absolute()}) if suite.data else suite
+        for suite in plan.suite
+    ]
+    return plan.model_copy(update={"suite": tuple(suites)})
