@@ -1,16 +1,19 @@
 """Lift writes a long text into a small adapter of a language model, and asks it about the text closed book.
 
-    documents     any file -> Document
-    sentences     text -> sentences; segments: text -> overlapping windows of tokens
+    documents     any file -> Document -> sentences; retrieval finds the sentences that a question is about
     tasks         sentences -> questions and answers that are right by construction
-    prompts       question, task or segment -> tokens; batches: examples -> packed tensors
-    adapters      what is trained; losses, training: the one loop
+    packing       question, task or segment -> tokens -> packed tensors, their forward pass and losses
+    adapters      what is trained: LoRA, PiSSA, DoRA, Gated Memory; warm start, batched LoRA
+    training      the one loop, its batch sampler and its objective
+    models        loading base models
+    inference     tokens in, tokens out: scheduler, KV cache, prefill, sampling, speculative decoding
     memories      the library: adapters on disk, with all that made them
-    answering     memory (+ part of the document) -> answer with its evidence; retrieval finds that part
-    recall        how much of the document a memory can be shown to know
-    planning      what absorbing would cost
-    absorption    document + base model + recipe -> memory, all of the above in one run
-    evaluation    memories beside reading, retrieval and doing nothing
+    answering     memory (+ part of the document) -> answer with its evidence
+    serving       the engine that answers many requests in one batch
+    absorbing     document + base model + recipe -> memory: plan, run, later updates, recall report
+    remote        the same behind a fine-tuning endpoint
+    jobs          a durable queue of absorptions
+    evaluation    memories beside reading, retrieval and doing nothing; bench: speed, bytes and cost
 
 The names below are imported on first use, so that `import lift` costs next to nothing.
 """

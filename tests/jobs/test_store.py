@@ -69,7 +69,7 @@ class TwoConnections(RuleBasedStateMachine):
         self.place = tempfile.TemporaryDirectory()
         self.stores = [JobStore(Path(self.place.name) / ".serve") for _ in range(2)]
         self.turns = itertools.cycle(self.stores)
-        self.claims: JobLease = self.stores[0].claims()
+        self.lease: JobLease = self.stores[0].lease()
         self.contents: dict[str, bytes] = {}
         self.statuses: dict[str, str] = {}
         self.queue: list[tuple[int, int, str]] = []  # minus the priority, the turn, the job
@@ -124,7 +124,7 @@ class TwoConnections(RuleBasedStateMachine):
         if self.running is not None and not self.orphaned:
             return
         cancelled = self.orphaned and self.running is not None and self.stores[0].job(self.running).cancelling
-        job = self.claims.claim()
+        job = self.lease.claim()
         if self.orphaned and cancelled:
             assert self.running is not None
             self.statuses[self.running] = "cancelled"
@@ -141,7 +141,7 @@ class TwoConnections(RuleBasedStateMachine):
     @rule(progress=st.floats(0, 1))
     def record(self, progress: float) -> None:
         if self.running is not None and not self.orphaned:
-            self.claims.record(self.running, STEP, progress, 3.0)
+            self.lease.record(self.running, STEP, progress, 3.0)
             assert self.store.job(self.running).progress == progress
 
     @rule(end=st.sampled_from(["succeed", "fail", "give_back"]))
@@ -151,13 +151,13 @@ class TwoConnections(RuleBasedStateMachine):
         job = self.stores[0].job(self.running)
         told = JobEventDraft(end, end, {})
         if end == "succeed":
-            self.claims.succeed(job.id, told, "memory", 7)
+            self.lease.succeed(job.id, told, "memory", 7)
             self.statuses[job.id] = "succeeded"
         elif end == "fail":
-            self.claims.fail(job.id, told)
+            self.lease.fail(job.id, told)
             self.statuses[job.id] = "failed"
         else:
-            self.claims.give_back(job.id, told)
+            self.lease.give_back(job.id, told)
             self.statuses[job.id] = "cancelled" if job.cancelling else "queued"
             if not job.cancelling:
                 self.queue.append(self.place_of[job.id])
@@ -167,8 +167,8 @@ class TwoConnections(RuleBasedStateMachine):
     def die(self) -> None:
         """The worker is gone, not without some progress; the next one has another connection."""
         if self.running is not None and not self.orphaned:
-            self.claims.record(self.running, STEP, next(self.further))
-        self.claims = self.store.claims()
+            self.lease.record(self.running, STEP, next(self.further))
+        self.lease = self.store.lease()
         self.orphaned = self.running is not None
 
     @rule(job=jobs)
@@ -255,35 +255,35 @@ def test_jobs_are_listed_newest_first_and_in_pages(store: JobStore) -> None:
 
 def test_jobs_are_taken_by_priority_then_age_and_one_that_is_tried_again_goes_behind(store: JobStore) -> None:
     first, second, urgent, stopped = (job_in(store, priority=priority).id for priority in (0, 0, 1, 2))
-    claims = store.claims()
+    lease = store.lease()
 
     def taken() -> str:
-        job = claims.claim()
+        job = lease.claim()
         assert job is not None
         return job.id
 
     assert taken() == stopped
     store.prioritise(urgent, 3)
-    claims.give_back(stopped, STEP)
+    lease.give_back(stopped, STEP)
     assert taken() == urgent
-    claims.fail(urgent, STEP)
+    lease.fail(urgent, STEP)
     assert taken() == stopped
     store.cancel(stopped)
-    claims.give_back(stopped, STEP)
+    lease.give_back(stopped, STEP)
     assert [store.job(job).status for job in (stopped, urgent)] == ["cancelled", "failed"]
     store.cancel(first)
     store.retry(first)
     for job in (second, first):
         assert taken() == job
-        claims.succeed(job, STEP, "m", 1)
-    assert claims.claim() is None
+        lease.succeed(job, STEP, "m", 1)
+    assert lease.claim() is None
 
 
 def test_a_job_that_is_cancelled_while_its_worker_dies_is_not_taken_up(store: JobStore) -> None:
     job = job_in(store).id
-    assert store.claims().claim() is not None
+    assert store.lease().claim() is not None
     assert store.cancel(job).cancelling
-    assert store.claims().claim() is None
+    assert store.lease().claim() is None
     assert (store.job(job).status, kinds(store, job)[-1]) == ("cancelled", "cancelled")
 
 
@@ -321,28 +321,28 @@ def test_texts_of_any_letters_are_kept(store: JobStore) -> None:
 def test_a_job_fails_when_its_workers_die_again_and_again_in_one_place(store: JobStore) -> None:
     job = job_in(store)
     for attempt in range(1, MOST_DEATHS + 1):
-        claims = store.claims()
-        claimed = claims.claim()
+        lease = store.lease()
+        claimed = lease.claim()
         assert claimed is not None
         assert claimed.attempt == attempt
-        claims.record(job.id, STEP, 0.3)
-    assert store.claims().claim() is not None  # the first death came after some progress
-    assert store.claims().claim() is None
+        lease.record(job.id, STEP, 0.3)
+    assert store.lease().claim() is not None  # the first death came after some progress
+    assert store.lease().claim() is None
     failed = store.job(job.id)
     assert failed.status == "failed"
     assert "died 5 times" in (failed.error or "")
     assert store.retry(job.id).error is None
-    claims = store.claims()
+    lease = store.lease()
     for progress in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
-        assert claims.claim() is not None
-        claims.record(job.id, STEP, progress)
-        claims = store.claims()
+        assert lease.claim() is not None
+        lease.record(job.id, STEP, progress)
+        lease = store.lease()
     assert kinds(store, job.id).count("resumed") == MOST_DEATHS + 6
 
 
 def test_a_worker_whose_job_was_taken_over_can_do_nothing_to_it(store: JobStore) -> None:
     job = job_in(store)
-    dead, alive = store.claims(), store.claims()
+    dead, alive = store.lease(), store.lease()
     assert dead.claim() is not None
     assert alive.claim() is not None
     before = store.events()

@@ -435,15 +435,15 @@ def test_a_worker_that_ignores_a_cancellation_is_killed_with_all_that_it_started
     supervisor.start()
     try:
         place.wait_for(lambda: child.exists() and child.read_text("utf-8").strip() != "")
-        claims = place.store.claims()
-        claims._worker = f"{supervisor.pid}-0"  # as if the shell had claimed it
-        claims.claim()
+        lease = place.store.lease()
+        lease._worker = f"{supervisor.pid}-0"  # as if the shell had claimed it
+        lease.claim()
         started = int(child.read_text("utf-8"))
         place.store.cancel(stuck.id)
         place.wait_for(lambda: place.store.job(stuck.id).status == "cancelled")
         place.wait_for(lambda: len(lines_of(starts)) == 2)
         assert not is_alive(started) and not is_alive(int(lines_of(starts)[0]))
-        assert place.store.claims().claim() == place.store.job(following.id)
+        assert place.store.lease().claim() == place.store.job(following.id)
         # a job that is cancelled in another's hands costs no worker its life
         place.store.cancel(following.id)
         time.sleep(1.0)

@@ -212,14 +212,14 @@ def test_a_plan_while_a_document_is_absorbed_is_an_estimate(http: httpx.Client, 
         return str(made.json()["timing"])
 
     assert timing("fast") == "timed" and planner.orders[-1]["known"] is None
-    job, claims = live.store.create(file.id), live.store.claims()
+    job, lease = live.store.create(file.id), live.store.lease()
     assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
     assert timing("default") == "short trial" and planner.orders[-1]["known"]["tokens_per_s"] is None
-    claims.claim()
-    claims.record(job.id, JobEventDraft("planned", "as fast as it is", {"tokens_per_s": 120.0}))
+    lease.claim()
+    lease.record(job.id, JobEventDraft("planned", "as fast as it is", {"tokens_per_s": 120.0}))
     assert timing("fast") == "earlier" and planner.orders[-1]["known"] == {"tokens_per_s": 300.0}
     assert timing("default") == "running job" and planner.orders[-1]["known"]["tokens_per_s"] == 120.0
-    claims.fail(job.id, JobEventDraft("failed", "no more", {}))
+    lease.fail(job.id, JobEventDraft("failed", "no more", {}))
     assert timing("default") == "timed"
 
 

@@ -34,7 +34,7 @@ def test_no_pause_is_longer_than_the_longest_and_a_wrong_answer_never_waits(answ
     shown = epochs_shown(LeitnerSampler(longest), answers, 60)
     pauses = [later - earlier for earlier, later in itertools.pairwise(shown)]
     assert all(1 <= pause <= longest for pause in pauses)
-    assert all(pause == 1 for pause, right in zip(pauses, answers, strict=False) if not right)
+    assert all(pause == 1 for pause, correct in zip(pauses, answers, strict=False) if not correct)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40), st.integers(1, 9))
@@ -43,9 +43,9 @@ def test_an_epoch_that_is_interrupted_holds_what_it_held(records: list[tuple[int
     leitner = LeitnerSampler(longest)
     for epoch in range(3):
         due = [leitner.due(task, epoch) for task in range(12)]
-        for task, right in records:
+        for task, correct in records:
             if due[task]:
-                leitner.record(task, epoch, right)
+                leitner.record(task, epoch, correct)
         assert [leitner.due(task, epoch) for task in range(12)] == due
         restored = LeitnerSampler(longest)
         restored.load_state(leitner.state())
@@ -56,6 +56,6 @@ def test_an_epoch_that_is_interrupted_holds_what_it_held(records: list[tuple[int
 def test_the_known_share_counts_what_came_up() -> None:
     leitner = LeitnerSampler(4)
     assert leitner.known_share == 0
-    for task, right in enumerate([True, False, True, True]):
-        leitner.record(2 * task, 0, right)
+    for task, correct in enumerate([True, False, True, True]):
+        leitner.record(2 * task, 0, correct)
     assert leitner.known_share == 3 / 4

@@ -124,7 +124,7 @@ class WarmStartSampler:
             yield OptimizerStep((batch,), done / examples)
             done += len(batch)
 
-    def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
+    def record(self, epoch: int, examples: Sequence[Example], correct: Sequence[bool]) -> None:
         """Nothing pauses."""
 
 

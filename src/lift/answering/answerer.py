@@ -120,7 +120,7 @@ class Answerer:
         *,
         keeps_text: bool = False,
     ) -> Answerer:
-        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Routes."""
+        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Strategies."""
         name = adapter.name if adapter is not None else None
         strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens)
         return cls(base, strategies, keeps_text=keeps_text)

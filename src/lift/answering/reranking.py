@@ -5,9 +5,9 @@
 The second term is the pointwise mutual information of answer and document, as the memory has it: how much likelier it
 finds an answer than a model does that has never seen the text (the prior). An answer that is likely anyway, being short
 or common, gains nothing by that. The reader is shown evidence from the document, once narrow and once wide, of which
-the mean counts; or closed book a sentence that the memory has cited, which may be wrong, and w is twice as much then.
-A memory that reads the evidence itself has no second term. (w was found on other documents than those reported on:
-docs/log.md.)
+the mean counts; or closed book a sentence that the memory has cited, which may be wrong, and the weight w is twice as
+much then. A memory that reads the evidence itself has no second term. (w was found on other documents than those
+reported on: docs/log.md.)
 """
 
 from __future__ import annotations

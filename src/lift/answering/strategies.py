@@ -213,7 +213,7 @@ class Strategies:
     def _yes_or_no(self, question: str, context: str, most_tokens: int, quoted_tokens: int) -> Strategy[Answer]:
         """The sentence that answers, where the text may be read; else a model's answer, unless that tells nothing."""
         told = verdict(self.index, self.document, question) if context in ("auto", "evidence") else None
-        text = self._told(told, quoted_tokens) if told else ""
+        text = self._verdict_text(told, quoted_tokens) if told else ""
         if told and text:
             evidence = Evidence.of(self.document, told.source.sentence, "supports")
             return Answer(text, "evidence", (evidence,), True, False, prompt_tokens=0, seconds=0.0)
@@ -226,7 +226,7 @@ class Strategies:
     def _wants_yes_or_no(self, question: str) -> bool:
         return bool(self.index.sentences) and question_form(question).wants == "polar"
 
-    def _told(self, told: PolarVerdict, most_tokens: int) -> str:
+    def _verdict_text(self, told: PolarVerdict, most_tokens: int) -> str:
         """The sentence behind the yes or no that it says; yes or no alone where both are more than so many tokens."""
         word = {1: "Yes.", -1: "No."}.get(told.sign, "")
         text = f"{word} {told.source.sentence.text}".strip()
@@ -305,9 +305,9 @@ class Strategies:
         asked = [(reader, ids) for ids in shown]
         if pmi_weight:
             asked += [(memory, bare_ids), (prior, bare_ids)]
-        judged = yield [ScoreRequest(adapter, ids, candidates) for adapter, ids in asked]
-        read = [fmean(each) for each in zip(*judged[: len(shown)], strict=True)]
-        return candidates[likeliest(read, *judged[len(shown) :], pmi_weight=pmi_weight)]
+        scored = yield [ScoreRequest(adapter, ids, candidates) for adapter, ids in asked]
+        read = [fmean(each) for each in zip(*scored[: len(shown)], strict=True)]
+        return candidates[likeliest(read, *scored[len(shown) :], pmi_weight=pmi_weight)]
 
     def _with_best_sentence(self, question: str, answer: Answer) -> Answer:
         """The answer with the sentence that fits the question best beside the one that supports it."""

@@ -106,7 +106,7 @@ def _stream(
                 use_cache=True,
                 logits_to_keep=last_columns(ids),
             ).logits[:, -1]  # [B, vocabulary]
-        first = None  # what comes behind the prompt is acted on
+        first = None  # behind the prompt an adapter acts on all positions
         tokens = _choose(logits, temperature, generator)  # [B]
         ended = torch.isin(tokens, stop)  # [B]
         for row, token, end in zip(alive, tokens.tolist(), ended.tolist(), strict=True):
@@ -139,8 +139,8 @@ def _speculate(
 
     `first`: the pass that reads those.
     """
-    proposals = SpeculativeDecoder(model)
-    guessed: list[int] = []
+    decoder = SpeculativeDecoder(model)
+    proposed: list[int] = []
     left = max_new_tokens
     while left > 0:
         with forward_context(first):
@@ -149,22 +149,22 @@ def _speculate(
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1 + len(guessed),
+                logits_to_keep=1 + len(proposed),
             ).logits[0]  # [1 + guessed, vocabulary]
         first = None
-        said: list[int] = logits.argmax(-1).tolist()
-        right = next((index for index, token in enumerate(guessed) if token != said[index]), len(guessed))
-        if guessed:
-            proposals.record_accepted(right)
-            cache.crop(right - len(guessed))
-        for token in said[: right + 1]:
+        verified: list[int] = logits.argmax(-1).tolist()
+        accepted = next((index for index, token in enumerate(proposed) if token != verified[index]), len(proposed))
+        if proposed:
+            decoder.record_accepted(accepted)
+            cache.crop(accepted - len(proposed))
+        for token in verified[: accepted + 1]:
             if token in stop:
                 return
             yield token
-        left -= right + 1
+        left -= accepted + 1
         # what comes behind the last token comes free with its pass
-        guessed = proposals.propose(cache, said[right], left - 1, stop)
-        ids = ids.new_tensor([[said[right], *guessed]])  # [1, 1 + guessed]
+        proposed = decoder.propose(cache, verified[accepted], left - 1, stop)
+        ids = ids.new_tensor([[verified[accepted], *proposed]])  # [1, 1 + guessed]
         seen = cache.get_seq_length()
         positions = torch.arange(seen, seen + ids.shape[1], device=ids.device)[None]
 

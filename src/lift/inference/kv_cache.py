@@ -92,7 +92,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
                 layer[target, :, :end] = layer[source, :, :end]
 
     def move(self, end: int, slots: int, columns: int) -> None:
-        """Let what is seen end in column `end` of another room; the extent still says where it is."""
+        """Move what is seen into new storage, where it ends in column `end`; the extent still says where it is."""
         if not self.is_initialized:
             return
         extent = self._extent
@@ -106,14 +106,14 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.keys, self.values = moved
 
     def resize(self) -> None:
-        """Take the shape that the extent has now. What was in the room is lost, its storage is used again."""
+        """Take the shape that the extent has now. The states are lost, their storage is used again."""
         if not self.is_initialized:
             return
         for layer in self._states:
             layer.resize_(self._shape(layer))
 
     def clear(self) -> None:
-        """Let go of the room."""
+        """Let go of the storage."""
         self.keys = self.values = None
         self.is_initialized = False
 
@@ -127,10 +127,10 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class SlotKVCache(Cache):
-    """The cache of up to `slots` rows of `model`; the model's forward adds columns to it, `advance` keeps them.
+    """The slot KV cache of up to `slots` sequences of `model`: its forward adds columns, `advance` keeps them.
 
-    Room is made for as many rows as `token_budget` columns in all allow, and for one at least. Raises ValueError for a
-    model that keeps other things than keys and values by token; see keeps_tokens.
+    Storage is made for as many slots as `token_budget` allows, for one at least. Raises ValueError
+    for a model that keeps other things than keys and values by token; see keeps_tokens.
     """
 
     def __init__(self, model: Any, slots: int, token_budget: int) -> None:
@@ -168,10 +168,10 @@ class SlotKVCache(Cache):
     def restart(self, rows: int, width: int, more: int) -> None:
         """Without any row, room for so many of at most `width` columns, and `more` for the model's next forwards.
 
-        Storage is used again, as after `leave`.
+        Storage is used again, as after `remove`.
         """
         extent = self._extent
-        self._rest()
+        self._release()
         extent.slots, extent.columns = rows, width + more
         extent.first = extent.end = width
         self._lengths = []
@@ -200,7 +200,7 @@ class SlotKVCache(Cache):
         extent.rows = last
         extent.first = extent.end - max(self._lengths, default=0)
         if not last:
-            self._rest()
+            self._release()
 
     def row(self, row: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of a row, views [1, K, T, d] a layer."""
@@ -212,7 +212,7 @@ class SlotKVCache(Cache):
             found.append((keys[row : row + 1, :, start:end], values[row : row + 1, :, start:end]))
         return found
 
-    def _rest(self) -> None:
+    def _release(self) -> None:
         """No rows: room that is no more than is often needed stays, for rows as wide as it is."""
         extent = self._extent
         extent.rows = 0

@@ -12,8 +12,8 @@ import torch
 class SamplingParams:
     """Temperature 0 is greedy; `top_p`: share of the odds that is drawn from, the likeliest first; 0 is greedy too.
 
-    `generator` is what a row draws from (row_generator), None for the process's own. `told`: how many of the likeliest
-    tokens are to be told with their log-probabilities; None: none, and the chosen one's neither.
+    `generator` is what a row draws from (row_generator), None for the process's own. `top_logprobs`: how many of
+    the likeliest tokens are returned with their log-probabilities; None: none, and the chosen one's neither.
     """
 
     temperature: float = 0.0
@@ -24,7 +24,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A token, and under the model's own odds its log-probability and the likeliest tokens with theirs, if told.
+    """A token, and under the model's own odds its log-probability and the likeliest tokens with theirs, if asked for.
 
     `token` is None where the model's numbers are not finite.
     """

@@ -132,8 +132,8 @@ class Scheduler:
         """Add sequences, from the next step on; ValueError where a prompt is empty."""
         if any(not row.prompt for row in rows):
             raise ValueError("expected prompts of at least one token")
-        judged = [row for row in rows if row.answer]
-        for alike in (_decoding(rows), _shared_prompts(judged), judged):
+        scored = [row for row in rows if row.answer]
+        for alike in (_decoding(rows), _shared_prompts(scored), scored):
             reads = [self._prefill_request(row) for row in alike]
             lengths = [len(each.inputs) for each in reads]
             left = [
@@ -142,7 +142,7 @@ class Scheduler:
             ]
             for group in group_alike(left):
                 fits = _GROUP_TOKENS // max(left[index] for index in group)
-                if alike is judged:
+                if alike is scored:
                     fits = min(fits, _GROUP_BUDGET_TOKENS // max(lengths[index] for index in group))
                 for first in range(0, len(group), max(fits, 1)):
                     self._waiting.append([alike[index] for index in group[first : first + max(fits, 1)]])
@@ -284,13 +284,13 @@ def _decoding(rows: Sequence[SequenceState]) -> list[SequenceState]:
     return [row for row in rows if not row.answer and row.max_tokens]
 
 
-def _shared_prompts(judged: Sequence[SequenceState]) -> list[SequenceState]:
+def _shared_prompts(scored: Sequence[SequenceState]) -> list[SequenceState]:
     """Rows that only read: the prompts that several rows have in common and nobody has read. They are heard of never.
 
     Where one fails, each of the others reads for itself.
     """
     unread: dict[tuple[Prefixes, tuple[int, ...]], SequenceState] = {}
-    for row in judged:
+    for row in scored:
         if row.known is not None and row.known.known_tokens(row.prompt) < len(row.prompt):
             reads = SequenceState(row.prompt, row.adapter, max_tokens=0, known=row.known)
             unread.setdefault((row.known, tuple(row.prompt)), reads)

@@ -25,8 +25,8 @@ from lift.adapters.low_rank import LowRank, applied_to_all
 
 _GROUP = 32  # neighbours in a row that share their steps
 _CHOSEN_AMONG = 32  # words whose logits are computed in full
-_LEAST, _MOST = 4, 32  # guesses at a time
-_LEAST_ROUNDS = 4  # before it is judged whether guessing pays: a round costs what two or three tokens cost without it
+_LEAST, _MOST = 4, 32  # proposals at a time
+_LEAST_ROUNDS = 4  # before it is known whether proposing pays: a round costs what two or three tokens cost without it
 _TOKENS_TO_PACK = 16  # what takes as long as packing; measured: 14 to 24 with SmolLM2-135M on one core
 _multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
 _PACKED_FROM = {torch.float32, torch.bfloat16, torch.float16}
@@ -106,7 +106,7 @@ class _Weights:
 
 
 class _Part:
-    """A layer at work: `keys` [K, d, seen] and `values` [K, seen, d] of what was read, and `own` of the guesses."""
+    """A layer at work: `keys` [K, d, seen] and `values` [K, seen, d] of what was read, and `own` of the proposals."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class _Part:
 
 
 _packed: WeakKeyDictionary[torch.nn.Module, _Weights] = WeakKeyDictionary()
-_said: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()  # tokens of single rows that were not guessed
+_said: WeakKeyDictionary[torch.nn.Module, int] = WeakKeyDictionary()  # tokens of single rows that were not proposed
 
 
 class DraftModel:
@@ -238,7 +238,7 @@ class SpeculativeDecoder:
 
 
 def can_speculate(model: Any) -> bool:
-    """Whether there is a draft of the model as it is now, and its guesses are made quicker than its own steps.
+    """Whether there is a draft of the model as it is now, and its proposals are made quicker than its own steps.
 
     It must be a Llama on a CPU that torch has quick products in 4 bits for, without biases, and with no adapter but
     low-rank updates of all rows that were told of.

@@ -130,10 +130,10 @@ class Database:
             ) from error
 
 
-def tell(rows: sqlite3.Connection, job_id: str, told: JobEventDraft) -> int:
+def tell(rows: sqlite3.Connection, job_id: str, draft: JobEventDraft) -> int:
     """Add an event within a transaction; returns its number."""
-    data = json.dumps(dict(told.data), allow_nan=False)
-    values = (job_id, time.time(), told.level, told.kind, storable(told.message), data)
+    data = json.dumps(dict(draft.data), allow_nan=False)
+    values = (job_id, time.time(), draft.level, draft.kind, storable(draft.message), data)
     cursor = rows.execute("INSERT INTO events (job, at, level, kind, message, data) VALUES (?, ?, ?, ?, ?, ?)", values)
     assert cursor.lastrowid is not None
     return cursor.lastrowid

@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobEventDraft:
-    """Something to be told of a job.
+    """The draft of an event of a job.
 
     `kind` is a class of lift.absorbing.absorption_events in lower case, or what became of the job: queued, started,
     resumed (after its worker has died), interrupted (it waits again), cancelling, retried, prioritised; and as the last
@@ -75,7 +75,7 @@ class JobEventDraft:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """What was told of the job `job`; `number` rises by one from event to event over all jobs of the store."""
+    """An event of the job `job`; `number` rises by one from event to event over all jobs of the store."""
 
     number: int
     job: str

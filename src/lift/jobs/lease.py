@@ -22,7 +22,7 @@ _REACHED = {"prepared": 0.2, "planned": 0.4, "probing": 3.0}
 
 
 class JobLease:
-    """Takes jobs and tells of them, under a mark of its own that is written into each job that it takes."""
+    """Leases jobs and records their events, under a mark of its own that is written into each job that it takes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -62,45 +62,45 @@ class JobLease:
         return bool(self._database.rows("SELECT 1 FROM jobs WHERE id = ? AND cancelling", (job_id,)))
 
     def record(
-        self, job_id: str, told: JobEventDraft, progress: float | None = None, eta_s: float | None = None
+        self, job_id: str, draft: JobEventDraft, progress: float | None = None, eta_s: float | None = None
     ) -> None:
         """Tell of the job that runs; `progress`, where it is given, is where its training is now."""
         with self._database.writing() as rows:
             self._check_own(rows, job_id)
-            tell(rows, job_id, told)
-            reached = _REACHED.get(told.kind, 0.0) if progress is None else 1 + progress
+            tell(rows, job_id, draft)
+            reached = _REACHED.get(draft.kind, 0.0) if progress is None else 1 + progress
             rows.execute(
                 "UPDATE jobs SET furthest = max(furthest, ?), eta_s = ? WHERE id = ?", (reached, eta_s, job_id)
             )
             if progress is not None:
                 rows.execute("UPDATE jobs SET progress = ? WHERE id = ?", (progress, job_id))
 
-    def succeed(self, job_id: str, told: JobEventDraft, memory: str, trained_tokens: int) -> None:
-        """The job has given `memory`, as `told` says."""
+    def succeed(self, job_id: str, draft: JobEventDraft, memory: str, trained_tokens: int) -> None:
+        """The job has given `memory`, as `draft` says."""
         with self._database.writing() as rows:
             self._check_own(rows, job_id)
-            tell(rows, job_id, told)
+            tell(rows, job_id, draft)
             tell(rows, job_id, JobEventDraft("succeeded", "the job is done", {"memory": memory}))
             _ended(rows, job_id, "succeeded", memory=memory, trained_tokens=trained_tokens, progress=1.0)
 
-    def fail(self, job_id: str, told: JobEventDraft) -> None:
-        """The job cannot be done, for the reason that is told."""
+    def fail(self, job_id: str, draft: JobEventDraft) -> None:
+        """The job cannot be done, for the reason in `draft`."""
         with self._database.writing() as rows:
             self._check_own(rows, job_id)
-            tell(rows, job_id, told)
-            _ended(rows, job_id, "failed", error=told.message)
+            tell(rows, job_id, draft)
+            _ended(rows, job_id, "failed", error=draft.message)
 
-    def give_back(self, job_id: str, told: JobEventDraft) -> None:
+    def give_back(self, job_id: str, draft: JobEventDraft) -> None:
         """The job was stopped: it is cancelled where that was asked for, and waits at its old place where it was not.
 
-        `told` is for the second case.
+        `draft` is for the second case.
         """
         with self._database.writing() as rows:
             row = self._check_own(rows, job_id)
             if row["cancelling"]:
                 end_as_cancelled(rows, job_id)
             else:
-                tell(rows, job_id, told)
+                tell(rows, job_id, draft)
                 rows.execute("UPDATE jobs SET status = 'queued', worker = NULL, eta_s = NULL WHERE id = ?", (job_id,))
 
     def _take_up(self, rows: sqlite3.Connection, row: sqlite3.Row) -> bool:
@@ -119,8 +119,8 @@ class JobLease:
             _ended(rows, job_id, "failed", error=reason)
             return False
         attempt = row["attempt"] + 1
-        told = f"the process that worked on this job has died; attempt {attempt} goes on from what was saved"
-        tell(rows, job_id, JobEventDraft("resumed", told, {"attempt": attempt, "deaths": deaths}, "warn"))
+        draft = f"the process that worked on this job has died; attempt {attempt} goes on from what was saved"
+        tell(rows, job_id, JobEventDraft("resumed", draft, {"attempt": attempt, "deaths": deaths}, "warn"))
         rows.execute("UPDATE jobs SET deaths = ?, furthest_before = furthest WHERE id = ?", (deaths, job_id))
         return True
 

@@ -212,7 +212,7 @@ class JobStore(FileStore):
             for row in rows.execute(question, (f"{worker_pid}-%",)).fetchall():
                 end_as_cancelled(rows, row["id"])
 
-    def claims(self) -> JobLease:
+    def lease(self) -> JobLease:
         """The side of the queue that is worked on, for the process that holds the lock of the workers."""
         return JobLease(self._database)
 

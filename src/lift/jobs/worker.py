@@ -56,21 +56,21 @@ class Worker:
         self._model_name = model_name
         self._checkpoint_every_s = checkpoint_every_s
         self._stop = stop
-        self._claims = store.claims()
+        self._lease = store.lease()
         self._base: BaseModel | None = None
 
     def run(self) -> None:
         """Work until `stop` is set; for the holder of the lock. Raises JobError where the store cannot be used."""
         while not self._stop.is_set():
-            if not self._claims.is_work_waiting():
+            if not self._lease.is_work_waiting():
                 self._stop.wait(_POLL_S)
                 continue
             problem = self._load()
-            if not self._stop.is_set() and (job := self._claims.claim()) is not None:
+            if not self._stop.is_set() and (job := self._lease.claim()) is not None:
                 if problem is None:
                     self._work_on(job)
                 else:
-                    self._claims.fail(job.id, problem)
+                    self._lease.fail(job.id, problem)
 
     def _load(self) -> JobEventDraft | None:
         """Have the model at hand; returns why it cannot be had.
@@ -87,16 +87,16 @@ class Worker:
     def _work_on(self, job: Job) -> None:
         stop = threading.Event()
         try:
-            with _watched(self._claims, job.id, self._stop, stop):
+            with _watched(self._lease, job.id, self._stop, stop):
                 self._absorb(job, stop)
         except InterruptedAbsorption:
-            self._claims.give_back(job.id, _INTERRUPTED)
+            self._lease.give_back(job.id, _INTERRUPTED)
         except JobConflictError:
             _log.warning("job %s was taken away while it ran", job.id)
         except Exception as error:
             if not isinstance(error, LiftError):
                 self._base = None  # an adapter may still be attached to it
-            self._claims.fail(job.id, _failure(error))
+            self._lease.fail(job.id, _failure(error))
 
     def _absorb(self, job: Job, stop: threading.Event) -> None:
         started = time.monotonic()
@@ -121,18 +121,18 @@ class Worker:
         def tell_rest() -> None:
             for event in thinner.rest():
                 if isinstance(event, Trained):
-                    self._claims.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
+                    self._lease.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
 
         with closing(events), cleaning_up(tell_rest):  # type: ignore[type-var]
             for happened in events:
                 for event in thinner.pass_on(happened):
                     if isinstance(event, Finished):
                         tokens = 0 if event.reused else event.memory.manifest.cost.tokens
-                        self._claims.succeed(job.id, job_event_of(event), event.memory.name, tokens)
+                        self._lease.succeed(job.id, job_event_of(event), event.memory.name, tokens)
                     elif isinstance(event, Trained):
-                        self._claims.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
+                        self._lease.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
                     else:
-                        self._claims.record(job.id, job_event_of(event))
+                        self._lease.record(job.id, job_event_of(event))
                 if stop.is_set() and not isinstance(happened, Finished | Trained):
                     raise InterruptedAbsorption("stopped before the training")
 
@@ -143,7 +143,7 @@ _INTERRUPTED = JobEventDraft(
 
 
 @contextmanager
-def _watched(claims: JobLease, job_id: str, stop_all: threading.Event, stop: threading.Event) -> Iterator[None]:
+def _watched(lease: JobLease, job_id: str, stop_all: threading.Event, stop: threading.Event) -> Iterator[None]:
     """While the block runs, set `stop` as soon as the worker or the job is to end, and end the process if that is slow.
 
     A process may be ended anywhere: nothing is lost but the work since the last checkpoint.
@@ -154,11 +154,11 @@ def _watched(claims: JobLease, job_id: str, stop_all: threading.Event, stop: thr
         asked_at: float | None = None
         while not done.wait(_POLL_S):
             try:
-                if asked_at is None and (stop_all.is_set() or claims.is_cancelled(job_id)):
+                if asked_at is None and (stop_all.is_set() or lease.is_cancelled(job_id)):
                     asked_at = time.monotonic()
                     stop.set()
                 if asked_at is not None and time.monotonic() - asked_at > _PATIENCE_S:
-                    claims.give_back(job_id, _INTERRUPTED)
+                    lease.give_back(job_id, _INTERRUPTED)
                     os._exit(0)
             except JobConflictError:
                 return  # it has just ended

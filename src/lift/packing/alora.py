@@ -116,20 +116,20 @@ def add_where_active(output: torch.Tensor, inputs: torch.Tensor, invocation: Inv
 
     `output`: [B, T, out]; `inputs`: [B, T, in]. What is not acted on keeps its output, bit for bit.
     """
-    told = _current.get()
-    if told is None or not invocation:
+    current = _current.get()
+    if current is None or not invocation:
         return add(output, inputs)
-    return _add_in(told.of_all(invocation, output.device), output, inputs, add)
+    return _add_in(current.of_all(invocation, output.device), output, inputs, add)
 
 
 def add_in_rows_where_active(
     output: torch.Tensor, inputs: torch.Tensor, invocations: Sequence[Invocation | None], add: Add
 ) -> torch.Tensor:
     """As add_where_active, where each row has an adapter of its own, or None, as those behind the last invocation."""
-    told = _current.get()
-    if told is None or not any(invocations):
+    current = _current.get()
+    if current is None or not any(invocations):
         return add(output, inputs)
-    return _add_in(told.of_rows(invocations, output.shape[:2], output.device), output, inputs, add)
+    return _add_in(current.of_rows(invocations, output.shape[:2], output.device), output, inputs, add)
 
 
 def _add_in(acted: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, add: Add) -> torch.Tensor:

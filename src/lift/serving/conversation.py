@@ -75,9 +75,9 @@ def _exchanges(turns: Sequence[_Turn]) -> list[tuple[str, str]]:
 
 
 class Conversation:
-    """A request on its way: `wants` is what it wants of the model now, and `answer` is there in the end.
+    """A request on its way: `requests` are those to the model now, and `answer` is there in the end.
 
-    `context` as for Strategies.to. `in_one_step`: it wants one text alone. `loads`: the adapters that it needs, by
+    `context` as for Strategies.to. `in_one_step`: it asks for one text alone. `loads`: the adapters that it needs, by
     name.
     """
 
@@ -122,7 +122,7 @@ class Conversation:
         return self._dialogue.dropped_turns if self._dialogue else 0
 
     def advance(self, results: Any) -> None:
-        """Take what the wants have brought, in their order (first None), and go on to the next, or to the answer.
+        """Take the results of the requests, in their order (first None), and go on to the next, or to the answer.
 
         Raises UsageError where a text does not fit the window.
         """
@@ -148,7 +148,7 @@ class Conversations:
         self._bare = Strategies(base, Document("", "", ""), (), AnsweringAdapters())
 
     def begin(self, request: Request, memory: StoredMemory | None) -> Conversation:
-        """The conversation with its first wants; `memory` is the one that the request names.
+        """The conversation with its first requests; `memory` is the one that the request names.
 
         Raises UsageError where the request does not fit the window, WrongBaseModelError for a memory of other weights,
         and LibraryError where its files are damaged.

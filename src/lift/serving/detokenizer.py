@@ -37,7 +37,7 @@ class IncrementalDetokenizer:
         self._settled = 0  # tokens whose text is in `_text`
         self._text = ""
         self._shown = 0  # characters of the text, from the start
-        self._infos: list[TokenInfo] = []  # of tokens that no piece has told of
+        self._infos: list[TokenInfo] = []  # of tokens that are in no delta yet
         self._all_infos: list[TokenInfo] = []
         self.stopped = False
 

@@ -141,7 +141,7 @@ class EngineLoop:
         return "timeout" if handle.is_late() else None
 
     def _admit(self) -> None:
-        """Let rows join, as long as there is room: those of questions that run, then newcomers."""
+        """Add sequences while there are slots: those of running requests, then those of waiting requests."""
         waiting = [running for running in self._running if running.waits]
         joining: list[RunningRequest] = []
         while waiting and self._batch.has_room(waiting[0].rows, _rows(joining)):

@@ -18,7 +18,7 @@ MOST_STOPS = 16
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn: temperature 0 is greedy, and so is `top_p` 0, the share of the odds that is drawn from.
+    """How an answer is sampled: temperature 0 is greedy, and so is `top_p` 0, the share of the odds that is drawn from.
 
     The same `seed` draws the same tokens. The text ends in front of the first of `stop`. `logprobs`: how many of the
     likeliest tokens are told beside each token; None: nothing is told.
@@ -73,7 +73,7 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Some of the answer's text, in order; the pieces joined are the answer. `tokens` where logprobs were asked for."""
+    """A delta of the answer's text, in order; joined they are the answer. `tokens` where logprobs were asked for."""
 
     text: str
     tokens: tuple[TokenInfo, ...] = ()

@@ -50,7 +50,7 @@ class RequestHandle:
         self._wake()
 
     def deltas(self) -> Iterator[TextDelta]:
-        """The answer piece by piece, from its beginning, as it comes; raises what went wrong."""
+        """The deltas of the answer, from its beginning, as it comes; raises what went wrong."""
         given = 0
         while True:
             with self._changed:
@@ -63,7 +63,7 @@ class RequestHandle:
                 return
 
     async def adeltas(self) -> AsyncIterator[TextDelta]:
-        """As pieces(), for a coroutine: nothing of its event loop waits."""
+        """As deltas(), for a coroutine: nothing of its event loop waits."""
         given = 0
         with self._listening() as news:
             while True:

@@ -116,7 +116,7 @@ class RunningRequest:
 
     @property
     def adapters(self) -> set[str]:
-        """Names of the adapters that its rows use, and that judge their answers."""
+        """Names of the adapters that its rows use, and that score their answers."""
         return {name for name, _ in self.conversation.loads}
 
     @property
@@ -150,7 +150,7 @@ class RunningRequest:
         return stream.stopped and output.end is None
 
     def advance(self) -> None:
-        """Go on with what the step at hand has brought, to the next one or the answer."""
+        """Go on with the results of the step at hand, to the next one or the answer."""
         self.conversation.advance([part.result for part in self._step])
         self._begin_step()
 
@@ -203,9 +203,9 @@ class RunningRequest:
             row, IncrementalDetokenizer(self._tokenizer, sampling.stop, strip=strip, quotes=self.conversation.quotes)
         )
 
-    def _generated_logprob(self, judged: SequenceState) -> float | None:
+    def _generated_logprob(self, scored: SequenceState) -> float | None:
         """How likely a given answer is, where it was said behind the same prompt with the same adapter; else None."""
-        wanted = [*judged.answer], judged.adapter, judged.prompt
+        wanted = [*scored.answer], scored.adapter, scored.prompt
         output = [text for text in self._texts if (text.tokens, text.row.adapter, text.row.prompt) == wanted]
         return output[0].logprob if output else None
 

@@ -41,7 +41,7 @@ from lift.tasks.task_file import TaskFile
 from lift.training.leitner_sampler import LeitnerSampler
 
 # To be raised where the same tasks and settings are trained otherwise than before: other prompts, examples or updates.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 _QUESTIONS_A_PASSAGE = 3
 
 
@@ -208,9 +208,9 @@ class BatchSampler:
             return len(self._passages[group.passage].questions[:_QUESTIONS_A_PASSAGE])
         return 1
 
-    def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
-        """These examples came up in `epoch`, and their answers were `right` or not: known ones may pause."""
-        for example, known in zip(examples, right, strict=True):
+    def record(self, epoch: int, examples: Sequence[Example], correct: Sequence[bool]) -> None:
+        """These examples came up in `epoch`, and their answers were `correct` or not: known ones may be skipped."""
+        for example, known in zip(examples, correct, strict=True):
             # an answer that could be read from the prompt does not show what is known
             if example.task is not None and not example.reads_evidence:
                 self.leitner.record(example.task, epoch, known)
@@ -240,7 +240,7 @@ class BatchSampler:
             yield from (ids[start : start + length] for start in range(0, len(ids) - 1, length))
 
     def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
-        """The groups without the tasks that pause."""
+        """The groups without the tasks that are skipped."""
         for group in groups:
             if isinstance(group, int | QAWithCitation):
                 if self.leitner.due(group if isinstance(group, int) else group.task, epoch):

@@ -58,7 +58,7 @@ class Position(BaseModel):
 class State:
     """The state that a training goes on from.
 
-    `spacing` is when tasks are due (leitner_sampler.LeitnerSampler.state). `optimizer` is its own state by the number
+    `leitner` is when tasks are due (leitner_sampler.LeitnerSampler.state). `optimizer` is its own state by the number
     of the parameter. `history` has one row for each step that was done.
     """
 
@@ -175,7 +175,7 @@ class Checkpoint:
 def _contents(state: State) -> dict[str, bytes]:
     """Name -> content of the files of a checkpoint, without their checksums."""
     tensors = {f"adapter/{key}": value.contiguous() for key, value in state.adapter.items()}
-    tensors["spacing"] = state.leitner
+    tensors["leitner"] = state.leitner
     for index, entries in state.optimizer.items():
         for key, value in entries.items():
             tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
@@ -212,7 +212,7 @@ def _read(directory: Path) -> State:
     return State(
         position=Position.model_validate_json(contents[_POSITION]),
         adapter={key.removeprefix("adapter/"): value for key, value in tensors.items() if key.startswith("adapter/")},
-        leitner=tensors["spacing"],
+        leitner=tensors["leitner"],
         optimizer=optimizer,
         history=[json.loads(line) for line in rows],
     )

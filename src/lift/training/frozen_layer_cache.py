@@ -26,28 +26,30 @@ STORE_BYTES = 2 << 30
 def caching_frozen_layers(
     model: Any, adapter: Adapter, bound_bytes: int = STORE_BYTES
 ) -> Iterator[FrozenLayerCache | None]:
-    """Inside the block, the layers of `model` below `adapter`, with at most `bound_bytes` of their states on the disk.
+    """Inside the block, the activation cache of `model`'s layers below `adapter`, at most `bound_bytes` on the disk.
 
     With an activated adapter, the keys and values of its prompts as well, which may take as much again.
 
-    None where the adapter begins at the first layer, and where the model cannot be cut: its layers are not found, or a
-    short trial does not give, bit for bit, what it gives in one piece. The states are gone after the block.
+    None where the adapter begins at the first layer, and where the model cannot be split: its layers are not found, or
+    a short trial does not give, bit for bit, what it gives in one piece. The states are gone after the block.
     """
-    cut, width = (None, 0) if adapter.first_layer < 1 else find_split(model, adapter.first_layer)
-    if cut is None:
+    split, width = (None, 0) if adapter.first_layer < 1 else find_split(model, adapter.first_layer)
+    if split is None:
         yield None
         return
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(ActivationStore(width, cut.dtype, bound_bytes))
-        keys = stack.enter_context(PromptKVCache(cut, adapter.invocation, bound_bytes)) if adapter.invocation else None
-        yield FrozenLayerCache(cut, store, keys)
+        store = stack.enter_context(ActivationStore(width, split.dtype, bound_bytes))
+        keys = (
+            stack.enter_context(PromptKVCache(split, adapter.invocation, bound_bytes)) if adapter.invocation else None
+        )
+        yield FrozenLayerCache(split, store, keys)
 
 
 class FrozenLayerCache:
     """The frozen layers below an adapter, and the states that are known of them."""
 
-    def __init__(self, cut: ModelSplit, store: ActivationStore, keys: PromptKVCache | None = None) -> None:
-        self._cut = cut
+    def __init__(self, split: ModelSplit, store: ActivationStore, keys: PromptKVCache | None = None) -> None:
+        self._split = split
         self._store = store
         self._keys = keys
         self.computed_tokens = 0  # that passed the lower layers so far
@@ -62,8 +64,8 @@ class FrozenLayerCache:
         states = self.states(batch)  # [T, d]
         logits = self._keys.logits(batch, states) if self._keys is not None else None
         if logits is None:
-            with self._cut.upper(states):
-                logits = labelled_logits(self._cut.model, batch)
+            with self._split.upper(states):
+                logits = labelled_logits(self._split.model, batch)
         return logits
 
     def states(self, batch: Batch) -> torch.Tensor:
@@ -74,12 +76,12 @@ class FrozenLayerCache:
         """
         rows = self._store.rows(batch)
         missing = [node for node, row in enumerate(rows) if row == UNKNOWN]
-        device = self._cut.model.device
+        device = self._split.model.device
         if not missing:
             return self._store.read(rows).to(device)
         nodes = batch.with_ancestors(missing)
         self.computed_tokens += len(nodes)
-        computed = self._cut.lower(batch if len(nodes) == batch.tokens else batch.part(nodes))  # [nodes, d]
+        computed = self._split.lower(batch if len(nodes) == batch.tokens else batch.part(nodes))  # [nodes, d]
         if len(missing) == batch.tokens:
             states = computed
         else:

@@ -1,7 +1,7 @@
 """Leitner sampler: a task that is known is skipped for some epochs, more each time that it is found known again.
 
 Most of a training's time would go into tasks whose answers the model gives already. As with Leitner's boxes (So lernt
-man lernen, 1972), a task that was right b times in a row comes up again after min(2^b, max_skip_epochs) epochs; one
+man lernen, 1972), a task that was correct b times in a row comes up again after min(2^b, max_skip_epochs) epochs; one
 that was wrong comes up in the next.
 """
 
@@ -24,7 +24,7 @@ class LeitnerSampler:
     def __init__(self, max_skip_epochs: int, tasks: int = 0) -> None:
         self.max_skip_epochs = max_skip_epochs
         self.tasks = tasks
-        self._streak = array("i")  # how often in a row it was right
+        self._streak = array("i")  # how often in a row it was correct
         self._due = array("i")  # the next epoch in which it is due
         self._shown = array("i")  # the last epoch in which it came up, -1 before the first
 
@@ -36,20 +36,20 @@ class LeitnerSampler:
         """Whether `task` belongs into `epoch`; the answer stays the same while the epoch goes on."""
         return task >= len(self._due) or self._due[task] <= epoch or self._shown[task] == epoch
 
-    def record(self, task: int, epoch: int, right: bool) -> None:
-        """`task` came up in `epoch`, and its answer was right or not."""
+    def record(self, task: int, epoch: int, correct: bool) -> None:
+        """`task` came up in `epoch`, and its answer was greedy-correct or not."""
         missing = task + 1 - len(self._due)
         if missing > 0:
             self._streak.extend([0] * missing)
             self._due.extend([0] * missing)
             self._shown.extend([-1] * missing)
-        self._streak[task] = self._streak[task] + 1 if right else 0
+        self._streak[task] = self._streak[task] + 1 if correct else 0
         self._due[task] = epoch + min(2 ** min(self._streak[task], 30), self.max_skip_epochs)
         self._shown[task] = epoch
 
     @property
     def known_share(self) -> float:
-        """Share of the tasks that came up whose answer was right when they last did; 0 where none did."""
+        """Share of the tasks that came up whose answer was greedy-correct when they last did; 0 where none did."""
         came_up = sum(epoch >= 0 for epoch in self._shown)
         return sum(streak > 0 for streak in self._streak) / came_up if came_up else 0.0
 

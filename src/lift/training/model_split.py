@@ -1,6 +1,6 @@
 """A model split in two: the frozen layers below an adapter, and those from its first one on.
 
-While a batch is computed, the layers on one side of the cut are replaced by what is known of them and the model's own
+While a batch is computed, the layers on one side of the split are replaced by what is known of them and the model's own
 forward runs the others, so embeddings, positions, masks and sliding windows are the model's business on both sides.
 """
 
@@ -23,7 +23,7 @@ _TRIAL_TOKENS = 8
 
 @dataclass(frozen=True, eq=False)
 class ModelSplit:
-    """A model cut in front of layer `first` of its `layers`, whose states are of type `dtype`.
+    """A model split in front of layer `first` of its `layers`, whose states are of type `dtype`.
 
     `in_tuple`: whether a layer returns its states in a tuple.
     """
@@ -79,7 +79,7 @@ class ModelSplit:
 
 
 def find_split(model: Any, first: int) -> tuple[ModelSplit | None, int]:
-    """The cut in front of layer `first` and the width of its states, if there the two parts make the whole."""
+    """The split in front of layer `first` and the width of its states, if there the two parts make the whole."""
     config = model.config.get_text_config(decoder=True)
     count = config.num_hidden_layers
     stacks = [each for each in model.base_model.modules() if isinstance(each, torch.nn.ModuleList)]
@@ -104,11 +104,11 @@ def find_split(model: Any, first: int) -> tuple[ModelSplit | None, int]:
     if len(seen) != 1 or not isinstance(seen[0][0], torch.Tensor) or seen[0][0].shape != whole.shape:
         return None, 0
     entering, output = seen[0]
-    cut = ModelSplit(model, layers, first, entering.dtype, isinstance(output, tuple))
-    lower = cut.lower(batch)  # [T, d]
-    with torch.no_grad(), cut.upper(lower):
+    split = ModelSplit(model, layers, first, entering.dtype, isinstance(output, tuple))
+    lower = split.lower(batch)  # [T, d]
+    with torch.no_grad(), split.upper(lower):
         upper = _run(model, batch)  # [1, T, d]
-    return (cut, lower.shape[-1]) if torch.equal(lower, entering[0]) and torch.equal(upper, whole) else (None, 0)
+    return (split, lower.shape[-1]) if torch.equal(lower, entering[0]) and torch.equal(upper, whole) else (None, 0)
 
 
 def _run(model: Any, batch: Batch, cache: Cache | None = None) -> torch.Tensor:

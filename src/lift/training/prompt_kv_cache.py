@@ -24,15 +24,15 @@ from lift.training.model_split import ModelSplit
 
 
 class PromptKVCache:
-    """Keys and values of the layers from a cut on, for the nodes that an adapter with `invocation` does not act on.
+    """Keys and values of the layers from a split on, for the nodes that an adapter with `invocation` does not act on.
 
     At most `bound_bytes` of them lie in a temporary file, gone at the end of the `with` block.
     """
 
-    def __init__(self, cut: ModelSplit, invocation: Invocation, bound_bytes: int) -> None:
-        self._cut = cut
+    def __init__(self, split: ModelSplit, invocation: Invocation, bound_bytes: int) -> None:
+        self._split = split
         self._invocation = invocation
-        sides = cut.keys_and_values_of_trial()
+        sides = split.keys_and_values_of_trial()
         self._shapes = [(side.shape[1], side.shape[3]) for side in sides]  # heads and their width
         width = sum(map(math.prod, self._shapes))
         self._store = ActivationStore(width, sides[0].dtype, bound_bytes)
@@ -57,13 +57,13 @@ class PromptKVCache:
         if not bool(acted[batch.logit_positions].all()):
             return None
         before, own = (~acted).nonzero().flatten(), acted.nonzero().flatten()  # [C], [A]
-        model = self._cut.model
+        model = self._split.model
         cache = DynamicCache()
         for index, (keys, values) in enumerate(self._by_layer(self._kept(batch, before.tolist(), states))):
-            cache.update(keys, values, self._cut.first + index)
+            cache.update(keys, values, self._split.first + index)
         order = torch.cat([before, own])  # [C + A]
         place = torch.full((batch.tokens,), -1).scatter_(0, own, torch.arange(len(own)))  # [T]
-        with self._cut.upper(states[own]), forward_context(None):
+        with self._split.upper(states[own]), forward_context(None):
             logits: torch.Tensor = model(
                 input_ids=batch.ids[own][None].to(model.device),
                 position_ids=batch.positions[own][None].to(model.device),
@@ -82,7 +82,7 @@ class PromptKVCache:
             return self._store.read([rows[node] for node in before]).to(states.device)
         nodes = batch.with_ancestors(missing)
         with forward_context(PlainTextForward(len(nodes))):
-            sides = self._cut.keys_and_values(batch.part(nodes), states[nodes])  # [1, K, T, d] each
+            sides = self._split.keys_and_values(batch.part(nodes), states[nodes])  # [1, K, T, d] each
         computed = torch.cat([side[0].transpose(0, 1).flatten(1) for side in sides], dim=1)  # [nodes, width]
         found = computed.new_empty(batch.tokens, computed.shape[1])  # [T, width]
         known = [node for node in before if rows[node] != UNKNOWN]

@@ -56,8 +56,8 @@ class TrainingData(Protocol):
         """The optimiser steps of an epoch, the same whenever they are asked for."""
         ...
 
-    def record(self, epoch: int, examples: Sequence[Example], right: Sequence[bool]) -> None:
-        """Told after each step which of its examples were answered rightly."""
+    def record(self, epoch: int, examples: Sequence[Example], correct: Sequence[bool]) -> None:
+        """Take, after each step, which of its examples were greedy-correct."""
         ...
 
 
@@ -75,7 +75,7 @@ def train(
 ) -> Iterator[StepRecord]:
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
-    What is known by now is told to the batch sampler after each step, which may let it pause. Ends after the batch
+    After each step the batch sampler is given what is known by now, and may skip it. Ends after the batch
     sampler's epochs, `settings.max_tokens` or the time of `pace` (before a batch that would not end in it at the recent
     speed; the last one may be cut), whichever comes first; the learning rate follows the largest share of the three.
     One step is done in any case. With `checkpoint`, the state is saved there about every `checkpoint_every_s`, on
@@ -177,8 +177,8 @@ def train(
                 between_steps = False
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                for batch, right in answered:
-                    sampler.record(epoch, batch.members, right.tolist())
+                for batch, correct in answered:
+                    sampler.record(epoch, batch.members, correct.tolist())
                 seconds = pace.clock() - begun
                 between_steps = True
                 tokens = sum(batch.tokens for batch, _ in answered)
