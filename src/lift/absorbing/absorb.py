@@ -244,7 +244,7 @@ def absorbed_before(
 
 @dataclass(frozen=True)
 class _Learned:
-    """What a training has used: all its tasks, the probes that there is time for, and the forecast of its end."""
+    """The result of a training: all its tasks, the probes that there is time for, and the forecast of its end."""
 
     tasks: Sequence[Task]
     probes: Sequence[Task]

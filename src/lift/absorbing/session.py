@@ -325,7 +325,7 @@ class Session:
         )
 
     def keep_share(self) -> None:
-        """Keep of what the training has changed the share regularisation.wise_ft_alpha.
+        """WiSE-FT interpolation: keep the share regularisation.wise_ft_alpha of what the training has changed.
 
         theta_0 + share (theta - theta_0), on the line between beginning and end (WiSE-FT, arXiv 2109.01903, equation
         1): the last of the change costs other texts more than it gains for this one.

@@ -344,7 +344,7 @@ def _difference(key: str, trained: torch.Tensor, start: torch.Tensor) -> torch.T
 
 
 def _json_ready(config: dict[str, Any]) -> dict[str, Any]:
-    """What JSON can hold of PEFT's settings: sets as lists, enumerations as their values, objects left out."""
+    """PEFT's settings as JSON can hold them: sets as lists, enumerations as their values, objects left out."""
     plain = {key: getattr(value, "value", value) for key, value in config.items()}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     return {key: value for key, value in plain.items() if isinstance(value, str | int | float | list | dict | None)}

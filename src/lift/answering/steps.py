@@ -1,4 +1,4 @@
-"""What a strategy asks of the model: requests to generate and to score, executed by any executor.
+"""Requests of a strategy to the model, to generate and to score, executed by any executor.
 
 A strategy (strategies.py) is a generator: it yields requests, all that can be computed at once; it is sent their
 results, in the same order; and it returns the answer. Questions to one memory (answerer.py), to many

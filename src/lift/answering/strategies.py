@@ -243,7 +243,7 @@ class Strategies:
         return self.answer(bare, chosen)
 
     def _auto(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
-        """What is read in the evidence, and what is recalled; where these differ, what is read in more of it, too."""
+        """Read in the evidence and recall closed book; where these differ, read in more evidence and rerank."""
         alone = self.index.holder(question)
         narrow = self.prompt(question, "evidence", max_new_tokens, [alone] if alone else None)
         bare = self.prompt(question, "none", max_new_tokens)
@@ -267,7 +267,7 @@ class Strategies:
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _prose(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
-        """What the base model, which nothing has made brief, writes behind more of the document, if that carries it.
+        """The text of the base model, which nothing has made brief, behind more of the document, if that carries it.
 
         Else the document is quoted: a model that cannot write about what it reads says what it has heard elsewhere.
         """

@@ -159,7 +159,7 @@ class _NotingCache(DynamicCache):
 
 
 def _lasting(prompt: Sequence[int], kept: Prefixes, own: int) -> Sequence[int]:
-    """What of the prompt may be kept and found: without its last tokens, `own` of them at least."""
+    """The part of the prompt that may be kept and found: without its last tokens, `own` of them at least."""
     return prompt[: min(len(prompt) - own, kept.lasting_tokens(prompt))]
 
 

@@ -301,7 +301,7 @@ def _product(packed: Packed, updates: list[_Update], vector: torch.Tensor) -> to
 
 
 def _updates_of(layer: Any, applied: Mapping[Any, Sequence[LowRank]]) -> tuple[list[_Update], ...]:
-    """What is added to a layer's four joined matrices."""
+    """The updates added to a layer's four joined matrices."""
     attention, mlp = layer.self_attn, layer.mlp
     joined = (
         (attention.q_proj, attention.k_proj, attention.v_proj),

@@ -94,7 +94,7 @@ def _attention(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls; whatever is not known to be attention under the batch's own mask goes to its own."""
+    """Attend by groups under the batch's own mask; transformers calls it, and any other attention goes to its own."""
     work = _under_way.get()
     beyond = dropout > 0 or not all(others.get(name) is None or others[name] is False for name in _BEYOND_A_MASK)
     if work is None or attention_mask is not work.mask or beyond:

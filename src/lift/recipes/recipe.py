@@ -83,7 +83,7 @@ class ContextSettings(Settings):
 
 
 class RegularisationSettings(Settings):
-    """What keeps the base model as it was beside the document: KL anchors, replay QA, and WiSE-FT interpolation."""
+    """Regularisation towards the base model: KL anchors, replay QA, and WiSE-FT interpolation."""
 
     kl_share: float = Field(
         0.0, ge=0, description="KL anchors (pieces of other passages) in an epoch, as a share of its groups of tasks"
@@ -102,7 +102,7 @@ class RegularisationSettings(Settings):
 
 
 class AdapterSettings(Settings):
-    """What is trained: low-rank adapters (rank, alpha, targets) or Gated Memory (width, gate, start)."""
+    """The adapter that is trained: low-rank ones (rank, alpha, targets) or Gated Memory (width, gate, start)."""
 
     kind: Literal["lora", "pissa", "dora", "gated-memory"] = Field("lora", description="which adapter")
     layers: tuple[int, ...] = Field((), description="the layers that get one, counted from 0; empty: by upper_share")
@@ -138,7 +138,7 @@ class AdapterSettings(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What is minimised beside the loss on segments and answers."""
+    """The training objective, beside the loss on segments and answers."""
 
     cross_entropy: float = Field(1.0, ge=0, description="weight of the cross-entropy with the answers (hard labels)")
     mean_over: Literal["examples", "tokens"] = Field(

@@ -132,7 +132,7 @@ class Conversation:
             self.requests, self.answer = (), stop.value
 
     def partial_answer(self, text: str) -> Answer:
-        """What is given where there is no time for the rest of the strategy; `text` is its first, as far as it came."""
+        """The answer where there is no time for the rest of the strategy; `text` is its first, as far as it came."""
         context = "evidence" if self.context == "auto" else self.context
         prompt = self._strategies.prompt(self._question, context, self.request.sampling.max_tokens)
         return self._strategies.answer(prompt, text)

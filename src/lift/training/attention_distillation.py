@@ -204,7 +204,7 @@ def _own_part(state: dict[str, torch.Tensor], reading: AttentionReading) -> dict
 
 
 def _prompt_head(tokenizer: Any) -> list[int]:
-    """What every prompt begins with; the token that ends an answer where prompts have nothing in common."""
+    """The common beginning of all prompts; the token that ends an answer where prompts have nothing in common."""
     first, second = prompt_ids(tokenizer, "What?"), prompt_ids(tokenizer, "9")
     shared = list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
     return [token for token, _ in shared] or [end_of_answer_id(tokenizer)]

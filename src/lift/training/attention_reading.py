@@ -200,7 +200,7 @@ def _attention(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls: attention outside and inside apart, and the two merged, the same for all P rows."""
+    """Attention outside and inside apart, and the two merged, the same for all P rows; transformers calls it."""
     reader = _under_way.get(module)
     odd = [name for name in ("s_aux", "position_bias") if others.get(name) is not None]
     if reader is None or odd:

@@ -137,7 +137,7 @@ def _sign(asked: Statement, wanted: Sequence[Word], source: SourceSentence) -> i
 
 
 def _row_sign(asked: Statement, wanted: Sequence[Word], source: SourceSentence) -> int:
-    """What the cell of a table says under the heading that is asked about, where it says yes or no and nothing else."""
+    """The yes or no in the cell of a table under the heading that is asked about, where it holds nothing else."""
     if not source.cells:
         return 0
     labels = read_statement(source.sentence.text[: source.cells[0].end]).concepts

@@ -208,7 +208,7 @@ class Quantity:
 
     @property
     def family(self) -> str:
-        """What sort of thing it measures: "money", "time", "length", ... or "number"."""
+        """The sort of thing that it measures: "money", "time", "length", ... or "number"."""
         if self.dimension in ("clock", "date"):
             return "time"
         return self.dimension.partition("_")[0] or "number"
