@@ -346,11 +346,11 @@ def test_the_command_makes_one_that_an_absorption_takes(
     ]
     (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
     out, model = tmp_path / "made", str(tiny_directory)
-    assert run(["start", str(tmp_path / "q.jsonl"), "--out", str(out), "--model", model, "--json"]) == 0
+    assert run(["warm-start", str(tmp_path / "q.jsonl"), "--out", str(out), "--model", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["documents"] == 1
     with (tmp_path / "q.jsonl").open("a", encoding="utf-8") as stream:
         stream.write("{\n")
-    faulty = ["start", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "again"), "--model", model]
+    faulty = ["warm-start", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "again"), "--model", model]
     assert run(faulty) == 1
     assert "--skip-bad" in capsys.readouterr().err
     assert run([*faulty, "--skip-bad"]) == 0
@@ -359,7 +359,7 @@ def test_the_command_makes_one_that_an_absorption_takes(
     arguments = ["absorb", str(tmp_path / "m.txt"), "--model", model, "--recipe", "fast", "--json"]
     quick = ["--set", "training.epochs=1", "--set", f"adapter.warm_start={out}"]
     assert run([*arguments, *quick]) == 0
-    assert run(["start", str(tmp_path / "q.jsonl"), "--out", str(out), "--set", "training.epoch=1"]) != 0
+    assert run(["warm-start", str(tmp_path / "q.jsonl"), "--out", str(out), "--set", "training.epoch=1"]) != 0
     assert "the nearest known one is 'epochs'" in capsys.readouterr().err
 
 

@@ -400,7 +400,7 @@ def test_an_interrupted_absorption_says_that_it_can_be_resumed(
     resumed.close()
 
 
-def test_a_text_without_held_back_questions_is_told_so_before_the_training(
+def test_a_text_without_held_out_questions_is_told_so_before_the_training(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--set", "tasks.held_out_per_sentence=0", "--name", "plain"]

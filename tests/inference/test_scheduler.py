@@ -436,7 +436,7 @@ def test_the_room_is_bounded_in_rows_and_in_columns() -> None:
         assert not batch.has_room([SequenceState(prompt(9, 20), max_tokens=1)])
         batch.add([short[2]])
         assert not batch.has_room([short[3]])
-        batch.leave(short[:1])
+        batch.abort(short[:1])
         assert batch.has_room([short[3]])
 
 

@@ -596,8 +596,8 @@ def test_a_write_to_the_library_clears_expired_checkpoints(library: MemoryLibrar
 def test_only_one_absorbs_under_a_key_until_its_process_ends(library: MemoryLibrary, tmp_path: Path) -> None:
     key, held = make_key("one"), tmp_path / "held"
     code = (
-        "import sys, time; from pathlib import Path; from lift.memories.library import Library\n"
-        f"with Library(Path({str(library.root)!r})).unfinished.alone({key!r}):\n"
+        "import sys, time; from pathlib import Path; from lift.memories.library import MemoryLibrary\n"
+        f"with MemoryLibrary(Path({str(library.root)!r})).unfinished.alone({key!r}):\n"
         f"    Path({str(held)!r}).write_text('x'); time.sleep(60)"
     )
     environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}

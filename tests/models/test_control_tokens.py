@@ -212,7 +212,7 @@ def test_a_generated_control_token_is_not_shown() -> None:
     ids = [*plainly(tokenizer, "At"), *said, *plainly(tokenizer, " nine")]
     assert decode_content(tokenizer, ids) == "At nine"
     stream = IncrementalDetokenizer(tokenizer)
-    pieces = [stream.hear(token) for token in ids] + [stream.close()]
+    pieces = [stream.append(token) for token in ids] + [stream.close()]
     assert "".join(piece.text for piece in pieces if piece) == "At nine" == stream.text
 
 

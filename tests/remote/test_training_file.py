@@ -73,7 +73,7 @@ def test_text_without_spaces_is_cut_where_it_must_be() -> None:
     assert "".join(texts) == f"T\n{document.text}"
 
 
-def test_tasks_follow_the_segments_and_those_held_back_stay_here() -> None:
+def test_tasks_follow_the_segments_and_those_held_out_stay_here() -> None:
     held_out = Task("A probe?", "a secret", (0,), "rules:object", held_out=True)
     file = build_training_file(make_document(60), [*TASKS, held_out], make_recipe(1, 1), LIMIT_TOKENS)
     assert exchanges(file)[file.segments :] == [(task.question, task.answer) for task in TASKS]

@@ -237,7 +237,7 @@ def test_a_dialogue_takes_the_route_of_a_single_question(
 
     expected = []
     for memory in citing:
-        routes = open_memory(memory, tiny_model).routes.rendering(render)
+        routes = open_memory(memory, tiny_model).strategies.rendering(render)
         expected.append(facts(Answerer(tiny_model, routes).ask_many([posed.searched], context, max_new_tokens=8)[0]))
     release(tiny_model.model)
     engine = start()

@@ -368,7 +368,7 @@ def test_a_killed_run_resumes_with_what_is_missing() -> None:
     resumed: list[bool] = []
     script = """
         import sys
-        import test_task_endpoint as test
+        import test_endpoint_generator as test
         for piece in test.opened(sys.argv[1], 8).stream():
             print(piece.position, flush=True)
     """

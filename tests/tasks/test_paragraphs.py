@@ -153,7 +153,7 @@ def test_a_summary_is_kept_or_rejected_by_a_reason_that_is_counted(summary: str,
         assert checker.tasks(request, ParsedReply(summary=summary)) == () and rejected == {"asked before": 1}
 
 
-def test_one_of_ten_is_held_back_where_probes_are_wanted() -> None:
+def test_one_of_ten_is_held_out_where_probes_are_wanted() -> None:
     requests = planned(LABELLED, "tasks.per_document=10")
     checker = ReplyChecker("self", 1, 10, Counter())
     kept = [checker.tasks(each, ParsedReply(summary=f"{GOOD} Number {each.number}.")) for each in requests]

@@ -118,7 +118,7 @@ def test_a_share_of_the_tasks_is_asked_for_its_sentence_too(tiny_model: BaseMode
     assert {tuple(group[1].ids) for group in everything.groups(0)} == set(wanted)
 
 
-def test_held_back_tasks_are_never_trained(tiny_model: BaseModel) -> None:
+def test_held_out_tasks_are_never_trained(tiny_model: BaseModel) -> None:
     for overrides in (["context.share=1.0"], ["context.tasks=truncated"]):
         plan = sampler(tiny_model, recipe(*overrides))
         groups = [group for epoch in range(plan.epochs) for group in plan.groups(epoch)]
