@@ -373,7 +373,9 @@ def test_a_killed_run_resumes_with_what_is_missing() -> None:
             print(piece.position, flush=True)
     """
     with ScriptedEndpoint(reply) as endpoint:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
+        here = Path(__file__).resolve()
+        paths = [here.parents[2] / "src", here.parent, here.parents[1]]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
         command = [sys.executable, "-c", textwrap.dedent(script), endpoint.base_url]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout
