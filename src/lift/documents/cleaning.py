@@ -39,12 +39,12 @@ def _character_table() -> dict[int, str | None]:
 _CHARACTERS = _character_table()
 
 
-# C0 and C1 but line feed and tab: a terminal that is shown them moves its cursor, or does worse.
-_TERMINAL_CODES = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+# C0 and C1 but line ends and tab: a terminal that is shown them moves its cursor, or does worse.
+_TERMINAL_CODES = {code: " " for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\r\n\t"}
 
 
 def without_terminal_codes(text: str) -> str:
-    """The text with a space for each control character but line feed and tab; no other character moves."""
+    """The text with a space for each control character but line ends and tab; no other character moves."""
     return text.translate(_TERMINAL_CODES)
 
 
