@@ -42,6 +42,7 @@ KINDS: list[dict[str, Any]] = [
 QUESTIONS = ["Who founded it?", "How many lenses?", "When did the tower burn?"]
 TEXT = "Ada Quill founded the museum of Port Merrow in 1911. It owns 42 lenses. A storm destroyed the tower in 1907."
 WITHIN_S = 120.0
+OTHER_KINDS = ("pissa", "gated-memory")
 
 
 @pytest.fixture(autouse=True)
@@ -136,11 +137,14 @@ def test_threads_that_share_memories_and_ask_in_batches_get_the_same_answers(lib
     assert found == [expected] * 3 + one_by_one
 
 
-@pytest.mark.parametrize("kind", ["lora", "pissa", "gated-memory"])
+@pytest.mark.parametrize(
+    "kind",
+    ["lora", pytest.param("pissa", marks=pytest.mark.slow), pytest.param("gated-memory", marks=pytest.mark.slow)],
+)
 def test_memories_answer_while_a_text_is_absorbed_and_neither_harms_the_other(
     library: lift.Library, tiny_model: BaseModel, tmp_path: Path, kind: str
 ) -> None:
-    recipe = small_recipe(f"adapter.kind={kind}", "training.epochs=4")
+    recipe = small_recipe(f"adapter.kind={kind}", "training.epochs=2")
     steps = [lambda memory=library[name]: ask_all(memory, "none") for name in list(library)[:3]]  # type: ignore[misc]
     expected = [step() for step in steps]
     elsewhere = lift.Library(tmp_path / "alone", tiny_model)

@@ -1,4 +1,7 @@
-"""Which sentences of the document a question, or an answer, is about: BM25 over sentences."""
+"""Which sentences of the document a question, or an answer, is about: BM25 over sentences.
+
+Stop words and stemming are those of English, in which most questions come.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Support:
 
 
 def content_words(text: str) -> list[str]:
-    """The words of a text, in lower case, that say what it is about: none that stand in every question or sentence."""
+    """The words of a text, in lower case, that say what it is about: all but the stop words."""
     return [word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
 
 

@@ -199,7 +199,7 @@ def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-_STOP_WORDS = {
+_COMMONEST_WORDS = {
     "en": "the of and to in is that it was for on with as his her he she they this at by from have not are were which",
     "de": "der die das und ist nicht ein eine zu den mit von sich auf für dem des im auch als war wird sind es ich",
     "fr": "le la les de des et est un une dans que qui pour pas sur au avec il elle ce par plus du sont nous vous été",
@@ -236,7 +236,7 @@ def detect_language(text: str) -> str:
         return "other"
     shares = sorted(
         (sum(word in common for word in words) / len(words), language)
-        for language, common in ((language, frozenset(listed.split())) for language, listed in _STOP_WORDS.items())
+        for language, common in ((language, frozenset(listed.split())) for language, listed in _COMMONEST_WORDS.items())
     )
     (second, _), (best, language) = shares[-2:]
     return language if best >= _MIN_STOP_SHARE and best >= _CLEAR_LEAD * second else "other"
