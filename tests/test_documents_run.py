@@ -361,8 +361,13 @@ def is_run(block: Block) -> bool:
     return block.language == "python" or not all(is_about_the_environment(command) for command in block.commands)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if any(is_run(block) for block in blocks_of(page))])
+def followed_pages() -> list[Any]:
+    """The README is followed with the slow tests, the guide by `make test-pages`: it takes minutes."""
+    pages = [page for page in PAGES if any(is_run(block) for block in blocks_of(page))]
+    return [pytest.param(page, marks=pytest.mark.slow if page == "README.md" else pytest.mark.pages) for page in pages]
+
+
+@pytest.mark.parametrize("page", followed_pages())
 def test_a_page_can_be_followed_from_top_to_bottom(
     page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
