@@ -16,7 +16,7 @@ from machines import Machine
 
 import lift
 import lift.absorbing.session
-from lift.absorbing.absorb import absorb_events, absorption_key
+from lift.absorbing.absorb import absorb_events, absorption_identity
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probed, Probing, Trained, WaitingForOther
 from lift.absorbing.planning import make_plan
 from lift.absorbing.recall_report import Probe, RecallReport
@@ -288,7 +288,7 @@ def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
 
 
 def key_of(base: BaseModel, *overrides: str) -> str:
-    return absorption_key(document(), base, load_recipe("default", [*SMALL, *overrides]), None)
+    return absorption_identity(document(), base, load_recipe("default", [*SMALL, *overrides]), None).key
 
 
 def test_an_absorption_that_somebody_else_is_at_is_refused_at_once(tiny_model: BaseModel) -> None:

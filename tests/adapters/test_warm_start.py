@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lift
-from lift.absorbing.absorb import absorption_key
+from lift.absorbing.absorb import absorption_identity
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document, prepare_stream
 from lift.absorbing.warm_start_tuning import ReaderSettings, ReadingSettings, WarmStartSampler, tune_reader
 from lift.adapters.resident import release
@@ -160,10 +160,10 @@ def test_a_damaged_one_is_refused_in_a_sentence(tiny_model: BaseModel, start: Pa
 def test_another_start_makes_another_memory(tiny_model: BaseModel, start: Path, tmp_path: Path) -> None:
     recipe = load_recipe("fast", [f"adapter.warm_start={start}"])
     document = Document("Merrow", TEXT, "test")
-    before = absorption_key(document, tiny_model, recipe, None)
+    before = absorption_identity(document, tiny_model, recipe, None).key
     other = ReaderSettings(adapter=SETTINGS.adapter, training=SETTINGS.training.model_copy(update={"epochs": 1}))
     tuned(tiny_model, settings=other)[0].write(start)
-    assert absorption_key(document, tiny_model, recipe, None) != before
+    assert absorption_identity(document, tiny_model, recipe, None).key != before
 
 
 def test_every_question_comes_up_with_what_proves_its_answer(tiny_model: BaseModel) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chat_templates import build_tokenizer
 from conftest import CHATML, tiny_llama
 
-from lift.absorbing.absorb import absorb_events, absorption_identity, absorption_key
+from lift.absorbing.absorb import absorb_events, absorption_identity
 from lift.absorbing.absorption_events import Finished, Prepared
 from lift.absorbing.update import add_events
 from lift.answering.answerer import open_memory
@@ -58,7 +58,7 @@ def with_template(base: BaseModel, template: str) -> BaseModel:
 
 
 def key(base: BaseModel, *overrides: str, document: Document = DOCUMENT, budget_s: float | None = None) -> str:
-    return absorption_key(document, base, load_recipe("default", [*SETTINGS, *overrides]), budget_s)
+    return absorption_identity(document, base, load_recipe("default", [*SETTINGS, *overrides]), budget_s).key
 
 
 def test_whole_and_fractional_seconds_are_the_same_budget(tiny_model: BaseModel) -> None:

@@ -395,11 +395,6 @@ def _fit_attention(session: Session, made: PreparedDocument) -> Iterator[Absorpt
                 break
 
 
-def absorption_key(document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None) -> str:
-    """The key under which a library finds the memory of an absorption again."""
-    return absorption_identity(document, base, recipe, budget_s).key
-
-
 def absorption_identity(
     document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None
 ) -> AbsorptionIdentity:

@@ -14,7 +14,6 @@ AUXILIARIES = words(
 )
 PERMISSION_MODALS = words("can could may might cannot")
 OBLIGATION_MODALS = words("must shall should need ought")
-OBLIGATION_WORDS = words("must shall should need have required obliged obligatory compulsory mandatory necessary")
 # "no", "not" and the like turn the clause round that they stand in
 NEGATORS = words("not never no nobody none neither nor nothing nowhere cannot without hardly scarcely")
 EXCEPTIONS = (("other", "than"), ("except",), ("save",), ("apart", "from"), ("excepting",))
@@ -34,7 +33,6 @@ FUNCTION_WORDS = words(
     okay well get got yes"""
 )
 LIGHT_VERBS = words("put do make get have go take use be bring keep give happen exist take")
-PERSON_WORDS = words("everyone everybody someone somebody anyone anybody nobody member members staff guest guests")
 # words of a question that the form of a right answer speaks for
 IMPLIED = {
     "time": words("time date day year month hour moment long last when start take"),
