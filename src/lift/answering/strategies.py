@@ -38,7 +38,15 @@ from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
 from lift.models.template_text import NO_QUOTES, TemplateQuotes
-from lift.packing.prompts import CUT_STEP_TOKENS, PLAIN_FORM, PromptForm, citation_question, fit_context, prompt_ids
+from lift.packing.prompts import (
+    CUT_STEP_TOKENS,
+    PLAIN_FORM,
+    TEXT_TELLS_NOTHING,
+    PromptForm,
+    citation_question,
+    fit_context,
+    prompt_ids,
+)
 
 VERSION = 6  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
@@ -49,7 +57,6 @@ MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
 CARRIED_COVERAGE = 0.6
 MEMORY_TELLS_NOTHING = "The memory does not tell."
-TEXT_TELLS_NOTHING = "The text does not tell."
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 

@@ -15,10 +15,13 @@ from lift.cli.output import format_bytes, format_seconds, print_facts, remark, w
 _EPILOG = """\b
 Examples:
   lift warm-start questions.jsonl --out my-start
+  lift warm-start wiki.jsonl stories.jsonl --out my-start --licence "CC BY-SA 4.0"
   lift absorb minutes.pdf --set adapter.warm_start=my-start
 
-A line of the file: {"title", "context", "questions": [{"question", "answers": [..], "evidence": [..]}]}
-Use other documents than those that you will absorb, with questions that people asked."""
+A line of a file: {"title", "source", "context", "questions": [{"question", "answers": [..], "evidence": [..], "type"}]}
+Use other documents than those that you will absorb, with questions that people asked, of several sources: each source
+gets an equal part. No answers: the document does not tell, and the model learns to say so. A run that was stopped goes
+on where it was when the same command is given again."""
 
 _SAY_EVERY_STEPS = 25
 
@@ -29,7 +32,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def warm_start(
-    data: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of documents with questions and answers.")],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="JSONL of documents with questions and answers.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the warm start goes.")],
     model: ModelOption = "smollm2",
     licence: Annotated[
@@ -48,36 +53,51 @@ def warm_start(
     What is made is where memories begin (adapter.warm_start). One comes with Lift for smollm2; make one for a model
     of your own.
     """
-    from lift.absorbing.warm_start_tuning import ReaderSettings, tune_reader
+    from lift.absorbing.warm_start_tuning import ReaderSettings, tune_reader, tuning_checkpoint
     from lift.adapters.warm_start import WarmStart
     from lift.config import apply_overrides
+    from lift.evaluation.records import Record
     from lift.evaluation.suite_plan import SuitePlan
     from lift.evaluation.suite_reading import read_suite
 
     values: dict[str, Any] = ReaderSettings().model_dump()
     settings = ReaderSettings.parse(apply_overrides(values, overrides or ()), "settings of lift warm-start")
     base = progress.load_shown_model(model, as_json)
-    suite = SuitePlan.parse({"name": "qa", "data": data}, str(data))
-    read = read_suite(suite, lambda _text: [], skip_bad=skip_bad)
-    for fault in read.faults:
-        remark(f"left out: {fault}")
+    records: list[Record] = []
+    for path in data:
+        read = read_suite(SuitePlan.parse({"name": "qa", "data": path}, str(path)), lambda _text: [], skip_bad=skip_bad)
+        records.extend(read.records)
+        for fault in read.faults:
+            remark(f"left out: {fault}")
+    checkpoint = tuning_checkpoint(out, base, records, settings, tell=lambda notice: remark(str(notice)))
     found: list[WarmStart] = []
-    begun = time.monotonic()
-    for step in tune_reader(base, read.records, settings, licence, found):
-        if not as_json and step.step % _SAY_EVERY_STEPS == 0:
-            left_s = (time.monotonic() - begun) * (1 - step.progress) / step.progress
+    begun, first = time.monotonic(), None
+    for step in tune_reader(base, records, settings, licence, found, checkpoint):
+        first = step.progress if first is None else first
+        if not as_json and step.step % _SAY_EVERY_STEPS == 0 and step.progress > first:
+            left_s = (time.monotonic() - begun) * (1 - step.progress) / (step.progress - first)
             said = f"{100 * step.progress:.0f} %, epoch {step.epoch + 1}, loss {step.loss:.3f}"
             remark(f"{said}, about {format_seconds(left_s)} left")
     point = found[0]
     point.write(out)
+    checkpoint.discard()
+    questions = sum(len(record.questions) for record in records)
     size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in point.state.values())
     if as_json:
-        write_json({"out": str(out), "digest": point.digest, "documents": len(read.records), "bytes": size_bytes})
+        write_json(
+            {
+                "out": str(out),
+                "digest": point.digest,
+                "documents": len(records),
+                "questions": questions,
+                "bytes": size_bytes,
+            }
+        )
         return
     print_facts(
         [
             ("warm start", str(out)),
-            ("documents", f"{len(read.records):,}, {read.questions:,} questions"),
+            ("documents", f"{len(records):,}, {questions:,} questions"),
             ("size", format_bytes(size_bytes)),
             ("use it", f"lift absorb FILE --set adapter.warm_start={out}"),
         ],

@@ -154,6 +154,11 @@ class Checkpoint:
         self._tell(CheckpointDamaged(why, aside))
         return None
 
+    def discard(self) -> None:
+        """Remove the state that is there, if any: what it was kept for is done."""
+        for directory in (self.directory, self._beside(_FRESH), self._beside(_BEFORE)):
+            shutil.rmtree(directory, ignore_errors=True)
+
     def _put_in_place(self, fresh: Path) -> None:
         before = self._beside(_BEFORE)
         if self.directory.exists():

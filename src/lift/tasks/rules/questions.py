@@ -97,15 +97,15 @@ def question_candidates(parsed: ParsedSentence, names: Names) -> list[Candidate]
         # headings, list items and orders that the parser cannot read: only what stands together in them is asked for
         return [*_asides(parsed, names), *_connections(parsed, names, set())]
     for clause in clauses_of(list(parsed.doc)):
-        found.extend(_Asker(parsed, names, clause).candidates())
+        found.extend(ClauseAsker(parsed, names, clause).candidates())
         if clause.origin == "order":
             continue
         active = activated(clause)
         if active is not None:
-            found.extend(_Asker(parsed, names, active).candidates())
+            found.extend(ClauseAsker(parsed, names, active).candidates())
         passive = passivised(clause)
         if passive is not None:
-            asker = _Asker(parsed, names, passive)
+            asker = ClauseAsker(parsed, names, passive)
             found.extend(asker.candidates(subject=False))
             found.extend(asker.agent_questions(clause))
     for text, first, last, weight in title_questions(parsed.doc):
@@ -191,7 +191,7 @@ def _is_whole(parsed: ParsedSentence, question: str, first: Token, last: Token) 
     )
 
 
-class _Asker:
+class ClauseAsker:
     """Asks about one clause."""
 
     def __init__(self, parsed: ParsedSentence, names: Names, clause: Clause) -> None:
@@ -226,6 +226,16 @@ class _Asker:
                 yield from self._questions(_Focus(part, wh))
         yield from self._action_questions()
         yield from self._event_questions()
+
+    def polar_text(self) -> str | None:
+        """The whole clause as a yes/no question, without a mark; None where it cannot stand alone."""
+        if self.frame is None or sum(part.role == "object" for part in self.clause.constituents) > 1:
+            return None
+        texts = self._texts(None, "full")
+        subject, (auxiliary, verb) = self._subject_text(), self._finite()
+        if texts is None or subject is None or (self.clause.lemma == "be" and not texts):
+            return None
+        return self._framed(" ".join([auxiliary, subject, *self._adverb_texts(), *verb, *texts]), None)
 
     def _existence_questions(self) -> Iterator[Candidate]:
         """ "Is there a lift in the annex?" -> "There is no lift in the annex": the answer says it as the text does."""

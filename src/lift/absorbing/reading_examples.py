@@ -1,0 +1,210 @@
+"""Reading examples: documents with questions that people asked -> prompts and answers that a reader is tuned on.
+
+A question comes up behind a text of its document: the passage that proves its answer, and the sentences that retrieval
+brings, one to eight of them. Where that text does not tell, the answer says so: behind another passage of the same
+document, behind sentences that miss the answer, and wherever people found that the document does not answer. Yes/no
+questions are made by rules of the document's own sentences (tasks/rules/polar_questions.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from lift.answering.scoring import contained
+from lift.config import Settings
+from lift.documents.document import Document
+from lift.documents.retrieval import SentenceIndex
+from lift.documents.sentences import Sentence, joined, split_sentences
+from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example
+from lift.tasks.rules.polar_questions import polar_questions
+
+_FEW = (1, 2, 3, 3, 3, 5, 8)
+_CARRIED_COVERAGE = 0.75
+_LONGEST_PASSAGE_CHARS = 6000
+
+
+class AnsweredQuestion(Protocol):
+    """A question that people asked, its answers, the first of them the usual one, and passages that prove it."""
+
+    @property
+    def text(self) -> str:
+        """The question."""
+        ...
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """Other ways to say it, or with `kind` "multi-span" its parts; none where the document does not tell."""
+        ...
+
+    @property
+    def evidence(self) -> Sequence[str]:
+        """Passages of the document; none where it is not known."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The source's own class of the question."""
+        ...
+
+
+class QuestionedDocument(Protocol):
+    """A document and the questions about it, such as a record of an evaluation."""
+
+    @property
+    def document(self) -> Document:
+        """The text."""
+        ...
+
+    @property
+    def questions(self) -> Sequence[AnsweredQuestion]:
+        """In any order."""
+        ...
+
+
+class ReadingSettings(Settings):
+    """Settings of what is read."""
+
+    questions_per_source: int = Field(1200, ge=1, description="questions of documents of one source, at most")
+    absent_share: float = Field(0.2, ge=0, lt=1, description="share of questions behind a text that does not tell")
+    polar_share: float = Field(0.1, ge=0, lt=1, description="share of yes/no questions")
+    kept_passages: int = Field(400, ge=0, description="passages that the warm start keeps, for memories to go on with")
+    seed: int = 0
+
+
+def balanced(
+    records: Sequence[QuestionedDocument], settings: ReadingSettings
+) -> list[tuple[QuestionedDocument, list[AnsweredQuestion]]]:
+    """The questions to tune on, by document: of each source at most so many, spread evenly over its documents."""
+    generator = random.Random(settings.seed)
+    by_source: dict[str, list[QuestionedDocument]] = defaultdict(list)
+    for record in records:
+        by_source[record.document.source].append(record)
+    chosen: list[tuple[QuestionedDocument, list[AnsweredQuestion]]] = []
+    for members in by_source.values():
+        generator.shuffle(members)
+        left = settings.questions_per_source
+        queues = [(record, generator.sample(list(record.questions), len(record.questions))) for record in members]
+        taken: list[list[AnsweredQuestion]] = [[] for _ in queues]
+        depth = 0
+        while left > 0 and any(depth < len(questions) for _, questions in queues):
+            for (_, questions), own in zip(queues, taken, strict=True):
+                if depth < len(questions) and left > 0:
+                    own.append(questions[depth])
+                    left -= 1
+            depth += 1
+        chosen += [(record, own) for (record, _), own in zip(queues, taken, strict=True) if own]
+    return chosen
+
+
+class ReadingExamples:
+    """The examples of each document, in groups whose prompts begin with the same text."""
+
+    def __init__(self, tokenizer: Any, settings: ReadingSettings) -> None:
+        self._tokenizer = tokenizer
+        self._settings = settings
+
+    def groups(self, record: QuestionedDocument, questions: Sequence[AnsweredQuestion]) -> Iterator[list[Example]]:
+        """Examples of these questions of the document."""
+        generator = random.Random(f"{self._settings.seed}/{record.document.sha256}")
+        sentences = split_sentences(record.document.text)
+        index = SentenceIndex(sentences)
+        behind: dict[str, list[Example]] = defaultdict(list)
+        absent: list[tuple[str, str]] = []
+        for question in questions:
+            said = _answer(question)
+            if said is not None and len(self._tokenizer(said)["input_ids"]) > MAX_ANSWER_TOKENS:
+                continue
+            passage = "\n".join(question.evidence)[:_LONGEST_PASSAGE_CHARS]
+            shown = index.evidence(question.text, generator.choice(_FEW))
+            text = joined(shown)
+            if not question.answers:
+                absent.append((question.text, text))
+                continue
+            if passage:
+                behind[passage].append(self._example(question.text, said or "", passage))
+            told = _told(question, text, passage, shown, index)
+            if told is None:
+                if _is_literal(question, record.document.text):
+                    absent.append((question.text, text))
+            elif text != passage:
+                behind[text].append(self._example(question.text, told, text))
+        answered = sum(map(len, behind.values()))
+        absent += self._misplaced(questions, list(behind), generator)
+        generator.shuffle(absent)
+        share = self._settings.absent_share
+        # all that people could not answer, and as many more as the share allows
+        for text_asked, text in absent[
+            : max(round(answered * share / (1 - share)), sum(not q.answers for q in questions))
+        ]:
+            behind[text].append(self._example(text_asked, TEXT_TELLS_NOTHING, text))
+        for asked, text, yes in self._polar(record.document.title, sentences, index, answered, generator):
+            behind[text].append(self._example(asked, "Yes" if yes else "No", text))
+        yield from behind.values()
+
+    def _misplaced(
+        self, questions: Sequence[AnsweredQuestion], passages: Sequence[str], generator: random.Random
+    ) -> Iterator[tuple[str, str]]:
+        """Questions behind passages of the same document that prove something else."""
+        for question in questions:
+            others = [
+                text for text in generator.sample(passages, min(3, len(passages))) if text not in question.evidence
+            ]
+            others = [text for text in others if question.answers and not contained(text, question.answers)]
+            if others and len(question.text.split()) > 4:
+                yield question.text, others[0]
+
+    def _polar(
+        self, title: str, sentences: Sequence[Sentence], index: SentenceIndex, answered: int, generator: random.Random
+    ) -> Iterator[tuple[str, str, bool]]:
+        share = self._settings.polar_share
+        wanted = round(answered * share / (1 - share))
+        if not wanted:
+            return
+        some = list(sentences)
+        if len(some) > 12 * wanted:
+            first = generator.randrange(len(some) - 12 * wanted)
+            some = some[first : first + 12 * wanted]
+        made = polar_questions(title, some, seed=generator.randrange(1 << 30))
+        generator.shuffle(made)
+        # as many of either answer
+        by_answer = {yes: [each for each in made if each.yes == yes] for yes in (True, False)}
+        for number in range(wanted):
+            yes = bool(number % 2)
+            if by_answer[yes]:
+                each = by_answer[yes].pop()
+                shown = index.evidence(each.question, generator.choice(_FEW))
+                if each.sentence in [sentence.index for sentence in shown]:
+                    yield each.question, joined(shown), each.yes
+
+    def _example(self, question: str, answer: str, text: str) -> Example:
+        return question_example(self._tokenizer, question, answer, text, reads_evidence=True)
+
+
+def _answer(question: AnsweredQuestion) -> str | None:
+    if not question.answers:
+        return None
+    return ", ".join(question.answers) if question.kind == "multi-span" else question.answers[0]
+
+
+def _is_literal(question: AnsweredQuestion, text: str) -> bool:
+    return bool(question.answers) and contained(text, question.answers)
+
+
+def _told(
+    question: AnsweredQuestion, text: str, passage: str, shown: Sequence[Sentence], index: SentenceIndex
+) -> str | None:
+    """The answer that this text tells, None where it tells none."""
+    if question.kind == "multi-span":
+        return _answer(question) if all(contained(text, [part]) for part in question.answers) else None
+    literal = next((said for said in question.answers if contained(text, [said])), None)
+    if literal is not None:
+        proven = not passage or any(sentence.text in passage or passage in sentence.text for sentence in shown)
+        return literal if proven else None
+    if question.answers and index.coverage(question.answers[0], text) >= _CARRIED_COVERAGE:
+        return question.answers[0]
+    return None
