@@ -7,8 +7,11 @@ auto          A few sentences of evidence are read, and the memory is asked clos
               sentences again are read behind the first, and all are reranked (reranking.py). Where one sentence alone
               holds all that the question says, no other is read: what is like it distracts a small reader. A memory
               that reads for itself scores both behind the evidence: it has what it knows in mind then, and a second
-              term would count it twice. Where sentences are asked for (prose.py), the base model writes them, or the
-              document is quoted.
+              term would count it twice. Where the reader finds no answer in either, retrieval has missed or the
+              document does not tell: the reader is shown where the memory's answer stands; where that tells nothing
+              too, the memory's answer is given if it finds it much likelier than the prior does, and else the answer
+              is that the text does not tell. Where sentences are asked for (prose.py), the base model writes them, or
+              the document is quoted.
 yes or no     A small reader answers "Are dogs allowed?" with "the inn". Where the document may be read, such a
               question is answered by the sentence that speaks of all that is asked, behind a yes or no where rules are
               sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way, and where nothing
@@ -23,6 +26,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from lift.answering.abstention import abstains
 from lift.answering.answer import Answer, Evidence, supported_answer
 from lift.answering.attribution.attribute import says_nothing, verdict
 from lift.answering.attribution.polar import PolarVerdict
@@ -48,7 +52,7 @@ from lift.packing.prompts import (
     prompt_ids,
 )
 
-VERSION = 6  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 7  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -56,6 +60,8 @@ WIDE_SENTENCES = (
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
 CARRIED_COVERAGE = 0.6
+AROUND_COVERAGE = 0.6
+SURE_NATS = 4.0
 MEMORY_TELLS_NOTHING = "The memory does not tell."
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
@@ -250,7 +256,10 @@ class Strategies:
         return self.answer(bare, chosen)
 
     def _auto(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
-        """Read in the evidence and recall closed book; where these differ, read in more evidence and rerank."""
+        """Read in the evidence and recall closed book; where these differ, read in more evidence and rerank.
+
+        Where nothing can be read, read where the memory's answer stands; see _unread for what is said then.
+        """
         alone = self.index.holder(question)
         narrow = self.prompt(question, "evidence", max_new_tokens, [alone] if alone else None)
         bare = self.prompt(question, "none", max_new_tokens)
@@ -260,18 +269,48 @@ class Strategies:
         ]
         shown, texts = [narrow], [read]
         reads_itself = self.adapters.reader == self.adapters.memory
-        if read != said and not reads_itself and not alone:
+        if not reads_itself and (abstains(read) or (read != said and not alone)):
             more = self.index.evidence(question, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
             wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
                 shown.append(wide)
                 texts += yield [GenerateRequest(self.adapters.reader, wide.ids, max_new_tokens)]
+        if not reads_itself and all(map(abstains, texts)):
+            around = self._around(question, said)
+            if not around:
+                return (yield from self._unread(question, bare, said))
+            shown = [self.prompt(question, "evidence", max_new_tokens, around)]
+            texts = yield [GenerateRequest(self.adapters.reader, shown[0].ids, max_new_tokens)]
+            if abstains(texts[0]):
+                return (yield from self._unread(question, bare, said))
+        if not reads_itself:
+            told = [place for place, text in enumerate(texts) if not abstains(text)]
+            shown, texts = [shown[place] for place in told], [texts[place] for place in told]
         pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
         chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
         return answer if agreed else self._with_best_sentence(question, answer)
+
+    def _around(self, question: str, said: str) -> list[Sentence]:
+        """The sentence in which most of the words of an answer stand, and those beside it; none where few stand."""
+        found = self.index.support(question, said)
+        if found is None or found.coverage < AROUND_COVERAGE:
+            return []
+        place, paragraph = found.sentence.index, found.sentence.paragraph
+        beside = self.index.sentences[max(place - 1, 0) : place + 2]
+        return [sentence for sentence in beside if sentence.paragraph == paragraph]
+
+    def _unread(self, question: str, bare: Prompt, said: str) -> Strategy[Answer]:
+        """The memory's answer where it is sure of it, though nothing that was read tells it; else that nothing does."""
+        if not abstains(said):
+            asked = (self.adapters.memory, self.adapters.reader)
+            (recalled,), (before,) = yield [ScoreRequest(adapter, bare.ids, (said,)) for adapter in asked]
+            if recalled - before >= SURE_NATS:
+                return self._with_best_sentence(question, self.answer(bare, said))
+        nothing = self.answer(replace(bare, context="evidence"), TEXT_TELLS_NOTHING)
+        return self._with_best_sentence(question, replace(nothing, evidence=(), supported=False))
 
     def _prose(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
         """The text of the base model, which nothing has made brief, behind more of the document, if that carries it.
