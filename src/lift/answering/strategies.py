@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from lift.answering.abstention import MEMORY_TELLS_NOTHING
 from lift.answering.answer import Answer, Evidence, supported_answer
 from lift.answering.attribution.attribute import says_nothing, verdict
 from lift.answering.attribution.polar import PolarVerdict
@@ -56,7 +57,6 @@ WIDE_SENTENCES = (
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
 CARRIED_COVERAGE = 0.6
-MEMORY_TELLS_NOTHING = "The memory does not tell."
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 
