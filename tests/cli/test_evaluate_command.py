@@ -50,6 +50,20 @@ def test_help_lists_suites_and_methods(capsys: pytest.CaptureFixture[str]) -> No
     assert all(method.name in shown for method in all_methods())
 
 
+def test_what_nothing_answers_is_asked_and_its_refusals_are_shown(
+    tiny_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "questions.jsonl"
+    unanswerable = {"question": "Who painted the ferry?", "answers": []}
+    data.write_text(json.dumps(RECORD | {"questions": [*RECORD["questions"], unanswerable]}) + "\n", "utf-8")
+    arguments = ["qa", "--data", data, "--out", tmp_path / "out", "--model", tiny_directory, "--methods", "bm25"]
+    assert evaluate(*arguments, "--json") == 0
+    [told] = json.loads(capsys.readouterr().out)["abstention"]
+    assert (told["method"], told["unanswerable"]) == ("bm25", 1)
+    assert evaluate(*arguments) == 0
+    assert "F1 of refusing" in capsys.readouterr().out
+
+
 def test_your_own_questions_from_data_to_report(
     tiny_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -105,6 +106,16 @@ def test_without_any_evidence_the_beginning_is_left_and_no_question() -> None:
     cut, left_out = excerpt(whole, offsets, 2 * WORDS_EACH + 3)
     assert cut.document.text == " ".join(SENTENCES[:2])
     assert (cut.questions, left_out) == ((), list(whole.questions))
+
+
+def test_an_unanswerable_question_stays_with_its_passage_or_where_it_has_none() -> None:
+    whole = record((SENTENCES[6],), (SENTENCES[6],), (SENTENCES[1],), ())
+    unanswerable = tuple(replace(question, answers=()) for question in whole.questions[1:])
+    cut, left_out = excerpt(replace(whole, questions=(whole.questions[0], *unanswerable)), offsets, WORDS_EACH)
+    assert cut.document.text == SENTENCES[6]
+    assert (ids(cut.questions), ids(left_out)) == (["q0", "q1", "q3"], ["q2"])
+    alone, left_out = excerpt(replace(whole, questions=unanswerable[2:]), offsets, WORDS_EACH)
+    assert (alone.document.text, ids(alone.questions), left_out) == (SENTENCES[0], ["q3"], [])
 
 
 def test_evidence_longer_than_the_limit_is_left_out() -> None:

@@ -165,6 +165,17 @@ def test_an_empty_answer_is_wrong_without_being_asked_about(tmp_path: Path) -> N
     assert "reference" in without.error
 
 
+def test_without_a_reference_the_answer_is_right_that_abstains_and_nobody_is_asked(tmp_path: Path) -> None:
+    with ScriptedEndpoint(lambda _: "VERDICT: RIGHT") as endpoint:
+        asked = judge(endpoint, tmp_path / "cache.jsonl")
+        items = [("Who?", (), "Ada Quill"), ("Who?", (), "The text does not say."), ("Who?", (), "")]
+        assert [each.verdict for each in asked.grade_many(items)] == ["wrong", "right", "right"]
+        assert asked.prefer("Who?", (), "Ada Quill", "I don't know.") == "b"
+        assert asked.prefer("Who?", (), "Not mentioned.", "Ada Quill") == "a"
+        assert asked.prefer("Who?", (), "Bram Holt", "Ada Quill") == "tie"
+    assert endpoint.requests == []
+
+
 def test_nothing_is_asked_twice_also_after_a_crash(tmp_path: Path) -> None:
     cache = tmp_path / "cache.jsonl"
     items = [(f"Question {n % 4}?", ("Ada Quill",), "Ada Quill") for n in range(24)]

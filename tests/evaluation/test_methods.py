@@ -97,6 +97,18 @@ def test_without_evidence_there_is_no_oracle(tiny_model: BaseModel) -> None:
     assert "no evidence" in choose("oracle", Question("q", "Who?", ("A",)), asked(tiny_model)).refused
 
 
+def test_the_oracle_is_asked_what_nothing_answers_where_there_is_a_passage_to_read(tiny_model: BaseModel) -> None:
+    passage = "The museum owns 42 lenses."
+    shown = Question("q", "Who sold the lenses?", (), (passage,))
+    assert choose("oracle", shown, asked(tiny_model)) == ShownPassage(passage)
+    for name in ("oracle", "tuned:oracle"):
+        [method] = find_methods([name])
+        assert method.asks(shown)
+        assert method.asks(Question("q", "Who?", ("Ada",)))
+        assert not method.asks(Question("q", "Who?", ()))
+    assert find_methods(["full"])[0].asks(Question("q", "Who?", ()))
+
+
 def test_only_the_document_is_ever_cut_whatever_the_form(tiny_model: BaseModel) -> None:
     form = PromptForm(reading="Read {context} now. {question} Answer:", closed_book="{question} Answer:", chat=False)
     about = asked(tiny_model, TEXT * 20, asking=Asking(form=form, max_new_tokens=8))

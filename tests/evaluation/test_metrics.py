@@ -171,6 +171,21 @@ def test_an_empty_answer_is_worth_nothing_even_where_the_reference_is_empty_too(
         assert score(answer, [reference], names, choices=["the"]) == dict.fromkeys(names, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("", 1.0), ("The text does not tell.", 1.0), ("not mentioned in the passage", 1.0), ("Ada Quill", 0.0)],
+)
+def test_without_references_the_answer_is_right_that_abstains(answer: str, value: float) -> None:
+    assert score(answer, [], list(METRICS), choices=["the"]) == dict.fromkeys(METRICS, value)
+
+
+def test_a_refusal_is_worth_nothing_where_there_is_an_answer_whatever_words_they_share() -> None:
+    names = ["contained", "f1", "exact_match"]
+    assert score("The text does not tell.", ["text"], names) == dict.fromkeys(names, 0.0)
+    assert score("Unknown", ["unknown"], names) == dict.fromkeys(names, 1.0)
+    assert score("William Tell", ["Tell"], ["contained"]) == {"contained": 1.0}
+
+
 @given(st.text(max_size=40), st.lists(st.text(max_size=20), max_size=3))
 @settings(max_examples=60, deadline=None)
 def test_every_value_lies_between_0_and_1_for_any_text(answer: str, references: list[str]) -> None:

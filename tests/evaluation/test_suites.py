@@ -96,6 +96,14 @@ def test_what_may_be_missing_is_made_up_from_the_line(tmp_path: Path) -> None:
     assert (second.questions[0].evidence, second.questions[0].kind) == ((), "")
 
 
+def test_a_question_without_answers_is_one_that_the_document_does_not_answer(tmp_path: Path) -> None:
+    asked = [question(), question(id="q2", answers=[]), question(id="q3", answers=[], evidence=...)]
+    bad = BadData()
+    [record] = read("qa", write(tmp_path / "own.jsonl", lines(document(questions=asked))), bad)
+    assert [(each.answers, each.evidence) for each in record.questions[1:]] == [((), (FIRST,)), ((), ())]
+    assert bad.faults == []
+
+
 BAD_DOCUMENTS = [
     (document(context=" \n"), "context", "expected text, got none"),
     (document(context=...), "context", "is missing"),
@@ -109,8 +117,9 @@ BAD_DOCUMENTS = [
     (document(title="\ud83d"), "", "surrogate"),
 ]
 BAD_QUESTIONS = [
-    (question(answers=[]), "answers", "at least one text"),
-    (question(answers=["Ada", " "]), "answers", "none blank"),
+    (question(answers=[" "]), "answers", "none of them blank"),
+    (question(answers=""), "answers", "none of them blank"),
+    (question(answers=["Ada", " "]), "answers", "none of them blank"),
     (question(answers=...), "answers", "is missing"),
     (question(answers=None), "answers", "got NoneType"),
     (question(question=""), "question", "expected text, got none"),
@@ -160,7 +169,7 @@ def test_a_question_that_is_no_object_leaves_the_others(tmp_path: Path) -> None:
 
 def test_a_document_without_a_good_question_is_no_record(tmp_path: Path) -> None:
     bad = BadData(skip=True)
-    assert read("qa", write(tmp_path / "own.jsonl", lines(document(questions=[question(answers=[])]))), bad) == []
+    assert read("qa", write(tmp_path / "own.jsonl", lines(document(questions=[question(answers=[" "])]))), bad) == []
     assert len(bad.faults) == 1
 
 
@@ -227,12 +236,13 @@ def squad_file(*articles: Json) -> Json:
 
 SQUAD = squad_file(
     article({"context": FIRST, "qas": [ANSWERABLE, IMPOSSIBLE]}, {"context": SECOND, "qas": [OTHER]}),
-    article({"context": "Nothing is asked here.", "qas": [IMPOSSIBLE | {"id": "s4"}]}),
+    article({"context": "Nothing is asked here.", "qas": []}),
 )
 SQUAD_AS_OURS = document(
     id="dev-0",
     questions=[
         question(id="s1", question="Who founded it?", answers=["Ada Quill"], evidence=[FIRST], type=""),
+        question(id="s2", question="Who sold it?", answers=[], evidence=[FIRST], type=""),
         question(id="s3", question="What fell?", answers=["the old tower"], evidence=[SECOND[2:-6]], type=""),
     ],
 )
@@ -245,11 +255,29 @@ def test_an_article_of_squad_is_one_memory_or_one_a_paragraph(tmp_path: Path, da
     [whole] = read("squad", path, bad, per="article")
     assert (whole.id, whole.document.title, whole.document.text) == ("dev-0", "Port Merrow", TEXT)
     asked = [(each.id, each.answers, each.evidence) for each in whole.questions]
-    assert asked == [("s1", ("Ada Quill",), (FIRST,)), ("s3", ("the old tower",), (SECOND,))]
+    assert asked == [("s1", ("Ada Quill",), (FIRST,)), ("s2", (), (FIRST,)), ("s3", ("the old tower",), (SECOND,))]
     first, second = read("squad", path, bad, per="paragraph")
     assert (first.id, first.document.text, second.document.text) == ("dev-0-0", FIRST, SECOND)
-    assert (first.questions, second.questions) == (whole.questions[:1], whole.questions[1:])
+    assert (first.questions, second.questions) == (whole.questions[:2], whole.questions[2:])
     assert bad.faults == []
+
+
+def test_the_plausible_answers_of_an_impossible_question_are_none(tmp_path: Path) -> None:
+    plausible = [{"text": "Bram Holt", "answer_start": 0}]
+    asked = [IMPOSSIBLE | {"plausible_answers": plausible}, IMPOSSIBLE | {"id": "s5", "answers": plausible}]
+    [record] = read("squad", write(tmp_path / "dev.json", lines(squad_file(article({"context": FIRST, "qas": asked})))))
+    assert [(each.id, each.answers, each.evidence) for each in record.questions] == [
+        ("s2", (), (FIRST,)),
+        ("s5", (), (FIRST,)),
+    ]
+
+
+def test_an_unanswerable_question_without_evidence_goes_to_the_paragraph_most_like_it(tmp_path: Path) -> None:
+    text = "The tower fell.\n\nA ferry sank in the harbour.\n\nThe harbour has a ferry."
+    asked = [question(id="ferry", question="Who painted the ferry of the harbour?", answers=[], evidence=[])]
+    [record] = read("squad", write(tmp_path / "own.jsonl", lines(document(context=text, questions=asked))),
+                    per="paragraph")  # fmt: skip
+    assert (record.document.text, record.questions[0].answers) == ("A ferry sank in the harbour.", ())
 
 
 def test_an_article_in_our_format_falls_into_the_same_paragraphs(tmp_path: Path) -> None:
@@ -280,14 +308,16 @@ def test_a_question_goes_to_the_paragraph_that_is_its_evidence(tmp_path: Path) -
     ("broken", "field", "kept"),
     [
         (squad_file(article({"context": " ", "qas": [OTHER]}, *SQUAD["data"][0]["paragraphs"][:1])),
-         "data[0].paragraphs[0].context", ["s1"]),
-        (squad_file({"title": "x", "paragraphs": []}, *SQUAD["data"]), "data[0].paragraphs", ["s1", "s3"]),
-        (squad_file("x", *SQUAD["data"]), "data[0]", ["s1", "s3"]),
+         "data[0].paragraphs[0].context", ["s1", "s2"]),
+        (squad_file({"title": "x", "paragraphs": []}, *SQUAD["data"]), "data[0].paragraphs", ["s1", "s2", "s3"]),
+        (squad_file("x", *SQUAD["data"]), "data[0]", ["s1", "s2", "s3"]),
         (squad_file(article({"context": FIRST}, {"context": SECOND, "qas": [OTHER]})),
          "data[0].paragraphs[0].qas", ["s3"]),
         (squad_file(article({"context": FIRST, "qas": [ANSWERABLE, OTHER | {"answers": []}]})),
          "data[0].paragraphs[0].qas[1].answers", ["s1"]),
-        (squad_file(article({"context": FIRST, "qas": [OTHER | {"answers": [{"text": ""}]}, ANSWERABLE]})),
+        (squad_file(article({"context": FIRST, "qas": [ANSWERABLE, OTHER | {"is_impossible": "false"}]})),
+     "data[0].paragraphs[0].qas[1].is_impossible", ["s1"]),
+    (squad_file(article({"context": FIRST, "qas": [OTHER | {"answers": [{"text": ""}]}, ANSWERABLE]})),
          "data[0].paragraphs[0].qas[0].answers[0].text", ["s1"]),
         (squad_file(article({"context": FIRST, "qas": [ANSWERABLE]}, {"context": SECOND, "qas": [ANSWERABLE]})),
          "data[0].paragraphs[1].qas[0].id", ["s1"]),

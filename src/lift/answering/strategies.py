@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from lift.answering.abstention import abstains
+from lift.answering.abstention import MEMORY_TELLS_NOTHING, abstains
 from lift.answering.answer import Answer, Evidence, supported_answer
 from lift.answering.attribution.attribute import says_nothing, verdict
 from lift.answering.attribution.polar import PolarVerdict
@@ -62,7 +62,6 @@ AGREEMENT_F1 = 0.5
 CARRIED_COVERAGE = 0.6
 AROUND_COVERAGE = 0.6
 SURE_NATS = 4.0
-MEMORY_TELLS_NOTHING = "The memory does not tell."
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 

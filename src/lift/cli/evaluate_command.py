@@ -346,6 +346,10 @@ def _show(event: EvaluationEvent, display: progress.Display) -> None:
                 progress.show_probing(display, event.event)
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
 def _finish(evaluation: Evaluation, as_json: bool) -> None:
     from lift.evaluation.report.write import write_report
     from lift.evaluation.run_files import RESULTS_FILE, load_run
@@ -370,6 +374,13 @@ def _finish(evaluation: Evaluation, as_json: bool) -> None:
         for row in summary["means"]
     ]
     stdout().print(build_table(["suite", "method", "metric", "mean %", "questions", "errors"], rows))
+    if summary["abstention"]:
+        refusals = [
+            (row["suite"], row["method"], str(row["unanswerable"]), *map(_percent, (row["f1"], row["false_refusals"])))
+            for row in summary["abstention"]
+        ]
+        columns = ["suite", "method", "unanswerable", "F1 of refusing %", "answerable refused %"]
+        stdout().print(build_table(columns, refusals))
     if summary["faults"]:
         stdout().print(f"{summary['faults']} faults in the data were passed over; run.json names them", markup=False)
     # a path that is broken at the end of a line cannot be copied

@@ -101,14 +101,15 @@ def text_field(values: Mapping[str, Any], name: str, path: str = "") -> str:
     return value
 
 
-def texts_field(values: Mapping[str, Any], name: str, path: str = "") -> tuple[str, ...]:
-    """The texts in `name`, at least one and none blank; a lone text counts as a list of one. Raises FieldFault."""
+def texts_field(values: Mapping[str, Any], name: str, path: str = "", least: int = 1) -> tuple[str, ...]:
+    """The texts in `name`, at least `least` and none blank; a lone text counts as a list of one. Raises FieldFault."""
     value = _present(values, name, path)
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise FieldFault(path + name, f"expected a list of texts, got {type(value).__name__}")
-    if not items or not all(item.strip() for item in items):
-        raise FieldFault(path + name, "expected at least one text and none blank, got an empty one")
+    if len(items) < least or not all(item.strip() for item in items):
+        wanted = "at least one text and none blank" if least else "texts, none of them blank"
+        raise FieldFault(path + name, f"expected {wanted}, got an empty one")
     return tuple(items)
 
 

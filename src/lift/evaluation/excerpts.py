@@ -19,8 +19,9 @@ MAX_LENGTH_RATIO = 2
 RULE = (
     "A document over the limit is cut to the run of whole sentences within it that holds the evidence of most "
     "questions (the earliest among equals), and only these questions are asked. A passage of evidence is held where "
-    f"its best-matching sentences are, which have at least {MIN_SHARE} of its words; a question without evidence, or "
-    "with a passage that no sentences match, is left out of a cut document."
+    f"its best-matching sentences are, which have at least {MIN_SHARE} of its words; a question with a "
+    "passage that no sentences match is left out of a cut document, and so is one without evidence, unless the "
+    "document does not answer it: then no part of it does, and it is asked whatever the window."
 )
 
 
@@ -34,8 +35,9 @@ def excerpt(
     F1 of normalised words, the first among equals, of those runs that have MIN_SHARE of the passage's words and are one
     sentence or at most MAX_LENGTH_RATIO times as long as the passage. A window begins with a sentence and goes on for
     as many sentences as fit. Where no question can be placed, the window is the beginning of the document and all
-    questions are left out. `offsets` gives the characters of each token of a text. Raises UsageError where not one
-    sentence fits.
+    that have an answer are left out. An unanswerable question with a passage is treated like the others, so that their
+    share stays what it was; one without is always kept. `offsets` gives the characters of each token of a text. Raises
+    UsageError where not one sentence fits.
     """
     text = record.document.text
     tokens = offsets(text)
@@ -49,7 +51,10 @@ def excerpt(
             f"expected excerpts that hold a sentence of {record.document.title!r}, got {limit_tokens} tokens; "
             "raise excerpt_tokens"
         )
-    held = [_holds(window, span) for span in spans]
+    held = [
+        _holds(window, span) or not (question.answers or question.evidence)
+        for question, span in zip(record.questions, spans, strict=True)
+    ]
     kept = tuple(question for question, is_held in zip(record.questions, held, strict=True) if is_held)
     left_out = [question for question, is_held in zip(record.questions, held, strict=True) if not is_held]
     cut = text[sentences[window.first].start : sentences[window.last].end]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lift.answering.abstention import abstains
 from lift.errors import DataError, RemoteError
 from lift.evaluation.data_files import BadData, Fault, FieldFault, read_lines, text_field, texts_field
 from lift.evaluation.remote_reader import complete_chat, ends_asking
@@ -77,7 +78,12 @@ class Judge:
         self._ended: RemoteError | None = None
 
     def grade(self, question: str, references: Sequence[str], answer: str) -> Verdict:
-        """Whether `answer` says the same as one of `references`; an empty one is wrong without being asked about."""
+        """Whether `answer` says the same as one of `references`; an empty one is wrong without being asked about.
+
+        Where there is no reference, the answer is right that abstains, and nothing is asked either.
+        """
+        if not references:
+            return Verdict("right" if abstains(answer) else "wrong", (), None)
         if not answer.strip():
             return Verdict("wrong", (), None)
         known = [reference for reference in references if reference.strip()]
@@ -106,10 +112,14 @@ class Judge:
     def prefer(self, question: str, references: Sequence[str], a: str, b: str) -> Literal["a", "b", "tie"]:
         """Which answer is nearer to the references, asked in both orders; a tie where these disagree.
 
-        Raises RemoteError where the judge cannot be asked, NoVerdict (one of them) where it does not choose.
+        Where there is no reference, one that abstains is the better one, and the judge is not asked. Raises RemoteError
+        where the judge cannot be asked, NoVerdict (one of them) where it does not choose.
         """
         if a.strip() == b.strip():
             return "tie"
+        if not references:
+            right = abstains(a), abstains(b)
+            return "tie" if right[0] == right[1] else "a" if right[0] else "b"
         a_first, b_first = (
             self._ask(_preference_prompt(question, references, *pair), PREFERENCES)[0] for pair in ((a, b), (b, a))
         )

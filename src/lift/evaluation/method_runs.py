@@ -12,7 +12,7 @@ from lift.answering import strategies as routes
 from lift.documents.document import Document
 from lift.evaluation.memory_store import other_document
 from lift.evaluation.methods.method import Method
-from lift.evaluation.records import Record
+from lift.evaluation.records import Question, Record
 from lift.evaluation.suite_plan import RunPlan
 from lift.evaluation.suite_reading import SuiteRecords
 from lift.recipes.recipe import RECIPE_VERSION, Recipe, load_recipe
@@ -20,7 +20,7 @@ from lift.tasks.rules.rule_generator import RULES_VERSION
 from lift.training.batch_sampler import TRAINING_VERSION
 
 # Raised whenever the same key would stand for other answers or scores than before.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class MethodRun:
     key: str
 
     @property
+    def questions(self) -> tuple[Question, ...]:
+        """Those that are put to this method."""
+        return tuple(question for question in self.record.questions if self.method.asks(question))
+
+    @property
     def identity(self) -> tuple[str, str, str]:
         """What its cost is filed under: suite, document, method."""
         return (self.suite.plan.title, self.record.id, self.method.name)
@@ -47,7 +52,7 @@ def make_jobs(
     fingerprint: str,
     start_digest: Callable[[Recipe], str | None],
 ) -> Iterator[MethodRun]:
-    """All jobs in the order they are done in; `fingerprint` is the model's. Raises RecipeError.
+    """All jobs in the order they are done in, none without questions; `fingerprint` is the model's. Raises RecipeError.
 
     `start_digest` tells at which warm start memories of a recipe begin.
     """
@@ -73,4 +78,6 @@ def make_jobs(
                         other.sha256 if other is not None else None,
                     ]
                 key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-                yield MethodRun(suite, record, method, recipe, other, key)
+                job = MethodRun(suite, record, method, recipe, other, key)
+                if job.questions:
+                    yield job

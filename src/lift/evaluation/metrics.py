@@ -12,8 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 from lift.answering import scoring
+from lift.answering.abstention import abstains
 from lift.errors import UsageError, nearest_hint
 from lift.evaluation import longbench_metrics as longbench
+from lift.evaluation.records import ANSWER_METRICS
 
 _Score = Callable[[str, Sequence[str], Sequence[str]], float]
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f]")
@@ -43,15 +45,25 @@ def score(
 ) -> dict[str, float]:
     """The answer's value by each of `metrics`, 0 to 1, under their names; the best over the references unless stated.
 
-    An answer without any visible character is worth 0 by all of them, even where a reference is empty once normalised.
+    Without references the document answers nothing: all are 1 where the answer abstains, 0 otherwise (SQuAD 2.0). With
+    them, an answer without any visible character is worth 0 by all, even where a reference is empty once normalised;
+    one that refuses to answer is worth 0 by SQuAD's metrics, whatever words it shares with a reference.
     `choices` are all classes of a label; `first_line` scores only the answer's first line, as LongBench does in some
     tasks. Raises UsageError as check_metrics does, and DataError for a reference that a metric cannot read.
     """
     check_metrics(metrics)
     scored = longbench.first_line(answer) if first_line else answer
+    if not references:
+        return dict.fromkeys(metrics, float(abstains(scored)))
     if not scored.strip():
         return dict.fromkeys(metrics, 0.0)
-    return {name: METRICS[name].score(scored, references, choices) for name in metrics}
+    worthless = ANSWER_METRICS if refuses(scored, references) else ()
+    return {name: 0.0 if name in worthless else METRICS[name].score(scored, references, choices) for name in metrics}
+
+
+def refuses(answer: str, references: Sequence[str]) -> bool:
+    """Whether `answer` abstains where there is an answer, which none of `references` denies ("unknown")."""
+    return bool(references) and abstains(answer) and not any(abstains(reference) for reference in references)
 
 
 def check_metrics(names: Sequence[str]) -> None:

@@ -16,7 +16,9 @@ ANSWER_METRICS = ("contained", "f1", "exact_match")
 class Question:
     """One question and its reference answers; an answer is scored by the best of them.
 
-    `evidence`: passages that prove the answer, as the source gives them (not always literally in the document).
+    Without any the document does not answer the question, and an answer is right that says so. `evidence`: passages
+    that prove the answer, as the source gives them (not always literally in the document), or, without answers, that
+    the question was asked about.
     `kind`: the source's own class of the question. `choices`: the options of a choice, or all classes of a label.
     """
 

@@ -20,6 +20,7 @@ import filelock
 
 from lift.adapters.warm_start import WarmStart, find_warm_start
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
+from lift.evaluation.abstention_scores import measure_abstention
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.evaluation_events import Absorbing, Answered, AskingProgress, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
@@ -111,7 +112,12 @@ class Evaluation:
             self._write_files(jobs, time.monotonic() - begun)
 
     def summary(self) -> dict[str, Any]:
-        """Means of the main metrics by suite and method, errors and faults counted; for the end of a run."""
+        """Means of the main metrics by suite and method, errors and faults counted; for the end of a run.
+
+        `abstention` has a line for each method that was asked what the document does not answer: how many such
+        questions, the F1 of refusing them, and the share of the answerable questions that were refused, 0 to 1 (None
+        where there were none).
+        """
         groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows.values():
             groups[row["suite"], row["method"], row["main"]].append(row)
@@ -126,7 +132,22 @@ class Evaluation:
             }
             for (suite, method, metric), rows in groups.items()
         ]
-        return {"means": means, "faults": sum(len(suite.faults) for suite in self.suites)}
+        by_method: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in self._rows.values():
+            by_method[row["suite"], row["method"]].append(row)
+        abstention = [
+            {
+                "suite": suite,
+                "method": method,
+                "unanswerable": scores.unanswerable,
+                "f1": scores.abstention_f1,
+                "false_refusals": scores.refused_share,
+            }
+            for (suite, method), rows in by_method.items()
+            if (scores := measure_abstention(rows)) is not None
+        ]
+        faults = sum(len(suite.faults) for suite in self.suites)
+        return {"means": means, "abstention": abstention, "faults": faults}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -196,7 +217,7 @@ class Evaluation:
 
     def _done_before(self, job: MethodRun) -> list[dict[str, Any]] | None:
         """The lines of the job where all of them are there, without an error, or none could be done better."""
-        rows = [self._rows.get((*job.identity, question.id)) for question in job.record.questions]
+        rows = [self._rows.get((*job.identity, question.id)) for question in job.questions]
         known = [row for row in rows if row is not None and row["key"] == job.key and not row["error"]]
         cost = self._costs.get(job.identity)
         whole = len(known) == len(rows) and cost is not None and cost["key"] == job.key
@@ -205,7 +226,7 @@ class Evaluation:
     def _do(self, job: MethodRun) -> Generator[Absorbing | AskingProgress, None, list[dict[str, Any]]]:
         memory: StoredMemory | None = None
         start: WarmStart | None = None
-        questions = job.record.questions
+        questions = job.questions
         lookup = Lookup(job.record.document)
         try:
             if job.method.memory == "start":
@@ -244,7 +265,7 @@ class Evaluation:
         self, job: MethodRun, reader: CachedReader, lookup: Lookup
     ) -> Generator[AskingProgress, None, tuple[list[ShownPassage], list[Reply]]]:
         """The first questions alone, so that their time is what a person waits; the others in batches."""
-        questions, asking = job.record.questions, job.record.asking
+        questions, asking = job.questions, job.record.asking
         asked = AskedQuestion(job.record, reader, lookup, self.plan.retrieved_sentences)
         passages = [job.method.choose(question, asked) for question in questions]
         method = job.method
@@ -300,7 +321,7 @@ class Evaluation:
 
     def _write_files(self, jobs: Sequence[MethodRun], seconds: float) -> None:
         """Lines in the order of the plan, one for each identity; those of other plans in the same directory behind."""
-        wanted = [(*job.identity, question.id) for job in jobs for question in job.record.questions]
+        wanted = [(*job.identity, question.id) for job in jobs for question in job.questions]
         write_rows(self.out / RESULTS_FILE, [self._rows[each] for each in dict.fromkeys([*wanted, *self._rows])])
         costs = dict.fromkeys([*(job.identity for job in jobs), *self._costs])
         write_rows(self.out / COSTS_FILE, [self._costs[each] for each in costs])

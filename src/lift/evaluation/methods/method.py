@@ -63,7 +63,8 @@ class Method:
 
     `memory`: none, the warm start that memories begin at, the document's own, or that of another document. With
     `recipe` it is absorbed by that one instead of the run's. With `routed` the answer takes the memory's own
-    route (strategies.py), and `choose` only says what it reads.
+    route (strategies.py), and `choose` only says what it reads. With `needs_evidence` it is not asked a question that
+    nothing answers and whose data gives no passage: there is nothing that it could read, and no answer that it misses.
     """
 
     name: str
@@ -73,6 +74,11 @@ class Method:
     memory: MemoryUse = "none"
     recipe: str = ""
     routed: bool = False
+    needs_evidence: bool = False
+
+    def asks(self, question: Question) -> bool:
+        """Whether the question is put to this method."""
+        return bool(question.answers or question.evidence) or not self.needs_evidence
 
 
 def no_context(_question: Question, _asked: AskedQuestion) -> ShownPassage:

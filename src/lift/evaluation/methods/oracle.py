@@ -1,4 +1,4 @@
-"""The ceiling of reading: the passages that prove the answer, as the benchmark gives them."""
+"""The ceiling of reading: the passages that prove the answer, or that hold none, as the benchmark gives them."""
 
 from lift.evaluation.methods.method import AskedQuestion, Method, ShownPassage, fitted
 from lift.evaluation.records import Question
@@ -11,4 +11,10 @@ def choose(question: Question, asked: AskedQuestion) -> ShownPassage:
     return fitted("\n".join(question.evidence), question, asked)
 
 
-METHOD = Method("oracle", "the base model with the evidence that the data gives", "gold", choose)
+METHOD = Method(
+    "oracle",
+    "the base model with the evidence that the data gives; not asked what has neither an answer nor a passage",
+    "gold",
+    choose,
+    needs_evidence=True,
+)

@@ -119,7 +119,8 @@
     });
     fact("Answer", row.answer ? element("pre", row.answer) : null);
     fact("Error", row.error);
-    fact(row.gold.length > 1 ? "References" : "Reference", bullets(row.gold));
+    const references = row.gold.length ? bullets(row.gold) : "none: the document does not answer this";
+    fact(row.gold.length > 1 ? "References" : "Reference", references);
     fact("Scores", scores.join(", "));
     fact("Judge", row.judge);
     fact("Prompt", element("pre", row.prompt));

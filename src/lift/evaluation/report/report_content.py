@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lift.evaluation.report.abstention_table import abstention_table
 from lift.evaluation.report.cost_tables import break_even_table, costs_table, harms_table, measured_table
 from lift.evaluation.report.quality_tables import (
     cells_table,
@@ -117,6 +118,7 @@ def _suite_section(
     costs, harms = where(numbered(run.costs), suite=name), where(numbered(run.harms), suite=name)
     tables = (
         quality_table(name, rows, costs, tuple(run.description.get("methods") or ())) if rows else None,
+        abstention_table(name, rows),
         *(comparison_table(name, rows, metric) for metric in compared_metrics(rows)),
         cells_table(name, rows),
         kinds_table(name, rows),

@@ -4,9 +4,10 @@ One document a line:
 
     {"id", "source", "title", "context", "questions": [{"id", "question", "answers": [..], "evidence": [..], "type"}]}
 
-`id`, `source`, `title`, `evidence` and `type` may be missing. A faulty question is reported and left out, and the
-others of its document stay; a fault of the document itself leaves out the document. A document with no question left
-is no record.
+`id`, `source`, `title`, `evidence` and `type` may be missing. `answers` is [] where the document does not answer the
+question; its `evidence` is then the passage that it was asked about. A faulty question is reported and left out, and
+the others of its document stay; a fault of the document itself leaves out the document. A document with no question
+left is no record.
 """
 
 from __future__ import annotations
@@ -172,11 +173,11 @@ def start_record(values: Mapping[str, Any], line: RecordLine) -> RecordDraft:
 
 
 def parse_question(values: Mapping[str, Any], path: str, name: str) -> Question:
-    """One question of our format; `name` is its id where it has none. Raises FieldFault."""
+    """One question of our format, with or without answers; `name` is its id where it has none. Raises FieldFault."""
     return Question(
         id_field(values, "id", path, name),
         text_field(values, "question", path),
-        texts_field(values, "answers", path),
+        texts_field(values, "answers", path, least=0),
         passages_field(values, "evidence", path),
         optional_text(values, "type", path),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lift.answering.scoring import normalised_words
 from lift.documents.document import Document
 from lift.evaluation.data_files import FieldFault, text_field
 from lift.evaluation.records import Asking, Question, Record
@@ -35,9 +36,10 @@ def read(reading: Reading) -> Iterator[Record]:
     """One record an article, its paragraphs joined by a blank line, or one a paragraph (setting `per`).
 
     Reads the official layout, {"data": [{"title", "paragraphs": [{"context", "qas": [..]}]}]}, and our record format,
-    whose paragraphs are what blank lines part. The evidence of a question is its paragraph. Questions that the
-    paragraph does not answer (is_impossible, SQuAD 2.0) are left out and are no fault: a memory is asked what its
-    text tells. Raises DataError where the file cannot be read, or holds a fault that is not skipped.
+    whose paragraphs are what blank lines part. The evidence of a question is its paragraph. A question that the
+    paragraph does not answer (is_impossible, SQuAD 2.0) has no reference answer; plausible answers are none. Asked
+    about an article, it is taken for unanswerable there too, though another paragraph may answer it. Raises DataError
+    where the file cannot be read, or holds a fault that is not skipped.
     """
     objects = read_objects(data_path(reading), reading.bad)
     yield from read_records(objects, partial(_parse, per_paragraph=reading.settings.per == "paragraph"))
@@ -82,11 +84,13 @@ def _official(article: Any, place: str, article_id: str, line: RecordLine, per_p
     yield from (draft.record(ASKING) for draft in (parts if per_paragraph else [whole]) if draft.questions)
 
 
-def _question(values: Mapping[str, Any], path: str, index: int, part: RecordDraft) -> Question | None:
-    if values.get("is_impossible"):
-        return None
+def _question(values: Mapping[str, Any], path: str, index: int, part: RecordDraft) -> Question:
+    impossible = values.get("is_impossible")
+    if impossible is not None and not isinstance(impossible, bool):
+        raise FieldFault(f"{path}is_impossible", f"expected true or false, got {type(impossible).__name__}")
     answers = []
-    for number, answer in enumerate(list_field(values, "answers", path, least=1)):
+    # what is given as the answer of an impossible question is a plausible one, which is wrong
+    for number, answer in enumerate([] if impossible else list_field(values, "answers", path, least=1)):
         if not isinstance(answer, dict):
             raise FieldFault(f"{path}answers[{number}]", f"expected an object, got {type(answer).__name__}")
         answers.append(text_field(answer, "text", f"{path}answers[{number}]."))
@@ -121,17 +125,26 @@ def _paragraphs(values: Mapping[str, Any], line: RecordLine) -> Iterator[Record]
 
 
 def _home(question: Question, texts: Sequence[str]) -> int | None:
-    """The paragraph that is the question's evidence, else the first that holds all of it."""
+    """The paragraph that is the question's evidence, else the first that holds all of it.
+
+    A question without evidence has none, but for one that nothing answers: it is asked about what is most like it.
+    """
     passages = [passage.strip() for passage in question.evidence]
     if not passages:
-        return None
+        return None if question.answers else _likest(question.text, texts)
     holding = [index for index, text in enumerate(texts) if all(passage in text for passage in passages)]
     return next((index for index in holding if texts[index] in passages), holding[0] if holding else None)
 
 
+def _likest(text: str, texts: Sequence[str]) -> int:
+    """The first of the texts that share most words with `text`."""
+    words = set(normalised_words(text))
+    return max(range(len(texts)), key=lambda index: (len(words.intersection(normalised_words(texts[index]))), -index))
+
+
 SUITE = Suite(
     name="squad",
-    summary="SQuAD, XQuAD: short answers from Wikipedia paragraphs; questions without an answer are left out",
+    summary="SQuAD, XQuAD: short answers from Wikipedia paragraphs; SQuAD 2.0's questions without an answer too",
     data=(
         "give dev-v1.1.json or dev-v2.0.json of SQuAD (rajpurkar/SQuAD-explorer), xquad.en.json of XQuAD "
         "(google-deepmind/xquad), or a JSONL file in the record format of the suite qa"
