@@ -21,7 +21,6 @@ from lift.recipes.recipe import Recipe
 from lift.tasks.task_file import TaskFile
 
 _PASSAGES = 6
-_TRIAL_S = 3.0
 _PROMPT_TOKENS = 48
 _ANSWER_TOKENS = 24
 _NEVER = -1  # no token's id, so that as many tokens are generated as are asked for
@@ -48,7 +47,7 @@ def measure_base_speed(base: BaseModel, recipe: Recipe) -> BaseSpeed | None:
     release(base.model)
     adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
     with cleaning_up(adapter.detach):
-        trained = calibrate(base, adapter, sampler, recipe, limit_s=_TRIAL_S)
+        trained = calibrate(base, adapter, sampler, recipe)
         prompt = base.tokenizer(text, add_special_tokens=False)["input_ids"][:_PROMPT_TOKENS]
         now = stopwatch(base.device)
         shortest_s = float("inf")

@@ -23,7 +23,7 @@ Examples:
 Nothing is fetched. Speeds are estimates from a trial of seconds on this machine."""
 
 _LEGEND = """\
-memory: while it absorbs; ! is more than is free. trains, answers: tokens a
+GB: memory while it absorbs; ! is more than is free. trains, answers: tokens a
 second. learns: the time for 1,000 words. weights: where they are on this
 machine. warm start: whether one comes with Lift, else the time to make one.
 * was run with Lift; the others are listed by their configuration alone.
@@ -56,15 +56,13 @@ def models(as_json: JsonOption = False) -> None:
         )
         return
     title = f"On {machine.device} in {machine.dtype}, {format_bytes(machine.memory_bytes)} free"
-    columns = ["model", "memory", "trains", "answers", "learns", "weights", "warm start"]
+    columns = ["model", "GB", "trains", "answers", "learns", "weights", "warm start"]
     stdout().print(build_table(columns, map(_row, survey.estimates), title))
     stdout().print(_LEGEND, markup=False)
-    by_licence = sorted(survey.estimates, key=_licence)
-    licences = [
-        (licence, "\n".join(each.known.model for each in group), restriction or "none")
-        for (licence, restriction), group in groupby(by_licence, key=_licence)
-    ]
-    stdout().print(build_table(["licence", "--model", "restriction"], licences))
+    for (licence, restriction), group in groupby(sorted(survey.estimates, key=_licence), key=_licence):
+        bound = f" ({restriction})" if restriction else ""
+        stdout().print(f"{licence}{bound}: {', '.join(each.known.model for each in group)}", markup=False)
+    stdout().print()
     stdout().print(survey.advice, markup=False)
     if survey.warm_start_command:
         stdout().print(f"\n  {survey.warm_start_command}", markup=False, soft_wrap=True)
@@ -77,7 +75,7 @@ def _licence(estimate: ModelEstimate) -> tuple[str, str]:
 def _row(estimate: ModelEstimate) -> tuple[str, ...]:
     return (
         estimate.known.name + (" *" if estimate.known.ran else ""),
-        format_bytes(estimate.memory_bytes) + ("" if estimate.fits else "!"),
+        f"{estimate.memory_bytes / 1e9:.1f}" + ("" if estimate.fits else "!"),
         f"{estimate.train_tokens_per_s:,.0f}",
         f"{estimate.answer_tokens_per_s:,.1f}",
         _about(estimate.absorb_s),
@@ -87,7 +85,8 @@ def _row(estimate: ModelEstimate) -> tuple[str, ...]:
 
 
 def _about(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+    count, unit = (seconds / 60, "min") if seconds < 3600 else (seconds / 3600, "h")
+    return f"{count:.1f} {unit}" if count < 10 else f"{count:.0f} {unit}"
 
 
 def _record(estimate: ModelEstimate) -> dict[str, Any]:
