@@ -25,7 +25,7 @@ from lift.recipes.recipe import load_recipe
 
 RECIPE = load_recipe()
 MODELS = known_models()
-LAPTOP = MachineSpeed("cpu", "float32", 4, 12_000_000_000, 2e10, {512: 2e11, 4096: 3e11})
+LAPTOP = MachineSpeed("cpu", "float32", 4, 12_000_000_000, 2e10, {512: 1e12, 4096: 1.5e12})
 SLOW = replace(LAPTOP, flops_per_s={1024: 2e9}, bytes_per_s=2e9)
 GPU = MachineSpeed("cuda", "bfloat16", 2, 80_000_000_000, 2e12, {512: 1e14, 4096: 5e14})
 SMALL = replace(GPU, memory_bytes=6_000_000_000)
@@ -137,5 +137,5 @@ def test_memory_by_hand() -> None:
 
 
 def test_speed_between_two_sizes_that_were_timed() -> None:
-    assert LAPTOP.flops_at(512) == 2e11 and LAPTOP.flops_at(100) == 2e11 and LAPTOP.flops_at(9999) == 3e11
-    assert 2e11 < LAPTOP.flops_at(1024) < LAPTOP.flops_at(2048) < 3e11
+    assert LAPTOP.flops_at(512) == 1e12 and LAPTOP.flops_at(100) == 1e12 and LAPTOP.flops_at(9999) == 1.5e12
+    assert 1e12 < LAPTOP.flops_at(1024) < LAPTOP.flops_at(2048) < 1.5e12

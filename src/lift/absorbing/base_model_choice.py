@@ -37,10 +37,12 @@ _BEFORE_TOKENS = 32.0
 _FIRST_EPOCH_SHARE = 0.25
 # Passes over the float32 logits of a label and back, counted in numbers of half that size; a large vocabulary is slow.
 _LOGIT_PASSES = 6
-# Python, torch and the rules for questions; on a GPU its context and workspaces.
-_PROCESS_BYTES = 900_000_000
-# Where no model could be timed: what a training and an answer take beside the products alone, as measured with smollm2.
-_USUAL_OVERHEAD = 2.0
+# Python, torch and the rules for questions, on the safe side; on a GPU its context and workspaces.
+_PROCESS_BYTES = 1_200_000_000
+# Where no model could be timed: how many times as long as its products a training takes, and as its reading of weights
+# an answer. Measured with smollm2 on two cores; a larger model loses less.
+_TRAINING_OVERHEAD = 6.0
+_ANSWER_OVERHEAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,10 @@ def estimate_models(
 ) -> list[ModelEstimate]:
     """Each model on `machine`, absorbing with `recipe`; `places` are those of their weights, in the same order.
 
-    `warm_started`: the models that a warm start comes with Lift for. Without a `reference` the products are taken to be
-    half of the work.
+    `warm_started`: the models that a warm start comes with Lift for. Without a `reference` the usual
+    overhead beside the products is assumed.
     """
-    train_scale = answer_scale = _Scale(_USUAL_OVERHEAD, 0.0)
+    train_scale, answer_scale = _Scale(_TRAINING_OVERHEAD, 0.0), _Scale(_ANSWER_OVERHEAD, 0.0)
     if reference is not None:
         shape, speed = reference.known.shape, reference.speed
         train_scale = _Scale.between(
