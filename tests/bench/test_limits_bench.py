@@ -13,18 +13,20 @@ from lift.bench.limits_bench import (
     DEVICES,
     Device,
     Setting,
-    Shape,
-    activation_bytes,
     as_markdown,
-    forward_flops,
     limit_of,
     limits,
-    lora_parameters,
     shape_of,
-    training_flops_per_token,
 )
 from lift.cli import run
 from lift.errors import UsageError
+from lift.models.decoder_arithmetic import (
+    Shape,
+    activation_bytes,
+    forward_flops,
+    lora_parameters,
+    training_flops_per_token,
+)
 
 # two layers of one 4x4 and one 4x8 matrix, a head of 10x4, embeddings of 40 numbers
 SMALL = Shape("small", 96, 40, 40, 2, 4, 8, 10, 6, 16, 24)

@@ -182,6 +182,13 @@ def _read_bounded(path: Path) -> bytes:
         return stream.read(about.st_size)
 
 
+def packaged_base_ids() -> frozenset[str]:
+    """The ids of the base models that a warm start comes with Lift for."""
+    entries = (resources.files("lift.adapters") / _PACKAGED).iterdir()
+    abouts = (entry / _ABOUT_FILE for entry in entries)
+    return frozenset(json.loads(about.read_text("utf-8"))["base_id"] for about in abouts if about.is_file())
+
+
 @lru_cache(maxsize=4)
 def _packaged(fingerprint: str) -> WarmStart | None:
     for entry in (resources.files("lift.adapters") / _PACKAGED).iterdir():

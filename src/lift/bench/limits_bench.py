@@ -11,6 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lift.errors import UsageError
+from lift.models.decoder_arithmetic import (
+    MASTER_BYTES,
+    Shape,
+    activation_bytes,
+    forward_flops,
+    lora_parameters,
+    training_flops_per_token,
+)
 
 # Llama-3.1-8B's published configuration, config.json of meta-llama/Llama-3.1-8B.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -30,11 +38,6 @@ GB = 1e9
 # attention, norms, the optimiser and small batches: published trainings of this size report 0.35 to 0.5.
 UTILISATION = 0.4
 _WEIGHT_BYTES = 2  # bfloat16
-_MASTER_BYTES = 4  # float32: an adapter in training, its gradient, and each of Adam's two moments
-# Kept for the backward pass, in numbers a token and layer: see activation_bytes.
-_BLOCK_INPUTS = 4
-_MLP_WIDTHS = 3
-_ATTENTION_INPUTS = 2
 
 
 @dataclass(frozen=True)
@@ -49,32 +52,6 @@ class Device:
 
 # NVIDIA's data sheets, SXM modules of 80 GB, without sparsity.
 DEVICES = (Device("H100", 989e12, 3.35e12, 80 * GB), Device("A100", 312e12, 2.0e12, 80 * GB))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder's counts: parameters of the linear layers of its body, of its output head, of its embeddings and norms.
-
-    `inputs` and `outputs`: features in and out of the body's linear layers, summed, which is what a LoRA of rank r
-    multiplies. `key_value`: numbers a token that one layer keeps for later tokens.
-    """
-
-    name: str
-    body: int
-    head: int
-    other: int
-    layers: int
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    key_value: int
-    inputs: int
-    outputs: int
-
-    @property
-    def parameters(self) -> int:
-        """All of them."""
-        return self.body + self.head + self.other
 
 
 def shape_of(name: str) -> Shape:
@@ -105,40 +82,6 @@ def shape_of(name: str) -> Shape:
         inputs=sum(each.in_features for each in linear),
         outputs=sum(each.out_features for each in linear),
     )
-
-
-def lora_parameters(shape: Shape, rank: int) -> int:
-    """Of a LoRA on every linear layer of the body: r (in + out) each."""
-    return rank * (shape.inputs + shape.outputs)
-
-
-def forward_flops(shape: Shape, before_tokens: float, labelled: float) -> float:
-    """Operations of one token forward: 2 a parameter, 4 a hidden number, layer and token that it attends to.
-
-    `before_tokens`: how many that is; `labelled`: the share of tokens whose logits are computed.
-    """
-    attention = 4 * shape.layers * shape.hidden * before_tokens
-    return 2 * shape.body + 2 * shape.head * labelled + attention
-
-
-def training_flops_per_token(shape: Shape, adapter: int, before_tokens: float, labelled: float) -> float:
-    """Forward and backward: twice forward on what is frozen, three times on attention and on the adapter.
-
-    A frozen matrix has no gradient of its own; the two products of attention have gradients for both of their factors.
-    """
-    attention = 4 * shape.layers * shape.hidden * before_tokens
-    return 4 * shape.body + 4 * shape.head * labelled + 3 * attention + 6 * adapter
-
-
-def activation_bytes(shape: Shape, tokens: int, labelled: float) -> float:
-    """What one batch of `tokens` keeps for its backward pass, with attention that keeps no scores and no checkpointing.
-
-    A token and layer: the inputs of both norms and what these give (4 h), queries and attention's result (2 h), keys
-    and values, and gate, up and their product (3 i), all in bfloat16. Logits at labels in float32, with their gradient.
-    """
-    layer = (_BLOCK_INPUTS + _ATTENTION_INPUTS) * shape.hidden + shape.key_value + _MLP_WIDTHS * shape.intermediate
-    logits = labelled * shape.vocabulary * 2 * _MASTER_BYTES
-    return tokens * (shape.layers * layer * _WEIGHT_BYTES + logits)
 
 
 @dataclass(frozen=True)
@@ -196,9 +139,9 @@ def limit_of(shape: Shape, device: Device, document_tokens: int, setting: Settin
         raise ValueError(f"expected utilisations above 0 and up to 1 and a document, got {setting}, {document_tokens}")
     adapter = lora_parameters(shape, setting.rank)
     weights = shape.parameters * _WEIGHT_BYTES
-    optimiser = 3 * _MASTER_BYTES * adapter  # gradient and two moments
+    optimiser = 3 * MASTER_BYTES * adapter  # gradient and two moments
     activations = activation_bytes(shape, setting.batch_tokens, setting.labelled)
-    held = weights + _MASTER_BYTES * adapter + optimiser + activations
+    held = weights + MASTER_BYTES * adapter + optimiser + activations
     flops = training_flops_per_token(shape, adapter, setting.example_tokens / 2, setting.labelled)
     speed = setting.utilisation * device.flops_per_s / flops
     kv = document_tokens * shape.layers * shape.key_value * _WEIGHT_BYTES
@@ -210,7 +153,7 @@ def limit_of(shape: Shape, device: Device, document_tokens: int, setting: Settin
         device=device.name,
         document_tokens=document_tokens,
         weights_bytes=weights,
-        adapter_bytes=_MASTER_BYTES * adapter,
+        adapter_bytes=MASTER_BYTES * adapter,
         optimiser_bytes=optimiser,
         activation_bytes=activations,
         train_bytes=held,

@@ -75,6 +75,12 @@ def load_model(
     return _load_directory(directory, model_id, target, chosen_dtype, extra, fingerprint)
 
 
+def default_device_and_dtype() -> tuple[torch.device, torch.dtype]:
+    """The device and the type that load_model computes with on this machine where nobody asks for others."""
+    device = _choose_device(None)
+    return device, _choose_dtype(None, device)
+
+
 def _load_directory(
     directory: Path,
     model_id: str,

@@ -172,6 +172,12 @@ def govern_threads(model: Any) -> None:
         model.register_forward_pre_hook(lambda *_: governor.adjust())
 
 
+def adjust_threads() -> None:
+    """Have the calling thread compute with as many threads as a governed model would; see govern_threads."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        _process_governor().adjust()
+
+
 @functools.cache
 def _process_governor() -> ThreadGovernor:
     import torch
