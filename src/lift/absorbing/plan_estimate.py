@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lift.absorbing.planning import FEWEST_EPOCHS, SAMPLED_BATCHES, Plan
+from lift.absorbing.plan import Plan
+from lift.absorbing.planning import FEWEST_EPOCHS, SAMPLED_BATCHES
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
 from lift.adapters.resident import release
 from lift.adapters.warm_start import start_adapter
@@ -81,6 +82,7 @@ def estimate_plan(
     read_s = made.tokens / (speed.read_tokens_per_s or _READINGS_A_STEP * tokens_per_s)
     train_tokens = round(seconds * tokens_per_s)
     return Plan(
+        title=document.title,
         tokens=made.tokens,
         sentences=len(made.sentences),
         tasks=trained,

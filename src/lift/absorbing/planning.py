@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from lift.absorbing.plan import Plan
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
@@ -56,11 +57,6 @@ class Calibration:
     total_tokens: int
 
     @property
-    def epoch_s(self) -> float:
-        """Seconds an epoch takes in a training of the fewest that are planned."""
-        return self._seconds(FEWEST_EPOCHS * self.epoch_tokens) / FEWEST_EPOCHS
-
-    @property
     def total_s(self) -> float:
         """Seconds the whole training takes."""
         return self._seconds(self.total_tokens)
@@ -90,32 +86,6 @@ class Calibration:
     def _seconds(self, tokens: int) -> float:
         first = min(tokens, self.epoch_tokens)
         return first / self.first_tokens_per_s + (tokens - first) / self.later_tokens_per_s
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The cost of absorbing a document, and after how many questions it has paid.
-
-    `full_read_s` and `ask_s`: seconds of one question with the whole text in the prompt and with none of it;
-    `full_read_s` is None where the text does not fit the window, and `break_even_questions` where nothing is saved.
-    `requests` to a language model that writes the tasks, `cached_requests` of them are answered already; its tasks are
-    not known yet, so those of the rules stand in for them.
-    """
-
-    tokens: int
-    sentences: int
-    tasks: int
-    epochs: float
-    train_tokens: int
-    tokens_per_s: float
-    seconds: float
-    peak_bytes: int
-    adapter_bytes: int
-    full_read_s: float | None
-    ask_s: float
-    break_even_questions: int | None
-    requests: int
-    cached_requests: int
 
 
 def calibrate(
@@ -320,6 +290,7 @@ def make_plan(
     saved_s = full_read_s - ask_s if full_read_s is not None else 0.0
     train_tokens = round(calibration.tokens_in(seconds))
     return Plan(
+        title=document.title,
         tokens=made.tokens,
         sentences=len(made.sentences),
         tasks=round(trained * unseen),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
@@ -25,7 +25,6 @@ from lift.packing.prompts import IGNORED
 from lift.recipes.recipe import AdapterSettings, Recipe
 
 Layout = Literal["padded", "by-length", "packed"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
