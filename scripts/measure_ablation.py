@@ -23,6 +23,7 @@ from typing import Any
 
 from lift.absorbing.absorb import write_tasks
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.session import Session
 from lift.adapters.attach import create_adapter
 from lift.answering.answerer import Answerer
@@ -144,7 +145,7 @@ def measure(record: dict[str, Any], row: str, base: BaseModel, recipe: Recipe) -
     begun = time.monotonic()
     try:
         if adapter is not None:
-            preparation = prepare(made, _returned(writing), base, recipe)
+            preparation = prepare(made, _returned(writing), base, resolve(recipe, base))
             if recipe.attention.epochs:
                 list(distill_attention(base, adapter, document.text, recipe.attention))
             session = Session(base, adapter, recipe, begun, None)

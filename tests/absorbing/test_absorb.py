@@ -20,6 +20,7 @@ from lift.absorbing.absorb import absorb_events, absorption_identity
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probed, Probing, Trained, WaitingForOther
 from lift.absorbing.planning import make_plan
 from lift.absorbing.recall_report import Probe, RecallReport
+from lift.absorbing.resolved_recipe import resolve
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document
 from lift.errors import (
@@ -288,7 +289,7 @@ def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
 
 
 def key_of(base: BaseModel, *overrides: str) -> str:
-    return absorption_identity(document(), base, load_recipe("default", [*SMALL, *overrides]), None).key
+    return absorption_identity(document(), base, resolve(load_recipe("default", [*SMALL, *overrides]), base), None).key
 
 
 def test_an_absorption_that_somebody_else_is_at_is_refused_at_once(tiny_model: BaseModel) -> None:

@@ -16,6 +16,7 @@ from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Trained
 from lift.absorbing.planning import calibrate, make_plan
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.update import absorb_until_events, add_events
 from lift.adapters.attach import create_adapter
 from lift.documents.document import Document
@@ -186,7 +187,7 @@ def test_a_calibration_takes_no_longer_than_it_may(tiny_model: BaseModel, s_per_
     recipe = load_recipe("default", ["adapter.rank=2", "training.batch_tokens=8192", "adapter.warm_start=none"])
     made = prepare_document(LONG, tiny_model, recipe)
     tasks = [task for piece in TaskWriter(made, tiny_model, recipe).stream() for task in piece.tasks]
-    sampler = prepare(made, tasks, tiny_model, recipe).sampler
+    sampler = prepare(made, tasks, tiny_model, resolve(recipe, tiny_model)).sampler
     machine = Machine(tiny_model.model, s_per_token)
     adapter = create_adapter(tiny_model.model, recipe.adapter, 0)
     found = calibrate(tiny_model, adapter, sampler, recipe, limit_s=5.0, clock=machine.clock)

@@ -14,6 +14,7 @@ import torch
 import lift
 from lift.absorbing.absorb import absorption_identity
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document, prepare_stream
+from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.warm_start_tuning import ReaderSettings, ReadingSettings, WarmStartSampler, tune_reader
 from lift.adapters.resident import release
 from lift.adapters.warm_start import WarmStart, find_warm_start, read_warm_start, start_adapter
@@ -70,7 +71,7 @@ def logits(base: BaseModel) -> torch.Tensor:
 
 def at(base: BaseModel, start: Path, **settings: Any) -> torch.Tensor:
     """What the base says at the warm start."""
-    adapter = start_adapter(base, AdapterSettings(warm_start=str(start), **settings), seed=1)
+    adapter = start_adapter(base, AdapterSettings(**settings), 1, read_warm_start(start))
     try:
         return logits(base)
     finally:
@@ -114,7 +115,7 @@ def test_a_larger_adapter_begins_at_the_same_point(tiny_model: BaseModel, start:
 
 def test_a_smaller_rank_begins_at_the_nearest_update(tiny_model: BaseModel, start: Path) -> None:
     point = read_warm_start(start)
-    fresh = start_adapter(tiny_model, AdapterSettings(rank=2, alpha=4.0, upper_share=0.5), seed=0)
+    fresh = start_adapter(tiny_model, AdapterSettings(rank=2, alpha=4.0, upper_share=0.5), 0, None)
     fitted = point.fit(fresh.trained_state(), scaling=2.0)
     fresh.detach()
     for key, up in fitted.items():
@@ -160,10 +161,10 @@ def test_a_damaged_one_is_refused_in_a_sentence(tiny_model: BaseModel, start: Pa
 def test_another_start_makes_another_memory(tiny_model: BaseModel, start: Path, tmp_path: Path) -> None:
     recipe = load_recipe("fast", [f"adapter.warm_start={start}"])
     document = Document("Merrow", TEXT, "test")
-    before = absorption_identity(document, tiny_model, recipe, None).key
+    before = absorption_identity(document, tiny_model, resolve(recipe, tiny_model), None).key
     other = ReaderSettings(adapter=SETTINGS.adapter, training=SETTINGS.training.model_copy(update={"epochs": 1}))
     tuned(tiny_model, settings=other)[0].write(start)
-    assert absorption_identity(document, tiny_model, recipe, None).key != before
+    assert absorption_identity(document, tiny_model, resolve(recipe, tiny_model), None).key != before
 
 
 def test_every_question_comes_up_with_what_proves_its_answer(tiny_model: BaseModel) -> None:
@@ -219,7 +220,7 @@ def test_the_kl_anchor_keeps_what_the_base_says_on_the_passages(tiny_model: Base
 
 
 def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_model: BaseModel) -> None:
-    adapter = start_adapter(tiny_model, AdapterSettings(rank=2), seed=0)
+    adapter = start_adapter(tiny_model, AdapterSettings(rank=2), 0, None)
     objective = Objective(tiny_model.model, adapter, ObjectiveSettings(mean_over="tokens"))
     batch = pack([preserved_example(tiny_model.tokenizer("The storm of 1907 drowned the lower town.")["input_ids"])])
     adapter.set_trainable(True)
@@ -246,7 +247,7 @@ def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel
     for settings in (["regularisation.kl_share=0", "regularisation.replay_share=0"], pieces, passages_read):
         recipe = load_recipe("fast", [f"adapter.warm_start={start}", *settings])
         tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-        sampler = prepare(made, tasks, base, recipe).sampler
+        sampler = prepare(made, tasks, base, resolve(recipe, base)).sampler
         optimizer_steps = list(sampler.optimizer_steps(0))
         assert all(0 <= update.progress < 1 for update in optimizer_steps)
         seen.append([example for update in optimizer_steps for batch in update.batches for example in batch])
@@ -279,11 +280,11 @@ def test_a_memory_is_trained_to_read_where_no_starting_point_reads_for_it(
     made = prepare_document(Document("Harbour", text, "test"), base, recipe)
     writer = TaskWriter(made, base, recipe)
     if streamed:
-        sampler: BatchSampler = prepare_stream(made, writer, base, recipe)
+        sampler: BatchSampler = prepare_stream(made, writer, base, resolve(recipe, base))
         list(sampler.optimizer_steps(0))  # the epoch that follows the writing has no contexts
     else:
         tasks = TaskFile(task for piece in writer.stream() for task in piece.tasks)
-        sampler = prepare(made, tasks, base, recipe).sampler
+        sampler = prepare(made, tasks, base, resolve(recipe, base)).sampler
     examples = [example for update in sampler.optimizer_steps(1) for batch in update.batches for example in batch]
     assert examples
     assert any(example.reads_evidence for example in examples) == reads

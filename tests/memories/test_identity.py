@@ -15,6 +15,7 @@ from conftest import CHATML, tiny_llama
 
 from lift.absorbing.absorb import absorb_events, absorption_identity
 from lift.absorbing.absorption_events import Finished, Prepared
+from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.update import add_events
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document
@@ -58,7 +59,8 @@ def with_template(base: BaseModel, template: str) -> BaseModel:
 
 
 def key(base: BaseModel, *overrides: str, document: Document = DOCUMENT, budget_s: float | None = None) -> str:
-    return absorption_identity(document, base, load_recipe("default", [*SETTINGS, *overrides]), budget_s).key
+    resolved = resolve(load_recipe("default", [*SETTINGS, *overrides]), base)
+    return absorption_identity(document, base, resolved, budget_s).key
 
 
 def test_whole_and_fractional_seconds_are_the_same_budget(tiny_model: BaseModel) -> None:
@@ -177,7 +179,7 @@ def test_the_manifest_tells_what_a_memory_was_made_of(tiny_model: BaseModel) -> 
     memory = finished(absorb(tiny_model, library, name="clock")).memory
     recipe = load_recipe("default", SETTINGS)
     made = read_manifest(memory.directory).identity
-    assert made == absorption_identity(DOCUMENT, tiny_model, recipe, None)
+    assert made == absorption_identity(DOCUMENT, tiny_model, resolve(recipe, tiny_model), None)
     assert made.key == memory.manifest.absorption_key
     assert (made.rules_version, made.training_version, made.recipe_version) == (
         RULES_VERSION,

@@ -22,6 +22,7 @@ from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished
 from lift.absorbing.planning import Calibration, calibrate, make_plan
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.documents.document import Document
@@ -278,7 +279,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_and_as_a_plain_one(
     recipe = chosen_recipe()
     made = prepare_document(Document("Merrow", TEXT, "test"), tiny_model, recipe)
     tasks = [task for piece in TaskWriter(made, tiny_model, recipe).stream() for task in piece.tasks]
-    sampler = prepare(made, tasks, tiny_model, recipe).sampler
+    sampler = prepare(made, tasks, tiny_model, resolve(recipe, tiny_model)).sampler
 
     def run(*, plain: bool = False, most: int = 1000, **options: Any) -> list[float]:
         adapter = create_adapter(tiny_model.model, recipe.adapter, 0)
@@ -325,7 +326,7 @@ def test_the_speed_of_later_epochs_is_timed_on_states_that_are_known(
     recipe = chosen_recipe("context.share=0")
     made = prepare_document(Document("Merrow", TEXT, "test"), tiny_model, recipe)
     tasks = [task for piece in TaskWriter(made, tiny_model, recipe).stream() for task in piece.tasks]
-    sampler = prepare(made, tasks, tiny_model, recipe).sampler
+    sampler = prepare(made, tasks, tiny_model, resolve(recipe, tiny_model)).sampler
     batches = [pack(batch) for update in sampler.optimizer_steps(0) for batch in update.batches]
     tokens = sum(batch.tokens for batch in batches)
     monkeypatch.setattr(planning, "CALIBRATION_TOKENS", tokens + 1)  # so that some of them are timed twice

@@ -24,18 +24,17 @@ from lift.absorbing.absorption_events import (
 from lift.absorbing.preparation import (
     PreparedDocument,
     TaskWriter,
-    followed,
     nothing_to_train,
     prepare,
     prepare_document,
     prepare_stream,
 )
 from lift.absorbing.recall_report import PROBE_BATCH, RecallReport, choose_probes
+from lift.absorbing.resolved_recipe import ResolvedRecipe, resolve
 from lift.absorbing.session import Session
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import shares_its_base
-from lift.adapters.warm_start import find_warm_start, start_adapter
 from lift.documents.document import Document
 from lift.errors import BusyAbsorptionError, DocumentError, InterruptedAbsorption, LibraryError, cleaning_up
 from lift.memories.identity import AbsorptionIdentity
@@ -128,7 +127,8 @@ def absorb_within(
     wait_for_others: bool = False,
 ) -> Iterator[AbsorptionEvent]:
     """As absorb_events, within a budget that may be a part of a larger one, and is then as short as it is."""
-    identity = absorption_identity(document, base, recipe, budget.seconds)
+    resolved = resolve(recipe, base)
+    identity = absorption_identity(document, base, resolved, budget.seconds)
     key = identity.key
     name = _free_name(library, name, identity, replace=replace) if name else None
     if (known := absorbed_before(library, key, name, replace=replace)) is not None:
@@ -139,7 +139,7 @@ def absorb_within(
     with (yield from _alone(base, library, key, wait_for_others, stop)):
         budget = dataclasses.replace(budget, started=budget.started + budget.clock() - asked)
         options = {"checkpoint_every_s": checkpoint_every_s, "resume": resume, "stop": stop}
-        yield from _absorb_alone(budget, document, base, recipe, library, name, identity, replace, options)
+        yield from _absorb_alone(budget, document, base, resolved, library, name, identity, replace, options)
 
 
 def _alone(
@@ -170,7 +170,7 @@ def _absorb_alone(
     budget: Budget,
     document: Document,
     base: BaseModel,
-    recipe: Recipe,
+    resolved: ResolvedRecipe,
     library: MemoryLibrary,
     name: str | None,
     identity: AbsorptionIdentity,
@@ -183,6 +183,7 @@ def _absorb_alone(
         yield Finished(known, None, budget.elapsed_s, 0.0, reused=True)
         return
     name = name or library.free_name(document.title)
+    recipe = resolved.recipe
     made = prepare_document(document, base, recipe)
     if not options["resume"] and library.unfinished.path(key).exists():
         made = dataclasses.replace(made, warnings=(*made.warnings, _UNFINISHED))
@@ -190,7 +191,7 @@ def _absorb_alone(
         made = dataclasses.replace(made, warnings=(*made.warnings, like.sentence))
     writer = TaskWriter(made, base, recipe)
     release(base.model)
-    session = Session(base, start_adapter(base, recipe.adapter, recipe.training.seed), recipe, budget)
+    session = Session(base, resolved.create_adapter(base), resolved, budget)
     options = {"checkpoint": library.unfinished.path(key), **options}
     with cleaning_up(session.close):
         if recipe.generator.stream:
@@ -256,7 +257,7 @@ def _learn(
     recipe = session.recipe
     with session.adapter.disabled():  # the generator may be the base model itself
         tasks = yield from write_tasks(made, writer, session.budget)
-    preparation = prepare(made, tasks, session.base, recipe)
+    preparation = prepare(made, tasks, session.base, session.resolved)
     yield prepared(made, tasks, writer)
     yield from _fit_attention(session, made)
     probes, probing_s = session.affordable_probes(made.document, made.sentences, tasks)
@@ -286,7 +287,7 @@ def _learn_streaming(
     """Training begins with the first tasks, while later ones are still being written (method 3.2)."""
     yield prepared(made, (), writer, streaming=True)
     yield from _fit_attention(session, made)
-    sampler = prepare_stream(made, writer, session.base, session.recipe)
+    sampler = prepare_stream(made, writer, session.base, session.resolved)
     session.probing_s = _STREAMED_PROBE_SHARE * (session.budget.seconds or 0.0)
     with cleaning_up(sampler.close):
         yield from session.train(sampler, session.recipe.training, **options)
@@ -396,17 +397,17 @@ def _fit_attention(session: Session, made: PreparedDocument) -> Iterator[Absorpt
 
 
 def absorption_identity(
-    document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None
+    document: Document, base: BaseModel, resolved: ResolvedRecipe, budget_s: float | None
 ) -> AbsorptionIdentity:
     """Identity of an absorption: the same text, base, start, settings, budget and code give the same memory."""
     titles = [document.title, *(part.title for part in document.split())]
-    start = find_warm_start(base, recipe.adapter)
+    recipe, start = resolved.recipe, resolved.warm_start
     return AbsorptionIdentity(
         text=document.sha256,
         titles=hashlib.sha256(json.dumps(titles).encode()).hexdigest(),
         weights=base.fingerprint,
         base=base.identity,
-        recipe=followed(recipe, start).digest(),
+        recipe=recipe.digest(),
         warm_start=start.digest if start is not None else None,
         budget_s=budget_s,
         rules_version=RULES_VERSION if recipe.generator.kind == "rules" else None,

@@ -14,8 +14,8 @@ import torch
 from lift.absorbing.plan import Plan
 from lift.absorbing.planning import FEWEST_EPOCHS, SAMPLED_BATCHES
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
 from lift.adapters.resident import release
-from lift.adapters.warm_start import start_adapter
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
@@ -57,9 +57,10 @@ def estimate_plan(
     made = prepare_document(document, base, recipe)
     tokens_per_s = speed.tokens_per_s or _reading_speed(base, document) / _READINGS_A_STEP
     requests, cached_requests = TaskWriter(made, base, recipe).requests
-    recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
+    resolved = resolve(recipe, base).change(generator=GeneratorSettings())
+    recipe = resolved.recipe
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-    sampler = prepare(made, tasks, base, recipe).sampler
+    sampler = prepare(made, tasks, base, resolved).sampler
     epoch_tokens, total_tokens = _training_tokens(sampler, recipe)
     seconds = total_tokens / tokens_per_s
     trained = sum(not task.held_out for task in tasks)
@@ -70,7 +71,7 @@ def estimate_plan(
             kept_share = max(1, round(share * recipe.tasks.per_sentence)) / max(recipe.tasks.per_sentence, 1)
             trained, epoch_tokens = round(trained * kept_share), max(round(epoch_tokens * kept_share), 1)
     release(base.model)
-    adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
+    adapter = resolved.create_adapter(base)
     try:
         adapter_bytes = sum(parameter.numel() for parameter in adapter.parameters()) * 2
         ask_s = speed.ask_s

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from lift.absorbing.plan import Plan
 from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.resolved_recipe import ResolvedRecipe, resolve
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import takes_one_turn
-from lift.adapters.warm_start import start_adapter
 from lift.answering.answerer import Answerer
+from lift.config import Settings
 from lift.documents.document import Document
 from lift.errors import cleaning_up
 from lift.models.base_model import BaseModel
@@ -209,15 +210,15 @@ def affordable_tasks(sampler: BatchSampler, recipe: Recipe, tokens: float, epoch
 
 
 def shortened(
-    recipe: Recipe, window_tokens: int, tokens_per_s: float, training_s: float
-) -> tuple[Recipe, tuple[str, ...]]:
+    resolved: ResolvedRecipe, tokens_per_s: float, training_s: float
+) -> tuple[ResolvedRecipe, tuple[str, ...]]:
     """The recipe with batches, contexts and segments of a tenth of the time at most, and in words what was shortened.
 
-    `window_tokens`: the longest prompt that the base model takes. A budget needs more than one update, and the time
-    must be looked at now and then.
+    A budget needs more than one update, and the time must be looked at now and then.
     """
+    recipe = resolved.recipe
     bound = max(int(_LONGEST_BATCH_SHARE * training_s * tokens_per_s), _SMALLEST_BATCH_TOKENS)
-    changes: dict[str, object] = {}
+    changes: dict[str, Settings] = {}
     said = []
     if recipe.training.batch_tokens > bound:
         changes["training"] = recipe.training.model_copy(update={"batch_tokens": bound})
@@ -227,13 +228,13 @@ def shortened(
         said.append(f"segments of {bound:,} tokens instead of {recipe.segments.length_tokens:,}")
     context, longest = recipe.context, 2 * bound + MAX_ANSWER_TOKENS
     fills = context.tasks == "truncated" or context.segment_tokens > 0
-    if fills and min(context.window_tokens or window_tokens, window_tokens) > longest:
+    if fills and resolved.window_tokens > longest:
         changes["context"] = context.model_copy(update={"window_tokens": longest})
         said.append(f"prompts of at most {longest:,} tokens")
     if not changes:
-        return recipe, ()
+        return resolved, ()
     short = f"the budget allows {' and '.join(said)}; more time teaches more"
-    return recipe.model_copy(update=changes), (short,) if said else ()
+    return resolved.change(**changes), (short,) if said else ()
 
 
 @takes_one_turn
@@ -255,7 +256,8 @@ def make_plan(
     now = stopwatch(base.device, clock)
     made = prepare_document(document, base, recipe)
     requests, cached_requests = TaskWriter(made, base, recipe).requests
-    recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
+    resolved = resolve(recipe, base).change(generator=GeneratorSettings())
+    recipe = resolved.recipe
     tasks, seen = TaskFile(), len(made.sentences)
     writing_ends_at = now() + _PLAN_WRITING_S
     for piece in TaskWriter(made, base, recipe).stream():
@@ -264,10 +266,10 @@ def make_plan(
             seen = piece.position
             break
     unseen = len(made.sentences) / max(seen, 1)
-    preparation = prepare(made, tasks, base, recipe)
+    preparation = prepare(made, tasks, base, resolved)
     sampler = preparation.sampler
     release(base.model)
-    adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
+    adapter = resolved.create_adapter(base)
     with cleaning_up(adapter.detach):
         calibration = calibrate(base, adapter, sampler, recipe, clock=clock).times(unseen)
         trained = sum(not task.held_out for task in tasks)

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lift.adapters.warm_start import WarmStart, find_warm_start
+from lift.absorbing.resolved_recipe import ResolvedRecipe
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence, detect_language, split_sentences
 from lift.errors import DocumentError
@@ -128,7 +128,12 @@ class Preparation:
 
 
 def prepare(
-    made: PreparedDocument, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *shortenings: str, start: int = 0
+    made: PreparedDocument,
+    tasks: Sequence[Task],
+    base: BaseModel,
+    resolved: ResolvedRecipe,
+    *shortenings: str,
+    start: int = 0,
 ) -> Preparation:
     """Put a batch sampler together; `shortenings` say in words what of the tasks was left out.
 
@@ -136,34 +141,20 @@ def prepare(
 
     Raises DocumentError where the recipe trains on tasks alone and there are none.
     """
+    recipe, warm_start = resolved.recipe, resolved.warm_start
     if not recipe.segments.weight and all(task.held_out for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
-    begun = find_warm_start(base, recipe.adapter)
     sampler = BatchSampler(
         base.tokenizer,
-        base.window_tokens,
+        resolved.window_tokens,
         made.document,
         made.sentences,
         tasks,
-        followed(recipe, begun),
+        recipe,
         start,
-        begun.passages if begun is not None else (),
+        warm_start.passages if warm_start is not None else (),
     )
     return Preparation(made, tasks, sampler, start, shortenings)
-
-
-def followed(recipe: Recipe, start: WarmStart | None) -> Recipe:
-    """The recipe as it is followed from that warm start, or from none.
-
-    What reads for a memory need not be trained to read; and a LoRA from zero, which nothing ties to other texts, is not
-    hurried where the recipe says so.
-    """
-    if start is not None:
-        kept = recipe.context if recipe.context.beside_warm_start else recipe.context.model_copy(update={"share": 0.0})
-        return recipe.model_copy(update={"context": kept})
-    if recipe.training.lora_plus_from_zero:
-        return recipe
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"lora_plus_ratio": 1.0})})
 
 
 def nothing_to_train(made: PreparedDocument, recipe: Recipe) -> str:
@@ -174,9 +165,10 @@ def nothing_to_train(made: PreparedDocument, recipe: Recipe) -> str:
     )
 
 
-def prepare_stream(made: PreparedDocument, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedBatchSampler:
+def prepare_stream(
+    made: PreparedDocument, writer: TaskWriter, base: BaseModel, resolved: ResolvedRecipe
+) -> StreamedBatchSampler:
     """The batch sampler of tasks that are still being written."""
-    begun = find_warm_start(base, recipe.adapter)
     return StreamedBatchSampler(
-        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed(recipe, begun)
+        base.tokenizer, resolved.window_tokens, made.document, made.sentences, writer.stream(), resolved.recipe
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Event as StopFlag
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from lift.absorbing.absorption_events import Planned, Probing, Trained
 from lift.absorbing.planning import CALIBRATION_S, FEWEST_EPOCHS, Calibration, affordable_tasks, calibrate, shortened
-from lift.absorbing.preparation import Preparation, PreparedDocument, followed, prepare
+from lift.absorbing.preparation import Preparation, PreparedDocument, prepare
 from lift.absorbing.recall_report import (
     PROBE_BATCH,
     PROBE_TOKENS,
@@ -26,9 +25,9 @@ from lift.absorbing.recall_report import (
     probe_recall,
     spread,
 )
+from lift.absorbing.resolved_recipe import ResolvedRecipe
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import restore_adapter
-from lift.adapters.warm_start import WarmStart, find_warm_start
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence
@@ -113,11 +112,17 @@ class Session:
     """
 
     def __init__(
-        self, base: BaseModel, adapter: Adapter, recipe: Recipe, budget: Budget, before: StoredMemory | None = None
+        self,
+        base: BaseModel,
+        adapter: Adapter,
+        resolved: ResolvedRecipe,
+        budget: Budget,
+        before: StoredMemory | None = None,
     ) -> None:
         self.base = base
         self.adapter = adapter
-        self.recipe = recipe
+        self.resolved = resolved
+        self.recipe = resolved.recipe
         self.budget = budget
         self.before = before
         self.probing_s = 0.0
@@ -128,7 +133,7 @@ class Session:
         self._batch_s = 0.0  # of questions, when it was timed
         self._slowness = 1.0
         self.steps: list[StepRecord] = []
-        interpolated = before is None and recipe.regularisation.wise_ft_alpha < 1
+        interpolated = before is None and self.recipe.regularisation.wise_ft_alpha < 1
         self._beginning = adapter.trained_state() if interpolated else {}
         restart_peak_memory(base.device)
 
@@ -170,13 +175,13 @@ class Session:
         said = preparation.shortenings
         if self.is_bounded:
             training_s = self.budget.left_s(self.reserve_s)
-            recipe, short = shortened(self.recipe, self.base.window_tokens, calibration.first_tokens_per_s, training_s)
-            if recipe is not self.recipe:
+            resolved, short = shortened(self.resolved, calibration.first_tokens_per_s, training_s)
+            if resolved is not self.resolved:
                 said += short
                 preparation = prepare(
-                    preparation.prepared, preparation.tasks, self.base, recipe, *said, start=preparation.start
+                    preparation.prepared, preparation.tasks, self.base, resolved, *said, start=preparation.start
                 )
-                calibration = self._calibrated(preparation.sampler, recipe)
+                calibration = self._calibrated(preparation.sampler, resolved.recipe)
         training_s = self.budget.left_s(self.reserve_s)
         limited, sampler = calibration, preparation.sampler
         most = sampler.most_per_sentence
@@ -206,10 +211,6 @@ class Session:
         self._meter.record(1000, 1000 / found.first_tokens_per_s)
         return found
 
-    @cached_property
-    def _warm_start(self) -> WarmStart | None:
-        return find_warm_start(self.base, self.recipe.adapter)
-
     def train(
         self,
         sampler: BatchSampler,
@@ -234,7 +235,6 @@ class Session:
         fresh = 0
         notices: list[CheckpointNotice] = []
         kept = Checkpoint(checkpoint, notices.append) if checkpoint is not None else None
-        own = followed(self.recipe.model_copy(update={"training": settings}), self._warm_start).training
         ends_at = (lambda: self.budget.ends_at - self.reserve_s) if self.is_bounded else None
         pace = Pace(self.budget.clock, ends_at, self._meter)
         if schedule is not None:
@@ -246,7 +246,7 @@ class Session:
                 self.adapter,
                 objective,
                 sampler,
-                own,
+                settings,
                 pace=pace,
                 checkpoint=kept,
                 checkpoint_every_s=checkpoint_every_s,
@@ -263,7 +263,7 @@ class Session:
                         break
                     epoch = step.epoch
                     self._watch_speed(pace)
-                    yield Trained(step, self._time_left_s(pace, sampler, own))
+                    yield Trained(step, self._time_left_s(pace, sampler, settings))
                     if stop is not None and stop.is_set():
                         training.close()  # type: ignore[attr-defined]  # saves, which may fail and is told below
                         raise InterruptedAbsorption(f"stopped after step {step.step}; {_left_behind(kept)}")
@@ -461,8 +461,8 @@ class Session:
             document=made.document,
             base_id=self.base.id,
             base_fingerprint=self.base.fingerprint,
-            recipe_name=self.recipe.name,
-            recipe=self.recipe.model_dump(mode="json"),
+            recipe_name=self.resolved.given.name,
+            recipe=self.resolved.given.model_dump(mode="json"),
             seeds={"training": self.recipe.training.seed},
             absorption_key=key,
             identity=identity,

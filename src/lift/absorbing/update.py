@@ -20,6 +20,7 @@ from lift.absorbing.absorb import absorb_within, absorption_identity, left_out, 
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Probed
 from lift.absorbing.preparation import Preparation, PreparedDocument, TaskWriter, prepare, prepare_document
 from lift.absorbing.recall_report import RecallReport
+from lift.absorbing.resolved_recipe import ResolvedRecipe, resolve
 from lift.absorbing.session import Session
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
@@ -96,7 +97,8 @@ def _add_alone(
     made = prepare_document(joined, base, recipe)
     _check_sentences(memory, made)
     start = joined.parts[len(known)].start
-    session = _reopened(memory, base, recipe, budget)
+    resolved = resolve(recipe, base)
+    session = _reopened(memory, base, resolved, budget)
     with cleaning_up(session.close):
         old_probes, old_s = session.affordable_probes(joined, made.sentences, memory.tasks)
         before = yield from session.probing(joined, made.sentences, old_probes, longest_s=_LONGEST_BEFORE * old_s)
@@ -106,14 +108,14 @@ def _add_alone(
         with session.adapter.disabled():  # the generator may be the base model itself
             fresh = yield from write_tasks(made, writer, budget)
         replayed = _sample(memory.tasks, recipe.update.replay_share, recipe.training.seed)
-        preparation = prepare(made, [*replayed, *fresh], base, recipe, start=start)
+        preparation = prepare(made, [*replayed, *fresh], base, resolved, start=start)
         yield prepared(made, fresh, writer)
         new_probes, new_s = session.affordable_probes(joined, made.sentences, fresh)
         schedule = session.schedule(preparation, old_s + new_s)
         yield schedule.planned
         yield from session.train(
             schedule.preparation.sampler,
-            _gentler(recipe),
+            _gentler(resolved.recipe),
             schedule=schedule,
             stop=stop,
         )
@@ -129,7 +131,7 @@ def _add_alone(
         made,
         name=memory.name,
         key=key,
-        identity=absorption_identity(joined, base, recipe, budget.seconds),
+        identity=absorption_identity(joined, base, resolved, budget.seconds),
         adapter=adapter,
         tasks=[*memory.tasks, *(task for task in fresh if task in kept)],
         report=report,
@@ -199,7 +201,8 @@ def _rehearse_alone(
         )
     made = prepare_document(memory.document, base, recipe)
     _check_sentences(memory, made)
-    session = _reopened(memory, base, recipe, budget)
+    resolved = resolve(recipe, base)
+    session = _reopened(memory, base, resolved, budget)
     stopped = False
     with cleaning_up(session.close):
         probes, probing_s = session.affordable_probes(memory.document, made.sentences, memory.tasks)
@@ -216,10 +219,10 @@ def _rehearse_alone(
             tasks = _to_rehearse(memory.tasks, report, recipe.update.replay_share, f"{recipe.training.seed}/{rounds}")
             if not tasks:
                 break
-            shorter = _round_recipe(recipe, rounds)
+            shorter = _round_recipe(resolved, rounds)
             preparation = prepare(made, tasks, base, shorter)
             try:
-                yield from session.train(preparation.sampler, shorter.training, stop=stop)
+                yield from session.train(preparation.sampler, shorter.recipe.training, stop=stop)
             except InterruptedAbsorption:
                 stopped = True
             report = yield from session.probing(memory.document, made.sentences, probes)
@@ -294,12 +297,12 @@ def _still_trained(preparation: Preparation) -> set[Task]:
     return set(trained_tasks(preparation.tasks, preparation.sampler))
 
 
-def _reopened(memory: StoredMemory, base: BaseModel, recipe: Recipe, budget: Budget) -> Session:
+def _reopened(memory: StoredMemory, base: BaseModel, resolved: ResolvedRecipe, budget: Budget) -> Session:
     """A session that goes on from the stored adapter, in full precision."""
     release(base.model)
     state = {key: value.float() for key, value in memory.load_adapter_state().items()}
     adapter = restore_adapter(base.model, memory.adapter_config, state)
-    return Session(base, adapter, recipe, budget, before=memory)
+    return Session(base, adapter, resolved, budget, before=memory)
 
 
 def choose_recipe(memory: StoredMemory, overrides: Sequence[str] = ()) -> Recipe:
@@ -355,9 +358,9 @@ def _gentler(recipe: Recipe) -> TrainingSettings:
     return recipe.training.model_copy(update={"learning_rate": rate})
 
 
-def _round_recipe(recipe: Recipe, number: int) -> Recipe:
+def _round_recipe(resolved: ResolvedRecipe, number: int) -> ResolvedRecipe:
     """A short, gentler training of its own, on tasks alone, even where the text was absorbed by segments alone."""
-    training = _gentler(recipe)
+    recipe, training = resolved.recipe, _gentler(resolved.recipe)
     shorter = training.model_copy(
         update={
             "epochs": recipe.update.round_epochs,
@@ -368,7 +371,7 @@ def _round_recipe(recipe: Recipe, number: int) -> Recipe:
     )
     segments = recipe.segments.model_copy(update={"weight": 0.0})
     tasks = recipe.tasks.model_copy(update={"weight": recipe.tasks.weight or 1.0})
-    return recipe.model_copy(update={"training": shorter, "segments": segments, "tasks": tasks})
+    return resolved.change(training=shorter, segments=segments, tasks=tasks)
 
 
 def _to_rehearse(tasks: Sequence[Task], report: RecallReport, share: float, seed: str) -> list[Task]:

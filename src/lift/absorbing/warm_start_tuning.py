@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from lift.adapters.warm_start import WarmStart, WarmStartOrigin, WarmStartPassage, start_adapter
+from lift.adapters.warm_start import WarmStart, WarmStartOrigin, WarmStartPassage, find_warm_start, start_adapter
 from lift.answering.scoring import contained
 from lift.config import Settings
 from lift.documents.document import Document
@@ -143,7 +143,8 @@ def tune_reader(
     sampler = WarmStartSampler(base.tokenizer, records, settings)
     if not sampler.questions:
         raise DataError("expected questions whose passage or retrieved sentences hold the answer, got none")
-    adapter = start_adapter(base, settings.adapter, settings.training.seed)
+    start = find_warm_start(base, settings.adapter)
+    adapter = start_adapter(base, settings.adapter, settings.training.seed, start)
     with cleaning_up(adapter.detach):
         with caching_frozen_layers(base.model, adapter) as lower:
             objective = Objective(base.model, adapter, settings.objective, lower)

@@ -18,7 +18,8 @@ from typing import Any
 
 import filelock
 
-from lift.adapters.warm_start import WarmStart, find_warm_start
+from lift.absorbing.resolved_recipe import resolve
+from lift.adapters.warm_start import WarmStart
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.answer_cache import AnswerCache, CachedReader
 from lift.evaluation.evaluation_events import Absorbing, Answered, AskingProgress, EvaluationEvent, SuiteRead
@@ -164,7 +165,7 @@ class Evaluation:
         return CachedReader(ModelReader(self.base, memory, start=start), self._cache)
 
     def _start(self, recipe: Recipe) -> WarmStart | None:
-        return find_warm_start(self.base, recipe.adapter) if self.base is not None else None
+        return resolve(recipe, self.base).warm_start if self.base is not None else None
 
     def _start_digest(self, recipe: Recipe) -> str | None:
         start = self._start(recipe)
