@@ -20,6 +20,7 @@ from rich.text import Text
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probing, Trained
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answerer import Answerer, open_memory
 from lift.answering.scoring import contained
 from lift.cli.output import format_recall, format_seconds, stdout
@@ -135,7 +136,8 @@ def absorb_article(document: Document, base: BaseModel, display: Display) -> Sto
     display.say(f"absorbing “{document.title}” for {format_seconds(ABSORBING_S)}")
     display.wait("preparing the article")
     stop = threading.Event()
-    events = absorb_events(document, base, load_recipe(), MemoryLibrary(), budget_s=ABSORBING_S, resume=True, stop=stop)
+    options = AbsorptionOptions(budget_s=ABSORBING_S, resume=True, stop=stop)
+    events = absorb_events(document, base, load_recipe(), MemoryLibrary(), options)
     with stopped_by_signals(stop, display.say) as training:
         for event in events:
             lines: list[str] = []

@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lift.absorbing.absorb import write_tasks
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.absorption_events import Trained
+from lift.absorbing.preparation import prepare, prepare_document
 from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.session import Session
+from lift.absorbing.task_writing import TaskWriter, write_tasks
 from lift.adapters.attach import create_adapter
 from lift.answering.answerer import Answerer
 from lift.answering.scoring import contained, f1
@@ -33,6 +34,7 @@ from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.training.attention_distillation import distill_attention
+from lift.training.budget import Budget
 
 SCALED = [
     "generator.kind=rules",
@@ -139,17 +141,19 @@ def measure(record: dict[str, Any], row: str, base: BaseModel, recipe: Recipe) -
     """Train one row on one excerpt, and ask its questions closed book and behind the truncated text."""
     document = Document(record["title"], record["context"], "measure")
     made = prepare_document(document, base, recipe)
-    writing = write_tasks(made, TaskWriter(made, base, recipe))
+    begun = time.monotonic()
+    budget, resolved = Budget(None, begun), resolve(recipe, base)
+    writing = write_tasks(made, TaskWriter(made, base, recipe), budget)
     adapter = None if row == BASE else create_adapter(base.model, recipe.adapter, recipe.training.seed)
     steps = []
-    begun = time.monotonic()
     try:
         if adapter is not None:
-            preparation = prepare(made, _returned(writing), base, resolve(recipe, base))
+            preparation = prepare(made, _returned(writing), base, resolved)
             if recipe.attention.epochs:
                 list(distill_attention(base, adapter, document.text, recipe.attention))
-            session = Session(base, adapter, recipe, begun, None)
-            steps = [each.step for each in session.train(preparation.sampler, recipe.training, expected_s=60.0)]
+            session = Session(base, adapter, resolved, budget)
+            training = session.train(preparation.sampler, resolved.recipe.training)
+            steps = [each.step for each in training if isinstance(each, Trained)]
         seconds = time.monotonic() - begun
         answerer = Answerer.of(base, adapter, document, made.sentences, truncated_tokens=recipe.context.window_tokens)
         answers = {}

@@ -11,8 +11,9 @@ from adapters.test_warm_start import tuned
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Prepared, Trained
+from lift.absorbing.add import add_events
 from lift.absorbing.resolved_recipe import resolve
-from lift.absorbing.update import add_events
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.documents.document import Document
 from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
@@ -82,7 +83,7 @@ def test_a_run_reads_its_warm_start_once(
         shutil.move(kept, start)
         return happened
 
-    absorbed = without_it(absorb_events(DOCUMENT, tiny_model, given, library, name="merrow"))
+    absorbed = without_it(absorb_events(DOCUMENT, tiny_model, given, library, AbsorptionOptions(name="merrow")))
     assert isinstance(absorbed[0], Prepared) and isinstance(absorbed[-1], Finished)
     assert absorbed[-1].memory.manifest.recipe == given.model_dump(mode="json")
     added = without_it(add_events(ADDED, library["merrow"], tiny_model, library))

@@ -11,12 +11,14 @@ import torch
 from machines import Machine
 from segment_settings import with_segments
 
-from lift.absorbing import session
-from lift.absorbing import update as updating
+from lift.absorbing import probing, rehearse
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probed, Probing, Trained
+from lift.absorbing.add import add_events
+from lift.absorbing.preparation import PreparedDocument
 from lift.absorbing.recall_report import Probe, RecallReport
-from lift.absorbing.update import absorb_until_events, add_events, rehearse_events
+from lift.absorbing.run_options import AbsorptionOptions, RunOptions
+from lift.absorbing.session import Session
 from lift.adapters.resident import release
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document, join_documents
@@ -45,8 +47,19 @@ def library() -> MemoryLibrary:
     return MemoryLibrary()
 
 
+def rehearse_memory(
+    memory: StoredMemory, base: BaseModel, library: MemoryLibrary, until: float, **options: Any
+) -> Iterator[Any]:
+    run = RunOptions(**options)
+    return rehearse.rehearse(run.begin(), memory, base, library, until, run.stop)
+
+
 def absorb(base: BaseModel, library: MemoryLibrary, *overrides: str, document: Document = OLD) -> StoredMemory:
-    list(absorb_events(document, base, load_recipe("default", [*QUICK, *overrides]), library, name="merrow"))
+    list(
+        absorb_events(
+            document, base, load_recipe("default", [*QUICK, *overrides]), library, AbsorptionOptions(name="merrow")
+        )
+    )
     return library["merrow"]
 
 
@@ -110,13 +123,13 @@ def test_recall_of_the_old_is_asked_before_and_after_with_the_same_probes(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    probe = session.probe_recall
+    probe = probing.probe_recall
 
     def watched(answerer: Any, sentences: int, probes: Any) -> RecallReport:
         asked.append([task.question for task in probes])
         return probe(answerer, sentences, probes)
 
-    monkeypatch.setattr(session, "probe_recall", watched)
+    monkeypatch.setattr(probing, "probe_recall", watched)
     finished = list(add_events(NEW, memory, tiny_model, library))[-1]
     held_out = [task.question for task in memory.tasks if task.held_out]
     assert held_out
@@ -202,7 +215,7 @@ def test_another_base_is_refused_and_the_memory_stays(
     with pytest.raises(WrongBaseModelError, match="tiny"):
         list(add_events(NEW, memory, other, library))
     with pytest.raises(WrongBaseModelError, match="tiny"):
-        list(rehearse_events(memory, other, library, until=0.9))
+        list(rehearse_memory(memory, other, library, 0.9))
     assert library["merrow"].manifest == memory.manifest
 
 
@@ -217,7 +230,7 @@ def test_a_crash_before_the_end_leaves_the_old_memory(
     events = (
         add_events(NEW, memory, tiny_model, library)
         if way == "add"
-        else rehearse_events(memory, tiny_model, library, until=1.0)
+        else rehearse_memory(memory, tiny_model, library, 1.0)
     )
     with pytest.raises(RuntimeError, match="power cut"):
         list(events)
@@ -231,7 +244,7 @@ def test_stopping_an_addition_leaves_the_old_memory_and_says_so(
 ) -> None:
     stop = threading.Event()
     with pytest.raises(InterruptedAbsorption, match="nothing was changed") as caught:
-        for event in add_events(NEW, memory, tiny_model, library, stop=stop):
+        for event in add_events(NEW, memory, tiny_model, library, RunOptions(stop=stop)):
             if isinstance(event, Trained):
                 stop.set()
     assert "--resume" not in str(caught.value)
@@ -244,7 +257,7 @@ def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryL
     endless = memory.manifest.recipe | {"training": {**memory.manifest.recipe["training"], "epochs": 100_000}}
     longer = StoredMemory("merrow", memory.directory, memory.manifest.model_copy(update={"recipe": endless}))
     machine = Machine(tiny_model.model)
-    list(add_events(NEW, longer, tiny_model, library, budget_s=60.0, clock=machine.clock))
+    list(add_events(NEW, longer, tiny_model, library, RunOptions(budget_s=60.0, clock=machine.clock)))
     assert 50 < machine.now <= 63
 
 
@@ -271,7 +284,7 @@ def test_every_kind_of_adapter_can_be_gone_on_with(
     new = changed.load_adapter_state()
     assert old.keys() == new.keys()
     assert any(not torch.equal(old[key], new[key]) for key in old)
-    list(rehearse_events(changed, tiny_model, library, until=1.0))
+    list(rehearse_memory(changed, tiny_model, library, 1.0))
     assert open_memory(library["merrow"], tiny_model).ask("When?", "none").context == "none"
     release(tiny_model.model)
     state = tiny_model.model.state_dict()
@@ -303,14 +316,14 @@ def recalled(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def script(*rights: int) -> Scripted:
         scripted = Scripted(*rights)
-        monkeypatch.setattr(session, "probe_recall", scripted)
+        monkeypatch.setattr(probing, "probe_recall", scripted)
         return scripted
 
     return script
 
 
 def rehearsed(base: BaseModel, library: MemoryLibrary, until: float, **options: Any) -> list[Any]:
-    return list(rehearse_events(library["merrow"], base, library, until=until, **options))
+    return list(rehearse_memory(library["merrow"], base, library, until, **options))
 
 
 def rounds(events: list[Any]) -> int:
@@ -356,12 +369,12 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     states: list[dict[str, torch.Tensor]] = []
     scripted = recalled(0, 1, 2, 1, 0, 1, 2)
 
-    def watched(self: session.Session, *arguments: Any) -> Generator[Probing, None, RecallReport]:
-        states.append({key: value.clone() for key, value in self.adapter.trained_state().items()})
+    def watched(session: Session, made: PreparedDocument, probes: Any) -> Generator[Probing, None, RecallReport]:
+        states.append({key: value.clone() for key, value in session.adapter.trained_state().items()})
         yield from ()
-        return scripted(None, len(arguments[1]), arguments[2])
+        return scripted(None, len(made.sentences), probes)
 
-    monkeypatch.setattr(session.Session, "probing", watched)
+    monkeypatch.setattr(rehearse, "ask_probes", watched)
     events = rehearsed(tiny_model, library, 1.0)
     assert rounds(events) == 4
     assert [point.recalled for point in library["merrow"].manifest.recall_history[1:]] == [1, 2, 1, 0, 1]
@@ -375,7 +388,7 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
 def test_rehearsing_stops_at_the_budget(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updating, "_PATIENCE_ROUNDS", 10**9)
+    monkeypatch.setattr(rehearse, "_PATIENCE_ROUNDS", 10**9)
     machine = Machine(tiny_model.model)
     events = rehearsed(tiny_model, library, 1.0, budget_s=60.0, clock=machine.clock)
     assert 40 < machine.now < 63
@@ -390,7 +403,7 @@ def test_stopping_a_rehearsal_keeps_the_best_round(
     recalled(0, 0, 1)
     stop = threading.Event()
     with pytest.raises(InterruptedAbsorption, match="best round is kept"):
-        for event in rehearse_events(memory, tiny_model, library, until=1.0, stop=stop):
+        for event in rehearse_memory(memory, tiny_model, library, 1.0, stop=stop):
             if isinstance(event, Trained):
                 stop.set()
     changed = library["merrow"]
@@ -404,7 +417,7 @@ def test_an_impossible_target_is_refused(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, until: float
 ) -> None:
     with pytest.raises(UsageError, match=f"{100 * until:g} %"):
-        rehearsed(tiny_model, library, until)
+        AbsorptionOptions(until=until)
 
 
 def test_a_recipe_without_tasks_can_be_rehearsed(
@@ -423,7 +436,7 @@ def test_absorbing_until_a_share_is_recalled_goes_on_from_the_stored_memory(
     chosen = load_recipe("default", QUICK)
 
     def run(until: float) -> list[Any]:
-        return list(absorb_until_events(OLD, tiny_model, chosen, library, until=until, name="merrow"))
+        return list(absorb_events(OLD, tiny_model, chosen, library, AbsorptionOptions(until=until, name="merrow")))
 
     recalled(0, 0, 0, 0, 1, 1)  # timed, absorbed; timed, before, one round, stored
     first = run(0.3)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import lift
-from lift.absorbing.absorb import absorption_identity
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document, prepare_stream
+from lift.absorbing.preparation import prepare, prepare_document, prepare_stream
 from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.reuse import absorption_identity
+from lift.absorbing.task_writing import TaskWriter
 from lift.absorbing.warm_start_tuning import ReaderSettings, ReadingSettings, WarmStartSampler, tune_reader
 from lift.adapters.resident import release
 from lift.adapters.warm_start import WarmStart, find_warm_start, read_warm_start, start_adapter
@@ -280,7 +281,7 @@ def test_a_memory_is_trained_to_read_where_no_starting_point_reads_for_it(
     made = prepare_document(Document("Harbour", text, "test"), base, recipe)
     writer = TaskWriter(made, base, recipe)
     if streamed:
-        sampler: BatchSampler = prepare_stream(made, writer, base, resolve(recipe, base))
+        sampler: BatchSampler = prepare_stream(made, writer.stream(), base, resolve(recipe, base))
         list(sampler.optimizer_steps(0))  # the epoch that follows the writing has no contexts
     else:
         tasks = TaskFile(task for piece in writer.stream() for task in piece.tasks)

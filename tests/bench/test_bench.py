@@ -19,7 +19,8 @@ from conftest import tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lift.absorbing.preparation import TaskWriter, prepare_document
+from lift.absorbing.preparation import prepare_document
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.bench import ask_bench as ask

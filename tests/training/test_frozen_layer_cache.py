@@ -21,8 +21,9 @@ from lift.absorbing import planning
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished
 from lift.absorbing.planning import Calibration, calibrate, make_plan
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.preparation import prepare, prepare_document
 from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.adapter import Adapter
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.documents.document import Document

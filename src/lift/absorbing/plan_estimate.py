@@ -12,19 +12,18 @@ from dataclasses import dataclass
 import torch
 
 from lift.absorbing.plan import Plan
-from lift.absorbing.planning import FEWEST_EPOCHS, SAMPLED_BATCHES
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.planning import FEWEST_EPOCHS, sample_epochs
+from lift.absorbing.preparation import prepare, prepare_document
 from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.resident import release
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.models.device import peak_memory_bytes
 from lift.packing.prompts import MAX_ANSWER_TOKENS
-from lift.packing.trie import pack
 from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task_file import TaskFile
-from lift.training.batch_sampler import BatchSampler
 
 # A step goes forward and, through frozen weights, backward, which costs about twice as much as to read its tokens.
 _READINGS_A_STEP = 2.0
@@ -61,7 +60,7 @@ def estimate_plan(
     recipe = resolved.recipe
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
     sampler = prepare(made, tasks, base, resolved).sampler
-    epoch_tokens, total_tokens = _training_tokens(sampler, recipe)
+    _, epoch_tokens, total_tokens = sample_epochs(sampler, recipe)
     seconds = total_tokens / tokens_per_s
     trained = sum(not task.held_out for task in tasks)
     if budget_s is not None and budget_s < seconds:
@@ -112,25 +111,3 @@ def _reading_speed(base: BaseModel, document: Document) -> float:
         float(base.model(input_ids=ids, logits_to_keep=1).logits[0, -1, 0])  # a device is done when a number is read
         seconds = time.perf_counter() - started
     return float(ids.shape[1] / max(seconds, 1e-9))
-
-
-def _training_tokens(sampler: BatchSampler, recipe: Recipe) -> tuple[int, int]:
-    """Tokens of an epoch over all that is trained on, and of the whole training."""
-    settings = recipe.training
-    epoch_tokens = total_tokens = 0
-    for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
-        if epochs:
-            epoch_tokens = _epoch_tokens(sampler, first)
-            total_tokens += epochs * epoch_tokens
-    return max(epoch_tokens, 1), max(min(total_tokens, settings.max_tokens or total_tokens), 1)
-
-
-def _epoch_tokens(sampler: BatchSampler, epoch: int) -> int:
-    """Counted where the epoch is short, else extrapolated from its first batches, a random sample of it."""
-    tokens = batches = 0
-    for update in sampler.optimizer_steps(epoch):
-        if batches >= SAMPLED_BATCHES:
-            return round(tokens / update.progress)
-        tokens += sum(pack(batch).tokens for batch in update.batches)
-        batches += len(update.batches)
-    return tokens

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from lift.absorbing.plan import Plan
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.preparation import prepare, prepare_document
 from lift.absorbing.resolved_recipe import ResolvedRecipe, resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import takes_one_turn
@@ -104,17 +105,10 @@ def calibrate(
     Takes about `limit_s` at most: it begins with the smallest batch and goes on only while there is time, with batches
     cut to what there is time for.
     """
-    settings = recipe.training
     now = stopwatch(base.device, clock)
     ends_at = now() + limit_s
-    stages = [(0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)]
     plain = Objective(base.model, adapter, recipe.objective)
-    total_tokens = epoch_tokens = 0
-    packed: list[Batch] = []
-    for first, epochs in stages:
-        if epochs:
-            packed, epoch_tokens = _sampled(sampler, first, lambda: now() > ends_at - limit_s / 2)
-            total_tokens += epochs * epoch_tokens
+    packed, epoch_tokens, total_tokens = sample_epochs(sampler, recipe, lambda: now() > ends_at - limit_s / 2)
     adapter.set_trainable(True)
     with cleaning_up(lambda: _stop_training(adapter)):
         trial = _Trial(now, ends_at)
@@ -129,7 +123,6 @@ def calibrate(
                 later_speed = max(trial.time(reusing, itertools.cycle(packed)), first_speed)
                 kept = min(1.0, lower.most_tokens / epoch_tokens)
                 later_speed = 1 / (kept / later_speed + (1 - kept) / first_speed)
-    total_tokens = min(total_tokens, settings.max_tokens or total_tokens)
     return Calibration(first_speed, later_speed, epoch_tokens, total_tokens)
 
 
@@ -186,6 +179,23 @@ def _end_of(example: Example, tokens: int) -> Example:
     return replace(example, ids=example.ids[start:end], labels=(IGNORED, *example.labels[start + 1 : end]))
 
 
+def sample_epochs(
+    sampler: BatchSampler, recipe: Recipe, late: Callable[[], bool] = lambda: False
+) -> tuple[list[Batch], int, int]:
+    """The first batches of an epoch over segments and tasks, the tokens of all of it, and of the whole training.
+
+    No more batches are made once it is `late`.
+    """
+    settings = recipe.training
+    packed: list[Batch] = []
+    epoch_tokens = total_tokens = 0
+    for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
+        if epochs:
+            packed, epoch_tokens = _sampled(sampler, first, late)
+            total_tokens += epochs * epoch_tokens
+    return packed, epoch_tokens, min(total_tokens, settings.max_tokens or total_tokens)
+
+
 def _sampled(sampler: BatchSampler, epoch: int, late: Callable[[], bool]) -> tuple[list[Batch], int]:
     """The first batches of `epoch`, and the tokens of all of it: counted where it is short, else extrapolated."""
     packed: list[Batch] = []
@@ -239,12 +249,7 @@ def shortened(
 
 @takes_one_turn
 def make_plan(
-    document: Document,
-    base: BaseModel,
-    recipe: Recipe,
-    budget_s: float | None = None,
-    *,
-    clock: Clock = time.monotonic,
+    document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None = None, *, clock: Clock = time.monotonic
 ) -> Plan:
     """Predict the cost of absorbing `document`; trains nothing that lasts, and asks no endpoint for anything.
 

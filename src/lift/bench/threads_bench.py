@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.preparation import prepare, prepare_document
 from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.attach import create_adapter
 from lift.bench.machine import describe_machine
 from lift.bench.processes import in_own_process

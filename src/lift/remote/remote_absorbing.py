@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorbing.absorb import absorbed_before, prepared, write_tasks
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Probing
-from lift.absorbing.preparation import PreparedDocument, TaskWriter, learnable_sentences
+from lift.absorbing.preparation import PreparedDocument, learnable_sentences
 from lift.absorbing.recall_report import choose_probes, probe_recall
+from lift.absorbing.reuse import absorbed_before
+from lift.absorbing.task_writing import TaskWriter, prepared, write_tasks
 from lift.documents.document import Document
 from lift.documents.sentences import detect_language
 from lift.errors import UsageError
