@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_endpoint import Reply, ScriptedEndpoint, failure
 
+from lift.endpoints.openai_endpoint import Endpoint
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import DataError, RemoteError
 from lift.evaluation.data_files import BadData
 from lift.evaluation.judge import (
@@ -25,9 +27,8 @@ from lift.evaluation.judge import (
     open_judge,
     parse_verdict,
 )
-from lift.remote.openai_endpoint import Endpoint, Patience
 
-FAST = Patience(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
+FAST = RetryPolicy(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
 BLOCK = re.compile(r"^<<<([A-Z0-9 ]+)>>>\n(.*?)\n<<<END OF \1>>>$", re.DOTALL | re.MULTILINE)
 ITEM = ("Who founded the museum?", ("Ada Quill",), "Ada Quill did.")
 

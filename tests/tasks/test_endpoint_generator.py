@@ -21,9 +21,10 @@ import pytest
 from scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 from lift.documents.sentences import Sentence
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import GenerationError
 from lift.recipes.recipe import load_recipe
-from lift.tasks import backoff
+from lift.tasks import endpoint_generator
 from lift.tasks.endpoint_generator import THREAD_NAME
 from lift.tasks.generation import TaskGenerator
 from lift.tasks.generator import open_generator
@@ -33,7 +34,7 @@ NAMES = ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gorse", "Hazel"]
 
 @pytest.fixture(autouse=True)
 def quick_and_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(endpoint_generator, "RETRY_POLICY", RetryPolicy(timeout_s=600.0, first_wait_s=0.01))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
@@ -419,7 +420,7 @@ def test_nobody_there_is_said_soon() -> None:
 
 
 def test_a_reply_that_takes_too_long_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lift.tasks.endpoint_generator.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(endpoint_generator, "RETRY_POLICY", RetryPolicy(timeout_s=0.3, first_wait_s=0.01))
 
     def late(request: dict[str, Any]) -> Reply:
         time.sleep(0.8)
@@ -459,16 +460,3 @@ def test_a_damaged_cache_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(GenerationError, match="LIFT_CACHE") as caught:
         opened("http://127.0.0.1:9/v1", 1)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
-
-
-def test_retry_after_is_read_as_seconds_or_date_and_bounded() -> None:
-    now = datetime(2024, 3, 14, 12, tzinfo=UTC)
-    assert backoff.retry_after_s("7", now) == 7
-    assert backoff.retry_after_s("Thu, 14 Mar 2024 12:00:09 GMT", now) == 9
-    assert backoff.retry_after_s("Thu, 14 Mar 2024 11:00:00 GMT", now) == 0
-    assert backoff.retry_after_s("86400", now) == backoff.LONGEST_WAIT_S
-    assert backoff.retry_after_s("soon", now) is None
-    assert backoff.retry_after_s("-1", now) is None
-    assert backoff.retry_after_s(None, now) is None
-    waits = [backoff.backoff_s(retry) / backoff.FIRST_WAIT_S for retry in (1, 2, 3)]
-    assert all(2**place <= wait <= 1.5 * 2**place for place, wait in enumerate(waits))

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lift.endpoints.openai_endpoint import Endpoint, resolve_base_url
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import DataError, RemoteError
 from lift.evaluation.data_files import BadData, Fault, FieldFault, read_lines, text_field, texts_field
 from lift.evaluation.remote_reader import complete_chat, ends_asking
 from lift.evaluation.run_files import append_row, read_rows
 from lift.evaluation.significance import agreement
-from lift.remote.openai_endpoint import Endpoint, Patience, resolve_base_url
 from lift.remote.remote_model import remote_name
 
 Item = tuple[str, Sequence[str], str]  # question, reference answers, answer
@@ -150,12 +151,12 @@ class Judge:
         raise NoVerdict(words, replies)
 
 
-def open_judge(name: str, out: Path, base_url: str = "", patience: Patience | None = None) -> Judge:
+def open_judge(name: str, out: Path, base_url: str = "", retry_policy: RetryPolicy | None = None) -> Judge:
     """The judge NAME or openai:NAME at `base_url`, else OPENAI_BASE_URL, else OpenAI's own endpoint; asked nothing yet.
 
     Its cache is a file of the evaluation in `out`. Raises UsageError for a bad URL, RemoteError without an API key.
     """
-    return Judge(Endpoint(resolve_base_url(base_url), patience), remote_name(name) or name, out / CACHE_FILE)
+    return Judge(Endpoint(resolve_base_url(base_url), retry_policy), remote_name(name) or name, out / CACHE_FILE)
 
 
 def parse_verdict(reply: str, words: Sequence[str]) -> str | None:
