@@ -22,7 +22,7 @@ from scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 from lift.documents.sentences import Sentence
 from lift.endpoints.retry_policy import RetryPolicy
-from lift.errors import GenerationError
+from lift.errors import GenerationError, ReplyCacheError
 from lift.recipes.recipe import load_recipe
 from lift.tasks import endpoint_generator
 from lift.tasks.endpoint_generator import THREAD_NAME
@@ -91,7 +91,7 @@ def test_order_is_that_of_the_document_whatever_comes_first() -> None:
 
     with ScriptedEndpoint(reply) as endpoint:
         generator = opened(endpoint, 12)
-        assert (generator.counts.requests, generator.cached_requests, generator.complete) == (12, 0, False)
+        assert (generator.counts.requests, generator.cached_requests) == (12, 0)
         pieces = list(generator.stream())
     assert [piece.position for piece in pieces] == list(range(1, 13))
     assert [piece.tasks[0].answer for piece in pieces] == [f"{number + 100} rooms" for number in range(12)]
@@ -179,7 +179,7 @@ def test_a_request_that_fails_for_good_leaves_the_others_alone() -> None:
         assert (generator.counts.answered, generator.counts.kept, len(endpoint.requests)) == (3, 3, 6)
         # what failed is asked for again by the next run, and nothing else
         later = opened(endpoint, 4, "generator.retries=0")
-        assert (later.cached_requests, later.complete) == (3, False)
+        assert later.cached_requests == 3
         list(later.stream())
         assert len(endpoint.requests) == 7
 
@@ -325,7 +325,7 @@ def test_cached_replies_cost_no_request() -> None:
     with ScriptedEndpoint(truthful) as endpoint:
         first = list(opened(endpoint, 8).stream())
         again = opened(endpoint, 8)
-        assert (again.cached_requests, again.complete) == (8, True)
+        assert again.cached_requests == 8
         assert list(again.stream()) == first
         assert (again.counts.answered, again.counts.from_cache, again.counts.kept) == (8, 8, 8)
         assert len(endpoint.requests) == 8
@@ -335,14 +335,14 @@ def test_cached_replies_cost_no_request() -> None:
         assert opened(endpoint, 8, "tasks.per_sentence=5").cached_requests == 0
         # a longer document shares what is the same
         longer = opened(endpoint, 10)
-        assert (longer.cached_requests, longer.complete) == (8, False)
+        assert longer.cached_requests == 8
         list(longer.stream())
         assert len(endpoint.requests) == 10
-        assert opened(endpoint, 10).complete
+        assert opened(endpoint, 10).cached_requests == 10
     # an endpoint that is gone is not missed, and a shorter document has all it needs
     assert list(opened(endpoint, 8).stream()) == first
     assert list(opened(endpoint, 7).stream()) == first[:7]
-    assert opened(endpoint, 7).complete
+    assert opened(endpoint, 7).cached_requests == 7
 
 
 def test_two_at_once_pay_once() -> None:
@@ -390,11 +390,11 @@ def test_a_killed_run_resumes_with_what_is_missing() -> None:
         assert len(endpoint.requests) == 8
         resumed.append(True)
         generator = opened(endpoint, 8)
-        assert (generator.cached_requests, generator.complete) == (5, False)
+        assert generator.cached_requests == 5
         assert [len(piece.tasks) for piece in generator.stream()] == [1] * 8
         assert sorted(map(number_of, endpoint.requests[8:])) == [5, 6, 7]
         assert (generator.counts.from_cache, generator.counts.answered) == (5, 8)
-        assert opened(endpoint, 8).complete
+        assert opened(endpoint, 8).cached_requests == 8
 
 
 @pytest.mark.parametrize(
@@ -457,6 +457,6 @@ def test_a_damaged_cache_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "tasks" / "replies-1.sqlite3"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(GenerationError, match="LIFT_CACHE") as caught:
+    with pytest.raises(ReplyCacheError, match="LIFT_CACHE") as caught:
         opened("http://127.0.0.1:9/v1", 1)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)

@@ -20,6 +20,7 @@ import filelock
 import tenacity
 
 from lift.endpoints.openai_endpoint import OPENAI_URL
+from lift.endpoints.reply_cache import ReplyCache, request_key
 from lift.endpoints.retry_policy import (
     RetryPolicy,
     TransientFault,
@@ -31,10 +32,9 @@ from lift.endpoints.retry_policy import (
 from lift.errors import GenerationError, cleaning_up
 from lift.models.control_tokens import without_known_marks
 from lift.recipes.recipe import GeneratorSettings
-from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
 from lift.tasks.generation import GenerationCounts
-from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome
+from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome, open_reply_cache
 from lift.tasks.reply_parsing import ParsedReply, Unusable, read_json, schema_for
 from lift.tasks.requests import TaskRequest, instructions, material
 
@@ -184,13 +184,11 @@ class _Run:
 
     async def all_requests(self) -> None:
         keys = [self._writer.key(request) for request in self._requests]
-        with ReplyCache() as cache:
-            cache.begin_run(keys, self._writer.origin)
+        with open_reply_cache() as cache:
             missing = self._out_of_cache(cache, self._requests, keys)
             if missing:
                 async with _locked(cache.run_lock(keys)), self._client() as client:
                     await self._ask_all(client, cache, missing, keys)
-            cache.finish_run(keys)
 
     async def _ask_all(
         self, client: openai.AsyncOpenAI, cache: ReplyCache, requests: Sequence[TaskRequest], keys: Sequence[str]
