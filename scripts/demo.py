@@ -14,7 +14,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from demo_answers import CACHE_FILE, Column, KeptReplies, Reply, Request, ask_all, asker_of, note_of, reply_key, sum_up
+from demo_answers import (
+    CACHE_DIRECTORY,
+    Column,
+    KeptReplies,
+    Reply,
+    Request,
+    ask_all,
+    asker_of,
+    note_of,
+    reply_key,
+    sum_up,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -103,7 +114,7 @@ def ask_base(
         clock=budget.clock,
         ends_at=budget.clock() + min(BASE_S, budget.left_s(ABSORBING_S + MEMORY_S)),
         on_progress=lambda *progress: display.count("asking the base model", *progress),
-        kept=KeptReplies(cache_directory() / CACHE_FILE),
+        kept=KeptReplies(cache_directory() / CACHE_DIRECTORY),
         key_of=lambda request: reply_key(base, document, request, BASE_TOKENS),
     )
     return _by_way(BASE_WAYS, questions, found)

@@ -11,15 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import RemoteError, UsageError
 from lift.evaluation.reader import Reader
 from lift.evaluation.remote_reader import RemoteReader, Unreachable, open_remote_reader
 from lift.packing.prompts import PLAIN_FORM, PromptForm
-from lift.remote.openai_endpoint import Patience
 from lift.remote.remote_model import base_fingerprint
 from lift.remote.token_estimate import estimate_chat_tokens
 
-FAST = Patience(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
+FAST = RetryPolicy(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
 URL = "http://127.0.0.1:9/v1"
 FORM = PromptForm(reading="Read: {context}\nNow answer: {question}", closed_book="Tell: {question}")
 BARE = PromptForm(reading="{context} {question}", chat=False, answer_prefix=" The answer is")

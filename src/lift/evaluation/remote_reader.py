@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lift.endpoints.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, list_of, resolve_base_url
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import RemoteError, UsageError
 from lift.evaluation.reader import Reply, clipped
 from lift.models.control_tokens import without_known_marks
 from lift.packing.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
-from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, Patience, list_of, resolve_base_url
 from lift.remote.remote_model import base_fingerprint, base_id, remote_name
 from lift.remote.token_estimate import estimate_chat_tokens, estimate_tokens, token_offsets
 
@@ -77,7 +78,7 @@ def complete_text(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: i
 
 
 def open_remote_reader(
-    name: str, base_url: str = "", window_tokens: int = WINDOW_TOKENS, patience: Patience | None = None
+    name: str, base_url: str = "", window_tokens: int = WINDOW_TOKENS, retry_policy: RetryPolicy | None = None
 ) -> RemoteReader:
     """The reader "openai:NAME" at `base_url`, else OPENAI_BASE_URL, else OpenAI's own endpoint; nothing is asked yet.
 
@@ -86,7 +87,7 @@ def open_remote_reader(
     model = remote_name(name)
     if model is None:
         raise UsageError(f"expected a model at an endpoint such as openai:gpt-4o-mini, got {name!r}; write openai:NAME")
-    return RemoteReader(Endpoint(resolve_base_url(base_url), patience), model, window_tokens)
+    return RemoteReader(Endpoint(resolve_base_url(base_url), retry_policy), model, window_tokens)
 
 
 class RemoteReader:

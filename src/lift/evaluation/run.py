@@ -20,8 +20,9 @@ import filelock
 
 from lift.absorbing.resolved_recipe import resolve
 from lift.adapters.warm_start import WarmStart
+from lift.endpoints.reply_cache import ReplyCache
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
-from lift.evaluation.answer_cache import AnswerCache, CachedReader
+from lift.evaluation.cached_reader import CachedReader
 from lift.evaluation.evaluation_events import Absorbing, Answered, AskingProgress, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
 from lift.evaluation.judge import Judge, measure_agreement
@@ -154,7 +155,7 @@ class Evaluation:
         self._harms: dict[_Identity, dict[str, Any]] = {
             (row["suite"], row["document"], row["memory"]): row for row in harms
         }
-        self._cache = AnswerCache(self.out / "cache" / "answers.jsonl")
+        self._cache = ReplyCache(self.out / "cache")
         if self.base is not None:
             self._store = MemoryStore(self.out / "cache" / "memories", self.base, self._stop)
 

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from lift.answering import strategies as routes
+from lift.endpoints.reply_cache import ReplyCache, request_key
 from lift.errors import UsageError
 from lift.evaluation.reader import ModelReader, Reader, Reply
-from lift.evaluation.run_files import append_row, read_rows
 from lift.packing.prompts import PromptForm
 
 _CHUNK = 16
 
 
-class AnswerCache:
-    """Replies by key in the file `path`, one line each. Raises DataError where it is damaged."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known = {row["key"]: Reply(**row["reply"]) for row in read_rows(path)}
-
-    def get(self, key: str) -> Reply | None:
-        """The reply of that key, or None."""
-        return self._known.get(key)
-
-    def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply, on the disk when this returns; errors are not kept."""
-        if reply.error is None:
-            self._known[key] = reply
-            append_row(self._path, {"key": key, "reply": asdict(reply)})
-
-
 class CachedReader:
     """A reader that asks `reader` only what `cache` does not know, and keeps each chunk of replies as it comes."""
 
-    def __init__(self, reader: Reader, cache: AnswerCache) -> None:
+    def __init__(self, reader: Reader, cache: ReplyCache) -> None:
         self.id = reader.id
         self.fingerprint = reader.fingerprint
         self.window_tokens = reader.window_tokens
@@ -100,10 +80,10 @@ class CachedReader:
         max_new_tokens: int,
         one_by_one: bool,
     ) -> list[Reply]:
-        shared = [how, self.fingerprint, asdict(form), max_new_tokens]
+        shared = {"how": how, "model": self.fingerprint, "form": asdict(form), "max_new_tokens": max_new_tokens}
         pairs = list(zip(questions, contexts, strict=True))
-        keys = [hashlib.sha256(json.dumps([*shared, *pair]).encode()).hexdigest() for pair in pairs]
-        replies = {row: reply for row, key in enumerate(keys) if (reply := self._cache.get(key)) is not None}
+        keys = [request_key(**shared, question=question, context=context) for question, context in pairs]
+        replies = {row: Reply(**json.loads(told)) for row, key in enumerate(keys) if (told := self._cache.get(key))}
         missing = [row for row in range(len(keys)) if row not in replies or (one_by_one and not replies[row].alone)]
         size = 1 if one_by_one else _CHUNK
         for first in range(0, len(missing), size):
@@ -111,5 +91,6 @@ class CachedReader:
             asked = [questions[row] for row in rows], [contexts[row] for row in rows]
             for row, reply in zip(rows, ask(*asked, form, max_new_tokens, one_by_one), strict=True):
                 replies[row] = reply
-                self._cache.put(keys[row], reply)
+                if reply.error is None:
+                    self._cache.put(keys[row], json.dumps(asdict(reply)))
         return [replies[row] for row in range(len(keys))]
