@@ -301,9 +301,9 @@ def test_generation_by_rows_gives_each_prompt_the_answer_of_its_own_memory(tiny_
         adapters[name] = create_adapter(model, AdapterSettings(kind=kind, rank=4), index, name)
         disturb(adapters[name], 0.3)
 
-    def answer(which: list[int], open_rows: Any = None) -> list[list[int]]:
+    def answer(which: list[int], adapters: Any = None) -> list[list[int]]:
         return generate(
-            model, [prompts[row] for row in which], max_new_tokens=6, end_ids=range(3, 90), open_rows=open_rows
+            model, [prompts[row] for row in which], max_new_tokens=6, end_ids=range(3, 90), adapters=adapters
         )
 
     alone = []
@@ -311,6 +311,6 @@ def test_generation_by_rows_gives_each_prompt_the_answer_of_its_own_memory(tiny_
         activate(model, name)
         alone += answer([row])
     activate(model, None)
-    together = answer(list(range(5)), lambda chosen: rows(model, [names[row] for row in chosen]))
+    together = answer(list(range(5)), names)
     assert together == alone
     assert len({len(each) for each in together}) > 1, "expected rows that end at different times"

@@ -23,6 +23,7 @@ from lift.absorbing.preparation import prepare_document
 from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
+from lift.adapters.row_assignment import rows
 from lift.bench import ask_bench as ask
 from lift.bench import in_flight_bench as in_flight
 from lift.bench.absorb_bench import BEST, LIFT, TRAINER, AbsorbBench, Grid, bench_absorb, prepare_absorb
@@ -588,12 +589,12 @@ def test_questions_at_once_go_to_one_memory_and_to_as_many_in_turn(
         next(loads)
         return config, state
 
-    def watching(model: Any, prompts: list[list[int]], *, open_rows: Any = None, **options: Any) -> Any:
+    def watching(model: Any, prompts: list[list[int]], *, adapters: Any = None, **options: Any) -> Any:
         alone = [name for name, each in attached(model).items() if each.rows is None]
-        with open_rows(range(len(prompts))) if open_rows else nullcontext():
+        with rows(model, adapters) if adapters else nullcontext():
             sharing = [name for name, each in attached(model).items() if each.rows]
         used.append((len(prompts), options["batch_size"], len(alone), len(set(sharing) - set(alone))))
-        return generate(model, prompts, open_rows=open_rows, **options)
+        return generate(model, prompts, adapters=adapters, **options)
 
     monkeypatch.setattr(in_flight, "generate", watching)
     questions = [f"What is {number}?" for number in range(4)]
