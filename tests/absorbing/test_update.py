@@ -10,6 +10,7 @@ import pytest
 import torch
 from machines import Machine
 from segment_settings import with_segments
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lift.absorbing import probing, rehearse
 from lift.absorbing.absorb import absorb_events
@@ -19,6 +20,7 @@ from lift.absorbing.preparation import PreparedDocument
 from lift.absorbing.recall_report import Probe, RecallReport
 from lift.absorbing.run_options import AbsorptionOptions, RunOptions
 from lift.absorbing.session import Session
+from lift.adapters.adapter import attached
 from lift.adapters.resident import release
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document, join_documents
@@ -83,7 +85,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def is_untouched(base: BaseModel) -> bool:
-    return not any("lora" in name or "memory" in name for name, _ in base.model.named_parameters())
+    changed = any(module._forward_hooks or "forward" in vars(module) for module in base.model.modules())
+    named = any("lora" in name or "memory" in name for name, _ in base.model.named_parameters())
+    return not attached(base.model) and not changed and not named
 
 
 def test_a_text_is_added_and_what_was_there_stays(
@@ -117,6 +121,45 @@ def test_a_text_is_added_and_what_was_there_stays(
     assert changed.manifest.cost.seconds > memory.manifest.cost.seconds
     assert is_untouched(tiny_model)
     assert open_memory(changed, tiny_model).ask("When is the museum closed?", "none").context == "none"
+
+
+class FactorOperations(TorchDispatchMode):
+    """The operations on tensors that have a dimension of this `rank`."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._rank = rank
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(each, torch.Tensor) and self._rank in each.shape for each in args):
+            self.seen.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activated", ["true", "false"])
+def test_a_text_is_added_by_the_operations_that_absorb_the_first(
+    tiny_model: BaseModel, library: MemoryLibrary, activated: str
+) -> None:
+    rank = 389  # no batch has as many tokens, and no other tensor has that dimension
+
+    def operations(events: Iterator[Any]) -> set[str]:
+        """Those of the steps of training."""
+        found = set[str]()
+        with FactorOperations(rank) as recorded:
+            for event in events:
+                if isinstance(event, Trained):
+                    found |= recorded.seen
+                recorded.seen.clear()
+        return found
+
+    recipe = load_recipe(
+        "default", [*QUICK, "training.epochs=2", f"adapter.rank={rank}", f"adapter.activated={activated}"]
+    )
+    first = operations(absorb_events(OLD, tiny_model, recipe, library, AbsorptionOptions(name="merrow")))
+    added = operations(add_events(NEW, library["merrow"], tiny_model, library))
+    assert len(first) > 10
+    assert added == first
 
 
 def test_recall_of_the_old_is_asked_before_and_after_with_the_same_probes(

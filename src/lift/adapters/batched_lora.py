@@ -75,16 +75,6 @@ class GroupedRows:
         )
 
 
-def add_low_rank(output: torch.Tensor, inputs: torch.Tensor, update: LowRank) -> torch.Tensor:
-    """W x + s B A x of one memory: `output`, W x [..., out]; `inputs`, x [..., in]. `output` itself is not changed."""
-    hidden = torch.nn.functional.linear(inputs.to(update.down.dtype), update.down)  # [..., r]
-    if output.dtype != update.up.dtype:
-        return (output + torch.nn.functional.linear(hidden, update.up) * update.scaling).to(output.dtype)
-    flat = output.reshape(-1, output.shape[-1])  # [N, out]
-    added = torch.addmm(flat, hidden.reshape(-1, hidden.shape[-1]), update.up.t(), alpha=update.scaling)
-    return added.view(output.shape)
-
-
 def low_rank_products(inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """(B_k A_k) x for each memory k and each of its inputs: [K, M, in], [K, r, in], [K, out, r] -> [K, M, out].
 

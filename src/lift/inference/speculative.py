@@ -239,19 +239,17 @@ def can_speculate(model: Any) -> bool:
     """Whether there is a draft of the model as it is now, and its proposals are made quicker than its own steps.
 
     It must be a Llama on a CPU that torch has quick products in 4 bits for, without biases, and with no adapter but
-    low-rank updates of all rows that were told of.
+    low-rank updates of all rows (low_rank.py).
     """
     if type(model) is not LlamaForCausalLM or model.device.type != "cpu":
         return False
     if torch.backends.cpu.get_cpu_capability() not in _QUICK_PRODUCTS or model.config.hidden_act != "silu":
         return False
-    applied = applied_to_all(model)
     # adapters of other kinds hook onto modules
-    hooks = ((module, len(module._forward_hooks) + len(module._forward_pre_hooks)) for module in model.modules())
-    if any(count > len(applied.get(module, ())) for module, count in hooks):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     matrices = [matrix for layer in model.model.layers for matrix in _matrices_of(layer)]
-    return all(_is_plain(matrix, applied) for matrix in matrices) and _can_pack(model.lm_head)
+    return all(map(_is_plain, matrices)) and _can_pack(model.lm_head)
 
 
 def _source(model: Any) -> tuple[int, ...]:
@@ -269,16 +267,11 @@ def _base(matrix: Any) -> Any:
     return getattr(matrix, "base_layer", matrix)
 
 
-def _is_plain(matrix: Any, applied: Mapping[Any, Sequence[LowRank]]) -> bool:
-    """Whether the matrix can be packed, and what is added to it is known."""
+def _is_plain(matrix: Any) -> bool:
+    """Whether the matrix can be packed, and PEFT, whose layer may stand around it, adds nothing to it."""
     base = _base(matrix)
-    added = len(base._forward_hooks)
-    if matrix is not base:  # PEFT's layer around it
-        added += sum(name in matrix.lora_A for name in matrix.active_adapters)
-        if matrix.merged or matrix.disable_adapters:
-            return False
-    told_of = len(applied.get(base, ()))
-    return added == told_of and _can_pack(base)
+    added = matrix is not base and any(name in matrix.lora_A for name in matrix.active_adapters)
+    return not added and _can_pack(base)
 
 
 def _can_pack(matrix: Any) -> bool:
