@@ -133,6 +133,21 @@ def test_language(text: str, language: str) -> None:
     assert detect_language(text) == language
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Croissant 2.10\nCappuccino 2.80\nEspresso 1.90\nPain au chocolat 2.60",
+        "a = load(b)\ne = a + b\nprint(a, e)\no = e * a\nreturn o",
+        "faster = a if a.seconds < b.seconds else b\ncell = e[a]\nrow = e[b]",
+        "| Name | Rate |\n|---|---|\n| P-1 | 30 |\n| La Paz | 12 |\n| Los Altos | 18 |",
+        "[1] M. Rossi and L. Bianchi. Valves. Roma, 1998.\n[2] K. Schmidt. Pumpen. Berlin, 2003.",
+        'He wrote "la vie est belle et le ciel est bleu" on the wall, and she laughed at it.',
+    ],
+)
+def test_english_with_code_tables_and_names_is_not_taken_for_another_language(text: str) -> None:
+    assert detect_language(text) in ("en", "other")
+
+
 @pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\t", "\u2028"])
 def test_any_white_space_may_stand_before_an_initial(space: str) -> None:
     text = f"The book is by{space}J{space}. R. Smith. It was{space}X{space}. printed in Bern."

@@ -217,6 +217,7 @@ _SCRIPTS = (
 _SAMPLE_CHARS = 20_000
 _MIN_WORDS = 4
 _MIN_STOP_SHARE = 0.12
+_MIN_FOREIGN_WORDS = 3
 _CLEAR_LEAD = 1.25
 
 
@@ -224,7 +225,7 @@ def detect_language(text: str) -> str:
     """The language of a text: en, de, fr, es, it, pt, nl, ja, ko, zh or el where that is clear, else "other".
 
     Latin scripts are told by the share of their commonest words in the first 20,000 characters; a text of fewer than
-    four words, or a tie, is "other".
+    four words, or a tie, is "other", and so is one with fewer than three of these words of another language than en.
     """
     sample = text[:_SAMPLE_CHARS]
     letters = [character for character in sample if character.isalpha()]
@@ -239,4 +240,8 @@ def detect_language(text: str) -> str:
         for language, common in ((language, frozenset(listed.split())) for language, listed in _COMMONEST_WORDS.items())
     )
     (second, _), (best, language) = shares[-2:]
-    return language if best >= _MIN_STOP_SHARE and best >= _CLEAR_LEAD * second else "other"
+    if best < _MIN_STOP_SHARE or best < _CLEAR_LEAD * second:
+        return "other"
+    # an English bill of fare has its "pain au chocolat", a table its Los Altos, and code has variables a and e
+    met = [word for word in frozenset(_COMMONEST_WORDS[language].split()).intersection(words) if len(word) > 1]
+    return language if language == "en" or len(met) >= _MIN_FOREIGN_WORDS else "other"

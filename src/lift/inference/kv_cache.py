@@ -49,7 +49,7 @@ class _Extent:
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values [slots, K, columns, d] of one layer, windows included: the mask tells what a row sees."""
 
-    is_sliding = False
+    is_sliding = False  # transformers asks every layer of a cache before it builds a mask
 
     def __init__(self, extent: _Extent) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
