@@ -23,7 +23,7 @@ from lift.inference import sampling, scheduler
 from lift.inference.generate import generate, score
 from lift.inference.kv_cache import can_share
 from lift.inference.prefix_cache import PrefixCache, common_tokens
-from lift.inference.shared_prefix import LEAST_TOKENS, order_alike, plan_shared_prefixes
+from lift.inference.shared_prefix import PASS_TOKENS, order_alike, plan_shared_prefixes
 from lift.recipes.recipe import AdapterSettings
 
 ADAPTERS = {
@@ -164,9 +164,9 @@ def test_a_document_is_read_once_a_batch_whatever_the_order_of_the_questions() -
 
 def test_a_short_beginning_in_common_is_not_worth_a_pass() -> None:
     model = tiny("llama")
-    for common, expected in ((LEAST_TOKENS, [(1, 32), (3, 2)]), (LEAST_TOKENS - 1, [(3, 33)])):
-        prompts = [DOCUMENT[:common] + text(60 + row, 34 - common) for row in range(3)]
-        prompts = [prompt[: 34 if common == LEAST_TOKENS else 33] for prompt in prompts]
+    # what is saved is what all rows but one need not read
+    for rows, common, expected in ((3, 16, [(1, 16), (3, 18)]), (3, 15, [(3, 34)]), (2, 31, [(2, 34)])):
+        prompts = [[*DOCUMENT[:common], row + 3, *text(60 + row, 33 - common)] for row in range(rows)]
         assert shapes(model, prompts) == expected
 
 
@@ -300,8 +300,7 @@ def test_shared_prefixes_are_what_their_rows_begin_with_and_pay(prompts: list[li
     for each in plan_shared_prefixes(prompts, known):
         first = prompts[each.rows[0]]
         assert all(prompts[row][: each.tokens] == first[: each.tokens] for row in each.rows)
-        assert each.tokens >= LEAST_TOKENS
-        assert (len(each.rows) - 1) * (each.tokens - each.begun) >= LEAST_TOKENS
+        assert (len(each.rows) - 1) * (each.tokens - each.begun) >= PASS_TOKENS
         # those that it is said to begin with are known to all of its rows, or were read for all of them before
         around = [tokens for rows, tokens in read.items() if set(rows) >= set(each.rows)]
         assert each.begun <= max([min(known[row] for row in each.rows), *around])
@@ -310,7 +309,7 @@ def test_shared_prefixes_are_what_their_rows_begin_with_and_pay(prompts: list[li
     if not any(known):
         for row, other in itertools.combinations(range(len(prompts)), 2):
             shared = max([0, *(tokens for rows, tokens in read.items() if {row, other} <= set(rows))])
-            assert common_tokens(prompts[row], prompts[other]) - shared < LEAST_TOKENS, "expected it to be shared"
+            assert common_tokens(prompts[row], prompts[other]) - shared < PASS_TOKENS, "expected it to be shared"
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,10 +15,9 @@ import torch
 
 from lift.inference.kv_cache import BatchCache, SlotKVCache
 from lift.inference.prefix_cache import Layers, Prefixes
+from lift.inference.shared_prefix import PASS_TOKENS
 from lift.packing.alora import PromptForward, forward_context
 from lift.packing.losses import cross_entropy
-
-_PASS_TOKENS = 32  # what a pass costs beside its tokens; measured: 27 with SmolLM2-135M on one core
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def group_alike(lengths: Sequence[int]) -> Iterable[list[int]]:
     """Rows that are to be read in one pass: where padding costs less than a pass of their own. `lengths`: tokens."""
     group: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if group and (lengths[row] - lengths[group[-1]]) * len(group) > _PASS_TOKENS:
+        if group and (lengths[row] - lengths[group[-1]]) * len(group) > PASS_TOKENS:
             yield group
             group = []
         group.append(row)
