@@ -23,7 +23,7 @@ import torch
 
 from lift.adapters.low_rank import LowRank
 from lift.errors import cleaning_up
-from lift.packing.alora import Invocation, add_in_rows_where_active, invocations_by_row
+from lift.packing.alora import Invocation, add_where_active, invocations_by_row
 
 _IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
 # padding tokens that cost as much as two products of a memory's own; measured: 4 to 9 with SmolLM2's matrices on one
@@ -249,7 +249,7 @@ class _Group:
         def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
             return add_updates(output, inputs, stack.down, stack.up, places)
 
-        return add_in_rows_where_active(output, args[0], places.invocations, add)
+        return add_where_active(output, args[0], places.invocations, add)
 
     @torch.inference_mode(False)
     def _places_of(self, members: Sequence[_Member], device: torch.device) -> GroupedRows | None:

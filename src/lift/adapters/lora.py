@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from lift.adapters.adapter import Adapter, check_state, first_of
+from lift.adapters.adapter import Adapter, check_state
 from lift.adapters.batched_lora import apply_to_rows, forget_rows
-from lift.adapters.lora_config import matching_layers, new_config, read_config, storable
+from lift.adapters.lora_config import first_layer, matching_layers, new_config, read_config, storable
 from lift.adapters.low_rank import LowRank, add_low_rank, apply_to_all, change_rows
 from lift.packing.alora import Invocation
 from lift.recipes.recipe import AdapterSettings
@@ -36,8 +36,8 @@ class LoraAdapter(Adapter):
         super().__init__(model, name)
         self.invocation = tuple(config.alora_invocation_tokens or ())
         self._config = storable(config)
-        self._first_layer = first_of(config.layers_to_transform)
-        self._factors = dict[str, torch.nn.Parameter]()  # named as in the state that is stored
+        self.first_layer = first_layer(config)
+        self._factors = dict[str, torch.nn.Parameter]()
         self._updates = dict[Any, LowRank]()  # of the same factors, by the layer whose output they are added to
         for path, layer in layers.items():
             down, up = (self._add_factor(key, state[key], layer.weight.device) for key in factor_keys(path))
@@ -87,19 +87,9 @@ class LoraAdapter(Adapter):
         adapter._enrol()
         return adapter
 
-    @property
-    def first_layer(self) -> int:
-        """The first layer with an adapter, counted from 0."""
-        return self._first_layer
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """The trained parameters, this adapter's alone, in a stable order."""
-        return list(self._factors.values())
-
-    def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
-        """B with `ratio` times the rate of A (LoRA+, arXiv 2402.12354, section 4)."""
-        factors = self.parameters()  # A and B in turn
-        return [(factors[::2], 1.0), (factors[1::2], ratio)]
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained factors, A and B of each matrix, by their names in the state."""
+        return dict(self._factors)
 
     def set_trainable(self, trainable: bool) -> None:
         """Let gradients reach the adapter, or not."""
@@ -108,18 +98,12 @@ class LoraAdapter(Adapter):
             forget_rows(self.model, self.name)
             super().set_trainable(trainable)
 
-    def trained_state(self) -> dict[str, torch.Tensor]:
-        """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
-        return {key: factor.detach().cpu().clone() for key, factor in self._factors.items()}
-
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
-        check_state(dict(self._factors), state)
         # what was read of the tensors for rows of a batch is read anew
-        with self.disabled(), torch.no_grad():
+        with self.disabled():
             forget_rows(self.model, self.name)
-            for key, factor in self._factors.items():
-                factor.copy_(state[key])
+            super().load_state(state)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""

@@ -82,6 +82,12 @@ def is_plain(config: LoraConfig) -> bool:
     return listed and all(getattr(config, name) == getattr(usual, name) for name in settings)
 
 
+def first_layer(config: LoraConfig) -> int:
+    """The first layer of the model with an adapter, counted from 0."""
+    layers = config.layers_to_transform
+    return min([layers] if isinstance(layers, int) else layers or [0])
+
+
 def storable(config: LoraConfig) -> dict[str, Any]:
     """The adapter_config.json: sets as lists, enumerations as their values, objects left out."""
     settings: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]

@@ -21,13 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from lift.packing.alora import (
-    Invocation,
-    add_in_rows_where_active,
-    add_where_active,
-    invocations_by_row,
-    is_masked,
-)
+from lift.packing.alora import Invocation, add_where_active, invocations_by_row, is_masked
 
 _APPLIED = "lift_low_rank"  # kept on the model itself, as what is attached is
 
@@ -160,7 +154,8 @@ class _UpdatedForward:
         else:
             output, others = self._forward(inputs), [first, *others]
         for update in others:
-            output = add_where_active(output, inputs, update.invocation, partial(add_low_rank, update=update))
+            invocations = [update.invocation] * len(output)
+            output = add_where_active(output, inputs, invocations, partial(add_low_rank, update=update))
         return output
 
 
@@ -186,6 +181,6 @@ def change_rows(
         def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
             return output.index_copy(0, own, change(layer, output[own], inputs[own]).to(output.dtype))
 
-        return add_in_rows_where_active(output, args[0], invocations, add)
+        return add_where_active(output, args[0], invocations, add)
 
     return [layer.register_forward_hook(hook) for layer in layers]

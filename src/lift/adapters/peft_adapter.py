@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
-from lift.adapters.adapter import Adapter, check_state, first_of
-from lift.adapters.lora_config import new_config, read_config, storable
+from lift.adapters.adapter import Adapter
+from lift.adapters.lora_config import first_layer, new_config, read_config, storable
 from lift.adapters.low_rank import change_rows
 from lift.errors import AdapterError
 from lift.recipes.recipe import AdapterSettings
@@ -27,10 +26,11 @@ class PeftAdapter(Adapter):
     def __init__(self, model: Any, config: LoraConfig, name: str = "default") -> None:
         super().__init__(model, name)
         self.config = config
+        self.first_layer = first_layer(config)
         # PEFT gives dots and some words in a name a meaning of its own; hexadecimal digits have none
         self._peft_name = "lift" + name.encode().hex()
         self._layers: list[Any] = []
-        self._parameters: list[torch.nn.Parameter] = []
+        self._parameters: dict[str, torch.nn.Parameter] = {}
         self._row_hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     @classmethod
@@ -62,31 +62,9 @@ class PeftAdapter(Adapter):
         adapter._enrol()
         return adapter
 
-    @property
-    def first_layer(self) -> int:
-        """The first layer with an adapter, counted from 0."""
-        return first_of(self.config.layers_to_transform)
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """The trained parameters, this adapter's alone, in a stable order."""
-        return list(self._parameters)
-
-    def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
-        """B with `ratio` times the rate of A and of all else (LoRA+, arXiv 2402.12354, section 4)."""
-        ups = {id(layer.lora_B[self._peft_name].weight) for layer in self._layers}
-        return [
-            ([weight for weight in self._parameters if id(weight) not in ups], 1.0),
-            ([weight for weight in self._parameters if id(weight) in ups], ratio),
-        ]
-
-    def trained_state(self) -> dict[str, torch.Tensor]:
-        """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
-        return {key: value.detach().cpu().clone() for key, value in self._peft_state().items()}
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
-        check_state(self._peft_state(), state)
-        set_peft_model_state_dict(self.model, state, adapter_name=self._peft_name)
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters, this adapter's alone, in a stable order, by the names that PEFT stores them by."""
+        return dict(self._parameters)
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
@@ -126,6 +104,10 @@ class PeftAdapter(Adapter):
         if "peft_config" in vars(self.model) and not configs:
             del self.model.peft_config
 
+    def _key(self, path: list[str]) -> str:
+        key = ".".join(part for part in path if part != self._peft_name)
+        return key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
     def _inject(self, seed: int) -> None:
         """Put PEFT's layers into the model, applied to no row, frozen, and leave the global random state alone."""
         layers_before = list(_peft_layers(self.model))
@@ -145,16 +127,11 @@ class PeftAdapter(Adapter):
             _set_active(layer, active.get(path, []))
         # found once: with many adapters attached a walk through the model takes long
         self._layers = [layer for _, layer in _peft_layers(self.model) if self._peft_name in layer.lora_A]
-        self._parameters = [
-            weight for path, weight in self.model.named_parameters() if self._peft_name in path.split(".")
-        ]
+        named = ((path.split("."), weight) for path, weight in self.model.named_parameters())
+        self._parameters = {self._key(path): weight for path, weight in named if self._peft_name in path}
         self.set_trainable(False)
         for weight, flag in flags:
             weight.requires_grad_(flag)
-
-    def _peft_state(self) -> dict[str, torch.Tensor]:
-        state: dict[str, torch.Tensor] = get_peft_model_state_dict(self.model, adapter_name=self._peft_name)
-        return state
 
 
 def _peft_layers(model: Any) -> Iterator[tuple[str, Any]]:
