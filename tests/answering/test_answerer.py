@@ -14,7 +14,7 @@ from lift.documents.sentences import Sentence
 from lift.errors import UsageError
 from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
-from lift.packing.prompts import MAX_ANSWER_TOKENS, answer_ids, prompt_ids
+from lift.packing.prompts import MAX_ANSWER_TOKENS, prompt_ids
 from lift.recipes.recipe import AdapterSettings
 from lift.tasks.task import Task
 
@@ -119,21 +119,20 @@ def auto(
         return [base.tokenizer(read if evidence else recalled)["input_ids"] for evidence in behind]
 
     def judge(
-        model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Sequence[int]]], **_options: Any
+        model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        doubted = [answer_ids(base.tokenizer, each) for each in doubts]
         return [
             [
-                (UNLIKELY if each in doubted else LIKELY)
-                if "\n\n" in base.tokenizer.decode(list(prompt))
-                else (LIKELY if each == answer_ids(base.tokenizer, recalled) else UNLIKELY)
+                (UNLIKELY if each in doubts else LIKELY)
+                if "\n\n" in tokenizer.decode(list(prompt))
+                else (LIKELY if each == recalled else UNLIKELY)
                 for each in wanted
             ]
             for prompt, wanted in zip(prompts, answers, strict=True)
         ]
 
     monkeypatch.setattr("lift.answering.answerer.generate", generate)
-    monkeypatch.setattr("lift.answering.steps.score", judge)
+    monkeypatch.setattr("lift.answering.steps.log_probabilities", judge)
     answer = Answerer.of(base, adapter, document(), sentences()).ask("When did the tower burn?")
     assert adapter.rows is None
     adapter.detach()

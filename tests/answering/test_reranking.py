@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from lift.answering.reranking import likeliest
+from lift.answering.reranking import likeliest, log_probabilities
+from lift.models.base_model import BaseModel
+from lift.packing.prompts import answer_ids, prompt_ids
+
+QUESTIONS = ["When did the tower burn?", "Who sells the tickets?"]
+ANSWERS = [["1907", "in 1911", "never"], ["Bram Holt"]]
+
+
+def one_by_one(base: BaseModel, prompt: list[int], answer: str) -> float:
+    """log P of the answer and its end, a forward pass of its own."""
+    target = answer_ids(base.tokenizer, answer)
+    with torch.no_grad():
+        odds = base.model(torch.tensor([prompt + target])).logits[0].log_softmax(-1)
+    places = range(len(prompt) - 1, len(prompt) + len(target) - 1)
+    return sum(float(odds[place, token]) for place, token in zip(places, target, strict=True))
+
+
+def test_log_probabilities_are_those_of_each_answer_alone(tiny_model: BaseModel) -> None:
+    prompts = [prompt_ids(tiny_model.tokenizer, question) for question in QUESTIONS]
+    found = log_probabilities(tiny_model.model, tiny_model.tokenizer, prompts, ANSWERS)
+    for prompt, answers, values in zip(prompts, ANSWERS, found, strict=True):
+        wanted = [one_by_one(tiny_model, prompt, answer) for answer in answers]
+        assert values == pytest.approx(wanted, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig
 
-from lift.adapters.adapter import applied_state
 from lift.adapters.attach import create_adapter
 from lift.adapters.row_assignment import activate
 from lift.inference import sampling, scheduler
-from lift.inference.generate import generate, score
+from lift.inference.generate import generate
 from lift.inference.kv_cache import can_share
 from lift.inference.prefix_cache import PrefixCache, common_tokens
 from lift.inference.shared_prefix import PASS_TOKENS, order_alike, plan_shared_prefixes
@@ -248,35 +247,6 @@ def test_models_with_recurrent_layers_answer_together_as_alone() -> None:
     assert len({len(answer) for answer in expected}) > 1, "expected rows that end at different times"
     for batch_size in (5, 2):
         assert generate(model, prompts, max_new_tokens=12, end_ids=ends, batch_size=batch_size) == expected
-
-
-@torch.no_grad()
-def likelihood(model: Any, prompt: list[int], answer: list[int]) -> float:
-    """log P of the answer behind the prompt, in a pass of its own."""
-    odds = model(torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-    return sum(float(odds[place, token]) for place, token in enumerate(answer))
-
-
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_given_answers_are_as_likely_as_each_alone(model: Any, adapter: str) -> None:
-    if chosen := ADAPTERS[adapter]:
-        disturbed(model, chosen)
-    prompts = [*LAYOUTS["two documents, one that stands alone, and a short prompt"], [5], *[[*OTHER, 3]] * 14]
-    answers = [[text(120 + 3 * row + place, 1 + place) for place in range(1 + row % 3)] for row in range(len(prompts))]
-    expected = [
-        [likelihood(model, prompt, answer) for answer in given] for prompt, given in zip(prompts, answers, strict=True)
-    ]
-    prefixes = PrefixCache(applied_state)
-    for kept in (None, prefixes, prefixes):
-        with Passes(model) as passes:
-            found = score(model, prompts, answers, prefixes=kept)
-        assert [len(each) for each in found] == [len(each) for each in answers]
-        for values, wanted in zip(found, expected, strict=True):
-            assert values == pytest.approx(wanted, abs=1e-4)
-        alone = sum(len(prompt) + len(a) - 1 for prompt, given in zip(prompts, answers, strict=True) for a in given)
-        assert sum(count * width for count, width in passes.shapes) < alone / 2, "expected prompts that are read once"
-    with pytest.raises(ValueError, match="at least one token"):
-        score(model, [[3]], [[[]]])
 
 
 @st.composite

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,10 +179,7 @@ class Answerer:
                     prefixes=self._prefixes,
                 )
 
-        def alike(request: GenerateRequest) -> Hashable:
-            return request.adapter, request.max_new_tokens
-
-        return execute(self.base, requests, alike, generate_all, self._prefixes)
+        return execute(self.base, requests, lambda request: (request.adapter, request.max_new_tokens), generate_all)
 
 
 def generate_texts(

@@ -13,9 +13,18 @@ reported on: docs/log.md.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lift.packing.forward import labelled_logits
+from lift.packing.losses import cross_entropy
+from lift.packing.prompts import answer_example
+from lift.packing.trie import pack, split_batches
 
 PMI_WEIGHT = 0.5
 CITING_PMI_WEIGHT = 1.0
+_BATCH_TOKENS = 1024
 
 
 def likeliest(
@@ -32,3 +41,25 @@ def likeliest(
     gained = [recalled - before for recalled, before in zip(recalling, prior, strict=True)] or [0.0] * len(reading)
     scores = [read + pmi_weight * more for read, more in zip(reading, gained, strict=True)]
     return max(range(len(scores)), key=scores.__getitem__)
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """log P(answer and its end | prompt) of each of a prompt's answers, under whatever is applied to `model` now.
+
+    A trie reads prompts and answers in one pass. Sequences of the scheduler, which score while others decode, need one
+    for the prompts and one for the answers: measured, 1.4 to 1.7 times as long with SmolLM2-135M on one core.
+    """
+    groups = [
+        [answer_example(tokenizer, prompt, answer) for answer in wanted]
+        for prompt, wanted in zip(prompts, answers, strict=True)
+    ]
+    found: list[float] = []
+    for members in split_batches(groups, _BATCH_TOKENS):
+        batch = pack(members)
+        losses = cross_entropy(labelled_logits(model, batch), batch.targets.to(model.device))  # [M]
+        found.extend(-float(part.sum()) for part in torch.split(losses, [each.labelled_tokens for each in members]))
+    sums = iter(found)
+    return [[next(sums) for _ in group] for group in groups]

@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from lift.adapters.row_assignment import using
+from lift.answering.reranking import log_probabilities
 from lift.errors import UsageError
-from lift.inference.generate import score
-from lift.inference.prefix_cache import PrefixCache
 from lift.models.base_model import BaseModel
-from lift.packing.prompts import answer_ids
 
 T = TypeVar("T")
 
@@ -87,31 +85,30 @@ def execute(
     requests: Sequence[ModelRequest],
     alike: Callable[[GenerateRequest], Hashable],
     generate_all: Callable[[Sequence[GenerateRequest]], Sequence[str]],
-    prefixes: PrefixCache | None = None,
 ) -> list[Any]:
-    """Execute requests; their results, in order. `generate_all` gets the texts that are `alike` at once.
-
-    Answers are scored with `prefixes`, as for generate.
-    """
+    """Execute requests; their results, in order. `generate_all` gets the texts that are `alike` at once."""
     results: dict[int, Any] = {}
     texts = {place: request for place, request in enumerate(requests) if isinstance(request, GenerateRequest)}
     for kind in dict.fromkeys(map(alike, texts.values())):
         members = {place: request for place, request in texts.items() if alike(request) == kind}
         results.update(zip(members, generate_all(list(members.values())), strict=True))
     scores = {place: request for place, request in enumerate(requests) if isinstance(request, ScoreRequest)}
-    results.update(zip(scores, scored(base, list(scores.values()), prefixes), strict=True))
+    results.update(zip(scores, scored(base, list(scores.values())), strict=True))
     return [results[place] for place in range(len(requests))]
 
 
-def scored(base: BaseModel, requests: Sequence[ScoreRequest], prefixes: PrefixCache | None = None) -> list[list[float]]:
+def scored(base: BaseModel, requests: Sequence[ScoreRequest]) -> list[list[float]]:
     """The log-probabilities that each request asks for; every adapter runs once for all of its requests."""
     found: list[list[float]] = [[] for _ in requests]
     for adapter in dict.fromkeys(request.adapter for request in requests):
         places = [place for place, request in enumerate(requests) if request.adapter == adapter]
-        prompts = [requests[place].prompt_ids for place in places]
-        answers = [[answer_ids(base.tokenizer, each) for each in requests[place].answers] for place in places]
         with using(base.model, adapter):
-            values = score(base.model, prompts, answers, prefixes=prefixes)
+            values = log_probabilities(
+                base.model,
+                base.tokenizer,
+                [requests[place].prompt_ids for place in places],
+                [requests[place].answers for place in places],
+            )
         for place, value in zip(places, values, strict=True):
             found[place] = value
     return found

@@ -1,4 +1,4 @@
-"""Tokens in, tokens out, or how likely given answers are: the scheduler, run until it is empty."""
+"""Tokens in, tokens out: the scheduler, run until it is empty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from lift.inference.scheduler import Scheduler, SequenceState
 from lift.inference.shared_prefix import order_alike
 
 _SLOT_TOKENS = 2**40  # the batch is as large as it was asked for
-_SCORED_PROMPTS = 16  # whose keys and values are held at once
 
 
 def generate(
@@ -71,32 +70,3 @@ def generate(
                     if on_token:
                         on_token(batch[output.row], output.sampled.token)
     return answers
-
-
-def score(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[Sequence[int]]],
-    *,
-    prefixes: PrefixCache | None = None,
-) -> list[list[float]]:
-    """log P of each of a prompt's answers behind it, with what is applied to the model now; ends are told as tokens.
-
-    `prefixes` as for generate. Raises ValueError on an empty prompt or answer, ModelError as generate.
-    """
-    if any(not answer for given in answers for answer in given):
-        raise ValueError("expected answers of at least one token")
-    kept = prefixes.open(model) if prefixes is not None and can_share(model) else None
-    scheduler = Scheduler(model, None, end_ids=(), prefixes=lambda _adapter: kept, prefill_first=True)
-    found = [[0.0] * len(given) for given in answers]
-    for first in range(0, len(prompts), _SCORED_PROMPTS):
-        batch = {
-            SequenceState(prompts[row], answer=answer): (row, place)
-            for row in range(first, min(first + _SCORED_PROMPTS, len(prompts)))
-            for place, answer in enumerate(answers[row])
-        }
-        for output in scheduler.run(list(batch)):
-            if output.logprob is not None:
-                row, place = batch[output.row]
-                found[row][place] = output.logprob
-    return found
