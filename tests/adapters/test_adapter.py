@@ -215,6 +215,15 @@ def test_pissa_in_training_shares_no_batch(tiny_model: BaseModel) -> None:
     assert torch.equal(logits(tiny_model.model, TOKENS), before)
 
 
+def test_pissa_of_quantised_weights_is_refused_in_a_sentence() -> None:
+    model = tiny_llama()
+    layer = model.model.layers[1].self_attn.q_proj
+    layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(AdapterError, match=r"not quantised.*got torch\.int8; use adapter\.kind=lora"):
+        create_adapter(model, AdapterSettings(kind="pissa", rank=4), seed=0)
+    assert not attached(model)
+
+
 def test_one_of_several_adapters_is_active(tiny_model: BaseModel) -> None:
     model = tiny_model.model
     expected: dict[str | None, Any] = {None: logits(model, TOKENS)}

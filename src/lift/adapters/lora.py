@@ -35,7 +35,7 @@ class LoraAdapter(Adapter):
     ) -> None:
         super().__init__(model, name)
         self.invocation = tuple(config.alora_invocation_tokens or ())
-        self._config = storable(config)
+        self._config = config
         self.first_layer = first_layer(config)
         self._factors = dict[str, torch.nn.Parameter]()
         self._updates = dict[Any, LowRank]()  # of the same factors, by the layer whose output they are added to
@@ -60,7 +60,7 @@ class LoraAdapter(Adapter):
         config = new_config(model, settings, invocation)
         layers = matching_layers(model, config)
         generator = torch.Generator().manual_seed(seed)
-        state = {}
+        state = dict[str, torch.Tensor]()
         for path, layer in layers.items():
             state.update(zip(factor_keys(path), _initial_factors(layer, config.r, generator), strict=True))
         adapter = cls(model, config, layers, state, name)
@@ -107,7 +107,7 @@ class LoraAdapter(Adapter):
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
-        return dict(self._config), self.trained_state()
+        return storable(self._config), self.trained_state()
 
     def _switch(self, rows: tuple[int, ...] | None) -> None:
         alone = rows if any(factor.requires_grad for factor in self.parameters()) else ()

@@ -86,12 +86,12 @@ class PeftAdapter(Adapter):
         """
         name = self._peft_name
         inputs = inputs.to(layer.lora_A[name].weight.dtype)
+        changed: torch.Tensor
         if name in layer.lora_variant:
-            changed: torch.Tensor = layer.lora_variant[name].forward(
-                layer, active_adapter=name, x=inputs, result=output
-            )
-            return changed
-        return output + layer.lora_B[name](layer.lora_A[name](inputs)) * layer.scaling[name]
+            changed = layer.lora_variant[name].forward(layer, active_adapter=name, x=inputs, result=output)
+        else:
+            changed = output + layer.lora_B[name](layer.lora_A[name](inputs)) * layer.scaling[name]
+        return changed
 
     def _remove(self) -> None:
         for path, layer in list(_peft_layers(self.model)):
