@@ -33,6 +33,7 @@ from lift.packing.prompts import PLAIN_FORM, Example, preserved_example
 from lift.packing.trie import pack
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings, load_recipe
 from lift.tasks.task_file import TaskFile
+from lift.training import batch_sampler
 from lift.training.batch_sampler import BatchSampler
 from lift.training.objective import Objective
 
@@ -233,13 +234,15 @@ def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_mo
     adapter.detach()
 
 
-def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel, start: Path) -> None:
+def test_a_memory_trains_on_passages_of_its_starting_point(
+    tiny_model: BaseModel, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_sampler, "KL_PIECE_TOKENS", 12)
     base = tiny_model
     text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
     made = prepare_document(Document("Harbour", text, "test"), base, load_recipe("fast"))
     pieces = [
         "adapter.activated=false",
-        "regularisation.kl_piece_tokens=12",
         "regularisation.kl_share=0.5",
         "regularisation.replay_share=0",
     ]
