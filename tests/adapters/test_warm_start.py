@@ -26,7 +26,7 @@ from lift.documents.read import read_document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import split_sentences
 from lift.errors import AdapterError, DataError, WrongBaseModelError
-from lift.evaluation.reader import ModelReader
+from lift.evaluation.reader import ModelReader, QuestionBatch
 from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import PLAIN_FORM, Example, preserved_example
@@ -380,7 +380,7 @@ def test_the_one_that_comes_with_lift_reads_an_article_that_it_was_not_tuned_on(
     shown = [" ".join(found.text for found in index.evidence(each["question"], 3)) for each in asked]
     mean: list[float] = []
     for reader in (ModelReader(smollm2), ModelReader(smollm2, start=point)):
-        replies = reader.read([each["question"] for each in asked], shown, PLAIN_FORM, 24)
+        replies = reader.read(QuestionBatch([each["question"] for each in asked], shown, PLAIN_FORM, 24))
         scores = [f1(reply.text, each["answers"]) for reply, each in zip(replies, asked, strict=True)]
         mean.append(sum(scores) / len(scores))
     ModelReader(smollm2).attach()
