@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
@@ -222,6 +222,7 @@ def one_reader() -> RemoteReader:
 
 
 @example("é" * 300, 100, FORM)  # no piece of it joins a run of its neighbours
+@settings(deadline=None)
 @given(st.text(max_size=400), st.integers(40, 120), st.sampled_from([FORM, BARE, PLAIN_FORM]))
 def test_what_fits_is_within_the_window_by_estimate(text: str, window_tokens: int, form: PromptForm) -> None:
     reader = one_reader()
