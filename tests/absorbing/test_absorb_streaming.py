@@ -22,13 +22,14 @@ from lift.absorbing.run_options import AbsorptionOptions
 from lift.adapters.attach import create_adapter
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import BudgetError, DocumentError, InterruptedAbsorption
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import IGNORED
 from lift.recipes.recipe import Recipe, load_recipe
-from lift.tasks import backoff
+from lift.tasks import endpoint_generator
 from lift.tasks.endpoint_generator import THREAD_NAME
 from lift.tasks.generation import Generated
 from lift.tasks.task import Task
@@ -205,7 +206,7 @@ def test_closing_early_ends_the_writing(tiny_model: BaseModel) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(endpoint_generator, "RETRY_POLICY", RetryPolicy(timeout_s=600.0, first_wait_s=0.01))
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -26,13 +26,14 @@ from lift.documents.read import read_document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import split_sentences
 from lift.errors import AdapterError, DataError, WrongBaseModelError
-from lift.evaluation.reader import ModelReader
+from lift.evaluation.reader import ModelReader, QuestionBatch
 from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import PLAIN_FORM, Example, preserved_example
 from lift.packing.trie import pack
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings, load_recipe
 from lift.tasks.task_file import TaskFile
+from lift.training import batch_sampler
 from lift.training.batch_sampler import BatchSampler
 from lift.training.objective import Objective
 
@@ -233,13 +234,15 @@ def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_mo
     adapter.detach()
 
 
-def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel, start: Path) -> None:
+def test_a_memory_trains_on_passages_of_its_starting_point(
+    tiny_model: BaseModel, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_sampler, "KL_PIECE_TOKENS", 12)
     base = tiny_model
     text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
     made = prepare_document(Document("Harbour", text, "test"), base, load_recipe("fast"))
     pieces = [
         "adapter.activated=false",
-        "regularisation.kl_piece_tokens=12",
         "regularisation.kl_share=0.5",
         "regularisation.replay_share=0",
     ]
@@ -377,7 +380,7 @@ def test_the_one_that_comes_with_lift_reads_an_article_that_it_was_not_tuned_on(
     shown = [" ".join(found.text for found in index.evidence(each["question"], 3)) for each in asked]
     mean: list[float] = []
     for reader in (ModelReader(smollm2), ModelReader(smollm2, start=point)):
-        replies = reader.read([each["question"] for each in asked], shown, PLAIN_FORM, 24)
+        replies = reader.read(QuestionBatch([each["question"] for each in asked], shown, PLAIN_FORM, 24))
         scores = [f1(reply.text, each["answers"]) for reply, each in zip(replies, asked, strict=True)]
         mean.append(sum(scores) / len(scores))
     ModelReader(smollm2).attach()

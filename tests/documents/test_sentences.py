@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lift.documents.sentences import MAX_SENTENCE_CHARS, detect_language, split_sentences
+from lift.documents.sentences import MAX_SENTENCE_CHARS, split_sentences
 
 FRAGMENTS = [
     "The lamp was lit.",
@@ -113,39 +113,6 @@ def test_long_enumeration_is_cut_at_semicolons() -> None:
     assert len(sentences) > 2
     assert all(len(sentence.text) <= MAX_SENTENCE_CHARS for sentence in sentences)
     assert all(sentence.text.endswith((";", ".")) for sentence in sentences)
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("The keeper of the lamp was in the tower, and it was dark.", "en"),
-        ("Der Wärter der Lampe war nicht in dem Turm, und es ist dunkel mit der Nacht.", "de"),
-        ("Le gardien de la lampe est dans la tour et il ne dort pas.", "fr"),
-        ("El guardián de la lámpara no está en la torre y es de noche.", "es"),
-        ("灯台の明かりは夜に見える。これはテストです。", "ja"),
-        ("Съешь же ещё этих мягких французских булок", "other"),
-        ("lorem ipsum dolor sit amet consectetur", "other"),
-        ("Hello", "other"),
-        ("", "other"),
-    ],
-)
-def test_language(text: str, language: str) -> None:
-    assert detect_language(text) == language
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Croissant 2.10\nCappuccino 2.80\nEspresso 1.90\nPain au chocolat 2.60",
-        "a = load(b)\ne = a + b\nprint(a, e)\no = e * a\nreturn o",
-        "faster = a if a.seconds < b.seconds else b\ncell = e[a]\nrow = e[b]",
-        "| Name | Rate |\n|---|---|\n| P-1 | 30 |\n| La Paz | 12 |\n| Los Altos | 18 |",
-        "[1] M. Rossi and L. Bianchi. Valves. Roma, 1998.\n[2] K. Schmidt. Pumpen. Berlin, 2003.",
-        'He wrote "la vie est belle et le ciel est bleu" on the wall, and she laughed at it.',
-    ],
-)
-def test_english_with_code_tables_and_names_is_not_taken_for_another_language(text: str) -> None:
-    assert detect_language(text) in ("en", "other")
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\t", "\u2028"])

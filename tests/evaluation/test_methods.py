@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from lift.evaluation import embedding_index as embeddings
 from lift.evaluation.cached_reader import CachedReader
 from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
 from lift.evaluation.methods.method_registry import all_methods, find_methods
-from lift.evaluation.reader import ModelReader, Reply, clipped
+from lift.evaluation.reader import ModelReader, QuestionBatch, Reply, clipped
 from lift.evaluation.records import Asking, Question, Record
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import PromptForm, prompt_ids, user_text
@@ -137,7 +136,9 @@ def test_long_prompts_are_clipped_for_reading_and_say_by_how_much() -> None:
 def test_a_cache_answers_what_it_was_told_after_a_crash(tiny_model: BaseModel, tmp_path: Any) -> None:
     def ask(max_new_tokens: int, one_by_one: bool = False) -> list[Any]:
         reader = CachedReader(ModelReader(tiny_model), ReplyCache(tmp_path))
-        return reader.read(["Who?", "When?"], ["A text.", None], PromptForm(), max_new_tokens, one_by_one)
+        return reader.read(
+            QuestionBatch(["Who?", "When?"], ["A text.", None], PromptForm(), max_new_tokens, one_by_one)
+        )
 
     first = ask(4)
     assert ask(4) == first
@@ -153,13 +154,13 @@ def test_answers_of_other_routes_are_not_taken_for_those_of_today(
 ) -> None:
     asked: list[str] = []
 
-    def route(_reader: ModelReader, questions: Sequence[str], *_arguments: Any, **_options: Any) -> list[Reply]:
-        asked.extend(questions)
-        return [Reply("a museum", "", 1, 1, 0.1) for _ in questions]
+    def route(_reader: ModelReader, batch: QuestionBatch, context: str) -> list[Reply]:
+        asked.extend(batch.questions)
+        return [Reply("a museum", "", 1, 1, 0.1) for _ in batch.questions]
 
     monkeypatch.setattr(ModelReader, "route", route)
     for version in (7, 7, 8):
         monkeypatch.setattr("lift.answering.strategies.VERSION", version)
         reader = CachedReader(ModelReader(tiny_model), ReplyCache(tmp_path))
-        reader.route(["Who?"], [None], PromptForm(), 4, context="auto")
+        reader.route(QuestionBatch(["Who?"], [None], PromptForm(), 4), context="auto")
     assert len(asked) == 2

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from lift.absorbing.resolved_recipe import ResolvedRecipe
 from lift.documents.document import Document
-from lift.documents.sentences import Sentence, detect_language, split_sentences
+from lift.documents.language import detect_language
+from lift.documents.sentences import Sentence, split_sentences
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids

@@ -19,6 +19,7 @@ from lift.models.base_model import BaseModel
 from lift.tasks.task import Task
 from lift.training.budget import Budget
 
+_ROUND_EPOCHS = 2  # of one round, probed at its end
 # Rounds of rehearsal without a better recall after which more of them are not worth their time.
 _PATIENCE_ROUNDS = 3
 
@@ -108,7 +109,7 @@ def _round_recipe(resolved: ResolvedRecipe, number: int) -> ResolvedRecipe:
     recipe, training = resolved.recipe, gentler(resolved.recipe)
     shorter = training.model_copy(
         update={
-            "epochs": recipe.update.round_epochs,
+            "epochs": _ROUND_EPOCHS,
             "segment_epochs": 0,
             "max_tokens": 0,
             "seed": training.seed + number,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from lift.endpoints.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, list_of, resolve_base_url
 from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import RemoteError, UsageError
-from lift.evaluation.reader import Reply, clipped
+from lift.evaluation.reader import QuestionBatch, Reply, clipped
 from lift.models.control_tokens import without_known_marks
 from lift.packing.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
 from lift.remote.remote_model import base_fingerprint, base_id, remote_name
@@ -129,25 +129,18 @@ class RemoteReader:
             )
         return truncate_middle(text, token_offsets(text), keep_tokens), True
 
-    def read(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[str | None],
-        form: PromptForm,
-        max_new_tokens: int,
-        one_by_one: bool = False,
-    ) -> list[Reply]:
-        """Answer greedily, in order, several requests at once unless `one_by_one`.
+    def read(self, batch: QuestionBatch) -> list[Reply]:
+        """Answer greedily, in order, several requests at once unless one by one.
 
         A question that fails gets a Reply with its error. Raises RemoteError where all would fail: the endpoint cannot
         be reached, or refuses the key, the account or the model. `first_token_s` is never measured.
         """
         started = time.perf_counter()
-        workers = 1 if one_by_one else max(1, min(REQUESTS_AT_ONCE, len(questions)))
+        workers = 1 if batch.one_by_one else max(1, min(REQUESTS_AT_ONCE, len(batch.questions)))
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            asked = zip(questions, contexts, strict=True)
-            replies = list(pool.map(lambda each: self._reply(each[0], each[1], form, max_new_tokens), asked))
-        if one_by_one:
+            asked = batch.pairs
+            replies = list(pool.map(lambda pair: self._reply(*pair, batch.form, batch.max_new_tokens), asked))
+        if batch.one_by_one:
             return [replace(reply, alone=True) for reply in replies]
         share_s = (time.perf_counter() - started) / max(1, len(replies))
         return [replace(reply, seconds=share_s) for reply in replies]

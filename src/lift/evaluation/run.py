@@ -31,7 +31,7 @@ from lift.evaluation.method_runs import MethodRun, make_jobs
 from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
 from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.metrics import check_metrics
-from lift.evaluation.reader import ModelReader, Reader, Reply
+from lift.evaluation.reader import ModelReader, QuestionBatch, Reader, Reply
 from lift.evaluation.result_lines import cost_line, result_line
 from lift.evaluation.run_description import describe_run, describe_suite
 from lift.evaluation.run_files import (
@@ -266,7 +266,7 @@ class Evaluation:
                 job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s
             )
             texts, contexts = [questions[row].text for row in rows], [passages[row].text for row in rows]
-            given = read(texts, contexts, asking.form, asking.max_new_tokens, one_by_one)
+            given = read(QuestionBatch(texts, contexts, asking.form, asking.max_new_tokens, one_by_one))
             for row, reply in zip(rows, given, strict=True):
                 replies[row] = reply
             done += len(rows)

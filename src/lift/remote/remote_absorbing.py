@@ -15,7 +15,7 @@ from lift.absorbing.recall_report import choose_probes, probe_recall
 from lift.absorbing.reuse import absorbed_before
 from lift.absorbing.task_writing import TaskWriter, prepared, write_tasks
 from lift.documents.document import Document
-from lift.documents.sentences import detect_language
+from lift.documents.language import detect_language
 from lift.endpoints.openai_endpoint import Endpoint, resolve_base_url
 from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import UsageError

@@ -28,6 +28,7 @@ router = APIRouter(tags=["plan"], responses=documented(400, 401, 403, 404, 413, 
 _logger = logging.getLogger("lift.server")
 _MOST_WAITING = 4
 _RETRY_S = 10.0
+_PLAN_S = 600.0  # of one plan, at most
 # A process that has made a plan is kept so long for the next one, with the model in its memory.
 _KEPT_S = 120.0
 _LATEST_JOBS = 1000
@@ -154,7 +155,7 @@ async def make_plan(request: Request, body: PlanBody) -> PlanLine:
     planner: Planner = request.app.state.planner
     await planner.start()
     known, timing = await run_in_threadpool(_known_speed, planner.speeds, parts.store, body.recipe)
-    said = await while_there(request, planner.plan({**order, "known": known}, parts.settings.plan_s))
+    said = await while_there(request, planner.plan({**order, "known": known}, _PLAN_S))
     if "error" in said:
         raise Refusal(said["status"], said["error"], code="invalid_document" if said["status"] == 400 else "failed")
     made = said["plan"]
