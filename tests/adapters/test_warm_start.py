@@ -193,10 +193,10 @@ def test_questions_without_a_passage_are_refused(tiny_model: BaseModel) -> None:
 
 
 def test_tuned_methods_read_at_the_starting_point(tiny_model: BaseModel, start: Path) -> None:
-    questions, contexts = ["Who sells the tickets?"], ["Bram Holt sells the tickets."]
+    batch = QuestionBatch(["Who sells the tickets?"], ["Bram Holt sells the tickets."], PLAIN_FORM, 8)
     plain = ModelReader(tiny_model)
     reader = ModelReader(tiny_model, start=read_warm_start(start))
-    said = [each.read(questions, contexts, PLAIN_FORM, 8)[0].text for each in (plain, reader, plain)]
+    said = [each.read(batch)[0].text for each in (plain, reader, plain)]
     assert said[0] == said[2] != said[1]
     assert plain.fingerprint != reader.fingerprint
 

@@ -81,9 +81,10 @@ def bench_gpu(
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape_name])).eval()
+            model: Any = LlamaForCausalLM(LlamaConfig(**SHAPES[shape_name]))
     finally:
         torch.set_default_dtype(before)
+    model.eval()
     adapter = create_adapter(model, AdapterSettings(rank=Setting.rank, alpha=2.0 * Setting.rank), seed=0)
     objective = Objective(model, adapter, ObjectiveSettings(mean_over="tokens"))
     on_cuda = model.device.type == "cuda"

@@ -138,8 +138,8 @@ class RemoteReader:
         started = time.perf_counter()
         workers = 1 if batch.one_by_one else max(1, min(REQUESTS_AT_ONCE, len(batch.questions)))
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            asked = batch.pairs
-            replies = list(pool.map(lambda pair: self._reply(*pair, batch.form, batch.max_new_tokens), asked))
+            form, limit_tokens = batch.form, batch.max_new_tokens
+            replies = list(pool.map(lambda pair: self._reply(pair[0], pair[1], form, limit_tokens), batch.pairs))
         if batch.one_by_one:
             return [replace(reply, alone=True) for reply in replies]
         share_s = (time.perf_counter() - started) / max(1, len(replies))
