@@ -14,12 +14,24 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from demo_answers import CACHE_FILE, Column, KeptReplies, Reply, Request, ask_all, asker_of, note_of, reply_key, sum_up
+from demo_answers import (
+    CACHE_DIRECTORY,
+    Column,
+    KeptReplies,
+    Reply,
+    Request,
+    ask_all,
+    asker_of,
+    note_of,
+    reply_key,
+    sum_up,
+)
 from rich.table import Table
 from rich.text import Text
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probing, Trained
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answerer import Answerer, open_memory
 from lift.answering.scoring import contained
 from lift.cli.output import format_recall, format_seconds, stdout
@@ -102,7 +114,7 @@ def ask_base(
         clock=budget.clock,
         ends_at=budget.clock() + min(BASE_S, budget.left_s(ABSORBING_S + MEMORY_S)),
         on_progress=lambda *progress: display.count("asking the base model", *progress),
-        kept=KeptReplies(cache_directory() / CACHE_FILE),
+        kept=KeptReplies(cache_directory() / CACHE_DIRECTORY),
         key_of=lambda request: reply_key(base, document, request, BASE_TOKENS),
     )
     return _by_way(BASE_WAYS, questions, found)
@@ -135,7 +147,8 @@ def absorb_article(document: Document, base: BaseModel, display: Display) -> Sto
     display.say(f"absorbing “{document.title}” for {format_seconds(ABSORBING_S)}")
     display.wait("preparing the article")
     stop = threading.Event()
-    events = absorb_events(document, base, load_recipe(), MemoryLibrary(), budget_s=ABSORBING_S, resume=True, stop=stop)
+    options = AbsorptionOptions(budget_s=ABSORBING_S, resume=True, stop=stop)
+    events = absorb_events(document, base, load_recipe(), MemoryLibrary(), options)
     with stopped_by_signals(stop, display.say) as training:
         for event in events:
             lines: list[str] = []

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from lift.absorbing.recall_report import TimeIsOver, passes_until
 from lift.answering import strategies as routes
 from lift.answering.answerer import Answerer
 from lift.answering.scoring import contained, f1
 from lift.documents.document import Document
-from lift.errors import DataError
-from lift.evaluation.run_files import append_row, read_rows
+from lift.endpoints.reply_cache import REPLIES_FILE, ReplyCache, request_key
+from lift.errors import ReplyCacheError
 from lift.models.base_model import BaseModel
 from lift.training.budget import Clock
 
-CACHE_FILE = "demo-answers.jsonl"
+CACHE_DIRECTORY = "demo"
 
 
 @dataclass(frozen=True)
@@ -63,49 +60,40 @@ Progress = Callable[[int, int, float | None], None]
 
 
 class KeptReplies:
-    """Replies by key in the file `path`, each on the disk as soon as it is put. A damaged file is put aside."""
+    """Replies by key in `directory`, each on the disk as soon as it is put. A damaged file is put aside.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, Reply] = {}
+    Where the disk refuses, nothing is kept, and all is asked again next time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._cache: ReplyCache | None = None
         try:
-            rows = read_rows(path)
-        except (DataError, OSError):
-            rows = []
-            with suppress(OSError):
-                path.replace(path.with_suffix(".damaged"))
-        for row in rows:
-            reply = _parse_reply(row)
-            if reply is not None:
-                self._known[row["key"]] = reply
+            self._cache = ReplyCache(directory)
+        except ReplyCacheError:
+            with suppress(OSError, ReplyCacheError):
+                (directory / REPLIES_FILE).replace(directory / "damaged.sqlite3")
+                self._cache = ReplyCache(directory)
 
     def get(self, key: str) -> Reply | None:
         """The reply of that key, marked as kept, or None."""
-        return self._known.get(key)
+        with suppress(ReplyCacheError):
+            told = self._cache.get(key) if self._cache else None
+            return Reply(**json.loads(told), kept=True) if told else None
+        return None
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply; where the disk refuses, it is asked again next time."""
-        row = {"key": key, "text": reply.text, "seconds": reply.seconds, "prompt_tokens": reply.prompt_tokens}
-        with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            append_row(self._path, row)
-
-
-def _parse_reply(row: Any) -> Reply | None:
-    """The reply of a line; None where it is not one of this program's."""
-    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
-        return None
-    text, seconds, tokens = (row.get(field) for field in ("text", "seconds", "prompt_tokens"))
-    if not isinstance(text, str) or not isinstance(tokens, int) or not isinstance(seconds, int | float):
-        return None
-    return Reply(text, float(seconds), tokens, kept=True) if math.isfinite(seconds) else None
+        """Keep a reply."""
+        row = {"text": reply.text, "seconds": reply.seconds, "prompt_tokens": reply.prompt_tokens}
+        with suppress(ReplyCacheError):
+            if self._cache:
+                self._cache.put(key, json.dumps(row))
 
 
 def reply_key(base: BaseModel, document: Document, request: Request, max_new_tokens: int) -> str:
     """SHA-256 (hex) of all that determines the reply of a base model to a request about a document."""
     model = [base.fingerprint, str(base.dtype), str(base.device)]
     about = [document.sha256, document.title, request.question, request.context, max_new_tokens]
-    return hashlib.sha256(json.dumps([routes.VERSION, *model, *about]).encode()).hexdigest()
+    return request_key(strategies=routes.VERSION, model=model, about=about)
 
 
 def asker_of(answerer: Answerer, max_new_tokens: int | None = None) -> Asker:

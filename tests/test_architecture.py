@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "lift"
 ORDER = [
     "errors",
     "config",
+    "endpoints",
     "documents",
     "models",
     "recipes",

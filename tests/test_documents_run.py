@@ -375,6 +375,12 @@ def test_a_page_can_be_followed_from_top_to_bottom(
     monkeypatch.setenv("LIFT_CACHE", str(tmp_path_factory.getbasetemp() / "cache-of-the-pages"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     with Page() as followed:
-        for block in blocks_of(page):
-            if is_run(block):
-                followed.follow(block)
+        blocks = [block for block in blocks_of(page) if is_run(block)]
+        for block in blocks:
+            followed.follow(block)
+        if page == "README.md":
+            names = lift.Library().names()
+            for block in blocks:
+                if block.language == "python":
+                    followed.follow(block)
+            assert lift.Library().names() == names, "it can be run again"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-import lift
-from lift.cli import app, run
+from lift.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "examples/README.md"]
@@ -63,32 +62,3 @@ def test_the_readme_shows_every_command() -> None:
 def test_the_files_linked_to_are_there(page: str) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", (ROOT / page).read_text("utf-8"))
     assert not [link for link in links if not ((ROOT / page).parent / link).exists()]
-
-
-def test_the_python_example_is_python() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        compile(block, "README.md", "exec")
-
-
-def block_of(language: str, section: str) -> str:
-    text = (ROOT / "README.md").read_text("utf-8").partition(f"\n## {section}\n")[2]
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[0]
-
-
-@pytest.mark.slow
-def test_the_readme_can_be_followed_from_top_to_bottom(tiny_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    lines = [line for line in command_lines(block_of("console", "Try it")) if not line.startswith("chat")]
-    assert lines[0].startswith("absorb")
-    for line in lines:
-        model = ["--model", str(tiny_directory)] if line.startswith("absorb") else []
-        assert run([*shlex.split(line.replace("3m", "30s")), *model]) == 0
-    tiny = lift.load_model(str(tiny_directory))
-    monkeypatch.setattr(lift, "load_model", lambda: tiny)
-    block = block_of("python", "From Python").replace("budget_s=180", "budget_s=30")
-    exec(compile(block, "README.md", "exec"), {})
-    names = lift.Library().names()
-    exec(compile(block, "README.md", "exec"), {})
-    assert lift.Library().names() == names, "it can be run again"

@@ -14,7 +14,8 @@ from typing import Any
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished
-from lift.absorbing.update import absorb_until_events, add_events
+from lift.absorbing.add import add_events
+from lift.absorbing.run_options import AbsorptionOptions, RunOptions
 from lift.answering.answer import Answer
 from lift.answering.answerer import Answerer, open_memory
 from lift.answering.many_memories import ask_memories
@@ -28,7 +29,6 @@ from lift.models.load import load_model
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.remote.remote_answering import RemoteAnswerer, open_remote_memory
 from lift.remote.remote_model import is_remote
-from lift.training.budget import check_budget
 
 _models: dict[str, BaseModel] = {}
 _loading = Lock()
@@ -78,14 +78,18 @@ class Memory:
         """Answer in batches, in the order of the questions; raises as ask does."""
         return self._answerer().ask_many(questions, context)
 
-    def add(self, source: str | Path | Document, *, title: str | None = None, **options: Any) -> Memory:
+    def add(
+        self, source: str | Path | Document, *, title: str | None = None, overrides: Sequence[str] = (), **options: Any
+    ) -> Memory:
         """Add a file (or a Document) to what this memory knows, and return the changed memory, which replaces this one.
 
-        `options` are those of updating.add_events, which is the iterator form. Raises every child of LiftError.
+        `options` are those of RunOptions; add_events is the iterator form. Raises every child of LiftError.
         """
+        run = RunOptions(**options)
         base = self._base or resident_model(self.manifest.base.id, fetch=False)
         library = StoredLibrary(self.stored.directory.parent)
-        return _finished(add_events(_document(source, title), self.stored, base, library, **options), base)
+        document = _document(source, title)
+        return _finished(add_events(document, self.stored, base, library, run, overrides=overrides), base)
 
     def _answerer(self) -> Answerer | RemoteAnswerer:
         """What answers, opened once: to find the sentences of a long text takes longer than an answer."""
@@ -143,25 +147,21 @@ def absorb(
     title: str | None = None,
     library: Library | None = None,
     overrides: Sequence[str] = (),
-    until: float | None = None,
     **options: Any,
 ) -> Memory:
     """Absorb a file (or a Document), or several as one, and return the memory.
 
-    With `until` (0 to 1), what is forgotten is rehearsed until that share of the probed sentences is recalled.
-    `options` are those of lift.absorbing.absorb.absorb_events, which is the iterator form, for whoever wants the
-    progress (with `until`: updating.absorb_until_events). Raises every child of LiftError.
+    `options` are those of AbsorptionOptions: name, budget_s, until and others. For the progress there is absorb_events,
+    which is the iterator form. Raises every child of LiftError.
     """
-    check_budget(options.get("budget_s"))  # before a model is loaded
+    run = AbsorptionOptions(**options)  # before a model is loaded
     if isinstance(source, str | Path | Document):
         document = _document(source, title)
     else:
         document = join_documents([_document(each, None) for each in source], title)
     base = model or resident_model("smollm2")
     settings, stored = load_recipe(recipe, overrides), (library or Library()).stored
-    if until is None:
-        return _finished(absorb_events(document, base, settings, stored, **options), base)
-    return _finished(absorb_until_events(document, base, settings, stored, until=until, **options), base)
+    return _finished(absorb_events(document, base, settings, stored, run), base)
 
 
 def ask_many(asked: Sequence[tuple[Memory, str]], context: str = "auto", **options: Any) -> list[Answer]:

@@ -94,6 +94,10 @@ class GenerationError(LiftError):
     """A task generator could not be reached, or none of its replies could be used."""
 
 
+class ReplyCacheError(LiftError):
+    """Replies that were paid for cannot be kept on the disk, or read from it."""
+
+
 class RemoteError(LiftError):
     """A remote fine-tuning service refused, failed, or answered what could not be understood."""
 

@@ -16,10 +16,13 @@ from machines import Machine
 
 import lift
 import lift.absorbing.session
-from lift.absorbing.absorb import absorb_events, absorption_identity
+from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probed, Probing, Trained, WaitingForOther
 from lift.absorbing.planning import make_plan
 from lift.absorbing.recall_report import Probe, RecallReport
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.reuse import absorption_identity
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document
 from lift.errors import (
@@ -52,7 +55,7 @@ def document(text: str = TEXT) -> Document:
 
 def absorb(base: BaseModel, library: MemoryLibrary, *overrides: str, text: str = TEXT, **options: Any) -> list[Any]:
     recipe = load_recipe("default", [*SMALL, *overrides])
-    return list(absorb_events(document(text), base, recipe, library, **options))
+    return list(absorb_events(document(text), base, recipe, library, AbsorptionOptions(**options)))
 
 
 def test_events_come_in_order_and_the_memory_holds_everything(tiny_model: BaseModel) -> None:
@@ -117,7 +120,11 @@ def test_an_interrupted_absorption_goes_on_to_the_same_memory(tiny_model: BaseMo
     absorb(tiny_model, whole, *overrides, name="m")
     stop = threading.Event()
     events = absorb_events(
-        document(), tiny_model, load_recipe("default", [*SMALL, *overrides]), parts, name="m", stop=stop
+        document(),
+        tiny_model,
+        load_recipe("default", [*SMALL, *overrides]),
+        parts,
+        AbsorptionOptions(name="m", stop=stop),
     )
     seen = 0
     with pytest.raises(InterruptedAbsorption, match="--resume"):
@@ -148,7 +155,7 @@ def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_mod
         return steps
 
     with pytest.raises(InterruptedAbsorption):
-        follow(absorb_events(document(), tiny_model, recipe, library, name="m", stop=stop), 3)
+        follow(absorb_events(document(), tiny_model, recipe, library, AbsorptionOptions(name="m", stop=stop)), 3)
     (history,) = (library.root / ".absorbing").glob("*/training.jsonl")
     rows = [json.loads(line) for line in history.read_text("utf-8").splitlines()]
     # as if those three steps had taken an hour
@@ -157,7 +164,7 @@ def test_the_cost_of_an_interrupted_absorption_is_that_of_all_its_parts(tiny_mod
     checksums = json.loads((history.parent / "checksums.json").read_text("utf-8"))
     checksums["training.jsonl"] = {"sha256": hashlib.sha256(longer).hexdigest(), "size_bytes": len(longer)}
     (history.parent / "checksums.json").write_text(json.dumps(checksums), "utf-8")
-    steps = follow(absorb_events(document(), tiny_model, recipe, library, name="m", resume=True), 0)
+    steps = follow(absorb_events(document(), tiny_model, recipe, library, AbsorptionOptions(name="m", resume=True)), 0)
     assert 3600 < library["m"].manifest.cost.seconds < 3660
     assert steps[0].step.step == 4
     assert steps[0].eta_s < 60  # what is left takes as long as the machine takes now
@@ -255,7 +262,7 @@ def asked_in_training(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             tuple(Probe(task.evidence[0], task.question, task.answer, "", right) for task in probes), sentences
         )
 
-    monkeypatch.setattr("lift.absorbing.session.probe_recall", probe)
+    monkeypatch.setattr("lift.absorbing.probing.probe_recall", probe)
     monkeypatch.setattr(LeitnerSampler, "known_share", property(lambda _: 1.0))
     return answers
 
@@ -288,7 +295,7 @@ def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
 
 
 def key_of(base: BaseModel, *overrides: str) -> str:
-    return absorption_identity(document(), base, load_recipe("default", [*SMALL, *overrides]), None).key
+    return absorption_identity(document(), base, resolve(load_recipe("default", [*SMALL, *overrides]), base), None).key
 
 
 def test_an_absorption_that_somebody_else_is_at_is_refused_at_once(tiny_model: BaseModel) -> None:
@@ -327,7 +334,9 @@ def test_who_waits_says_so_once_and_can_be_stopped(tiny_model: BaseModel) -> Non
     said = []
     with library.unfinished.alone(key_of(tiny_model)), pytest.raises(InterruptedAbsorption, match="nothing was begun"):
         recipe = load_recipe("default", SMALL)
-        for event in absorb_events(document(), tiny_model, recipe, library, stop=stop, wait_for_others=True):
+        for event in absorb_events(
+            document(), tiny_model, recipe, library, AbsorptionOptions(stop=stop, wait_for_others=True)
+        ):
             said.append(event)
             threading.Timer(0.6, stop.set).start()
     assert [type(event) for event in said] == [WaitingForOther]
@@ -358,7 +367,7 @@ def test_an_interruption_says_when_its_state_could_not_be_saved(tiny_model: Base
     refuse_checkpoints(library, tiny_model)
     recipe = load_recipe("default", SMALL)
     with pytest.raises(InterruptedAbsorption, match=r"could not be saved \(file exists\)"):
-        for event in absorb_events(document(), tiny_model, recipe, library, name="m", stop=stop):
+        for event in absorb_events(document(), tiny_model, recipe, library, AbsorptionOptions(name="m", stop=stop)):
             if isinstance(event, Trained):
                 stop.set()
 
@@ -367,7 +376,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_text_absorbed_anew(tiny_model: 
     library, stop = MemoryLibrary(), threading.Event()
     recipe = load_recipe("default", SMALL)
     with pytest.raises(InterruptedAbsorption):
-        for event in absorb_events(document(), tiny_model, recipe, library, name="m", stop=stop):
+        for event in absorb_events(document(), tiny_model, recipe, library, AbsorptionOptions(name="m", stop=stop)):
             if isinstance(event, Trained):
                 stop.set()
     (library.unfinished.path(key_of(tiny_model)) / "position.json").write_text('{"epoch": 1}')

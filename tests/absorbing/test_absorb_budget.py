@@ -14,9 +14,12 @@ from machines import Machine
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Trained
+from lift.absorbing.add import add_events
 from lift.absorbing.planning import calibrate, make_plan
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
-from lift.absorbing.update import absorb_until_events, add_events
+from lift.absorbing.preparation import prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.run_options import AbsorptionOptions, RunOptions
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.attach import create_adapter
 from lift.documents.document import Document
 from lift.errors import BudgetError
@@ -46,7 +49,9 @@ class Run:
         self.told: list[tuple[float, float]] = []
         self.steps: list[Any] = []
         self.planned: list[Planned] = []
-        for event in absorb_events(document, base, recipe, self.library, budget_s=budget_s, clock=machine.clock):
+        for event in absorb_events(
+            document, base, recipe, self.library, AbsorptionOptions(budget_s=budget_s, clock=machine.clock)
+        ):
             if isinstance(event, Trained):
                 self.told.append((machine.now, event.eta_s))
                 self.steps.append(event.step)
@@ -124,7 +129,9 @@ def test_recipes_of_long_batches_are_shortened_to_the_budget(tiny_model: BaseMod
     machine = Machine(tiny_model.model, s_per_token=0.02)
     chosen = load_recipe(recipe, ["generator.kind=rules", "generator.form=questions", "attention.epochs=0"])
     library = MemoryLibrary()
-    events = list(absorb_events(LONG, tiny_model, chosen, library, budget_s=40.0, clock=machine.clock))
+    events = list(
+        absorb_events(LONG, tiny_model, chosen, library, AbsorptionOptions(budget_s=40.0, clock=machine.clock))
+    )
     assert machine.now <= 42
     assert isinstance(events[-1], Finished)
     assert events[-1].memory.training
@@ -162,10 +169,10 @@ def test_a_training_without_a_budget_tells_its_end(tiny_model: BaseModel) -> Non
 def test_a_text_is_added_in_time(tiny_model: BaseModel) -> None:
     library = MemoryLibrary()
     recipe = load_recipe("default", ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=4"])
-    memory = list(absorb_events(DOCUMENT, tiny_model, recipe, library, name="skarvik"))[-1].memory
+    memory = list(absorb_events(DOCUMENT, tiny_model, recipe, library, AbsorptionOptions(name="skarvik")))[-1].memory
     machine = Machine(tiny_model.model, s_per_token=0.02, slowness=random_load(3))
     added = Document("Tolls", LONG.text.replace("Skarvik", "Norvik"), "tolls.txt")
-    events = list(add_events(added, memory, tiny_model, library, budget_s=60.0, clock=machine.clock))
+    events = list(add_events(added, memory, tiny_model, library, RunOptions(budget_s=60.0, clock=machine.clock)))
     assert isinstance(events[-1], Finished)
     assert machine.now <= 63
     assert events[-1].memory.manifest.cost.steps > memory.manifest.cost.steps
@@ -174,8 +181,8 @@ def test_a_text_is_added_in_time(tiny_model: BaseModel) -> None:
 def test_rehearsing_after_an_absorption_ends_in_the_same_budget(tiny_model: BaseModel) -> None:
     machine = Machine(tiny_model.model, slowness=random_load(4))
     recipe = load_recipe("default", ENDLESS)
-    events = absorb_until_events(
-        DOCUMENT, tiny_model, recipe, MemoryLibrary(), until=1.0, budget_s=60.0, clock=machine.clock
+    events = absorb_events(
+        DOCUMENT, tiny_model, recipe, MemoryLibrary(), AbsorptionOptions(until=1.0, budget_s=60.0, clock=machine.clock)
     )
     assert isinstance(list(events)[-1], Finished)
     assert machine.now <= 63
@@ -186,7 +193,7 @@ def test_a_calibration_takes_no_longer_than_it_may(tiny_model: BaseModel, s_per_
     recipe = load_recipe("default", ["adapter.rank=2", "training.batch_tokens=8192", "adapter.warm_start=none"])
     made = prepare_document(LONG, tiny_model, recipe)
     tasks = [task for piece in TaskWriter(made, tiny_model, recipe).stream() for task in piece.tasks]
-    sampler = prepare(made, tasks, tiny_model, recipe).sampler
+    sampler = prepare(made, tasks, tiny_model, resolve(recipe, tiny_model)).sampler
     machine = Machine(tiny_model.model, s_per_token)
     adapter = create_adapter(tiny_model.model, recipe.adapter, 0)
     found = calibrate(tiny_model, adapter, sampler, recipe, limit_s=5.0, clock=machine.clock)

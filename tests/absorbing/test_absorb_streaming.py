@@ -18,16 +18,18 @@ from segment_settings import with_segments
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Prepared, Trained
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.adapters.attach import create_adapter
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import BudgetError, DocumentError, InterruptedAbsorption
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import IGNORED
 from lift.recipes.recipe import Recipe, load_recipe
-from lift.tasks import backoff
+from lift.tasks import endpoint_generator
 from lift.tasks.endpoint_generator import THREAD_NAME
 from lift.tasks.generation import Generated
 from lift.tasks.task import Task
@@ -204,7 +206,7 @@ def test_closing_early_ends_the_writing(tiny_model: BaseModel) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(endpoint_generator, "RETRY_POLICY", RetryPolicy(timeout_s=600.0, first_wait_s=0.01))
     for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -235,7 +237,9 @@ def written_by(endpoint: ScriptedEndpoint, *overrides: str) -> Recipe:
 def absorb(
     base: BaseModel, library: MemoryLibrary, chosen: Recipe, name: str = "houses"
 ) -> tuple[list[Any], StoredMemory]:
-    events = list(absorb_events(Document("Houses", HOUSES, "houses.txt"), base, chosen, library, name=name))
+    events = list(
+        absorb_events(Document("Houses", HOUSES, "houses.txt"), base, chosen, library, AbsorptionOptions(name=name))
+    )
     return events, library[name]
 
 
@@ -258,7 +262,7 @@ def test_a_streamed_absorption_keeps_the_tasks_of_one_that_waits(tiny_model: Bas
         events = []
         document = Document("Houses", HOUSES, "houses.txt")
         chosen = written_by(endpoint, "generator.stream=true")
-        for event in absorb_events(document, tiny_model, chosen, library, name="houses"):
+        for event in absorb_events(document, tiny_model, chosen, library, AbsorptionOptions(name="houses")):
             events.append(event)
             if isinstance(event, Trained):
                 trained.append(time.monotonic())
@@ -292,12 +296,16 @@ def test_an_interrupted_streamed_absorption_stops_asking_and_goes_on(tiny_model:
     with ScriptedEndpoint(truthful, answer_s=0.05) as endpoint:
         chosen = written_by(endpoint, "generator.stream=true", "generator.concurrency=1")
         with pytest.raises(InterruptedAbsorption, match="--resume"):
-            for event in absorb_events(document, tiny_model, chosen, library, name="houses", stop=stop):
+            for event in absorb_events(
+                document, tiny_model, chosen, library, AbsorptionOptions(name="houses", stop=stop)
+            ):
                 if isinstance(event, Trained):
                     stop.set()
         assert not writing_threads()
         assert library.names() == []
-        finished = list(absorb_events(document, tiny_model, chosen, library, name="houses", resume=True))[-1]
+        finished = list(
+            absorb_events(document, tiny_model, chosen, library, AbsorptionOptions(name="houses", resume=True))
+        )[-1]
     whole = MemoryLibrary(Path(f"{library.root}-2"))
     with ScriptedEndpoint(truthful) as endpoint:
         _, memory = absorb(tiny_model, whole, written_by(endpoint, "generator.stream=true"))
@@ -315,5 +323,5 @@ def test_a_stream_without_a_task_or_without_time_leaves_no_memory(tiny_model: Ba
         with pytest.raises(DocumentError, match="at least one task"):
             list(absorb_events(document, tiny_model, chosen, library))
         with pytest.raises(BudgetError, match=r"0\.5 s"):
-            list(absorb_events(document, tiny_model, chosen, library, budget_s=0.5))
+            list(absorb_events(document, tiny_model, chosen, library, AbsorptionOptions(budget_s=0.5)))
     assert library.names() == []

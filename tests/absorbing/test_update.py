@@ -10,13 +10,17 @@ import pytest
 import torch
 from machines import Machine
 from segment_settings import with_segments
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lift.absorbing import session
-from lift.absorbing import update as updating
+from lift.absorbing import probing, rehearse
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probed, Probing, Trained
+from lift.absorbing.add import add_events
+from lift.absorbing.preparation import PreparedDocument
 from lift.absorbing.recall_report import Probe, RecallReport
-from lift.absorbing.update import absorb_until_events, add_events, rehearse_events
+from lift.absorbing.run_options import AbsorptionOptions, RunOptions
+from lift.absorbing.session import Session
+from lift.adapters.adapter import attached
 from lift.adapters.resident import release
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document, join_documents
@@ -45,8 +49,19 @@ def library() -> MemoryLibrary:
     return MemoryLibrary()
 
 
+def rehearse_memory(
+    memory: StoredMemory, base: BaseModel, library: MemoryLibrary, until: float, **options: Any
+) -> Iterator[Any]:
+    run = RunOptions(**options)
+    return rehearse.rehearse(run.begin(), memory, base, library, until, run.stop)
+
+
 def absorb(base: BaseModel, library: MemoryLibrary, *overrides: str, document: Document = OLD) -> StoredMemory:
-    list(absorb_events(document, base, load_recipe("default", [*QUICK, *overrides]), library, name="merrow"))
+    list(
+        absorb_events(
+            document, base, load_recipe("default", [*QUICK, *overrides]), library, AbsorptionOptions(name="merrow")
+        )
+    )
     return library["merrow"]
 
 
@@ -70,7 +85,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def is_untouched(base: BaseModel) -> bool:
-    return not any("lora" in name or "memory" in name for name, _ in base.model.named_parameters())
+    changed = any(module._forward_hooks or "forward" in vars(module) for module in base.model.modules())
+    named = any("lora" in name or "memory" in name for name, _ in base.model.named_parameters())
+    return not attached(base.model) and not changed and not named
 
 
 def test_a_text_is_added_and_what_was_there_stays(
@@ -106,17 +123,56 @@ def test_a_text_is_added_and_what_was_there_stays(
     assert open_memory(changed, tiny_model).ask("When is the museum closed?", "none").context == "none"
 
 
+class FactorOperations(TorchDispatchMode):
+    """The operations on tensors that have a dimension of this `rank`."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._rank = rank
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(each, torch.Tensor) and self._rank in each.shape for each in args):
+            self.seen.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("activated", ["true", "false"])
+def test_a_text_is_added_by_the_operations_that_absorb_the_first(
+    tiny_model: BaseModel, library: MemoryLibrary, activated: str
+) -> None:
+    rank = 389  # no batch has as many tokens, and no other tensor has that dimension
+
+    def operations(events: Iterator[Any]) -> set[str]:
+        """Those of the steps of training."""
+        found = set[str]()
+        with FactorOperations(rank) as recorded:
+            for event in events:
+                if isinstance(event, Trained):
+                    found |= recorded.seen
+                recorded.seen.clear()
+        return found
+
+    recipe = load_recipe(
+        "default", [*QUICK, "training.epochs=2", f"adapter.rank={rank}", f"adapter.activated={activated}"]
+    )
+    first = operations(absorb_events(OLD, tiny_model, recipe, library, AbsorptionOptions(name="merrow")))
+    added = operations(add_events(NEW, library["merrow"], tiny_model, library))
+    assert len(first) > 10
+    assert added == first
+
+
 def test_recall_of_the_old_is_asked_before_and_after_with_the_same_probes(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    probe = session.probe_recall
+    probe = probing.probe_recall
 
     def watched(answerer: Any, sentences: int, probes: Any) -> RecallReport:
         asked.append([task.question for task in probes])
         return probe(answerer, sentences, probes)
 
-    monkeypatch.setattr(session, "probe_recall", watched)
+    monkeypatch.setattr(probing, "probe_recall", watched)
     finished = list(add_events(NEW, memory, tiny_model, library))[-1]
     held_out = [task.question for task in memory.tasks if task.held_out]
     assert held_out
@@ -202,7 +258,7 @@ def test_another_base_is_refused_and_the_memory_stays(
     with pytest.raises(WrongBaseModelError, match="tiny"):
         list(add_events(NEW, memory, other, library))
     with pytest.raises(WrongBaseModelError, match="tiny"):
-        list(rehearse_events(memory, other, library, until=0.9))
+        list(rehearse_memory(memory, other, library, 0.9))
     assert library["merrow"].manifest == memory.manifest
 
 
@@ -217,7 +273,7 @@ def test_a_crash_before_the_end_leaves_the_old_memory(
     events = (
         add_events(NEW, memory, tiny_model, library)
         if way == "add"
-        else rehearse_events(memory, tiny_model, library, until=1.0)
+        else rehearse_memory(memory, tiny_model, library, 1.0)
     )
     with pytest.raises(RuntimeError, match="power cut"):
         list(events)
@@ -231,7 +287,7 @@ def test_stopping_an_addition_leaves_the_old_memory_and_says_so(
 ) -> None:
     stop = threading.Event()
     with pytest.raises(InterruptedAbsorption, match="nothing was changed") as caught:
-        for event in add_events(NEW, memory, tiny_model, library, stop=stop):
+        for event in add_events(NEW, memory, tiny_model, library, RunOptions(stop=stop)):
             if isinstance(event, Trained):
                 stop.set()
     assert "--resume" not in str(caught.value)
@@ -244,7 +300,7 @@ def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryL
     endless = memory.manifest.recipe | {"training": {**memory.manifest.recipe["training"], "epochs": 100_000}}
     longer = StoredMemory("merrow", memory.directory, memory.manifest.model_copy(update={"recipe": endless}))
     machine = Machine(tiny_model.model)
-    list(add_events(NEW, longer, tiny_model, library, budget_s=60.0, clock=machine.clock))
+    list(add_events(NEW, longer, tiny_model, library, RunOptions(budget_s=60.0, clock=machine.clock)))
     assert 50 < machine.now <= 63
 
 
@@ -271,7 +327,7 @@ def test_every_kind_of_adapter_can_be_gone_on_with(
     new = changed.load_adapter_state()
     assert old.keys() == new.keys()
     assert any(not torch.equal(old[key], new[key]) for key in old)
-    list(rehearse_events(changed, tiny_model, library, until=1.0))
+    list(rehearse_memory(changed, tiny_model, library, 1.0))
     assert open_memory(library["merrow"], tiny_model).ask("When?", "none").context == "none"
     release(tiny_model.model)
     state = tiny_model.model.state_dict()
@@ -303,14 +359,14 @@ def recalled(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def script(*rights: int) -> Scripted:
         scripted = Scripted(*rights)
-        monkeypatch.setattr(session, "probe_recall", scripted)
+        monkeypatch.setattr(probing, "probe_recall", scripted)
         return scripted
 
     return script
 
 
 def rehearsed(base: BaseModel, library: MemoryLibrary, until: float, **options: Any) -> list[Any]:
-    return list(rehearse_events(library["merrow"], base, library, until=until, **options))
+    return list(rehearse_memory(library["merrow"], base, library, until, **options))
 
 
 def rounds(events: list[Any]) -> int:
@@ -356,12 +412,12 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     states: list[dict[str, torch.Tensor]] = []
     scripted = recalled(0, 1, 2, 1, 0, 1, 2)
 
-    def watched(self: session.Session, *arguments: Any) -> Generator[Probing, None, RecallReport]:
-        states.append({key: value.clone() for key, value in self.adapter.trained_state().items()})
+    def watched(session: Session, made: PreparedDocument, probes: Any) -> Generator[Probing, None, RecallReport]:
+        states.append({key: value.clone() for key, value in session.adapter.trained_state().items()})
         yield from ()
-        return scripted(None, len(arguments[1]), arguments[2])
+        return scripted(None, len(made.sentences), probes)
 
-    monkeypatch.setattr(session.Session, "probing", watched)
+    monkeypatch.setattr(rehearse, "ask_probes", watched)
     events = rehearsed(tiny_model, library, 1.0)
     assert rounds(events) == 4
     assert [point.recalled for point in library["merrow"].manifest.recall_history[1:]] == [1, 2, 1, 0, 1]
@@ -375,7 +431,7 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
 def test_rehearsing_stops_at_the_budget(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(updating, "_PATIENCE_ROUNDS", 10**9)
+    monkeypatch.setattr(rehearse, "_PATIENCE_ROUNDS", 10**9)
     machine = Machine(tiny_model.model)
     events = rehearsed(tiny_model, library, 1.0, budget_s=60.0, clock=machine.clock)
     assert 40 < machine.now < 63
@@ -390,7 +446,7 @@ def test_stopping_a_rehearsal_keeps_the_best_round(
     recalled(0, 0, 1)
     stop = threading.Event()
     with pytest.raises(InterruptedAbsorption, match="best round is kept"):
-        for event in rehearse_events(memory, tiny_model, library, until=1.0, stop=stop):
+        for event in rehearse_memory(memory, tiny_model, library, 1.0, stop=stop):
             if isinstance(event, Trained):
                 stop.set()
     changed = library["merrow"]
@@ -404,7 +460,7 @@ def test_an_impossible_target_is_refused(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, until: float
 ) -> None:
     with pytest.raises(UsageError, match=f"{100 * until:g} %"):
-        rehearsed(tiny_model, library, until)
+        AbsorptionOptions(until=until)
 
 
 def test_a_recipe_without_tasks_can_be_rehearsed(
@@ -423,7 +479,7 @@ def test_absorbing_until_a_share_is_recalled_goes_on_from_the_stored_memory(
     chosen = load_recipe("default", QUICK)
 
     def run(until: float) -> list[Any]:
-        return list(absorb_until_events(OLD, tiny_model, chosen, library, until=until, name="merrow"))
+        return list(absorb_events(OLD, tiny_model, chosen, library, AbsorptionOptions(until=until, name="merrow")))
 
     recalled(0, 0, 0, 0, 1, 1)  # timed, absorbed; timed, before, one round, stored
     first = run(0.3)

@@ -1,4 +1,4 @@
-"""Low-rank adapters through PEFT, several adapters on one base, and the choice among them.
+"""Low-rank adapters of every kind, several adapters on one base, and the choice among them.
 
 The table of all kinds over all architectures is in test_adapter_architectures.py.
 """
@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 
 from lift.adapters.adapter import Adapter, attached
 from lift.adapters.attach import create_adapter, restore_adapter
-from lift.adapters.lora import LoraAdapter
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.row_assignment import activate, rows
 from lift.errors import AdapterError
@@ -35,8 +34,8 @@ def disturb(adapter: Adapter, size: float = 0.1) -> None:
         parameter.data.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
-def trained(model: Any, kind: str) -> LoraAdapter:
-    adapter = LoraAdapter.create(model, AdapterSettings(kind=kind, rank=4, alpha=8), seed=0)
+def trained(model: Any, kind: str) -> Adapter:
+    adapter = create_adapter(model, AdapterSettings(kind=kind, rank=4, alpha=8), seed=0)
     disturb(adapter)
     return adapter
 
@@ -44,7 +43,7 @@ def trained(model: Any, kind: str) -> LoraAdapter:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_adapter_changes_nothing(tiny_model: BaseModel, kind: str) -> None:
     before = logits(tiny_model.model, TOKENS)
-    LoraAdapter.create(tiny_model.model, AdapterSettings(kind=kind, rank=4), seed=0)
+    create_adapter(tiny_model.model, AdapterSettings(kind=kind, rank=4), seed=0)
     torch.testing.assert_close(logits(tiny_model.model, TOKENS), before, atol=1e-5, rtol=1e-5)
 
 
@@ -66,7 +65,7 @@ def test_a_stored_adapter_gives_the_same_logits_and_can_be_turned_off(tiny_model
     with_memory = logits(tiny_model.model, TOKENS)
     config, state = adapter.stored()
     adapter.detach()
-    restored = LoraAdapter.restore(tiny_model.model, config, state)
+    restored = restore_adapter(tiny_model.model, config, state)
     torch.testing.assert_close(logits(tiny_model.model, TOKENS), with_memory, atol=1e-5, rtol=1e-4)
     with restored.disabled():
         assert torch.equal(logits(tiny_model.model, TOKENS), base)
@@ -92,15 +91,19 @@ def test_gradients_reach_the_adapter_alone(tiny_model: BaseModel, kind: str) -> 
     adapter = trained(tiny_model.model, kind)
     adapter.set_trainable(True)
     tiny_model.model(torch.tensor([TOKENS])).logits.square().mean().backward()
-    with_gradient = {name for name, weight in tiny_model.model.named_parameters() if weight.grad is not None}
-    assert with_gradient == {name for name, _ in tiny_model.model.named_parameters() if "lora_" in name}
-    assert len(adapter.parameters()) == len(with_gradient)
+    own = {id(weight) for weight in adapter.parameters()}
+    assert all(weight.grad is not None for weight in adapter.parameters())
+    assert not [
+        name
+        for name, weight in tiny_model.model.named_parameters()
+        if weight.grad is not None and id(weight) not in own
+    ]
 
 
 def test_the_same_seed_makes_the_same_adapter(tiny_model: BaseModel) -> None:
     states = []
     for seed in (3, 3, 4):
-        adapter = LoraAdapter.create(tiny_model.model, AdapterSettings(rank=4), seed)
+        adapter = create_adapter(tiny_model.model, AdapterSettings(rank=4), seed)
         states.append(torch.cat([value.flatten() for value in adapter.trained_state().values()]))
         adapter.detach()
     assert torch.equal(states[0], states[1])
@@ -121,14 +124,14 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_base_left_clean(tiny_mo
     else:
         state[first] = state[first][:1]
     with pytest.raises(AdapterError):
-        LoraAdapter.restore(tiny_model.model, config, state)
+        restore_adapter(tiny_model.model, config, state)
     assert torch.equal(logits(tiny_model.model, TOKENS), before)
 
 
 def test_targets_that_match_nothing_are_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     with pytest.raises(AdapterError, match="expected matrices"):
-        LoraAdapter.create(model, AdapterSettings(rank=2), seed=0)
+        create_adapter(model, AdapterSettings(rank=2), seed=0)
 
 
 def test_memories_switch_on_a_resident_base(tiny_model: BaseModel) -> None:
@@ -166,7 +169,7 @@ def test_a_memory_that_does_not_fit_leaves_the_base_without_one(tiny_model: Base
 def test_the_chosen_layers_alone_get_an_adapter(tiny_model: BaseModel, kind: str) -> None:
     model = tiny_model.model
     before = logits(model, TOKENS)
-    adapter = LoraAdapter.create(model, AdapterSettings(kind=kind, rank=4, layers=(1,)), seed=0)
+    adapter = create_adapter(model, AdapterSettings(kind=kind, rank=4, layers=(1,)), seed=0)
     disturb(adapter)
     with_memory = logits(model, TOKENS)
     config, state = adapter.stored()
@@ -179,7 +182,7 @@ def test_the_chosen_layers_alone_get_an_adapter(tiny_model: BaseModel, kind: str
 
 def test_layers_that_the_model_lacks_are_refused(tiny_model: BaseModel) -> None:
     with pytest.raises(AdapterError, match=r"from 0 to 1, got \[2\]"):
-        LoraAdapter.create(tiny_model.model, AdapterSettings(layers=(0, 2)), seed=0)
+        create_adapter(tiny_model.model, AdapterSettings(layers=(0, 2)), seed=0)
 
 
 def test_pissa_in_training_can_be_switched_off_between_steps(tiny_model: BaseModel) -> None:
@@ -187,7 +190,7 @@ def test_pissa_in_training_can_be_switched_off_between_steps(tiny_model: BaseMod
     before = logits(model, TOKENS)
     results = []
     for look_away in (False, True):
-        adapter = LoraAdapter.create(model, AdapterSettings(kind="pissa", rank=4, alpha=4), seed=0)
+        adapter = create_adapter(model, AdapterSettings(kind="pissa", rank=4, alpha=4), seed=0)
         adapter.set_trainable(True)
         optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
         for _ in range(2):
@@ -205,11 +208,20 @@ def test_pissa_in_training_can_be_switched_off_between_steps(tiny_model: BaseMod
 
 
 def test_pissa_in_training_shares_no_batch(tiny_model: BaseModel) -> None:
-    LoraAdapter.create(tiny_model.model, AdapterSettings(kind="pissa", rank=4), seed=0)
+    create_adapter(tiny_model.model, AdapterSettings(kind="pissa", rank=4), seed=0)
     before = logits(tiny_model.model, TOKENS)
     with pytest.raises(AdapterError, match="store and restore"), rows(tiny_model.model, ["default", None]):
         pass
     assert torch.equal(logits(tiny_model.model, TOKENS), before)
+
+
+def test_pissa_of_quantised_weights_is_refused_in_a_sentence() -> None:
+    model = tiny_llama()
+    layer = model.model.layers[1].self_attn.q_proj
+    layer.weight = torch.nn.Parameter(torch.ones_like(layer.weight, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(AdapterError, match=r"not quantised.*got torch\.int8; use adapter\.kind=lora"):
+        create_adapter(model, AdapterSettings(kind="pissa", rank=4), seed=0)
+    assert not attached(model)
 
 
 def test_one_of_several_adapters_is_active(tiny_model: BaseModel) -> None:
@@ -237,9 +249,9 @@ def test_one_of_several_adapters_is_active(tiny_model: BaseModel) -> None:
 
 
 def test_a_second_adapter_leaves_the_gradients_of_the_first_alone(tiny_model: BaseModel) -> None:
-    first = LoraAdapter.create(tiny_model.model, AdapterSettings(rank=4), 0, "first")
+    first = create_adapter(tiny_model.model, AdapterSettings(rank=4), 0, "first")
     first.set_trainable(True)
-    second = LoraAdapter.create(tiny_model.model, AdapterSettings(kind="dora", rank=4), 0, "second")
+    second = create_adapter(tiny_model.model, AdapterSettings(kind="dora", rank=4), 0, "second")
     activate(tiny_model.model, "first")
     assert all(parameter.requires_grad for parameter in first.parameters())
     assert not any(parameter.requires_grad for parameter in second.parameters())
@@ -301,9 +313,9 @@ def test_generation_by_rows_gives_each_prompt_the_answer_of_its_own_memory(tiny_
         adapters[name] = create_adapter(model, AdapterSettings(kind=kind, rank=4), index, name)
         disturb(adapters[name], 0.3)
 
-    def answer(which: list[int], open_rows: Any = None) -> list[list[int]]:
+    def answer(which: list[int], adapters: Any = None) -> list[list[int]]:
         return generate(
-            model, [prompts[row] for row in which], max_new_tokens=6, end_ids=range(3, 90), open_rows=open_rows
+            model, [prompts[row] for row in which], max_new_tokens=6, end_ids=range(3, 90), adapters=adapters
         )
 
     alone = []
@@ -311,6 +323,6 @@ def test_generation_by_rows_gives_each_prompt_the_answer_of_its_own_memory(tiny_
         activate(model, name)
         alone += answer([row])
     activate(model, None)
-    together = answer(list(range(5)), lambda chosen: rows(model, [names[row] for row in chosen]))
+    together = answer(list(range(5)), names)
     assert together == alone
     assert len({len(each) for each in together}) > 1, "expected rows that end at different times"

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lift.adapters.adapter import Adapter, attached
 from lift.adapters.attach import create_adapter, restore_adapter
 from lift.adapters.batched_lora import GroupedRows, add_updates, keeping_room
-from lift.adapters.lora import LoraAdapter
 from lift.adapters.row_assignment import activate, rows
 from lift.recipes.recipe import AdapterSettings
 
@@ -337,7 +336,7 @@ def test_a_matrix_with_a_bias_in_its_adapter_keeps_it() -> None:
     config, state = disturbed(model, "all", 0).stored()
     attached(model)["all"].detach()
     biases = {key.replace("weight", "bias"): torch.ones(len(value)) for key, value in state.items() if "_B" in key}
-    adapter = LoraAdapter.restore(model, {**config, "lora_bias": True}, {**state, **biases}, "all")
+    adapter = restore_adapter(model, {**config, "lora_bias": True}, {**state, **biases}, "all")
     expected = logits(model, TOKENS)
     base = disturbed(model, "attention", 1)
     with rows(model, ["attention", "all"]):

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 import lift
-from lift.absorbing.absorb import absorption_identity
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document, prepare_stream
+from lift.absorbing.preparation import prepare, prepare_document, prepare_stream
 from lift.absorbing.reading_examples import ReadingSettings
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.reuse import absorption_identity
+from lift.absorbing.task_writing import TaskWriter
 from lift.absorbing.warm_start_tuning import ReaderSettings, WarmStartSampler, tune_reader, tuning_checkpoint
 from lift.adapters.resident import release
 from lift.adapters.warm_start import WarmStart, find_warm_start, read_warm_start, start_adapter
@@ -25,13 +27,14 @@ from lift.documents.read import read_document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import split_sentences
 from lift.errors import AdapterError, DataError, WrongBaseModelError
-from lift.evaluation.reader import ModelReader
+from lift.evaluation.reader import ModelReader, QuestionBatch
 from lift.evaluation.records import Question, Record
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import PLAIN_FORM, Example, preserved_example
 from lift.packing.trie import pack
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings, TrainingSettings, load_recipe
 from lift.tasks.task_file import TaskFile
+from lift.training import batch_sampler
 from lift.training.batch_sampler import BatchSampler
 from lift.training.objective import Objective
 
@@ -71,7 +74,7 @@ def logits(base: BaseModel) -> torch.Tensor:
 
 def at(base: BaseModel, start: Path, **settings: Any) -> torch.Tensor:
     """What the base says at the warm start."""
-    adapter = start_adapter(base, AdapterSettings(warm_start=str(start), **settings), seed=1)
+    adapter = start_adapter(base, AdapterSettings(**settings), 1, read_warm_start(start))
     try:
         return logits(base)
     finally:
@@ -118,7 +121,7 @@ def test_a_larger_adapter_begins_at_the_same_point(tiny_model: BaseModel, start:
 
 def test_a_smaller_rank_begins_at_the_nearest_update(tiny_model: BaseModel, start: Path) -> None:
     point = read_warm_start(start)
-    fresh = start_adapter(tiny_model, AdapterSettings(rank=2, alpha=4.0, upper_share=0.5), seed=0)
+    fresh = start_adapter(tiny_model, AdapterSettings(rank=2, alpha=4.0, upper_share=0.5), 0, None)
     fitted = point.fit(fresh.trained_state(), scaling=2.0)
     fresh.detach()
     for key, up in fitted.items():
@@ -164,10 +167,10 @@ def test_a_damaged_one_is_refused_in_a_sentence(tiny_model: BaseModel, start: Pa
 def test_another_start_makes_another_memory(tiny_model: BaseModel, start: Path, tmp_path: Path) -> None:
     recipe = load_recipe("fast", [f"adapter.warm_start={start}"])
     document = Document("Merrow", TEXT, "test")
-    before = absorption_identity(document, tiny_model, recipe, None).key
+    before = absorption_identity(document, tiny_model, resolve(recipe, tiny_model), None).key
     other = ReaderSettings(adapter=SETTINGS.adapter, training=SETTINGS.training.model_copy(update={"epochs": 1}))
     tuned(tiny_model, settings=other)[0].write(start)
-    assert absorption_identity(document, tiny_model, recipe, None).key != before
+    assert absorption_identity(document, tiny_model, resolve(recipe, tiny_model), None).key != before
 
 
 def test_every_question_comes_up_with_what_proves_its_answer(tiny_model: BaseModel) -> None:
@@ -211,16 +214,16 @@ def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(tiny_model: BaseM
 
 
 def test_tuned_methods_read_at_the_starting_point(tiny_model: BaseModel, start: Path) -> None:
-    questions, contexts = ["Who sells the tickets?"], ["Bram Holt sells the tickets."]
+    batch = QuestionBatch(["Who sells the tickets?"], ["Bram Holt sells the tickets."], PLAIN_FORM, 8)
     plain = ModelReader(tiny_model)
     reader = ModelReader(tiny_model, start=read_warm_start(start))
-    said = [each.read(questions, contexts, PLAIN_FORM, 8)[0].text for each in (plain, reader, plain)]
+    said = [each.read(batch)[0].text for each in (plain, reader, plain)]
     assert said[0] == said[2] != said[1]
     assert plain.fingerprint != reader.fingerprint
 
 
 def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_model: BaseModel) -> None:
-    adapter = start_adapter(tiny_model, AdapterSettings(rank=2), seed=0)
+    adapter = start_adapter(tiny_model, AdapterSettings(rank=2), 0, None)
     objective = Objective(tiny_model.model, adapter, ObjectiveSettings(mean_over="tokens"))
     batch = pack([preserved_example(tiny_model.tokenizer("The storm of 1907 drowned the lower town.")["input_ids"])])
     adapter.set_trainable(True)
@@ -232,13 +235,15 @@ def test_a_passage_costs_nothing_while_the_model_says_what_the_base_says(tiny_mo
     adapter.detach()
 
 
-def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel, start: Path) -> None:
+def test_a_memory_trains_on_passages_of_its_starting_point(
+    tiny_model: BaseModel, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_sampler, "KL_PIECE_TOKENS", 12)
     base = tiny_model
     text = "The harbour has two piers. The longer pier was built in 1881 by Ellen Marsh. It is painted green."
     made = prepare_document(Document("Harbour", text, "test"), base, load_recipe("fast"))
     pieces = [
         "adapter.activated=false",
-        "regularisation.kl_piece_tokens=12",
         "regularisation.kl_share=0.5",
         "regularisation.replay_share=0",
     ]
@@ -247,7 +252,7 @@ def test_a_memory_trains_on_passages_of_its_starting_point(tiny_model: BaseModel
     for settings in (["regularisation.kl_share=0", "regularisation.replay_share=0"], pieces, passages_read):
         recipe = load_recipe("fast", [f"adapter.warm_start={start}", *settings])
         tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-        sampler = prepare(made, tasks, base, recipe).sampler
+        sampler = prepare(made, tasks, base, resolve(recipe, base)).sampler
         optimizer_steps = list(sampler.optimizer_steps(0))
         assert all(0 <= update.progress < 1 for update in optimizer_steps)
         seen.append([example for update in optimizer_steps for batch in update.batches for example in batch])
@@ -280,11 +285,11 @@ def test_a_memory_is_trained_to_read_where_no_starting_point_reads_for_it(
     made = prepare_document(Document("Harbour", text, "test"), base, recipe)
     writer = TaskWriter(made, base, recipe)
     if streamed:
-        sampler: BatchSampler = prepare_stream(made, writer, base, recipe)
+        sampler: BatchSampler = prepare_stream(made, writer.stream(), base, resolve(recipe, base))
         list(sampler.optimizer_steps(0))  # the epoch that follows the writing has no contexts
     else:
         tasks = TaskFile(task for piece in writer.stream() for task in piece.tasks)
-        sampler = prepare(made, tasks, base, recipe).sampler
+        sampler = prepare(made, tasks, base, resolve(recipe, base)).sampler
     examples = [example for update in sampler.optimizer_steps(1) for batch in update.batches for example in batch]
     assert examples
     assert any(example.reads_evidence for example in examples) == reads
@@ -376,7 +381,7 @@ def test_the_one_that_comes_with_lift_reads_an_article_that_it_was_not_tuned_on(
     shown = [" ".join(found.text for found in index.evidence(each["question"], 3)) for each in asked]
     mean: list[float] = []
     for reader in (ModelReader(smollm2), ModelReader(smollm2, start=point)):
-        replies = reader.read([each["question"] for each in asked], shown, PLAIN_FORM, 24)
+        replies = reader.read(QuestionBatch([each["question"] for each in asked], shown, PLAIN_FORM, 24))
         scores = [f1(reply.text, each["answers"]) for reply, each in zip(replies, asked, strict=True)]
         mean.append(sum(scores) / len(scores))
     ModelReader(smollm2).attach()

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,9 +19,11 @@ from conftest import tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lift.absorbing.preparation import TaskWriter, prepare_document
+from lift.absorbing.preparation import prepare_document
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
+from lift.adapters.row_assignment import rows
 from lift.bench import ask_bench as ask
 from lift.bench import in_flight_bench as in_flight
 from lift.bench.absorb_bench import BEST, LIFT, TRAINER, AbsorbBench, Grid, bench_absorb, prepare_absorb
@@ -37,7 +39,7 @@ from lift.bench.processes import in_own_process, kept_in
 from lift.bench.race import Goal, Race
 from lift.bench.side import SideRun, run_side
 from lift.bench.texts import text_of_length
-from lift.bench.trainer_side import LAYOUTS, TrainerOptions, collator, lora_config, train_with_trainer
+from lift.bench.trainer_side import Layout, TrainerOptions, collator, lora_config, train_with_trainer
 from lift.documents.document import Document
 from lift.errors import BenchError, DocumentError, UsageError
 from lift.inference.generate import generate
@@ -234,7 +236,7 @@ def test_useful_tokens_by_hand(tiny_model: BaseModel) -> None:
     assert closed_book.labelled_tokens == 4 + 1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", get_args(Layout))
 def test_every_layout_of_trainer_has_the_loss_of_the_examples(layout: Any, tiny_model: BaseModel) -> None:
     settings = recipe()
     sampler = fixed_batch_sampler(
@@ -278,7 +280,7 @@ def run_once(base: BaseModel, options: TrainerOptions | None) -> tuple[SideRun, 
     return run_side(base, DOCUMENT, tasks, settings, seed=0, probes=2, goal=goal, options=options), settings, tasks
 
 
-@pytest.mark.parametrize("layout", [None, *LAYOUTS])
+@pytest.mark.parametrize("layout", [None, *get_args(Layout)])
 def test_a_side_counts_the_tokens_of_an_epoch(layout: Any, tiny_model: BaseModel) -> None:
     options = TrainerOptions(layout, 4, 1e-3) if layout else None
     side, settings, tasks = run_once(tiny_model, options)
@@ -327,7 +329,7 @@ def test_trainer_trains_the_adapter(tiny_model: BaseModel) -> None:
 def test_packed_examples_are_trained_as_padded_ones_are(tiny_model: BaseModel) -> None:
     settings, trained = recipe(), []
     tasks = tasks_of(tiny_model, settings)
-    for layout in LAYOUTS:
+    for layout in get_args(Layout):
         base = BaseModel(tiny_llama(), tiny_model.tokenizer, "tiny", "0" * 64)
         sampler = fixed_batch_sampler(prepare_document(DOCUMENT, base, settings), tasks, base, settings)
         race = Race(Goal(None, 1e6, 1e6), lambda: 0.0, lambda: 0.0, ScriptedPeak())
@@ -587,12 +589,12 @@ def test_questions_at_once_go_to_one_memory_and_to_as_many_in_turn(
         next(loads)
         return config, state
 
-    def watching(model: Any, prompts: list[list[int]], *, open_rows: Any = None, **options: Any) -> Any:
+    def watching(model: Any, prompts: list[list[int]], *, adapters: Any = None, **options: Any) -> Any:
         alone = [name for name, each in attached(model).items() if each.rows is None]
-        with open_rows(range(len(prompts))) if open_rows else nullcontext():
+        with rows(model, adapters) if adapters else nullcontext():
             sharing = [name for name, each in attached(model).items() if each.rows]
         used.append((len(prompts), options["batch_size"], len(alone), len(set(sharing) - set(alone))))
-        return generate(model, prompts, open_rows=open_rows, **options)
+        return generate(model, prompts, adapters=adapters, **options)
 
     monkeypatch.setattr(in_flight, "generate", watching)
     questions = [f"What is {number}?" for number in range(4)]

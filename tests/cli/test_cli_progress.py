@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lift.absorbing import session as sessions
+from lift.absorbing import probing as probes
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Probing
 from lift.cli.output import build_table, stdout
@@ -53,7 +53,7 @@ def test_a_bar_leaves_what_is_printed_into_a_file_alone(
 def test_held_back_questions_are_counted_while_they_are_asked(
     tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "PROBE_BATCH", 2)
+    monkeypatch.setattr(probes, "PROBE_BATCH", 2)
     recipe = load_recipe("default", ["training.epochs=1", "tasks.per_sentence=4", "adapter.rank=2"])
     events = list(absorb_events(Document("Merrow", TEXT, "test"), tiny_model, recipe, MemoryLibrary(tmp_path)))
     probing = [event for event in events if isinstance(event, Probing)]

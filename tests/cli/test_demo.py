@@ -16,6 +16,7 @@ from lift.absorbing.recall_report import TimeIsOver
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
+from lift.endpoints.reply_cache import REPLIES_FILE
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import load_recipe
 from lift.training.budget import Clock
@@ -81,7 +82,7 @@ def test_the_time_left_is_by_the_context_where_that_was_measured(answers: Any) -
 
 
 def test_an_interrupted_run_asks_only_what_is_missing(answers: Any, tmp_path: Path) -> None:
-    path, wanted = tmp_path / "deep" / "kept.jsonl", requests(answers, 4)
+    path, wanted = tmp_path / "deep" / "kept", requests(answers, 4)
     first, second = Scripted(answers), Scripted(answers)
     options = {"ends_at": 2.0, "on_progress": lambda *_: None}
     answers.ask_all(wanted, first, clock=first.clock, kept=answers.KeptReplies(path), **options)
@@ -91,10 +92,11 @@ def test_an_interrupted_run_asks_only_what_is_missing(answers: Any, tmp_path: Pa
     assert [found[request].text for request in wanted] == [request.question.upper() for request in wanted]
 
 
-@pytest.mark.parametrize("damage", [b"no json\n{}\n", b'{"key": 1}\n[]\n{"key": "a", "text": 3}\n', b"\xff\xfe\n"])
+@pytest.mark.parametrize("damage", [b"no database", b"\xff\xfe\n" * 1000])
 def test_a_damaged_file_of_kept_answers_costs_only_the_answers(answers: Any, tmp_path: Path, damage: bytes) -> None:
-    path = tmp_path / "kept.jsonl"
-    path.write_bytes(damage)
+    path = tmp_path / "kept"
+    path.mkdir()
+    (path / REPLIES_FILE).write_bytes(damage)
     answers.KeptReplies(path).put("a", answers.Reply("yes", 1.5, 3))
     again = answers.KeptReplies(path)
     assert again.get("a") == answers.Reply("yes", 1.5, 3, kept=True)
@@ -105,7 +107,7 @@ def test_a_disk_that_refuses_costs_no_answer(answers: Any, tmp_path: Path) -> No
     blocker = tmp_path / "file"
     blocker.write_text("")
     asker = Scripted(answers)
-    kept = answers.KeptReplies(blocker / "kept.jsonl")
+    kept = answers.KeptReplies(blocker / "kept")
     found = answers.ask_all(
         requests(answers, 2), asker, clock=asker.clock, ends_at=9.0, on_progress=lambda *_: None, kept=kept
     )

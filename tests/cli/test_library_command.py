@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import tiny_llama
 
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answer import Answer, Evidence
 from lift.cli import run
 from lift.cli.output import print_support
@@ -401,12 +402,12 @@ def test_an_interrupted_absorption_says_that_it_can_be_resumed(
     stop = threading.Event()
     stop.set()
     with pytest.raises(InterruptedAbsorption):
-        list(absorb_events(document, base, recipe, library, stop=stop))
-    again = absorb_events(document, base, recipe, library, resume=False)
+        list(absorb_events(document, base, recipe, library, AbsorptionOptions(stop=stop)))
+    again = absorb_events(document, base, recipe, library, AbsorptionOptions(resume=False))
     warnings = next(event for event in again if isinstance(event, Prepared)).warnings
     assert any("--resume" in warning for warning in warnings)
     again.close()
-    resumed = absorb_events(document, base, recipe, library, resume=True)
+    resumed = absorb_events(document, base, recipe, library, AbsorptionOptions(resume=True))
     assert not any("--resume" in each for each in next(e for e in resumed if isinstance(e, Prepared)).warnings)
     resumed.close()
 

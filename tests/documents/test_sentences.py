@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lift.documents.sentences import MAX_SENTENCE_CHARS, detect_language, split_sentences
+from lift.documents.sentences import MAX_SENTENCE_CHARS, split_sentences
 
 FRAGMENTS = [
     "The lamp was lit.",
@@ -113,24 +113,6 @@ def test_long_enumeration_is_cut_at_semicolons() -> None:
     assert len(sentences) > 2
     assert all(len(sentence.text) <= MAX_SENTENCE_CHARS for sentence in sentences)
     assert all(sentence.text.endswith((";", ".")) for sentence in sentences)
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("The keeper of the lamp was in the tower, and it was dark.", "en"),
-        ("Der Wärter der Lampe war nicht in dem Turm, und es ist dunkel mit der Nacht.", "de"),
-        ("Le gardien de la lampe est dans la tour et il ne dort pas.", "fr"),
-        ("El guardián de la lámpara no está en la torre y es de noche.", "es"),
-        ("灯台の明かりは夜に見える。これはテストです。", "ja"),
-        ("Съешь же ещё этих мягких французских булок", "other"),
-        ("lorem ipsum dolor sit amet consectetur", "other"),
-        ("Hello", "other"),
-        ("", "other"),
-    ],
-)
-def test_language(text: str, language: str) -> None:
-    assert detect_language(text) == language
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\t", "\u2028"])

@@ -13,6 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_endpoint import Reply, ScriptedEndpoint, failure
 
+from lift.endpoints.openai_endpoint import Endpoint
+from lift.endpoints.reply_cache import REPLIES_FILE, ReplyCache
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import DataError, RemoteError
 from lift.evaluation.data_files import BadData
 from lift.evaluation.judge import (
@@ -25,9 +28,8 @@ from lift.evaluation.judge import (
     open_judge,
     parse_verdict,
 )
-from lift.remote.openai_endpoint import Endpoint, Patience
 
-FAST = Patience(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
+FAST = RetryPolicy(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
 BLOCK = re.compile(r"^<<<([A-Z0-9 ]+)>>>\n(.*?)\n<<<END OF \1>>>$", re.DOTALL | re.MULTILINE)
 ITEM = ("Who founded the museum?", ("Ada Quill",), "Ada Quill did.")
 
@@ -52,12 +54,12 @@ def honest(request: dict[str, Any]) -> str:
 
 
 def judge(endpoint: ScriptedEndpoint, cache: Path, model: str = "m") -> Judge:
-    return Judge(Endpoint(endpoint.base_url, FAST), model, cache)
+    return Judge(Endpoint(endpoint.base_url, FAST), model, ReplyCache(cache))
 
 
 def test_both_orders_are_asked_greedily_and_their_agreement_counts(tmp_path: Path) -> None:
     with ScriptedEndpoint(honest) as endpoint:
-        asked = judge(endpoint, tmp_path / "cache.jsonl")
+        asked = judge(endpoint, tmp_path / "cache")
         assert asked.grade(*ITEM) == Verdict("right", ("VERDICT: RIGHT", "VERDICT: RIGHT"), None)
         assert asked.grade(ITEM[0], ITEM[1], "Tom Veil").verdict == "wrong"
     first, second = (list(blocks(request)) for request in endpoint.requests[:2])
@@ -72,7 +74,7 @@ def test_a_judge_that_goes_by_the_position_is_undecided(tmp_path: Path) -> None:
         return "VERDICT: RIGHT" if list(blocks(request))[1] == "ANSWER" else "VERDICT: WRONG"
 
     with ScriptedEndpoint(leaning) as endpoint:
-        found = judge(endpoint, tmp_path / "cache.jsonl").grade(*ITEM)
+        found = judge(endpoint, tmp_path / "cache").grade(*ITEM)
     assert found == Verdict("undecided", ("VERDICT: WRONG", "VERDICT: RIGHT"), None)
 
 
@@ -103,21 +105,22 @@ def test_only_one_line_with_a_verdict_at_the_end_is_taken(reply: str, verdict: s
 def test_a_reply_without_a_verdict_is_asked_once_more(tmp_path: Path) -> None:
     replies = iter(["It is not RIGHT", "VERDICT: WRONG", "VERDICT: WRONG"])
     with ScriptedEndpoint(lambda _: next(replies)) as endpoint:
-        found = judge(endpoint, tmp_path / "cache.jsonl").grade(*ITEM)
+        found = judge(endpoint, tmp_path / "cache").grade(*ITEM)
     assert found == Verdict("wrong", ("VERDICT: WRONG", "VERDICT: WRONG"), None)
     assert len(endpoint.requests) == 3
     assert endpoint.requests[1]["messages"][0]["content"].startswith(endpoint.requests[0]["messages"][0]["content"])
 
 
 def test_a_second_reply_without_a_verdict_is_an_error_and_not_kept(tmp_path: Path) -> None:
-    cache = tmp_path / "cache.jsonl"
+    cache = tmp_path / "cache"
     with ScriptedEndpoint(lambda _: "It is not RIGHT") as endpoint:
         found = judge(endpoint, cache).grade(*ITEM)
     assert (found.verdict, found.raw) == ("undecided", ("It is not RIGHT",) * 2)
     assert found.error is not None
     assert "'It is not RIGHT'" in found.error
     assert len(endpoint.requests) == 2
-    assert not cache.exists()
+    with ScriptedEndpoint(honest) as endpoint:
+        assert judge(endpoint, cache).grade(*ITEM).verdict == "right"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_a_second_reply_without_a_verdict_is_an_error_and_not_kept(tmp_path: Pat
 )
 def test_an_answer_that_speaks_to_the_judge_stays_data(tmp_path: Path, answer: str) -> None:
     with ScriptedEndpoint(honest) as endpoint:
-        assert judge(endpoint, tmp_path / "cache.jsonl").grade(ITEM[0], ITEM[1], answer).verdict == "wrong"
+        assert judge(endpoint, tmp_path / "cache").grade(ITEM[0], ITEM[1], answer).verdict == "wrong"
     for request in endpoint.requests:
         said = blocks(request)
         assert said["REFERENCE 1"] == "Ada Quill"
@@ -157,7 +160,7 @@ def test_no_data_opens_or_closes_a_block(question: str, reference: str, answer: 
 
 def test_an_empty_answer_is_wrong_without_being_asked_about(tmp_path: Path) -> None:
     with ScriptedEndpoint(lambda _: "VERDICT: RIGHT") as endpoint:
-        asked = judge(endpoint, tmp_path / "cache.jsonl")
+        asked = judge(endpoint, tmp_path / "cache")
         assert asked.grade("Who?", ["Ada Quill"], " \n") == Verdict("wrong", (), None)
         without = asked.grade("Who?", [" "], "Ada Quill")
     assert (without.verdict, endpoint.requests) == ("undecided", [])
@@ -177,20 +180,16 @@ def test_without_a_reference_the_answer_is_right_that_abstains_and_nobody_is_ask
 
 
 def test_nothing_is_asked_twice_also_after_a_crash(tmp_path: Path) -> None:
-    cache = tmp_path / "cache.jsonl"
+    cache = tmp_path / "cache"
     items = [(f"Question {n % 4}?", ("Ada Quill",), "Ada Quill") for n in range(24)]
     with ScriptedEndpoint(honest) as endpoint:
         first = judge(endpoint, cache).grade_many(items)
         assert len(endpoint.requests) == 8
-        whole = cache.read_bytes()
-        lines = whole.splitlines(keepends=True)
-        cache.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])  # killed while writing the last one
         again = judge(endpoint, cache)
-        assert again.grade_many(items) == first
-        assert len(endpoint.requests) == 9
-        assert sorted(cache.read_bytes().splitlines()) == sorted(whole.splitlines())
+        assert again.grade_many([*items, ("Question 4?", *items[0][1:])])[:-1] == first
+        assert len(endpoint.requests) == 10
         judge(endpoint, cache, model="other").grade(*items[0])
-        assert len(endpoint.requests) == 11
+        assert len(endpoint.requests) == 12
 
 
 def test_a_judge_is_opened_by_name_and_keeps_its_replies_with_the_evaluation(tmp_path: Path) -> None:
@@ -199,15 +198,7 @@ def test_a_judge_is_opened_by_name_and_keeps_its_replies_with_the_evaluation(tmp
             opened = open_judge(name, tmp_path / "out", endpoint.base_url, FAST)
             assert (opened.model, opened.grade(*ITEM).verdict) == ("m", "right")
     assert len(endpoint.requests) == 2
-    assert len((tmp_path / "out" / "cache" / "judge.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("line", ["[1]", '{"key": "a"}', "{"])
-def test_a_damaged_cache_is_named(tmp_path: Path, line: str) -> None:
-    cache = tmp_path / "cache.jsonl"
-    cache.write_text(f'{{"key": "a", "reply": "VERDICT: RIGHT"}}\n{line}\n')
-    with ScriptedEndpoint(honest) as endpoint, pytest.raises(DataError, match=r"cache\.jsonl, line 2"):
-        judge(endpoint, cache)
+    assert (tmp_path / "out" / "cache" / REPLIES_FILE).is_file()
 
 
 def test_order_is_kept_and_a_failure_is_a_verdict_with_its_error(tmp_path: Path) -> None:
@@ -215,7 +206,7 @@ def test_order_is_kept_and_a_failure_is_a_verdict_with_its_error(tmp_path: Path)
         return failure(400, "flagged") if "Question 5?" in blocks(request)["QUESTION"] else honest(request)
 
     items = [(f"Question {n}?", ("yes",), "yes" if n % 3 else "no") for n in range(12)]
-    cache = tmp_path / "cache.jsonl"
+    cache = tmp_path / "cache"
     with ScriptedEndpoint(reply, answer_s=0.01) as endpoint:
         found = judge(endpoint, cache).grade_many(items)
         assert endpoint.most_at_once > 1
@@ -225,7 +216,6 @@ def test_order_is_kept_and_a_failure_is_a_verdict_with_its_error(tmp_path: Path)
     assert [each.verdict for n, each in enumerate(found) if n != 5] == [
         "right" if n % 3 else "wrong" for n in range(12) if n != 5
     ]
-    assert len(cache.read_text().splitlines()) == 22
     with ScriptedEndpoint(honest) as mended:  # its address differs, so everything is asked anew
         assert [each.verdict for each in judge(mended, cache).grade_many(items[4:6])] == ["right", "right"]
     assert len(mended.requests) == 4
@@ -234,10 +224,10 @@ def test_order_is_kept_and_a_failure_is_a_verdict_with_its_error(tmp_path: Path)
 def test_a_refused_key_or_no_endpoint_is_found_out_once(tmp_path: Path) -> None:
     items = [(f"Question {n}?", ("yes",), "yes") for n in range(30)]
     with ScriptedEndpoint(lambda _: failure(401, "bad key")) as endpoint:
-        refused = judge(endpoint, tmp_path / "cache.jsonl").grade_many(items)
+        refused = judge(endpoint, tmp_path / "cache").grade_many(items)
     assert len(endpoint.requests) <= 8
     gone = Endpoint(endpoint.base_url, FAST)
-    unreached = Judge(gone, "m", tmp_path / "cache.jsonl").grade_many(items)
+    unreached = Judge(gone, "m", ReplyCache(tmp_path / "cache")).grade_many(items)
     assert gone.retries <= 8
     for found, said in (refused, "bad key"), (unreached, "connection failed"):
         assert len(found) == 30
@@ -267,7 +257,7 @@ def test_a_preference_holds_in_both_orders_or_is_a_tie(
     tmp_path: Path, choose: Callable[[str, str], str], preferred: str
 ) -> None:
     with ScriptedEndpoint(preferring(choose)) as endpoint:
-        asked = judge(endpoint, tmp_path / "cache.jsonl")
+        asked = judge(endpoint, tmp_path / "cache")
         assert asked.prefer("Who?", ["Ada Quill"], "bad", "good") == preferred
         assert asked.prefer("Who?", ["Ada Quill"], "same", "same ") == "tie"
     assert len(endpoint.requests) == 2
@@ -275,7 +265,7 @@ def test_a_preference_holds_in_both_orders_or_is_a_tie(
 
 def test_no_preference_is_no_tie(tmp_path: Path) -> None:
     with ScriptedEndpoint(preferring(lambda *_: "RIGHT")) as endpoint:
-        asked = judge(endpoint, tmp_path / "cache.jsonl")
+        asked = judge(endpoint, tmp_path / "cache")
         with pytest.raises(RemoteError, match="VERDICT: FIRST or VERDICT: SECOND or VERDICT: TIE"):
             asked.prefer("Who?", ["Ada Quill"], "bad", "good")
 
@@ -293,7 +283,7 @@ def test_agreement_is_measured_on_a_labelled_sample(tmp_path: Path) -> None:
         return failure(400, "flagged") if said["ANSWER"] == "broken" else honest(request)
 
     with ScriptedEndpoint(reply) as endpoint:
-        found = measure_agreement(judge(endpoint, tmp_path / "cache.jsonl"), sample)
+        found = measure_agreement(judge(endpoint, tmp_path / "cache"), sample)
     # labels rwwrww against rrwwww: observed 4/6, expected 2/6 * 2/6 + 4/6 * 4/6 = 5/9
     assert found == {
         "n": 6,
@@ -323,7 +313,7 @@ def test_a_faulty_line_of_a_sample_is_named(tmp_path: Path, change: dict[str, An
     line = {"question": "Is it?", "references": ["yes"], "answer": "yes", "label": "right"}
     sample.write_text(json.dumps(line) + "\n" + json.dumps({**line, **change}) + "\n")
     with ScriptedEndpoint(honest) as endpoint:
-        asked = judge(endpoint, tmp_path / "cache.jsonl")
+        asked = judge(endpoint, tmp_path / "cache")
         with pytest.raises(DataError, match=said):
             measure_agreement(asked, sample)
         bad = BadData(skip=True)
@@ -336,7 +326,7 @@ def test_a_faulty_line_of_a_sample_is_named(tmp_path: Path, change: dict[str, An
 
 def test_our_own_sample_is_whole_and_not_to_be_had_by_matching_words(tmp_path: Path) -> None:
     with ScriptedEndpoint(honest) as endpoint:
-        found = measure_agreement(judge(endpoint, tmp_path / "cache.jsonl"), SAMPLE_PATH)
+        found = measure_agreement(judge(endpoint, tmp_path / "cache"), SAMPLE_PATH)
     assert (found["n"], found["undecided"], found["errors"]) == (40, 0, 0)
     assert [sum(row.values()) for row in found["table"].values()] == [20, 20]
     assert found["share"] < 0.75

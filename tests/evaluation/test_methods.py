@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from lift.documents.document import Document
+from lift.endpoints.reply_cache import ReplyCache
 from lift.errors import UsageError
 from lift.evaluation import embedding_index as embeddings
-from lift.evaluation.answer_cache import AnswerCache, CachedReader
+from lift.evaluation.cached_reader import CachedReader
 from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
 from lift.evaluation.methods.method_registry import all_methods, find_methods
-from lift.evaluation.reader import ModelReader, Reply, clipped
+from lift.evaluation.reader import ModelReader, QuestionBatch, Reply, clipped
 from lift.evaluation.records import Asking, Question, Record
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import PromptForm, prompt_ids, user_text
@@ -146,17 +146,14 @@ def test_long_prompts_are_clipped_for_reading_and_say_by_how_much() -> None:
 
 
 def test_a_cache_answers_what_it_was_told_after_a_crash(tiny_model: BaseModel, tmp_path: Any) -> None:
-    path = tmp_path / "answers.jsonl"
-
     def ask(max_new_tokens: int, one_by_one: bool = False) -> list[Any]:
-        reader = CachedReader(ModelReader(tiny_model), AnswerCache(path))
-        return reader.read(["Who?", "When?"], ["A text.", None], PromptForm(), max_new_tokens, one_by_one)
+        reader = CachedReader(ModelReader(tiny_model), ReplyCache(tmp_path))
+        return reader.read(
+            QuestionBatch(["Who?", "When?"], ["A text.", None], PromptForm(), max_new_tokens, one_by_one)
+        )
 
     first = ask(4)
-    with path.open("a") as stream:
-        stream.write('{"key": "ab')
     assert ask(4) == first
-    assert len(path.read_text("utf-8").split("\n")) == 3
     longer, alone = ask(5), ask(4, one_by_one=True)
     assert [reply.prompt for reply in longer] == [reply.prompt for reply in first]
     assert [reply.text for reply in alone] == [reply.text for reply in first]
@@ -169,13 +166,13 @@ def test_answers_of_other_routes_are_not_taken_for_those_of_today(
 ) -> None:
     asked: list[str] = []
 
-    def route(_reader: ModelReader, questions: Sequence[str], *_arguments: Any, **_options: Any) -> list[Reply]:
-        asked.extend(questions)
-        return [Reply("a museum", "", 1, 1, 0.1) for _ in questions]
+    def route(_reader: ModelReader, batch: QuestionBatch, context: str) -> list[Reply]:
+        asked.extend(batch.questions)
+        return [Reply("a museum", "", 1, 1, 0.1) for _ in batch.questions]
 
     monkeypatch.setattr(ModelReader, "route", route)
     for version in (7, 7, 8):
         monkeypatch.setattr("lift.answering.strategies.VERSION", version)
-        reader = CachedReader(ModelReader(tiny_model), AnswerCache(tmp_path / "answers.jsonl"))
-        reader.route(["Who?"], [None], PromptForm(), 4, context="auto")
+        reader = CachedReader(ModelReader(tiny_model), ReplyCache(tmp_path))
+        reader.route(QuestionBatch(["Who?"], [None], PromptForm(), 4), context="auto")
     assert len(asked) == 2

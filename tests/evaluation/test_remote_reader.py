@@ -7,19 +7,19 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import RemoteError, UsageError
-from lift.evaluation.reader import Reader
+from lift.evaluation.reader import QuestionBatch, Reader
 from lift.evaluation.remote_reader import RemoteReader, Unreachable, open_remote_reader
 from lift.packing.prompts import PLAIN_FORM, PromptForm
-from lift.remote.openai_endpoint import Patience
 from lift.remote.remote_model import base_fingerprint
 from lift.remote.token_estimate import estimate_chat_tokens
 
-FAST = Patience(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
+FAST = RetryPolicy(timeout_s=2, tries=2, first_wait_s=0.001, longest_wait_s=0.01)
 URL = "http://127.0.0.1:9/v1"
 FORM = PromptForm(reading="Read: {context}\nNow answer: {question}", closed_book="Tell: {question}")
 BARE = PromptForm(reading="{context} {question}", chat=False, answer_prefix=" The answer is")
@@ -73,7 +73,7 @@ def test_questions_are_answered_greedily_in_their_order_several_at_once() -> Non
     questions = [f"Which one? n{n}" for n in range(20)]
     contexts = ["A text." if n % 2 else None for n in range(20)]
     with ScriptedEndpoint(echo, answer_s=0.02) as endpoint:
-        replies = opened(endpoint).read(questions, contexts, FORM, 7)
+        replies = opened(endpoint).read(QuestionBatch(questions, contexts, FORM, 7))
         assert 1 < endpoint.most_at_once <= 8
     assert [reply.text for reply in replies] == [f"n{n}" for n in range(20)]
     assert replies[0].prompt == "Tell: Which one? n0"
@@ -89,17 +89,17 @@ def test_questions_are_answered_greedily_in_their_order_several_at_once() -> Non
 
 def test_one_by_one_is_one_request_at_a_time() -> None:
     with ScriptedEndpoint(echo, answer_s=0.01) as endpoint:
-        replies = opened(endpoint).read(["a", "b", "c"], [None] * 3, PLAIN_FORM, 4, one_by_one=True)
+        replies = opened(endpoint).read(QuestionBatch(["a", "b", "c"], [None] * 3, PLAIN_FORM, 4, one_by_one=True))
         assert endpoint.most_at_once == 1
     assert [reply.text for reply in replies] == ["a", "b", "c"]
     assert all(reply.alone and reply.seconds >= 0.01 for reply in replies)
-    assert opened(endpoint).read([], [], PLAIN_FORM, 4) == []
+    assert opened(endpoint).read(QuestionBatch([], [], PLAIN_FORM, 4)) == []
 
 
 def test_tokens_are_estimated_where_they_are_not_counted() -> None:
     body = {**completion("12345678"), "usage": None}
     with ScriptedEndpoint(lambda _: (200, {}, body)) as endpoint:
-        (reply,) = opened(endpoint).read(["What is it?"], [None], PLAIN_FORM, 4)
+        (reply,) = opened(endpoint).read(QuestionBatch(["What is it?"], [None], PLAIN_FORM, 4))
     assert (reply.prompt_tokens, reply.answer_tokens) == (estimate_chat_tokens(["What is it?"]), 2)
 
 
@@ -118,7 +118,7 @@ def test_a_failing_question_has_its_error_and_the_others_their_answers() -> None
 
     questions = ["a", "flagged", "broken", "long", "odd", "page", "half", "none", "b"]
     with ScriptedEndpoint(reply) as endpoint:
-        replies = opened(endpoint).read(questions, [None] * 9, PLAIN_FORM, 4)
+        replies = opened(endpoint).read(QuestionBatch(questions, [None] * 9, PLAIN_FORM, 4))
     assert [each.text for each in replies] == ["fine", *[""] * 7, "fine"]
     errors = [each.error for each in replies]
     assert errors[0] is None
@@ -131,7 +131,7 @@ def test_a_failing_question_has_its_error_and_the_others_their_answers() -> None
 def test_a_rate_limit_is_waited_for() -> None:
     waits = iter([failure(429, "slow down", {"Retry-After": "0.01"})])
     with ScriptedEndpoint(lambda request: next(waits, None) or echo(request)) as endpoint:
-        (reply,) = opened(endpoint).read(["Is it so?"], [None], PLAIN_FORM, 4)
+        (reply,) = opened(endpoint).read(QuestionBatch(["Is it so?"], [None], PLAIN_FORM, 4))
     assert (reply.text, reply.error, len(endpoint.requests)) == ("so?", None, 2)
 
 
@@ -147,9 +147,9 @@ def test_a_refusal_of_key_model_or_account_is_raised(status: int, code: str, mes
     body = {"error": {"message": "no", "type": "t", "code": code, "param": None}}
     with ScriptedEndpoint(lambda _: (status, {}, body)) as endpoint:
         with pytest.raises(RemoteError, match=message):
-            opened(endpoint).read([str(n) for n in range(100)], [None] * 100, PLAIN_FORM, 4)
+            opened(endpoint).read(QuestionBatch([str(n) for n in range(100)], [None] * 100, PLAIN_FORM, 4))
         with pytest.raises(RemoteError, match=message):
-            opened(endpoint).read(["Who?"], [None], BARE, 4)
+            opened(endpoint).read(QuestionBatch(["Who?"], [None], BARE, 4))
     assert len(endpoint.requests) < 50
 
 
@@ -158,14 +158,14 @@ def test_an_endpoint_that_is_not_there_is_raised_at_once() -> None:
         pass
     started = time.monotonic()
     with pytest.raises(Unreachable, match=r"could not ask the model at .* in 2 tries"):
-        opened(endpoint).read([str(n) for n in range(50)], [None] * 50, PLAIN_FORM, 4)
+        opened(endpoint).read(QuestionBatch([str(n) for n in range(50)], [None] * 50, PLAIN_FORM, 4))
     assert time.monotonic() - started < 2
 
 
 def test_the_beginning_of_an_answer_is_the_last_line_of_a_chat() -> None:
     form = PromptForm(answer_prefix=" The answer is")
     with ScriptedEndpoint(lambda request: "The answer is 42" if "6" in said(request) else "41") as endpoint:
-        replies = opened(endpoint).read(["6 * 7?", "40 + 1?"], ["Sums.", None], form, 4)
+        replies = opened(endpoint).read(QuestionBatch(["6 * 7?", "40 + 1?"], ["Sums.", None], form, 4))
     assert [reply.prompt for reply in replies] == ["Sums.\n\n6 * 7?\nThe answer is", "40 + 1?\nThe answer is"]
     assert [reply.text for reply in replies] == ["42", "41"]
 
@@ -176,7 +176,7 @@ def test_a_form_without_chat_is_completed() -> None:
 
     with offering_completions(ScriptedEndpoint(reply)) as endpoint:
         reader = opened(endpoint)
-        (found,) = reader.read(["Who?"], ["A text."], BARE, 5)
+        (found,) = reader.read(QuestionBatch(["Who?"], ["A text."], BARE, 5))
     assert found.prompt == endpoint.requests[0]["prompt"] == "A text. Who? The answer is"
     assert (found.text, reader.notes) == (str(len(found.prompt)), ())
     assert (endpoint.requests[0]["temperature"], endpoint.requests[0]["max_tokens"]) == (0, 5)
@@ -188,12 +188,12 @@ def test_where_nothing_completes_the_chat_is_asked_and_it_is_said() -> None:
     with ScriptedEndpoint(lambda request: chat_only if "prompt" in request else echo(request)) as endpoint:
         for offer in (lambda it: it, offering_completions):  # no such path, then the path but not for this model
             reader = opened(offer(endpoint))
-            (found,) = reader.read(["Who?"], ["A text."], BARE, 5)
+            (found,) = reader.read(QuestionBatch(["Who?"], ["A text."], BARE, 5))
             assert (found.prompt, found.text) == ("A text. Who?\nThe answer is", "is")
             assert len(reader.notes) == 1
             assert "no /completions for m" in reader.notes[0]
         tried = len(endpoint.requests)
-        reader.read(["Who?"], ["A text."], BARE, 5)
+        reader.read(QuestionBatch(["Who?"], ["A text."], BARE, 5))
         assert len(endpoint.requests) == tried + 1
 
 
@@ -222,6 +222,7 @@ def one_reader() -> RemoteReader:
 
 
 @example("é" * 300, 100, FORM)  # no piece of it joins a run of its neighbours
+@settings(deadline=None)
 @given(st.text(max_size=400), st.integers(40, 120), st.sampled_from([FORM, BARE, PLAIN_FORM]))
 def test_what_fits_is_within_the_window_by_estimate(text: str, window_tokens: int, form: PromptForm) -> None:
     reader = one_reader()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -14,12 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny
-from transformers import DynamicCache, Lfm2Config, LlamaConfig
+from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig
 
 from lift.adapters.attach import create_adapter
-from lift.adapters.row_assignment import activate, rows
+from lift.adapters.row_assignment import activate
+from lift.inference import sampling, scheduler
 from lift.inference.generate import generate
-from lift.inference.shared_prefix import LEAST_TOKENS, can_share, order_alike, plan_sharing
+from lift.inference.kv_cache import can_share
+from lift.inference.prefix_cache import PrefixCache, common_tokens
+from lift.inference.shared_prefix import PASS_TOKENS, order_alike, plan_shared_prefixes
 from lift.recipes.recipe import AdapterSettings
 
 ADAPTERS = {
@@ -73,6 +76,33 @@ class Passes:
         self._handle.remove()
 
 
+def answers_and_logits(
+    model: Any, prompts: Sequence[Sequence[int]], tokens: int, prefixes: PrefixCache | None = None
+) -> tuple[list[list[int]], list[torch.Tensor]]:
+    """The answers of so many tokens, and of each row the logits that they were chosen from, [tokens, vocabulary]."""
+    sampled: list[torch.Tensor] = []
+    came: list[int] = []
+
+    def sample(logits: torch.Tensor, samplings: Any) -> Any:
+        sampled.append(logits)
+        return sampling.sample(logits, samplings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scheduler, "sample", sample)
+        answers = generate(
+            model,
+            prompts,
+            max_new_tokens=tokens,
+            end_ids=[],
+            on_token=lambda row, _token: came.append(row),
+            prefixes=prefixes,
+        )
+    logits = torch.cat(sampled)
+    assert len(logits) == len(came) == len(prompts) * tokens
+    own = [[place for place, each in enumerate(came) if each == row] for row in range(len(prompts))]
+    return answers, [logits[places] for places in own]
+
+
 def shapes(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> list[tuple[int, int]]:
     with Passes(model) as passes:
         generate(model, prompts, max_new_tokens=1, end_ids=[], **options)
@@ -103,23 +133,14 @@ def test_answers_and_logits_are_those_of_each_prompt_read_alone(model: Any, adap
     if chosen := ADAPTERS[adapter]:
         disturbed(model, chosen)
     for prompts in LAYOUTS.values():
-        came: list[tuple[int, int]] = []
         with Passes(model) as passes:
-            answers = generate(
-                model,
-                prompts,
-                max_new_tokens=NEW_TOKENS,
-                end_ids=[],
-                on_token=lambda *each, came=came: came.append(each),
-            )
-        steps = passes.logits[-NEW_TOKENS:]
-        assert all(shape[0] == 1 for shape in passes.shapes[:-NEW_TOKENS])
-        assert len(passes.shapes) > NEW_TOKENS, "expected a prefix that is read once"
-        assert sum(count * width for count, width in passes.shapes) < len(prompts) * max(map(len, prompts))
-        for place, (row, _) in enumerate(came[: len(prompts)]):
-            expected = read_anew(model, prompts[row], answers[row])
-            torch.testing.assert_close(torch.stack([step[place] for step in steps]), expected, atol=1e-4, rtol=0)
-            assert answers[row] == expected.argmax(-1).tolist()
+            answers, logits = answers_and_logits(model, prompts, NEW_TOKENS)
+        prefill = sum(count * width for count, width in passes.shapes[: 1 - NEW_TOKENS])
+        assert prefill < len(prompts) * max(map(len, prompts)), "expected a prefix that is read once"
+        for prompt, answer, own in zip(prompts, answers, logits, strict=True):
+            expected = read_anew(model, prompt, answer)
+            torch.testing.assert_close(own, expected, atol=1e-4, rtol=0)
+            assert answer == expected.argmax(-1).tolist()
 
 
 def test_rows_that_end_early_leave_the_others_as_they_are() -> None:
@@ -135,16 +156,16 @@ def test_a_document_is_read_once_a_batch_whatever_the_order_of_the_questions() -
     model = tiny("llama")
     prompts = [each + text(50 + row, 3) for row in range(3) for each in (DOCUMENT, OTHER)]
     assert shapes(model, prompts, batch_size=3) == [(1, 36), (3, 3), (1, 40), (3, 3)]
-    assert shapes(model, prompts, batch_size=6) == [(1, 40), (1, 36), (6, 3)]
-    assert shapes(model, prompts, batch_size=4) == [(1, 40), (1, 36), (4, 3), (1, 40), (2, 3)]
+    assert shapes(model, prompts, batch_size=6) == [(2, 40), (6, 3)]
+    assert shapes(model, prompts, batch_size=4) == [(1, 36), (3, 3), (1, 43), (1, 40), (2, 3)]
     assert shapes(model, prompts, batch_size=1) == [(1, 39)] * 3 + [(1, 43)] * 3
 
 
 def test_a_short_beginning_in_common_is_not_worth_a_pass() -> None:
     model = tiny("llama")
-    for common, expected in ((LEAST_TOKENS, [(1, 32), (3, 2)]), (LEAST_TOKENS - 1, [(3, 33)])):
-        prompts = [DOCUMENT[:common] + text(60 + row, 34 - common) for row in range(3)]
-        prompts = [prompt[: 34 if common == LEAST_TOKENS else 33] for prompt in prompts]
+    # what is saved is what all rows but one need not read
+    for rows, common, expected in ((3, 16, [(1, 16), (3, 18)]), (3, 15, [(3, 34)]), (2, 31, [(2, 34)])):
+        prompts = [[*DOCUMENT[:common], row + 3, *text(60 + row, 33 - common)] for row in range(rows)]
         assert shapes(model, prompts) == expected
 
 
@@ -160,11 +181,21 @@ def test_documents_behind_one_instruction_are_kept_apart() -> None:
     assert shapes(tiny("llama"), prompts, batch_size=2) == [(1, 90), (2, 4), (1, 90), (2, 5)]
 
 
-def test_rows_of_different_memories_share_nothing() -> None:
+def test_an_instruction_and_the_documents_behind_it_are_shared_both() -> None:
+    instruction, model = text(75, 40), tiny("llama")
+    prompts = [instruction + text(76 + row % 2, 50) + text(78 + row, 3) for row in range(4)]
+    assert shapes(model, prompts) == [(1, 40), (2, 50), (4, 3)]
+
+
+@pytest.mark.parametrize(
+    ("names", "prefill"),
+    [(["lora", "query", None, "other"], [(4, 45)]), (["lora", "query", "lora", "query"], [(2, 40), (4, 5)])],
+    ids=["a memory each", "two rows each"],
+)
+def test_rows_of_different_memories_share_nothing(names: list[str | None], prefill: list[tuple[int, int]]) -> None:
     model = tiny("llama")
-    names = ["lora", "query", None, "lora"]
-    for seed, name in enumerate(("lora", "query")):
-        disturbed(model, ADAPTERS[name] or AdapterSettings(), name, seed)
+    for seed, name in enumerate(("lora", "query", "other")):
+        disturbed(model, ADAPTERS.get(name) or AdapterSettings(), name, seed)
     prompts = [DOCUMENT + text(80 + row, 2 + row) for row in range(4)]
     alone = []
     for name, prompt in zip(names, prompts, strict=True):
@@ -177,10 +208,10 @@ def test_rows_of_different_memories_share_nothing() -> None:
             prompts,
             max_new_tokens=NEW_TOKENS,
             end_ids=[],
-            open_rows=lambda chosen: rows(model, [names[row] for row in chosen]),
+            adapters=names,
         )
     assert together == alone
-    assert passes.shapes == [(4, 45), *[(4, 1)] * (NEW_TOKENS - 1)]
+    assert passes.shapes == [*prefill, *[(4, 1)] * (NEW_TOKENS - 1)]
 
 
 def test_positions_that_depend_on_the_length_are_read_in_one_piece() -> None:
@@ -199,24 +230,23 @@ def test_recurrent_layers_share_nothing() -> None:
     assert can_share(SimpleNamespace(config=LlamaConfig(**sizes)))
 
 
-def test_the_pass_of_one_row_is_freed_as_it_is_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, held = tiny("llama"), []
-
-    def count() -> None:
-        found = [each for each in gc.get_objects() if type(each) is torch.Tensor and each.dim() == 4]
-        held.append(sum(each.shape[0] == 1 and each.shape[2] == len(DOCUMENT) for each in found))
-
-    update = DynamicCache.update
-
-    def counted(cache: DynamicCache, keys: torch.Tensor, *rest: Any) -> Any:
-        if keys.shape[0] > 1:
-            count()
-        return update(cache, keys, *rest)
-
-    monkeypatch.setattr(DynamicCache, "update", counted)
-    generate(model, [[*DOCUMENT, token, 9] for token in (4, 5, 6)], max_new_tokens=1, end_ids=[])
-    # keys and values of two layers; in the pass behind them none
-    assert held == [4, 2, 0, 0]
+def test_models_with_recurrent_layers_answer_together_as_alone() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Lfm2Config(**sizes, vocab_size=61, layer_types=["conv", "full_attention"], intermediate_size=16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = Lfm2ForCausalLM(config).eval()
+        for weight in model.parameters():
+            weight.data.add_(0.3 * torch.randn(weight.shape))
+    prompts = [text(110 + length, length) for length in (5, 17, 2, 40, 9)]
+    free = [generate(model, [prompt], max_new_tokens=12, end_ids=[])[0] for prompt in prompts]
+    for prompt, answer in zip(prompts, free, strict=True):
+        assert answer == read_anew(model, prompt, answer).argmax(-1).tolist()
+    ends = {free[1][4], free[3][7]}
+    expected = [answer[: next((i for i, token in enumerate(answer) if token in ends), 12)] for answer in free]
+    assert len({len(answer) for answer in expected}) > 1, "expected rows that end at different times"
+    for batch_size in (5, 2):
+        assert generate(model, prompts, max_new_tokens=12, end_ids=ends, batch_size=batch_size) == expected
 
 
 @st.composite
@@ -228,23 +258,28 @@ def batches(draw: st.DrawFn) -> list[list[int]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(batches())
-def test_a_plan_gives_every_row_its_own_tokens_and_reads_fewer(prompts: list[list[int]]) -> None:
+@given(batches(), st.data())
+def test_shared_prefixes_are_what_their_rows_begin_with_and_pay(prompts: list[list[int]], data: st.DataObject) -> None:
     assert sorted(order_alike(prompts)) == list(range(len(prompts)))
-    plan = plan_sharing(prompts)
-    width = max(map(len, prompts))
-    assert 1 <= plan.own <= width
-    served = [row for group in plan.groups for row in group]
-    assert len(set(served)) == len(served)
-    assert {row for row, prompt in enumerate(prompts) if len(prompt) > plan.own} <= set(served)
-    read = len(prompts) * plan.own
-    for group in plan.groups:
-        source = max((prompts[row] for row in group), key=len)
-        read += len(source) - plan.own
-        for row in group:
-            seen = max(0, len(prompts[row]) - plan.own)
-            assert prompts[row][:seen] == source[:seen]
-    assert read <= len(prompts) * width
+    known = (
+        [data.draw(st.integers(0, len(prompt))) for prompt in prompts]
+        if data.draw(st.booleans())
+        else [0] * len(prompts)
+    )
+    read: dict[tuple[int, ...], int] = {}
+    for each in plan_shared_prefixes(prompts, known):
+        first = prompts[each.rows[0]]
+        assert all(prompts[row][: each.tokens] == first[: each.tokens] for row in each.rows)
+        assert (len(each.rows) - 1) * (each.tokens - each.begun) >= PASS_TOKENS
+        # those that it is said to begin with are known to all of its rows, or were read for all of them before
+        around = [tokens for rows, tokens in read.items() if set(rows) >= set(each.rows)]
+        assert each.begun <= max([min(known[row] for row in each.rows), *around])
+        assert each.depth == len(around)
+        read[each.rows] = each.tokens
+    if not any(known):
+        for row, other in itertools.combinations(range(len(prompts)), 2):
+            shared = max([0, *(tokens for rows, tokens in read.items() if {row, other} <= set(rows))])
+            assert common_tokens(prompts[row], prompts[other]) - shared < PASS_TOKENS, "expected it to be shared"
 
 
 @settings(max_examples=50, deadline=None)

@@ -67,9 +67,7 @@ class Batch:
         def prefixes(name: str | None) -> Prefixes | None:
             return Prefixes(cache, name or "") if kept else None
 
-        self.running = Scheduler(
-            model, assignment, lambda names: rows(model, names), end_ids=ENDS, prefixes=prefixes, **bounds
-        )
+        self.running = Scheduler(model, assignment, end_ids=ENDS, prefixes=prefixes, **bounds)
         self.tokens: dict[SequenceState, list[int]] = {}
         self.ends: dict[SequenceState, str] = {}
         self.errors: dict[SequenceState, Exception] = {}

@@ -13,9 +13,12 @@ import pytest
 from chat_templates import build_tokenizer
 from conftest import CHATML, tiny_llama
 
-from lift.absorbing.absorb import absorb_events, absorption_identity
+from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Prepared
-from lift.absorbing.update import add_events
+from lift.absorbing.add import add_events
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.reuse import absorption_identity
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answerer import open_memory
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
@@ -41,7 +44,7 @@ OTHER_TEMPLATE = CHATML.replace("assistant\n", "assistant\n\n")
 
 def absorb(base: BaseModel, library: MemoryLibrary, *overrides: str, **options: Any) -> list[Any]:
     recipe = load_recipe("default", [*SETTINGS, *overrides])
-    return list(absorb_events(options.pop("document", DOCUMENT), base, recipe, library, **options))
+    return list(absorb_events(options.pop("document", DOCUMENT), base, recipe, library, AbsorptionOptions(**options)))
 
 
 def finished(events: list[Any]) -> Finished:
@@ -58,7 +61,8 @@ def with_template(base: BaseModel, template: str) -> BaseModel:
 
 
 def key(base: BaseModel, *overrides: str, document: Document = DOCUMENT, budget_s: float | None = None) -> str:
-    return absorption_identity(document, base, load_recipe("default", [*SETTINGS, *overrides]), budget_s).key
+    resolved = resolve(load_recipe("default", [*SETTINGS, *overrides]), base)
+    return absorption_identity(document, base, resolved, budget_s).key
 
 
 def test_whole_and_fractional_seconds_are_the_same_budget(tiny_model: BaseModel) -> None:
@@ -80,7 +84,7 @@ def test_every_part_counts(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatc
         keys.append(key(replace(tiny_model, model=model)))
     for version in ("RULES_VERSION", "TRAINING_VERSION", "RECIPE_VERSION"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"lift.absorbing.absorb.{version}", 99)
+            patch.setattr(f"lift.absorbing.reuse.{version}", 99)
             keys.append(key(tiny_model))
     assert len(set(keys)) == len(keys)
     assert key(tiny_model) == keys[0]
@@ -94,7 +98,7 @@ def test_the_recipe_counts_as_it_is_followed(tiny_model: BaseModel) -> None:
 
 def test_the_rules_count_where_they_write_the_tasks(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     before = key(tiny_model, "generator.kind=self")
-    monkeypatch.setattr("lift.absorbing.absorb.RULES_VERSION", 99)
+    monkeypatch.setattr("lift.absorbing.reuse.RULES_VERSION", 99)
     assert key(tiny_model, "generator.kind=self") == before
 
 
@@ -154,7 +158,7 @@ def test_a_memory_made_by_earlier_rules_is_made_anew_and_that_is_said(
 ) -> None:
     library = MemoryLibrary()
     absorb(tiny_model, library, name="clock")
-    monkeypatch.setattr("lift.absorbing.absorb.RULES_VERSION", RULES_VERSION + 1)
+    monkeypatch.setattr("lift.absorbing.reuse.RULES_VERSION", RULES_VERSION + 1)
     why = f"it was made with rules {RULES_VERSION}, and these are rules {RULES_VERSION + 1}"
     with pytest.raises(LibraryError, match=rf"'clock' already.*{why}"):
         absorb(tiny_model, library, name="clock")
@@ -177,7 +181,7 @@ def test_the_manifest_tells_what_a_memory_was_made_of(tiny_model: BaseModel) -> 
     memory = finished(absorb(tiny_model, library, name="clock")).memory
     recipe = load_recipe("default", SETTINGS)
     made = read_manifest(memory.directory).identity
-    assert made == absorption_identity(DOCUMENT, tiny_model, recipe, None)
+    assert made == absorption_identity(DOCUMENT, tiny_model, resolve(recipe, tiny_model), None)
     assert made.key == memory.manifest.absorption_key
     assert (made.rules_version, made.training_version, made.recipe_version) == (
         RULES_VERSION,

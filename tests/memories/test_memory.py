@@ -101,7 +101,7 @@ def test_adapter_on_disk_is_what_peft_loads(tmp_path: Path) -> None:
     with torch.no_grad():
         fresh = tiny_llama()
         before = fresh(input_ids=ids).logits
-        got = PeftModel.from_pretrained(fresh, memory.adapter_directory)(input_ids=ids).logits
+        got = PeftModel.from_pretrained(fresh, memory.directory / "adapter")(input_ids=ids).logits
     assert not torch.allclose(before, expected, atol=1e-3)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert memory.load_adapter_state().keys() == state.keys()

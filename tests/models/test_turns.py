@@ -17,6 +17,7 @@ from memory_drafts import make_draft, version_of
 import lift
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.adapters.adapter import attached
 from lift.adapters.attach import create_adapter
 from lift.adapters.resident import release
@@ -200,12 +201,12 @@ def test_a_second_training_of_the_same_thread_is_refused_and_a_memory_may_be_ask
     library: lift.Library, tiny_model: BaseModel
 ) -> None:
     expected = ask_all(library["m0"], "none")
-    for event in absorb_events(document(), tiny_model, small_recipe(), library.stored, name="new"):
+    for event in absorb_events(document(), tiny_model, small_recipe(), library.stored, AbsorptionOptions(name="new")):
         if not isinstance(event, Finished):
             assert ask_all(library["m0"], "none") == expected
             with pytest.raises(UsageError, match="one training at a time"):
                 next(absorb_events(document(1), tiny_model, small_recipe(), library.stored))
-    events = absorb_events(document(2), tiny_model, small_recipe(), library.stored, name="left")
+    events = absorb_events(document(2), tiny_model, small_recipe(), library.stored, AbsorptionOptions(name="left"))
     next(events)
     events.close()  # type: ignore[attr-defined]
     assert lift.absorb(document(2), tiny_model, small_recipe(), library=library, name="whole").name == "whole"

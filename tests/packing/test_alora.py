@@ -17,7 +17,7 @@ from tiny_models import ARCHITECTURES, deep, tiny
 
 from lift.adapters.adapter import Adapter, applied_invocation, applied_state
 from lift.adapters.attach import create_adapter, restore_adapter
-from lift.adapters.row_assignment import activate, rows
+from lift.adapters.row_assignment import activate
 from lift.errors import AdapterError, RecipeError
 from lift.evaluation.harms import perplexity
 from lift.inference.generate import generate
@@ -149,10 +149,7 @@ def test_alone_in_a_batch_and_behind_what_is_kept_the_answers_are_the_same(archi
     assert said["first"] != said["second"] != said[None]
     names = ["first", "second", None, "plain"]
 
-    def open_rows(batch: Any) -> Any:
-        return rows(model, [names[row] for row in batch])
-
-    mixed = generate(model, PROMPTS, max_new_tokens=6, end_ids=[], open_rows=open_rows)
+    mixed = generate(model, PROMPTS, max_new_tokens=6, end_ids=[], adapters=names)
     assert mixed == [said[name][row] for row, name in enumerate(names)]
     for adapter in (first, second, plain):
         adapter.detach()

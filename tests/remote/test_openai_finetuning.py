@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from scripted_vendor import KEY, MODEL, Fault, ScriptedVendor, problem
 
+from lift.endpoints.openai_endpoint import Endpoint
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import InterruptedAbsorption, RemoteError
 from lift.recipes.recipe import RemoteSettings
 from lift.remote.finetuning_jobs import ProviderJobEvent, cancel_job
-from lift.remote.openai_endpoint import Endpoint, Patience
 from lift.remote.openai_finetuning import Estimated, JobCreated, Order, Tuned, Uploaded, fine_tune
 from lift.remote.price import estimate_price
 from lift.remote.training_file import TrainingFile
 
-FAST = Patience(timeout_s=0.5, tries=3, first_wait_s=0.001, longest_wait_s=0.02)
+FAST = RetryPolicy(timeout_s=0.5, tries=3, first_wait_s=0.001, longest_wait_s=0.02)
 ABSORPTION = "0123456789abcdef" * 4
 LINE = json.dumps({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]})
 CREATE, UPLOAD, LIST = "POST /fine_tuning/jobs", "POST /files", "GET /fine_tuning/jobs"

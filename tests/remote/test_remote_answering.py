@@ -13,17 +13,17 @@ from scripted_vendor import KEY, MODEL, Fault, ScriptedVendor, problem
 
 from lift.absorbing.absorption_events import Finished, Prepared, Probing
 from lift.documents.document import Document, Place
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import InterruptedAbsorption, LibraryError, RemoteError, UsageError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
 from lift.recipes.recipe import Recipe, RemoteSettings
 from lift.remote.finetuning_jobs import ProviderJobEvent
-from lift.remote.openai_endpoint import Patience
 from lift.remote.remote_absorbing import absorb_remotely, cancel_remotely
 from lift.remote.remote_answering import RemoteAnswerer, open_remote_memory
 from lift.remote.remote_model import base_fingerprint, base_id, is_remote, read_remote_model, remote_name
 
-FAST = Patience(timeout_s=0.5, tries=3, first_wait_s=0.001, longest_wait_s=0.02)
+FAST = RetryPolicy(timeout_s=0.5, tries=3, first_wait_s=0.001, longest_wait_s=0.02)
 RECIPE = Recipe.parse(
     {
         "name": "remote",
@@ -65,18 +65,18 @@ def library(tmp_path: Path) -> MemoryLibrary:
 
 def absorb(vendor: ScriptedVendor, library: MemoryLibrary, document: Document = DOCUMENT, **options: Any) -> list[Any]:
     settings = RemoteSettings(base_url=vendor.url, poll_s=0.002, probes=4, **options.pop("settings", {}))
-    asked: dict[str, Any] = {"confirm": lambda _: True, "patience": FAST, **options}
+    asked: dict[str, Any] = {"confirm": lambda _: True, "retry_policy": FAST, **options}
     return list(absorb_remotely(document, MODEL, RECIPE.model_copy(update={"remote": settings}), library, **asked))
 
 
 def cancel(vendor: ScriptedVendor, library: MemoryLibrary) -> str:
     settings = RemoteSettings(base_url=vendor.url, poll_s=0.002, probes=4)
     recipe = RECIPE.model_copy(update={"remote": settings})
-    return cancel_remotely(DOCUMENT, MODEL, recipe, library, patience=FAST)
+    return cancel_remotely(DOCUMENT, MODEL, recipe, library, retry_policy=FAST)
 
 
 def opened(vendor: ScriptedVendor, memory: StoredMemory) -> RemoteAnswerer:
-    return open_remote_memory(memory, base_url=vendor.url, patience=FAST)
+    return open_remote_memory(memory, base_url=vendor.url, retry_policy=FAST)
 
 
 @pytest.fixture
@@ -229,10 +229,10 @@ def test_the_key_goes_only_where_the_user_sends_it(
 ) -> None:
     vendor.asked.clear()
     with pytest.raises(RemoteError, match="set OPENAI_BASE_URL to it"):
-        open_remote_memory(memory, patience=FAST)
+        open_remote_memory(memory, retry_policy=FAST)
     assert not vendor.asked
     monkeypatch.setenv("OPENAI_BASE_URL", vendor.url + "/")
-    assert open_remote_memory(memory, patience=FAST).ask("Who spoke?").text
+    assert open_remote_memory(memory, retry_policy=FAST).ask("Who spoke?").text
 
 
 def test_a_memory_of_something_else_is_refused(memory: StoredMemory, vendor: ScriptedVendor) -> None:

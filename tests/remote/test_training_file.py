@@ -8,10 +8,10 @@ import math
 import pytest
 
 from lift.documents.document import Document
+from lift.endpoints.openai_endpoint import OPENAI_URL, resolve_base_url
 from lift.errors import RemoteError, UsageError
 from lift.recipes.recipe import Recipe
-from lift.remote.openai_endpoint import resolve_base_url
-from lift.remote.price import OPENAI_URL, estimate_price, line_limit_tokens
+from lift.remote.price import estimate_price, line_limit_tokens
 from lift.remote.remote_answering import fit_text
 from lift.remote.token_estimate import estimate_chat_tokens, estimate_tokens, token_offsets
 from lift.remote.training_file import TrainingFile, build_training_file

@@ -27,6 +27,7 @@ from lift.documents.document import Document
 from lift.errors import EngineClosed, LibraryError, LiftError, QueueFull, UsageError, WrongBaseModelError
 from lift.inference.prefill import Prefill
 from lift.inference.scheduler import Scheduler, SequenceState
+from lift.inference.shared_prefix import PASS_TOKENS
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
@@ -307,7 +308,8 @@ def test_a_vote_reads_the_answers_and_not_again_the_prompts_before_them(
     # each is judged behind two prompts of the reader, one of the memory and one of the prior
     answers = sum(rows for rows, _ in read) // 4
     assert answers in range(3 * 2, 3 * 3 + 1), "expected two or three answers a memory"
-    assert {more for _, more in read} == {0}, "expected no token of a prompt beside those of the answers"
+    # a few tokens before a few answers are not worth a pass of their own
+    assert all(more < PASS_TOKENS for _, more in read), "expected no prompt to be read again with its answers"
 
 
 def test_a_late_question_that_cites_gives_what_the_memory_said(

@@ -21,9 +21,10 @@ import pytest
 from scripted_endpoint import Reply, ScriptedEndpoint, completion, failure
 
 from lift.documents.sentences import Sentence
-from lift.errors import GenerationError
+from lift.endpoints.retry_policy import RetryPolicy
+from lift.errors import GenerationError, ReplyCacheError
 from lift.recipes.recipe import load_recipe
-from lift.tasks import backoff
+from lift.tasks import endpoint_generator
 from lift.tasks.endpoint_generator import THREAD_NAME
 from lift.tasks.generation import TaskGenerator
 from lift.tasks.generator import open_generator
@@ -33,7 +34,7 @@ NAMES = ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gorse", "Hazel"]
 
 @pytest.fixture(autouse=True)
 def quick_and_without_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(endpoint_generator, "RETRY_POLICY", RetryPolicy(timeout_s=600.0, first_wait_s=0.01))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
@@ -90,7 +91,7 @@ def test_order_is_that_of_the_document_whatever_comes_first() -> None:
 
     with ScriptedEndpoint(reply) as endpoint:
         generator = opened(endpoint, 12)
-        assert (generator.counts.requests, generator.cached_requests, generator.complete) == (12, 0, False)
+        assert (generator.counts.requests, generator.cached_requests) == (12, 0)
         pieces = list(generator.stream())
     assert [piece.position for piece in pieces] == list(range(1, 13))
     assert [piece.tasks[0].answer for piece in pieces] == [f"{number + 100} rooms" for number in range(12)]
@@ -178,7 +179,7 @@ def test_a_request_that_fails_for_good_leaves_the_others_alone() -> None:
         assert (generator.counts.answered, generator.counts.kept, len(endpoint.requests)) == (3, 3, 6)
         # what failed is asked for again by the next run, and nothing else
         later = opened(endpoint, 4, "generator.retries=0")
-        assert (later.cached_requests, later.complete) == (3, False)
+        assert later.cached_requests == 3
         list(later.stream())
         assert len(endpoint.requests) == 7
 
@@ -324,7 +325,7 @@ def test_cached_replies_cost_no_request() -> None:
     with ScriptedEndpoint(truthful) as endpoint:
         first = list(opened(endpoint, 8).stream())
         again = opened(endpoint, 8)
-        assert (again.cached_requests, again.complete) == (8, True)
+        assert again.cached_requests == 8
         assert list(again.stream()) == first
         assert (again.counts.answered, again.counts.from_cache, again.counts.kept) == (8, 8, 8)
         assert len(endpoint.requests) == 8
@@ -334,14 +335,14 @@ def test_cached_replies_cost_no_request() -> None:
         assert opened(endpoint, 8, "tasks.per_sentence=5").cached_requests == 0
         # a longer document shares what is the same
         longer = opened(endpoint, 10)
-        assert (longer.cached_requests, longer.complete) == (8, False)
+        assert longer.cached_requests == 8
         list(longer.stream())
         assert len(endpoint.requests) == 10
-        assert opened(endpoint, 10).complete
+        assert opened(endpoint, 10).cached_requests == 10
     # an endpoint that is gone is not missed, and a shorter document has all it needs
     assert list(opened(endpoint, 8).stream()) == first
     assert list(opened(endpoint, 7).stream()) == first[:7]
-    assert opened(endpoint, 7).complete
+    assert opened(endpoint, 7).cached_requests == 7
 
 
 def test_two_at_once_pay_once() -> None:
@@ -389,11 +390,11 @@ def test_a_killed_run_resumes_with_what_is_missing() -> None:
         assert len(endpoint.requests) == 8
         resumed.append(True)
         generator = opened(endpoint, 8)
-        assert (generator.cached_requests, generator.complete) == (5, False)
+        assert generator.cached_requests == 5
         assert [len(piece.tasks) for piece in generator.stream()] == [1] * 8
         assert sorted(map(number_of, endpoint.requests[8:])) == [5, 6, 7]
         assert (generator.counts.from_cache, generator.counts.answered) == (5, 8)
-        assert opened(endpoint, 8).complete
+        assert opened(endpoint, 8).cached_requests == 8
 
 
 @pytest.mark.parametrize(
@@ -419,7 +420,7 @@ def test_nobody_there_is_said_soon() -> None:
 
 
 def test_a_reply_that_takes_too_long_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lift.tasks.endpoint_generator.ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(endpoint_generator, "RETRY_POLICY", RetryPolicy(timeout_s=0.3, first_wait_s=0.01))
 
     def late(request: dict[str, Any]) -> Reply:
         time.sleep(0.8)
@@ -456,19 +457,6 @@ def test_a_damaged_cache_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "cache" / "tasks" / "replies-1.sqlite3"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(GenerationError, match="LIFT_CACHE") as caught:
+    with pytest.raises(ReplyCacheError, match="LIFT_CACHE") as caught:
         opened("http://127.0.0.1:9/v1", 1)
     assert "\n" not in str(caught.value) and str(file) in str(caught.value)
-
-
-def test_retry_after_is_read_as_seconds_or_date_and_bounded() -> None:
-    now = datetime(2024, 3, 14, 12, tzinfo=UTC)
-    assert backoff.retry_after_s("7", now) == 7
-    assert backoff.retry_after_s("Thu, 14 Mar 2024 12:00:09 GMT", now) == 9
-    assert backoff.retry_after_s("Thu, 14 Mar 2024 11:00:00 GMT", now) == 0
-    assert backoff.retry_after_s("86400", now) == backoff.LONGEST_WAIT_S
-    assert backoff.retry_after_s("soon", now) is None
-    assert backoff.retry_after_s("-1", now) is None
-    assert backoff.retry_after_s(None, now) is None
-    waits = [backoff.backoff_s(retry) / backoff.FIRST_WAIT_S for retry in (1, 2, 3)]
-    assert all(2**place <= wait <= 1.5 * 2**place for place, wait in enumerate(waits))

@@ -103,12 +103,12 @@ def test_what_was_written_once_is_not_written_again(monkeypatch: pytest.MonkeyPa
     first = opened(wide_model, 3, LONG, "generator.retries=0")
     assert [len(piece.tasks) for piece in first.stream()] == [1, 0, 1]
     again = opened(wide_model, 3, LONG, "generator.retries=0")
-    assert (again.cached_requests, again.complete) == (2, False)
+    assert again.cached_requests == 2
     assert [len(piece.tasks) for piece in again.stream()] == [1, 1, 1]
     assert [len(prompts) for prompts in writer.prompts] == [3, 1]
     assert (again.counts.from_cache, again.counts.answered) == (2, 3)
     whole = opened(wide_model, 3, LONG)
-    assert whole.complete and len(list(whole.stream())) == 3
+    assert whole.cached_requests == 3 and len(list(whole.stream())) == 3
     other = BaseModel(wide_model.model, wide_model.tokenizer, "tiny", "1" * 64)
     assert opened(other, 3, LONG).cached_requests == 0
 
@@ -121,9 +121,9 @@ def test_closing_early_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch, w
     stream.close()  # type: ignore[attr-defined]
     assert len(writer.prompts) == 1
     later = opened(wide_model, 3, LONG)
-    assert (later.cached_requests, later.complete) == (2, False)
+    assert later.cached_requests == 2
     assert sum(len(piece.tasks) for piece in later.stream()) == 3
-    assert opened(wide_model, 3, LONG).complete
+    assert opened(wide_model, 3, LONG).cached_requests == 3
 
 
 def test_a_reply_that_was_cut_off_loses_its_last_line(monkeypatch: pytest.MonkeyPatch, wide_model: BaseModel) -> None:

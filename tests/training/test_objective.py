@@ -9,7 +9,7 @@ from lift.packing.forward import labelled_logits
 from lift.packing.prompts import Example, contextual_segment_example, question_example, segment_example
 from lift.packing.trie import pack
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings
-from lift.training.objective import Objective, Teacher
+from lift.training.objective import TEACHER_TOP_K, Objective, Teacher
 
 
 def examples(base: BaseModel) -> list[Example]:
@@ -26,12 +26,11 @@ def examples(base: BaseModel) -> list[Example]:
 def test_the_teacher_is_the_base_model_that_reads_the_evidence(tiny_model: BaseModel, kind: str) -> None:
     batch = pack(examples(tiny_model))
     reader = question_example(tiny_model.tokenizer, "When?", "1911", "It opened in 1911.")
-    expected = torch.log_softmax(labelled_logits(tiny_model.model, pack([reader])), -1).topk(4, dim=-1)
+    expected = torch.log_softmax(labelled_logits(tiny_model.model, pack([reader])), -1).topk(TEACHER_TOP_K, dim=-1)
     adapter = create_adapter(tiny_model.model, AdapterSettings(kind=kind, rank=4), seed=0)
     for parameter in adapter.parameters():
         parameter.data.add_(0.1)
-    settings = ObjectiveSettings(distillation=1.0, distillation_top_k=4)
-    log_probabilities, ids, taught = Teacher(tiny_model.model, adapter, settings).targets(batch)
+    log_probabilities, ids, taught = Teacher(tiny_model.model, adapter).targets(batch)
     count = len(reader.labels) - reader.labels.count(-100)
     torch.testing.assert_close(log_probabilities[:count], expected.values, atol=1e-4, rtol=1e-4)
     assert torch.equal(ids[:count], expected.indices)

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import torch
 
-from lift.absorbing.planning import FEWEST_EPOCHS, SAMPLED_BATCHES, Plan
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.plan import Plan
+from lift.absorbing.planning import FEWEST_EPOCHS, sample_epochs
+from lift.absorbing.preparation import prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.resident import release
-from lift.adapters.warm_start import start_adapter
 from lift.answering.answerer import Answerer
 from lift.documents.document import Document
 from lift.models.base_model import BaseModel
 from lift.models.device import peak_memory_bytes
 from lift.packing.prompts import MAX_ANSWER_TOKENS
-from lift.packing.trie import pack
 from lift.recipes.recipe import GeneratorSettings, Recipe
 from lift.tasks.task_file import TaskFile
-from lift.training.batch_sampler import BatchSampler
 
 # A step goes forward and, through frozen weights, backward, which costs about twice as much as to read its tokens.
 _READINGS_A_STEP = 2.0
@@ -56,10 +56,11 @@ def estimate_plan(
     made = prepare_document(document, base, recipe)
     tokens_per_s = speed.tokens_per_s or _reading_speed(base, document) / _READINGS_A_STEP
     requests, cached_requests = TaskWriter(made, base, recipe).requests
-    recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
+    resolved = resolve(recipe, base).change(generator=GeneratorSettings())
+    recipe = resolved.recipe
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-    sampler = prepare(made, tasks, base, recipe).sampler
-    epoch_tokens, total_tokens = _training_tokens(sampler, recipe)
+    sampler = prepare(made, tasks, base, resolved).sampler
+    _, epoch_tokens, total_tokens = sample_epochs(sampler, recipe)
     seconds = total_tokens / tokens_per_s
     trained = sum(not task.held_out for task in tasks)
     if budget_s is not None and budget_s < seconds:
@@ -69,7 +70,7 @@ def estimate_plan(
             kept_share = max(1, round(share * recipe.tasks.per_sentence)) / max(recipe.tasks.per_sentence, 1)
             trained, epoch_tokens = round(trained * kept_share), max(round(epoch_tokens * kept_share), 1)
     release(base.model)
-    adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
+    adapter = resolved.create_adapter(base)
     try:
         adapter_bytes = sum(parameter.numel() for parameter in adapter.parameters()) * 2
         ask_s = speed.ask_s
@@ -81,6 +82,7 @@ def estimate_plan(
     read_s = made.tokens / (speed.read_tokens_per_s or _READINGS_A_STEP * tokens_per_s)
     train_tokens = round(seconds * tokens_per_s)
     return Plan(
+        title=document.title,
         tokens=made.tokens,
         sentences=len(made.sentences),
         tasks=trained,
@@ -109,25 +111,3 @@ def _reading_speed(base: BaseModel, document: Document) -> float:
         float(base.model(input_ids=ids, logits_to_keep=1).logits[0, -1, 0])  # a device is done when a number is read
         seconds = time.perf_counter() - started
     return float(ids.shape[1] / max(seconds, 1e-9))
-
-
-def _training_tokens(sampler: BatchSampler, recipe: Recipe) -> tuple[int, int]:
-    """Tokens of an epoch over all that is trained on, and of the whole training."""
-    settings = recipe.training
-    epoch_tokens = total_tokens = 0
-    for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
-        if epochs:
-            epoch_tokens = _epoch_tokens(sampler, first)
-            total_tokens += epochs * epoch_tokens
-    return max(epoch_tokens, 1), max(min(total_tokens, settings.max_tokens or total_tokens), 1)
-
-
-def _epoch_tokens(sampler: BatchSampler, epoch: int) -> int:
-    """Counted where the epoch is short, else extrapolated from its first batches, a random sample of it."""
-    tokens = batches = 0
-    for update in sampler.optimizer_steps(epoch):
-        if batches >= SAMPLED_BATCHES:
-            return round(tokens / update.progress)
-        tokens += sum(pack(batch).tokens for batch in update.batches)
-        batches += len(update.batches)
-    return tokens

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.plan import Plan
+from lift.absorbing.preparation import prepare, prepare_document
+from lift.absorbing.resolved_recipe import ResolvedRecipe, resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.adapter import Adapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import takes_one_turn
-from lift.adapters.warm_start import start_adapter
 from lift.answering.answerer import Answerer
+from lift.config import Settings
 from lift.documents.document import Document
 from lift.errors import cleaning_up
 from lift.models.base_model import BaseModel
@@ -56,11 +59,6 @@ class Calibration:
     total_tokens: int
 
     @property
-    def epoch_s(self) -> float:
-        """Seconds an epoch takes in a training of the fewest that are planned."""
-        return self._seconds(FEWEST_EPOCHS * self.epoch_tokens) / FEWEST_EPOCHS
-
-    @property
     def total_s(self) -> float:
         """Seconds the whole training takes."""
         return self._seconds(self.total_tokens)
@@ -92,32 +90,6 @@ class Calibration:
         return first / self.first_tokens_per_s + (tokens - first) / self.later_tokens_per_s
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The cost of absorbing a document, and after how many questions it has paid.
-
-    `full_read_s` and `ask_s`: seconds of one question with the whole text in the prompt and with none of it;
-    `full_read_s` is None where the text does not fit the window, and `break_even_questions` where nothing is saved.
-    `requests` to a language model that writes the tasks, `cached_requests` of them are answered already; its tasks are
-    not known yet, so those of the rules stand in for them.
-    """
-
-    tokens: int
-    sentences: int
-    tasks: int
-    epochs: float
-    train_tokens: int
-    tokens_per_s: float
-    seconds: float
-    peak_bytes: int
-    adapter_bytes: int
-    full_read_s: float | None
-    ask_s: float
-    break_even_questions: int | None
-    requests: int
-    cached_requests: int
-
-
 def calibrate(
     base: BaseModel,
     adapter: Adapter,
@@ -133,17 +105,10 @@ def calibrate(
     Takes about `limit_s` at most: it begins with the smallest batch and goes on only while there is time, with batches
     cut to what there is time for.
     """
-    settings = recipe.training
     now = stopwatch(base.device, clock)
     ends_at = now() + limit_s
-    stages = [(0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)]
     plain = Objective(base.model, adapter, recipe.objective)
-    total_tokens = epoch_tokens = 0
-    packed: list[Batch] = []
-    for first, epochs in stages:
-        if epochs:
-            packed, epoch_tokens = _sampled(sampler, first, lambda: now() > ends_at - limit_s / 2)
-            total_tokens += epochs * epoch_tokens
+    packed, epoch_tokens, total_tokens = sample_epochs(sampler, recipe, lambda: now() > ends_at - limit_s / 2)
     adapter.set_trainable(True)
     with cleaning_up(lambda: _stop_training(adapter)):
         trial = _Trial(now, ends_at)
@@ -158,7 +123,6 @@ def calibrate(
                 later_speed = max(trial.time(reusing, itertools.cycle(packed)), first_speed)
                 kept = min(1.0, lower.most_tokens / epoch_tokens)
                 later_speed = 1 / (kept / later_speed + (1 - kept) / first_speed)
-    total_tokens = min(total_tokens, settings.max_tokens or total_tokens)
     return Calibration(first_speed, later_speed, epoch_tokens, total_tokens)
 
 
@@ -215,6 +179,23 @@ def _end_of(example: Example, tokens: int) -> Example:
     return replace(example, ids=example.ids[start:end], labels=(IGNORED, *example.labels[start + 1 : end]))
 
 
+def sample_epochs(
+    sampler: BatchSampler, recipe: Recipe, late: Callable[[], bool] = lambda: False
+) -> tuple[list[Batch], int, int]:
+    """The first batches of an epoch over segments and tasks, the tokens of all of it, and of the whole training.
+
+    No more batches are made once it is `late`.
+    """
+    settings = recipe.training
+    packed: list[Batch] = []
+    epoch_tokens = total_tokens = 0
+    for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
+        if epochs:
+            packed, epoch_tokens = _sampled(sampler, first, late)
+            total_tokens += epochs * epoch_tokens
+    return packed, epoch_tokens, min(total_tokens, settings.max_tokens or total_tokens)
+
+
 def _sampled(sampler: BatchSampler, epoch: int, late: Callable[[], bool]) -> tuple[list[Batch], int]:
     """The first batches of `epoch`, and the tokens of all of it: counted where it is short, else extrapolated."""
     packed: list[Batch] = []
@@ -239,15 +220,15 @@ def affordable_tasks(sampler: BatchSampler, recipe: Recipe, tokens: float, epoch
 
 
 def shortened(
-    recipe: Recipe, window_tokens: int, tokens_per_s: float, training_s: float
-) -> tuple[Recipe, tuple[str, ...]]:
+    resolved: ResolvedRecipe, tokens_per_s: float, training_s: float
+) -> tuple[ResolvedRecipe, tuple[str, ...]]:
     """The recipe with batches, contexts and segments of a tenth of the time at most, and in words what was shortened.
 
-    `window_tokens`: the longest prompt that the base model takes. A budget needs more than one update, and the time
-    must be looked at now and then.
+    A budget needs more than one update, and the time must be looked at now and then.
     """
+    recipe = resolved.recipe
     bound = max(int(_LONGEST_BATCH_SHARE * training_s * tokens_per_s), _SMALLEST_BATCH_TOKENS)
-    changes: dict[str, object] = {}
+    changes: dict[str, Settings] = {}
     said = []
     if recipe.training.batch_tokens > bound:
         changes["training"] = recipe.training.model_copy(update={"batch_tokens": bound})
@@ -257,23 +238,18 @@ def shortened(
         said.append(f"segments of {bound:,} tokens instead of {recipe.segments.length_tokens:,}")
     context, longest = recipe.context, 2 * bound + MAX_ANSWER_TOKENS
     fills = context.tasks == "truncated" or context.segment_tokens > 0
-    if fills and min(context.window_tokens or window_tokens, window_tokens) > longest:
+    if fills and resolved.window_tokens > longest:
         changes["context"] = context.model_copy(update={"window_tokens": longest})
         said.append(f"prompts of at most {longest:,} tokens")
     if not changes:
-        return recipe, ()
+        return resolved, ()
     short = f"the budget allows {' and '.join(said)}; more time teaches more"
-    return recipe.model_copy(update=changes), (short,) if said else ()
+    return resolved.change(**changes), (short,) if said else ()
 
 
 @takes_one_turn
 def make_plan(
-    document: Document,
-    base: BaseModel,
-    recipe: Recipe,
-    budget_s: float | None = None,
-    *,
-    clock: Clock = time.monotonic,
+    document: Document, base: BaseModel, recipe: Recipe, budget_s: float | None = None, *, clock: Clock = time.monotonic
 ) -> Plan:
     """Predict the cost of absorbing `document`; trains nothing that lasts, and asks no endpoint for anything.
 
@@ -285,7 +261,8 @@ def make_plan(
     now = stopwatch(base.device, clock)
     made = prepare_document(document, base, recipe)
     requests, cached_requests = TaskWriter(made, base, recipe).requests
-    recipe = recipe.model_copy(update={"generator": GeneratorSettings()})
+    resolved = resolve(recipe, base).change(generator=GeneratorSettings())
+    recipe = resolved.recipe
     tasks, seen = TaskFile(), len(made.sentences)
     writing_ends_at = now() + _PLAN_WRITING_S
     for piece in TaskWriter(made, base, recipe).stream():
@@ -294,10 +271,10 @@ def make_plan(
             seen = piece.position
             break
     unseen = len(made.sentences) / max(seen, 1)
-    preparation = prepare(made, tasks, base, recipe)
+    preparation = prepare(made, tasks, base, resolved)
     sampler = preparation.sampler
     release(base.model)
-    adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
+    adapter = resolved.create_adapter(base)
     with cleaning_up(adapter.detach):
         calibration = calibrate(base, adapter, sampler, recipe, clock=clock).times(unseen)
         trained = sum(not task.held_out for task in tasks)
@@ -320,6 +297,7 @@ def make_plan(
     saved_s = full_read_s - ask_s if full_read_s is not None else 0.0
     train_tokens = round(calibration.tokens_in(seconds))
     return Plan(
+        title=document.title,
         tokens=made.tokens,
         sentences=len(made.sentences),
         tasks=round(trained * unseen),

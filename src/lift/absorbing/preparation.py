@@ -1,21 +1,19 @@
-"""A document prepared for absorbing: its sentences, its tasks by any generator, and the batch sampler of both."""
+"""A document prepared for absorbing: its sentences, and the batch sampler of them and their tasks."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from lift.adapters.warm_start import WarmStart, find_warm_start
+from lift.absorbing.resolved_recipe import ResolvedRecipe
 from lift.documents.document import Document
-from lift.documents.sentences import Sentence, detect_language, split_sentences
+from lift.documents.language import detect_language
+from lift.documents.sentences import Sentence, split_sentences
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
 from lift.recipes.recipe import Recipe
-from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
-from lift.tasks.generator import open_generator
+from lift.tasks.generation import Generated
 from lift.tasks.task import Task
 from lift.training.batch_sampler import BatchSampler, StreamedBatchSampler
 
@@ -50,120 +48,40 @@ def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
     return sentences
 
 
-class TaskWriter:
-    """The tasks of a document, or of its parts from character `start` on, each part under its own title.
-
-    No task is written where the recipe neither trains on tasks nor holds any out. `base` is what the generator `self`
-    asks; the others do without.
-    """
-
-    def __init__(self, made: PreparedDocument, base: BaseModel | None, recipe: Recipe, start: int = 0) -> None:
-        self._prepared = made
-        self._base = base
-        self._recipe = recipe
-        self._start = start
-        self.position: int | None = None  # sentences that are done, None before the first
-
-    @cached_property
-    def _generators(self) -> list[tuple[TaskGenerator, int]]:
-        """A generator for each part, and how many sentences come before that part."""
-        document = self._prepared.document
-        starts = [part.start for part in document.parts] or [0]
-        titles = [part.title for part in document.parts] or [document.title]
-        ends = [*starts[1:], len(document.text) + 1]
-        found = []
-        begins = [sentence.start for sentence in self._prepared.sentences]
-        for title, start, end in zip(titles, starts, ends, strict=True):
-            sentences = self._prepared.sentences[bisect_left(begins, start) : bisect_left(begins, end)]
-            if start >= self._start and sentences:
-                opened = open_generator(title, sentences, self._recipe, self._base, self._prepared.language)
-                found.append((opened, sentences[0].index))
-        return found
-
-    @property
-    def skipped(self) -> int:
-        """Sentences before the first that tasks are written about."""
-        return self._generators[0][1] if self._generators else 0
-
-    @property
-    def counts(self) -> GenerationCounts:
-        """The counts of the generators of all parts: asked, got and rejected so far."""
-        total = GenerationCounts()
-        for generator, _ in self._generators:
-            total.add(generator.counts)
-        return total
-
-    @property
-    def requests(self) -> tuple[int, int]:
-        """How many requests to a language model the document takes, and how many of them are answered in the cache."""
-        generators = [generator for generator, _ in self._generators]
-        return sum(each.counts.requests for each in generators), sum(each.cached_requests for each in generators)
-
-    def stream(self) -> Generator[Generated]:
-        """Pieces in the document's order as they are written, `position` counting over the whole document.
-
-        Raises GenerationError. Closing the iterator ends what is still outstanding.
-        """
-        tasks = self._recipe.tasks
-        if not tasks.weight and not tasks.held_out_per_sentence:
-            return
-        for generator, before in self._generators:
-            for piece in generator.stream():
-                self.position = before + piece.position
-                yield Generated(self.position, piece.tasks)
-
-
 @dataclass(frozen=True)
 class Preparation:
     """A prepared document with its tasks, and the batch sampler made of them.
 
-    `start`: segments are those of the parts from this character on. `shortenings`: what was left out for want of time.
+    `start`: segments are those of the parts from this character on.
     """
 
     prepared: PreparedDocument
     tasks: Sequence[Task]
     sampler: BatchSampler
     start: int
-    shortenings: tuple[str, ...]
 
 
 def prepare(
-    made: PreparedDocument, tasks: Sequence[Task], base: BaseModel, recipe: Recipe, *shortenings: str, start: int = 0
+    made: PreparedDocument, tasks: Sequence[Task], base: BaseModel, resolved: ResolvedRecipe, start: int = 0
 ) -> Preparation:
-    """Put a batch sampler together; `shortenings` say in words what of the tasks was left out.
-
-    Segments are those of the parts from character `start` on.
+    """Put a batch sampler together; segments are those of the parts from character `start` on.
 
     Raises DocumentError where the recipe trains on tasks alone and there are none.
     """
+    recipe, warm_start = resolved.recipe, resolved.warm_start
     if not recipe.segments.weight and all(task.held_out for task in tasks):
         raise DocumentError(nothing_to_train(made, recipe))
-    begun = find_warm_start(base, recipe.adapter)
     sampler = BatchSampler(
         base.tokenizer,
-        base.window_tokens,
+        resolved.window_tokens,
         made.document,
         made.sentences,
         tasks,
-        followed(recipe, begun),
+        recipe,
         start,
-        begun.passages if begun is not None else (),
+        warm_start.passages if warm_start is not None else (),
     )
-    return Preparation(made, tasks, sampler, start, shortenings)
-
-
-def followed(recipe: Recipe, start: WarmStart | None) -> Recipe:
-    """The recipe as it is followed from that warm start, or from none.
-
-    What reads for a memory need not be trained to read; and a LoRA from zero, which nothing ties to other texts, is not
-    hurried where the recipe says so.
-    """
-    if start is not None:
-        kept = recipe.context if recipe.context.beside_warm_start else recipe.context.model_copy(update={"share": 0.0})
-        return recipe.model_copy(update={"context": kept})
-    if recipe.training.lora_plus_from_zero:
-        return recipe
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"lora_plus_ratio": 1.0})})
+    return Preparation(made, tasks, sampler, start)
 
 
 def nothing_to_train(made: PreparedDocument, recipe: Recipe) -> str:
@@ -174,9 +92,10 @@ def nothing_to_train(made: PreparedDocument, recipe: Recipe) -> str:
     )
 
 
-def prepare_stream(made: PreparedDocument, writer: TaskWriter, base: BaseModel, recipe: Recipe) -> StreamedBatchSampler:
-    """The batch sampler of tasks that are still being written."""
-    begun = find_warm_start(base, recipe.adapter)
+def prepare_stream(
+    made: PreparedDocument, pieces: Generator[Generated], base: BaseModel, resolved: ResolvedRecipe
+) -> StreamedBatchSampler:
+    """The batch sampler of tasks that are still being written, as `pieces` bring them."""
     return StreamedBatchSampler(
-        base.tokenizer, base.window_tokens, made.document, made.sentences, writer.stream(), followed(recipe, begun)
+        base.tokenizer, resolved.window_tokens, made.document, made.sentences, pieces, resolved.recipe
     )

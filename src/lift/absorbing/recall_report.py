@@ -91,6 +91,15 @@ def spread(probes: Sequence[Task]) -> list[Task]:
     return [probes[number] for number in order if number < len(probes)]
 
 
+def left_out(probes: Sequence[Task], report: RecallReport, held_out: bool = True) -> tuple[str, ...]:
+    """The remarks where a budget had no time for the questions of the recall report."""
+    if probes and len(report.probes) == len(probes):
+        return ()
+    if not report.probes:
+        return ("no held-out question was asked: the budget left no time for it",) if held_out else ()
+    return (f"{len(report.probes)} of {len(probes)} held-out questions were asked: the budget left no more time",)
+
+
 class TimeIsOver(Exception):
     """The moment until which questions may be asked has come."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lift.absorbing.reading_examples import QuestionedDocument, ReadingExamples, ReadingSettings, balanced
-from lift.adapters.warm_start import WarmStart, WarmStartOrigin, WarmStartPassage, start_adapter
+from lift.adapters.warm_start import WarmStart, WarmStartOrigin, WarmStartPassage, find_warm_start, start_adapter
 from lift.answering.scoring import contained
 from lift.config import Settings
 from lift.errors import DataError, cleaning_up
@@ -119,7 +119,8 @@ def tune_reader(
     sampler = WarmStartSampler(base.tokenizer, records, settings)
     if not sampler.examples:
         raise DataError("expected questions whose passage or retrieved sentences hold the answer, got none")
-    adapter = start_adapter(base, settings.adapter, settings.training.seed)
+    start = find_warm_start(base, settings.adapter)
+    adapter = start_adapter(base, settings.adapter, settings.training.seed, start)
     with cleaning_up(adapter.detach):
         with caching_frozen_layers(base.model, adapter) as lower:
             objective = Objective(base.model, adapter, settings.objective, lower)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from lift.errors import AdapterError, cleaning_up
-from lift.packing.alora import Invocation, invocations_by_row
+from lift.packing.alora import Invocation
 
 _serials = itertools.count()
 _ATTACHED = "lift_adapters"  # kept on the model itself, so that a model that nobody holds any more is freed
@@ -26,7 +26,8 @@ class Adapter(ABC):
     """A small set of trained tensors, attached to the frozen `model` under `name` until `detach`.
 
     `rows` says which rows of a batch it is applied to: None is all of them, () is none. `invocation`: the tokens of a
-    prompt from which on it acts (packing/alora.py); () is everywhere.
+    prompt from which on it acts (packing/alora.py); () is everywhere. `first_layer`: the first layer of the model that
+    it changes, counted from 0.
     """
 
     def __init__(self, model: Any, name: str) -> None:
@@ -36,6 +37,7 @@ class Adapter(ABC):
         self.name = name
         self.rows: tuple[int, ...] | None = ()
         self.invocation: Invocation = ()
+        self.first_layer = 0
         self._serial = next(_serials)
         self._trainings = 0
 
@@ -53,20 +55,34 @@ class Adapter(ABC):
         return self._serial, self._trainings, sum(parameter._version for parameter in parameters)
 
     @abstractmethod
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters, this adapter's alone, in a stable order, by their names in the state."""
+
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The trained parameters, this adapter's alone, in a stable order."""
+        """The trained parameters, in that order."""
+        return list(self.named_parameters().values())
 
     def parameter_groups(self, ratio: float) -> list[tuple[list[torch.nn.Parameter], float]]:
-        """Its parameters in groups, each with the factor of its learning rate; `ratio` is that of B in B A (LoRA+)."""
-        return [(self.parameters(), 1.0)]
+        """Its parameters in groups, each with the factor of its learning rate.
 
-    @abstractmethod
+        `ratio` is that of B in B A (LoRA+, arXiv 2402.12354, section 4); A and all else have 1.
+        """
+        named = self.named_parameters().items()
+        ups = [weight for key, weight in named if key.endswith(".lora_B.weight")]
+        others = [weight for key, weight in named if not key.endswith(".lora_B.weight")]
+        return [group for group in ((others, 1.0), (ups, ratio)) if group[0]]
+
     def trained_state(self) -> dict[str, torch.Tensor]:
         """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
+        return {key: weight.detach().cpu().clone() for key, weight in self.named_parameters().items()}
 
-    @abstractmethod
+    @torch.no_grad()
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
+        named = self.named_parameters()
+        check_state(named, state)
+        for key, weight in named.items():
+            weight.copy_(state[key])
 
     @abstractmethod
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -79,16 +95,6 @@ class Adapter(ABC):
     @abstractmethod
     def _remove(self) -> None:
         """Take out of the model whatever is left of an adapter that is applied to no row."""
-
-    @property
-    def row_invocations(self) -> tuple[Invocation | None, ...]:
-        """Its invocation for each row of a batch, up to the last that it is applied to; None where it is not."""
-        return invocations_by_row(dict.fromkeys(self.rows or (), self.invocation))
-
-    @property
-    def first_layer(self) -> int:
-        """The first layer of the model that the adapter changes, counted from 0; 0 where that is not known."""
-        return 0
 
     def set_trainable(self, trainable: bool) -> None:
         """Let gradients reach the adapter, or not."""
@@ -165,7 +171,7 @@ def applied_invocation(model: Any) -> Invocation:
     return next((invocation for invocation in found if invocation), ())
 
 
-def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
+def check_state(expected: Mapping[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
     """Raise AdapterError unless `state` has the keys and the shapes of `expected`, no more and no fewer."""
     missing, surplus = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     if missing or surplus:
@@ -179,8 +185,3 @@ def check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor
                 f"{key}: expected shape {tuple(tensor.shape)}, got {tuple(state[key].shape)}; "
                 "use the base model that it was trained on"
             )
-
-
-def first_of(layers: int | Sequence[int] | None) -> int:
-    """The first of these layers, counted from 0; None and () are all of them."""
-    return min([layers] if isinstance(layers, int) else layers or [0])

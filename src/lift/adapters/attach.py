@@ -8,8 +8,10 @@ import torch
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.gated_memory_adapter import KIND, GatedMemoryAdapter
-from lift.adapters.lora import LoraAdapter, read_config
-from lift.adapters.stored_lora import StoredLoraAdapter, is_plain
+from lift.adapters.lora import LoraAdapter
+from lift.adapters.lora_config import is_plain, read_config
+from lift.adapters.peft_adapter import PeftAdapter
+from lift.adapters.pissa import PissaAdapter
 from lift.errors import AdapterError
 from lift.packing.alora import Invocation
 from lift.recipes.recipe import AdapterSettings
@@ -25,7 +27,10 @@ def create_adapter(
     """
     if settings.kind == KIND:
         return GatedMemoryAdapter.create(model, settings, seed, name)
-    return LoraAdapter.create(model, settings, seed, name, invocation if settings.acts_on_answers else ())
+    if settings.kind == "dora":
+        return PeftAdapter.create(model, settings, seed, name)
+    kind = PissaAdapter if settings.kind == "pissa" else LoraAdapter
+    return kind.create(model, settings, seed, name, invocation if settings.acts_on_answers else ())
 
 
 def restore_adapter(
@@ -39,9 +44,7 @@ def restore_adapter(
     if config.get("adapter") == KIND:
         return GatedMemoryAdapter.restore(model, config, state, name)
     if config.get("peft_type") == "LORA":
-        read = read_config(config)
-        if is_plain(read):
-            return StoredLoraAdapter.restore(model, config, read, state, name)
-        return LoraAdapter.restore(model, config, state, name)
+        kind = LoraAdapter if is_plain(read_config(config)) else PeftAdapter
+        return kind.restore(model, config, state, name)
     found = config.get("adapter", config.get("peft_type"))
     raise AdapterError(f"expected an adapter of kind {KIND} or LORA, got {found!r}; absorb the document again")

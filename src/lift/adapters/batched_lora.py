@@ -23,7 +23,7 @@ import torch
 
 from lift.adapters.low_rank import LowRank
 from lift.errors import cleaning_up
-from lift.packing.alora import Invocation, add_in_rows_where_active, invocations_by_row
+from lift.packing.alora import Invocation, add_where_active, invocations_by_row
 
 _IN_USE = "lift_lora_rows"  # kept on the model itself, as what is attached is
 # padding tokens that cost as much as two products of a memory's own; measured: 4 to 9 with SmolLM2's matrices on one
@@ -73,16 +73,6 @@ class GroupedRows:
             sparse=sparse,
             invocations=invocations_by_row(used),
         )
-
-
-def add_low_rank(output: torch.Tensor, inputs: torch.Tensor, update: LowRank) -> torch.Tensor:
-    """W x + s B A x of one memory: `output`, W x [..., out]; `inputs`, x [..., in]. `output` itself is not changed."""
-    hidden = torch.nn.functional.linear(inputs.to(update.down.dtype), update.down)  # [..., r]
-    if output.dtype != update.up.dtype:
-        return (output + torch.nn.functional.linear(hidden, update.up) * update.scaling).to(output.dtype)
-    flat = output.reshape(-1, output.shape[-1])  # [N, out]
-    added = torch.addmm(flat, hidden.reshape(-1, hidden.shape[-1]), update.up.t(), alpha=update.scaling)
-    return added.view(output.shape)
 
 
 def low_rank_products(inputs: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -259,7 +249,7 @@ class _Group:
         def add(output: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
             return add_updates(output, inputs, stack.down, stack.up, places)
 
-        return add_in_rows_where_active(output, args[0], places.invocations, add)
+        return add_where_active(output, args[0], places.invocations, add)
 
     @torch.inference_mode(False)
     def _places_of(self, members: Sequence[_Member], device: torch.device) -> GroupedRows | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lift.adapters.adapter import Adapter, check_state
+from lift.adapters.adapter import Adapter
 from lift.adapters.attention_sites import AttentionSite, attention_sites
 from lift.adapters.gated_memory import GatedMemory
 from lift.errors import AdapterError
@@ -100,6 +100,7 @@ class GatedMemoryAdapter(Adapter):
             )
             memory.requires_grad_(False).to(site.output_projection.weight.device)
             self._layers.append(_Layer(site, memory, settings.gate == "exact"))
+        self.first_layer = min(layer.site.layer for layer in self._layers)
 
     @classmethod
     def create(cls, model: Any, settings: AdapterSettings, seed: int, name: str = "default") -> GatedMemoryAdapter:
@@ -131,26 +132,13 @@ class GatedMemoryAdapter(Adapter):
         adapter._enrol()
         return adapter
 
-    @property
-    def first_layer(self) -> int:
-        """The first layer with a memory, counted from 0."""
-        return min(layer.site.layer for layer in self._layers)
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """The trained parameters, this adapter's alone, in a stable order."""
-        return list(self._named_parameters().values())
-
-    def trained_state(self) -> dict[str, torch.Tensor]:
-        """Copies of the tensors as they are trained, on the CPU (for checkpoints)."""
-        return {key: value.detach().cpu().clone() for key, value in self._named_parameters().items()}
-
-    @torch.no_grad()
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Put `state`, as from trained_state, into the adapter; raises AdapterError unless every tensor matches."""
-        current: dict[str, torch.Tensor] = dict(self._named_parameters())
-        check_state(current, state)
-        for key, parameter in current.items():
-            parameter.copy_(state[key])
+    def named_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The trained parameters, this adapter's alone, in a stable order, by their names in the state."""
+        return {
+            f"{layer.site.path}.gated_memory.{name}": parameter
+            for layer in self._layers
+            for name, parameter in layer.memory.named_parameters()
+        }
 
     def stored(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(adapter_config.json, tensors) that give this adapter on the untouched base model."""
@@ -190,13 +178,6 @@ class GatedMemoryAdapter(Adapter):
 
     def _remove(self) -> None:
         """Hooks are out already where the adapter is applied to no row."""
-
-    def _named_parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {
-            f"{layer.site.path}.gated_memory.{name}": parameter
-            for layer in self._layers
-            for name, parameter in layer.memory.named_parameters()
-        }
 
     @torch.no_grad()
     def _expect_usual_log_sums(self, seed: int) -> None:

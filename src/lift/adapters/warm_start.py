@@ -126,14 +126,13 @@ class WarmStart:
         (directory / _PASSAGES_FILE).write_text("".join(lines), "utf-8")
 
 
-def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int) -> Adapter:
-    """A new adapter on the base, at the warm start that its settings ask for; raises as find_warm_start."""
-    found = find_warm_start(base, settings)
+def start_adapter(base: BaseModel, settings: AdapterSettings, seed: int, start: WarmStart | None) -> Adapter:
+    """A new adapter on the base, at the warm start `start`; raises AdapterError where that does not fit."""
     invocation = invocation_of(base.tokenizer) if settings.acts_on_answers else ()
     adapter = create_adapter(base.model, settings, seed, invocation=invocation)
-    if found is not None:
+    if start is not None:
         try:
-            adapter.load_state(found.fit(adapter.trained_state(), settings.alpha / settings.rank))
+            adapter.load_state(start.fit(adapter.trained_state(), settings.alpha / settings.rank))
         except BaseException:
             adapter.detach()
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from lift.answering.strategies import AnsweringAdapters, Strategies
 from lift.documents.document import Document
 from lift.documents.sentences import Sentence, split_sentences
 from lift.errors import UsageError
-from lift.inference.generate import BatchRows, generate
+from lift.inference.generate import generate
 from lift.inference.prefix_cache import PrefixCache
 from lift.memories.manifest import ADAPTER_STATE_FILE
 from lift.memories.memory import StoredMemory
@@ -191,10 +190,10 @@ def generate_texts(
     *,
     on_text: Callable[[str], None] | None = None,
     quotes: TemplateQuotes = NO_QUOTES,
-    open_rows: Callable[[Sequence[int]], AbstractContextManager[BatchRows]] | None = None,
+    adapters: Sequence[str | None] | None = None,
     prefixes: PrefixCache | None = None,
 ) -> list[str]:
-    """The model's answers to all prompts, until it ends its answer; `open_rows` and `prefixes` as for generate.
+    """The model's answers to all prompts, until it ends its answer; `adapters` and `prefixes` as for generate.
 
     `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
     """
@@ -207,7 +206,7 @@ def generate_texts(
         end_ids={end_of_answer_id(tokenizer), *base.end_token_ids},
         batch_size=batch_size,
         on_token=shown.hear if shown else None,
-        open_rows=open_rows,
+        adapters=adapters,
         prefixes=prefixes,
     )
     if shown:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lift.documents.retrieval import content_words
+from lift.documents.retrieval import search_words
 
 _REMEMBERED_EXCHANGES = 8
 _ANSWER_WORDS = 6  # a longer answer is no name, number or thing that a question could be completed with
@@ -141,7 +141,7 @@ def _posed(question: str, before: _Before | None) -> PosedQuestion:
 
 def _leans(asked: str, *, is_continued: bool) -> bool:
     """Whether the question cannot be understood without what was said before."""
-    if _ABOUT.fullmatch(asked) or _BARE.fullmatch(asked) or not content_words(asked):
+    if _ABOUT.fullmatch(asked) or _BARE.fullmatch(asked) or not search_words(asked):
         return True
     words = len(_WORD.findall(asked))
     is_fragment = not _FINITE.search(asked) and not _SUBJECT_ASKED.fullmatch(asked) and words <= _FRAGMENT_WORDS

@@ -10,7 +10,7 @@ from typing import Any
 from lift.adapters.adapter import attached
 from lift.adapters.batched_lora import keeping_room
 from lift.adapters.resident import hold_stored
-from lift.adapters.row_assignment import restoring, rows
+from lift.adapters.row_assignment import restoring
 from lift.answering.answer import Answer, check_questions
 from lift.answering.answerer import generate_texts, reader_adapter, stored_adapter, strategies_of
 from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
@@ -94,7 +94,7 @@ def _execute(base: BaseModel, requests: Sequence[ModelRequest], batch_size: int)
             [request.prompt_ids for request in requests],
             requests[0].max_new_tokens,
             batch_size,
-            open_rows=lambda chosen: rows(base.model, [requests[row].adapter for row in chosen]),
+            adapters=[request.adapter for request in requests],
         )
 
     return execute(base, requests, lambda request: request.max_new_tokens, generate_all)

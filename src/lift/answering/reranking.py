@@ -47,7 +47,11 @@ def likeliest(
 def log_probabilities(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[str]]
 ) -> list[list[float]]:
-    """log P(answer and its end | prompt) of each of a prompt's answers, under whatever is applied to `model` now."""
+    """log P(answer and its end | prompt) of each of a prompt's answers, under whatever is applied to `model` now.
+
+    A trie reads prompts and answers in one pass. Sequences of the scheduler, which score while others decode, need one
+    for the prompts and one for the answers: measured, 1.4 to 1.7 times as long with SmolLM2-135M on one core.
+    """
     groups = [
         [answer_example(tokenizer, prompt, answer) for answer in wanted]
         for prompt, wanted in zip(prompts, answers, strict=True)

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
-from lift.absorbing.preparation import TaskWriter, prepare_document
+from lift.absorbing.preparation import prepare_document
+from lift.absorbing.task_writing import TaskWriter
 from lift.bench.arithmetic import Spread, speedup
 from lift.bench.fixed_batches import fixed_batch_sampler
 from lift.bench.machine import describe_machine

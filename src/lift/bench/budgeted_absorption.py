@@ -23,22 +23,23 @@ def absorb_budgeted(job: Mapping[str, Any], started: float) -> dict[str, Any]:
     """Absorb, and return what came of it; `etas` are pairs of seconds since the start and seconds said to remain."""
     from lift.absorbing.absorb import absorb_events
     from lift.absorbing.absorption_events import Finished, Planned, Trained
+    from lift.absorbing.run_options import AbsorptionOptions
     from lift.documents.read import read_document
     from lift.memories.library import MemoryLibrary
     from lift.models.load import load_model
     from lift.recipes.recipe import load_recipe
-    from lift.training.budget import Budget
 
     recipe = load_recipe(job["recipe"], job["overrides"])
     document = read_document(job["file"])
     base = load_model(job["model"])
-    budget = Budget(job["budget_s"], started)
+    options = AbsorptionOptions(budget_s=job["budget_s"], started=started)
+    budget = options.begin()
     loaded_s = budget.elapsed_s
     library = MemoryLibrary(Path(job["library"]))
     etas: list[tuple[float, float]] = []
     plans: list[str] = []
     finished: Finished | None = None
-    for event in absorb_events(document, base, recipe, library, budget_s=budget.seconds, started=started):
+    for event in absorb_events(document, base, recipe, library, options):
         if isinstance(event, Trained):
             etas.append((budget.elapsed_s, event.eta_s))
         elif isinstance(event, Planned):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lift.absorbing.preparation import TaskWriter, nothing_to_train, prepare_document
+from lift.absorbing.preparation import nothing_to_train, prepare_document
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.attach import create_adapter
 from lift.bench.arithmetic import log_log_slope
 from lift.bench.machine import PeakMemory, describe_machine

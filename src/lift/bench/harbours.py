@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lift.adapters.warm_start import start_adapter
+from lift.absorbing.resolved_recipe import resolve
 from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
 from lift.errors import UsageError
@@ -51,10 +51,10 @@ def harbours(count: int) -> list[Harbour]:
 def fill_library(library: MemoryLibrary, base: BaseModel, recipe: Recipe, places: Sequence[Harbour]) -> None:
     """A memory for each place: an adapter where memories of `recipe` begin, with a little noise of its own.
 
-    The base model has nothing attached afterwards. Raises as start_adapter and MemoryLibrary.put.
+    The base model has nothing attached afterwards. Raises as resolve and MemoryLibrary.put.
     """
     recipe = recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update={"warm_start": "auto"})})
-    adapter = start_adapter(base, recipe.adapter, 0)
+    adapter = resolve(recipe, base).create_adapter(base)
     config, state = adapter.stored()
     adapter.detach()
     for number, place in enumerate(places):

@@ -7,7 +7,7 @@ from typing import Any
 
 from lift.adapters.batched_lora import keeping_room
 from lift.adapters.resident import Load, hold_stored, release
-from lift.adapters.row_assignment import activate, rows
+from lift.adapters.row_assignment import activate
 from lift.bench.arithmetic import Spread
 from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
@@ -65,7 +65,7 @@ class _Batch:
                 activate(model, self._names[0])
                 one.append(self._seconds())
                 activate(model, None)
-                many.append(self._seconds(lambda chosen: rows(model, [self._names[row] for row in chosen])))
+                many.append(self._seconds(self._names))
         release(model)
         tokens = count * self._answer_tokens
         ratio = Spread.of([alone / together for alone, together in zip(one, many, strict=True)])
@@ -81,7 +81,7 @@ class _Batch:
             "attach_s": attach_s,
         }
 
-    def _seconds(self, open_rows: Callable[[Sequence[int]], Any] | None = None) -> float:
+    def _seconds(self, adapters: Sequence[str | None] | None = None) -> float:
         begun = self._now()
         generate(
             self._base.model,
@@ -89,6 +89,6 @@ class _Batch:
             max_new_tokens=self._answer_tokens,
             end_ids=_NO_END,  # all answers are of one length
             batch_size=len(self._questions),
-            open_rows=open_rows,
+            adapters=adapters,
         )
         return self._now() - begun

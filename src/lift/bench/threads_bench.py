@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.preparation import prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.attach import create_adapter
 from lift.bench.machine import describe_machine
 from lift.bench.processes import in_own_process
@@ -108,7 +110,7 @@ def measure_threads(base: BaseModel, document: Document, recipe: Recipe, seconds
     """Tokens a second of training, prefill and decoding in this process, and the threads that torch had at the end."""
     made = prepare_document(document, base, recipe)
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-    sampler = prepare(made, tasks, base, recipe).sampler
+    sampler = prepare(made, tasks, base, resolve(recipe, base)).sampler
     batches = [pack(batch) for update in sampler.optimizer_steps(0) for batch in update.batches]
     adapter = create_adapter(base.model, recipe.adapter, recipe.training.seed)
     objective = Objective(base.model, adapter, recipe.objective)

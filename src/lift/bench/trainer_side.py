@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
-from lift.adapters.attach import create_adapter
-from lift.adapters.lora import LoraAdapter
+from lift.adapters.lora_config import new_config
 from lift.bench.fixed_batches import TokenCounts
 from lift.bench.race import Race
 from lift.errors import UsageError
@@ -25,7 +24,6 @@ from lift.packing.prompts import IGNORED
 from lift.recipes.recipe import AdapterSettings, Recipe
 
 Layout = Literal["padded", "by-length", "packed"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
@@ -45,24 +43,12 @@ def lora_config(model: Any, settings: AdapterSettings) -> Any:
 
     Raises UsageError for an adapter that is not LoRA.
     """
-    from peft import LoraConfig
-
     if settings.kind != "lora":
         raise UsageError(
             f"expected a recipe with adapter.kind=lora, which both sides can train, got {settings.kind}; "
             "use --set adapter.kind=lora"
         )
-    ours = create_adapter(model, settings, 0)
-    assert isinstance(ours, LoraAdapter)
-    shape = ours.config
-    ours.detach()
-    return LoraConfig(
-        r=shape.r,
-        lora_alpha=shape.lora_alpha,
-        target_modules=shape.target_modules,
-        layers_to_transform=shape.layers_to_transform,
-        task_type="CAUSAL_LM",
-    )
+    return new_config(model, settings)
 
 
 def train_with_trainer(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lift.absorbing.run_options import AbsorptionOptions, RunOptions
 from lift.cli import progress
 from lift.cli.options import (
     BudgetOption,
@@ -36,7 +37,6 @@ from lift.cli.output import (
 )
 from lift.cli.stopping import stopped_by_signals
 from lift.errors import UsageError
-from lift.training.budget import check_budget
 
 if TYPE_CHECKING:
     from lift.absorbing.absorption_events import AbsorptionEvent, Finished
@@ -102,14 +102,16 @@ def absorb(
     state, and --resume goes on from it; with --into, the memory stays as it was.
     """
     budget_s = parse_duration(budget) if budget is not None else None
-    check_budget(budget_s)
+    stop = threading.Event()
     share = parse_share(until) if until is not None else None
+    options = AbsorptionOptions(
+        budget_s=budget_s, started=context.obj, stop=stop, name=name, replace=replace, resume=resume, until=share
+    )
     if into is not None:
         _refuse_beside(context, "--into", "name", "recipe", "until", "replace", "resume", "base_url")
     from lift.memories.library import MemoryLibrary
     from lift.recipes.recipe import load_recipe
 
-    named_model = _given(context, "model")
     remote = into is None and model.startswith("openai:")
     if remote:
         _refuse_beside(context, "--model openai:NAME", "budget", "until", "replace", "resume")
@@ -124,70 +126,51 @@ def absorb(
         from lift.memories.memory_names import check_name, normal_name
 
         check_name(normal_name(name))
-    stop = threading.Event()
-    options: dict[str, Any] = {"budget_s": budget_s, "stop": stop, "started": context.obj}
     events: Iterator[AbsorptionEvent | FineTuningEvent]
+    if replace and name is None and into is None:
+        raise UsageError("expected --replace with the --name of the memory to be replaced, got none; add --name NAME")
+    document = read_documents(files, title)
     if cancel:
-        _cancel_remotely(read_documents(files, title), model, settings, memories, as_json)
+        _cancel_remotely(document, model, settings, memories, as_json)
         return
     if remote:
-        options = {"name": name, "stop": stop, "started": context.obj, "confirm": _confirm(yes, as_json)}
-        events = _absorb_remotely(read_documents(files, title), model, settings, memories, options)
+        from lift.remote.remote_absorbing import absorb_remotely
+        from lift.remote.remote_model import remote_name
+
+        confirm, named = _confirm(yes, as_json), remote_name(model) or ""
+        events = absorb_remotely(
+            document, named, settings, memories, confirm=confirm, name=name, stop=stop, started=context.obj
+        )
     elif into is not None:
-        options["overrides"] = overrides or ()
-        chosen = model if named_model else None
-        events = _add(read_documents(files, title), into, chosen, memories, options, as_json)
+        chosen = model if _given(context, "model") else None
+        events = _add(document, into, chosen, memories, options, overrides or (), as_json)
     else:
-        if replace and name is None:
-            raise UsageError(
-                "expected --replace with the --name of the memory to be replaced, got none; add --name NAME"
-            )
-        options.update(name=name, resume=resume, replace=replace)
-        events = _absorb(read_documents(files, title), model, settings, memories, share, options, as_json)
+        from lift.absorbing.absorb import absorb_events
+
+        events = absorb_events(document, progress.load_shown_model(model, as_json), settings, memories, options)
     finished = _follow(events, stop, as_json)
     _report(finished, as_json)
 
 
-def _absorb(
-    document: Document,
-    model: str,
-    settings: Recipe,
-    memories: MemoryLibrary,
-    share: float | None,
-    options: dict[str, Any],
-    as_json: bool,
-) -> Iterator[AbsorptionEvent]:
-    from lift.absorbing.absorb import absorb_events
-    from lift.absorbing.update import absorb_until_events
-
-    base = progress.load_shown_model(model, as_json)
-    if share is not None:
-        return absorb_until_events(document, base, settings, memories, until=share, **options)
-    return absorb_events(document, base, settings, memories, **options)
-
-
 def _add(
-    document: Document, into: str, model: str | None, memories: MemoryLibrary, options: dict[str, Any], as_json: bool
+    document: Document,
+    into: str,
+    model: str | None,
+    memories: MemoryLibrary,
+    options: RunOptions,
+    overrides: Sequence[str],
+    as_json: bool,
 ) -> Iterator[AbsorptionEvent]:
     memory = memories[into]
     from lift.remote.remote_model import is_remote
 
     if is_remote(memory):
         raise UsageError(f"{into!r} is a model at an endpoint, and no text can be added to it; absorb all files as one")
-    from lift.absorbing.update import add_events, choose_recipe
+    from lift.absorbing.add import add_events, choose_recipe
 
-    choose_recipe(memory, options["overrides"])  # what is refused is refused before a model is loaded
+    choose_recipe(memory, overrides)  # what is refused is refused before a model is loaded
     base = progress.load_shown_model(model or memory.manifest.base.id, as_json, fetch=model is not None)
-    return add_events(document, memory, base, memories, **options)
-
-
-def _absorb_remotely(
-    document: Document, model: str, settings: Recipe, memories: MemoryLibrary, options: dict[str, Any]
-) -> Iterator[AbsorptionEvent | FineTuningEvent]:
-    from lift.remote.remote_absorbing import absorb_remotely
-    from lift.remote.remote_model import remote_name
-
-    return absorb_remotely(document, remote_name(model) or "", settings, memories, **options)
+    return add_events(document, memory, base, memories, options, overrides=overrides)
 
 
 def _cancel_remotely(document: Document, model: str, settings: Recipe, memories: MemoryLibrary, as_json: bool) -> None:

@@ -37,6 +37,7 @@ Examples:
   lift bench budgets a.md b.pdf c.txt --runs 60 --shortest 30s --longest 5m --out budgets.jsonl
   lift bench threads examples/lease.md
   lift bench limits --shape llama-8b --lengths 8k,32k,128k
+  lift bench gpu --batch-tokens 2k,4k,8k
 
 Progress goes to standard error. Leave the machine alone meanwhile: everything is measured in one run."""
 
@@ -58,6 +59,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("budgets", epilog=_EPILOG)(budgets)
     bench.command("threads", epilog=_EPILOG)(threads)
     bench.command("limits", epilog=_EPILOG)(limits)
+    bench.command("gpu", epilog=_EPILOG)(gpu)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
 
 
@@ -168,7 +170,7 @@ def ask(
     kept from the question before), truncated to 1,024 tokens, and as retrieved sentences. The base model's own speed is
     measured beside llama.cpp where there is one.
     """
-    sizes = _lengths(lengths)
+    sizes = _token_counts(lengths, "--lengths")
     from lift.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or ())
@@ -215,7 +217,7 @@ def growth(
     The text is cut or repeated to each length, and each is absorbed in a process of its own. Libraries of many small
     memories are made in a temporary directory, and timed.
     """
-    sizes = _lengths(lengths)
+    sizes = _token_counts(lengths, "--lengths")
     counts = [] if memories == "none" else [int(count) for count in _numbers(memories, "--memories", whole=True)]
     from lift.recipes.recipe import load_recipe
 
@@ -374,7 +376,7 @@ def limits(
 
     Prints a table of Markdown. Trainings of this size are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.
     """
-    sizes = _lengths(lengths)
+    sizes = _token_counts(lengths, "--lengths")
     if not 0 < utilisation <= 1:
         raise UsageError(f"expected --utilisation with a share above 0 and up to 1, got {utilisation:g}")
     from lift.bench import limits_bench as arithmetic
@@ -385,6 +387,30 @@ def limits(
         write_json(result)
     else:
         stdout().print(arithmetic.as_markdown(result), markup=False, soft_wrap=True, end="")
+
+
+def gpu(
+    shape: Annotated[str, typer.Option("--shape", metavar="S", help="Shape of the model: llama-8b.")] = "llama-8b",
+    batch_tokens: Annotated[
+        str, typer.Option("--batch-tokens", metavar="N,N", help="Tokens of a batch of the training, such as 2k,8k.")
+    ] = "2k,8k",
+    rows: Annotated[
+        int, typer.Option("--rows", min=2, metavar="N", help="Questions answered at once, beside one alone.")
+    ] = 32,
+    as_json: JsonOption = False,
+) -> None:
+    """A large model's training and answers on this machine's GPU, measured, beside what `lift bench limits` reckons.
+
+    The weights are random, which takes the time and the memory that trained ones take. Prints tables of Markdown.
+    """
+    sizes = _token_counts(batch_tokens, "--batch-tokens")
+    from lift.bench.gpu_bench import as_markdown, bench_gpu, find_gpu
+
+    result = bench_gpu(shape, sizes, rows, find_gpu(), say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        stdout().print(as_markdown(result), markup=False, soft_wrap=True, end="")
 
 
 def _give_out(
@@ -405,10 +431,10 @@ def _give_out(
         show(result)
 
 
-def _lengths(text: str) -> list[int]:
-    sizes = [parse_tokens(part.strip(), "--lengths") for part in text.split(",") if part.strip()]
+def _token_counts(text: str, option: str) -> list[int]:
+    sizes = [parse_tokens(part.strip(), option) for part in text.split(",") if part.strip()]
     if not sizes:
-        raise UsageError(f"expected --lengths with numbers of tokens such as 1k,4k, got {text!r}")
+        raise UsageError(f"expected {option} with numbers of tokens such as 1k,4k, got {text!r}")
     return sizes
 
 

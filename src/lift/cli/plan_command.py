@@ -23,7 +23,7 @@ from lift.cli.output import format_bytes, format_seconds, print_facts, write_jso
 from lift.training.budget import check_budget
 
 if TYPE_CHECKING:
-    from lift.absorbing.planning import Plan
+    from lift.absorbing.plan import Plan
 
 _PLAN_EPILOG = """\b
 Examples:
@@ -63,9 +63,9 @@ def plan(
         display.wait("measuring training and asking on this machine")
         made = make_plan(document, base, settings, budget_s)
     if as_json:
-        write_json({"title": document.title, **asdict(made)})
+        write_json(asdict(made))
         return
-    print_facts(_plan_facts(made), title=f"Absorbing “{document.title}”")
+    print_facts(_plan_facts(made), title=f"Absorbing “{made.title}”")
 
 
 def _plan_facts(made: Plan) -> list[tuple[str, str]]:

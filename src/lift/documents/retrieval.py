@@ -38,8 +38,11 @@ class Support:
     coverage: float
 
 
-def content_words(text: str) -> list[str]:
-    """The words of a text, in lower case, that say what it is about: all but the stop words."""
+def search_words(text: str) -> list[str]:
+    """The words of a text, in lower case, that are looked for: all but the stop words and those that only ask.
+
+    Not those that an answer is proved by (tasks/support.py): "before" and "not" find nothing, and change what is true.
+    """
     return [word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
 
 
@@ -56,7 +59,7 @@ class SentenceIndex:
                 self._told_in.setdefault(word, array("L")).append(number)
         paragraphs = np.array([sentence.paragraph for sentence in self.sentences])
         self._goes_on = paragraphs[1:] == paragraphs[:-1]  # [sentences - 1]
-        self._words = [self._content_words(sentence.text) for sentence in self.sentences]
+        self._words = [self._search_stems(sentence.text) for sentence in self.sentences]
         self._index = None
         if any(self._words):
             self._index = bm25s.BM25()
@@ -66,7 +69,7 @@ class SentenceIndex:
 
     def scores(self, query: str) -> np.ndarray:
         """BM25 score of every sentence: [sentences]."""
-        words = [word for word in self._content_words(query) if word in self._rarity]
+        words = [word for word in self._search_stems(query) if word in self._rarity]
         if self._index is None or not words:
             return np.zeros(len(self.sentences))
         return np.asarray(self._index.get_scores(words))
@@ -93,7 +96,7 @@ class SentenceIndex:
 
         What would stand beside it in a prompt is of the same words and tells of something else.
         """
-        told_in = [set(self._told_in[word]) for word in self._content_words(query) if word in self._rarity]
+        told_in = [set(self._told_in[word]) for word in self._search_stems(query) if word in self._rarity]
         holders = set.intersection(*told_in) if told_in else set[int]()
         return self.sentences[holders.pop()] if len(holders) == 1 else None
 
@@ -111,7 +114,7 @@ class SentenceIndex:
 
     def support(self, question: str, answer: str) -> Support | None:
         """The sentence that holds most of the answer's words, and among equals most of the question's."""
-        wanted = set(self._content_words(answer)) or set(self._all_words(answer))
+        wanted = set(self._search_stems(answer)) or set(self._all_words(answer))
         if not wanted or not self.sentences:
             return None
         rarest = math.log(1 + len(self.sentences))
@@ -130,19 +133,19 @@ class SentenceIndex:
 
     def holding(self, text: str) -> list[int]:
         """Numbers of the sentences that hold a content word of the text, those that hold most of them first."""
-        held = Counter(number for word in set(self._content_words(text)) for number in self._told_in.get(word, ()))
+        held = Counter(number for word in set(self._search_stems(text)) for number in self._told_in.get(word, ()))
         return [number for number, _ in held.most_common()]
 
     def coverage(self, text: str, told: str) -> float:
         """The share of the content words of `text` that `told` has, 1 where it has none."""
-        known, words = set(self._all_words(told)), self._content_words(text)
+        known, words = set(self._all_words(told)), self._search_stems(text)
         return sum(word in known for word in words) / len(words) if words else 1.0
 
     def _all_words(self, text: str) -> list[str]:
         return [self._stemmed(word) for word in _WORD.findall(text.lower())]
 
-    def _content_words(self, text: str) -> list[str]:
-        return [self._stemmed(word) for word in content_words(text)]
+    def _search_stems(self, text: str) -> list[str]:
+        return [self._stemmed(word) for word in search_words(text)]
 
     def _stemmed(self, word: str) -> str:
         """The stem, one object for all places of the text that have the word."""

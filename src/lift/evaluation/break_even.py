@@ -18,7 +18,7 @@ from lift.evaluation.memory_store import MemoryStore
 from lift.evaluation.method_costs import break_even_questions
 from lift.evaluation.methods.method import AskedQuestion, Lookup, Method
 from lift.evaluation.methods.method_registry import find_methods
-from lift.evaluation.reader import ModelReader, token_offsets
+from lift.evaluation.reader import ModelReader, QuestionBatch, token_offsets
 from lift.evaluation.records import Record
 from lift.evaluation.run_files import RunData
 from lift.evaluation.suite_plan import RunPlan
@@ -173,7 +173,8 @@ class _Way:
         asking = self._record.asking
         begun = time.monotonic()
         passage = self._method.choose(question, self._asked)
-        self._asked.reader.read([question.text], [passage.text], asking.form, asking.max_new_tokens, one_by_one=True)
+        alone = QuestionBatch([question.text], [passage.text], asking.form, asking.max_new_tokens, one_by_one=True)
+        self._asked.reader.read(alone)
         self.each_s.append(time.monotonic() - begun)
 
 

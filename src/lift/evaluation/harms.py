@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lift.answering.scoring import contained, f1
-from lift.evaluation.reader import ModelReader, Reader
+from lift.evaluation.reader import ModelReader, QuestionBatch, Reader
 from lift.evaluation.records import Record
 from lift.models.base_model import BaseModel
 from lift.packing.alora import PlainTextForward, forward_context
@@ -50,12 +50,8 @@ class UnrelatedQuestion:
 def measure_ability(model: ModelReader, reader: Reader, record: Record) -> Ability:
     """Ability of `model` with its memory, or without, on what is unrelated to `record`; `reader` asks it questions."""
     questions = [each for each in unrelated_questions() if each.title != record.document.title]
-    replies = reader.read(
-        [each.question for each in questions],
-        [each.paragraph for each in questions],
-        PLAIN_FORM,
-        MAX_ANSWER_TOKENS,
-    )
+    asked, shown = [each.question for each in questions], [each.paragraph for each in questions]
+    replies = reader.read(QuestionBatch(asked, shown, PLAIN_FORM, MAX_ANSWER_TOKENS))
     model.attach()
     return Ability(
         perplexity(model.base, unrelated_text()),

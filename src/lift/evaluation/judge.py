@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import threading
 from collections import Counter, defaultdict
@@ -14,17 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lift.answering.abstention import abstains
+from lift.endpoints.openai_endpoint import Endpoint, resolve_base_url
+from lift.endpoints.reply_cache import ReplyCache, request_key
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import DataError, RemoteError
 from lift.evaluation.data_files import BadData, Fault, FieldFault, read_lines, text_field, texts_field
 from lift.evaluation.remote_reader import complete_chat, ends_asking
-from lift.evaluation.run_files import append_row, read_rows
 from lift.evaluation.significance import agreement
-from lift.remote.openai_endpoint import Endpoint, Patience, resolve_base_url
 from lift.remote.remote_model import remote_name
 
 Item = tuple[str, Sequence[str], str]  # question, reference answers, answer
 SAMPLE_PATH = Path(__file__).with_name("judge_sample.jsonl")
-CACHE_FILE = "cache/judge.jsonl"
 GRADES = ("RIGHT", "WRONG")
 PREFERENCES = ("FIRST", "SECOND", "TIE")
 _MAX_REPLY_TOKENS = 32
@@ -62,17 +60,15 @@ class NoVerdict(RemoteError):
 class Judge:
     """Asks the model called `model` at `endpoint`, greedily, up to `workers` requests at once; usable from threads.
 
-    Replies with a verdict are kept in `cache`, one line each, by a hash of model, endpoint and prompt: what was asked
-    once is not asked again, also after a crash. Once the endpoint cannot be reached, or refuses key, account or model,
-    everything else fails with that error at once. Raises DataError where `cache` is damaged.
+    Replies with a verdict are kept in `cache`: what was asked once is not asked again, also after a crash. Once the
+    endpoint cannot be reached, or refuses key, account or model, everything else fails with that error at once.
     """
 
-    def __init__(self, endpoint: Endpoint, model: str, cache: Path, workers: int = 8) -> None:
+    def __init__(self, endpoint: Endpoint, model: str, cache: ReplyCache, workers: int = 8) -> None:
         self.model = model
         self._endpoint = endpoint
         self._cache = cache
         self._workers = workers
-        self._replies = _read_cache(cache)
         self._lock = threading.Lock()
         self._asking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._ended: RemoteError | None = None
@@ -129,18 +125,15 @@ class Judge:
 
     def _ask(self, prompt: str, words: Sequence[str]) -> tuple[str, str]:
         """The word that the judge chose, and its whole reply, known or asked for."""
-        key = hashlib.sha256(json.dumps([self.model, self._endpoint.url, prompt]).encode()).hexdigest()
+        key = request_key(model=self.model, url=self._endpoint.url, prompt=prompt)
         with self._lock:
             asking = self._asking[key]
         with asking:
-            known = self._replies.get(key)
+            known = self._cache.get(key)
             if known is not None and (word := parse_verdict(known, words)) is not None:
                 return word, known
             word, reply = self._ask_endpoint(prompt, words)
-            with self._lock:
-                self._cache.parent.mkdir(parents=True, exist_ok=True)
-                append_row(self._cache, {"key": key, "model": self.model, "reply": reply})
-                self._replies[key] = reply
+            self._cache.put(key, reply)
             return word, reply
 
     def _ask_endpoint(self, prompt: str, words: Sequence[str]) -> tuple[str, str]:
@@ -160,12 +153,14 @@ class Judge:
         raise NoVerdict(words, replies)
 
 
-def open_judge(name: str, out: Path, base_url: str = "", patience: Patience | None = None) -> Judge:
+def open_judge(name: str, out: Path, base_url: str = "", retry_policy: RetryPolicy | None = None) -> Judge:
     """The judge NAME or openai:NAME at `base_url`, else OPENAI_BASE_URL, else OpenAI's own endpoint; asked nothing yet.
 
-    Its cache is a file of the evaluation in `out`. Raises UsageError for a bad URL, RemoteError without an API key.
+    Its replies are kept with the evaluation in `out`. Raises UsageError for a bad URL, RemoteError without an API key.
     """
-    return Judge(Endpoint(resolve_base_url(base_url), patience), remote_name(name) or name, out / CACHE_FILE)
+    return Judge(
+        Endpoint(resolve_base_url(base_url), retry_policy), remote_name(name) or name, ReplyCache(out / "cache")
+    )
 
 
 def parse_verdict(reply: str, words: Sequence[str]) -> str | None:
@@ -267,13 +262,3 @@ def _labelled(values: Mapping[str, Any]) -> tuple[Item, str]:
     if label not in ("right", "wrong"):
         raise FieldFault("label", f"expected right or wrong, got {label!r:.40}")
     return (question, references, answer), label
-
-
-def _read_cache(path: Path) -> dict[str, str]:
-    replies = {}
-    for number, row in enumerate(read_rows(path), 1):
-        key, reply = (row.get(name) if isinstance(row, dict) else None for name in ("key", "reply"))
-        if not isinstance(key, str) or not isinstance(reply, str):
-            raise DataError(f"{path}, line {number} is no reply of a judge; remove the line, then run again")
-        replies[key] = reply
-    return replies

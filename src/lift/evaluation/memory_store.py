@@ -8,6 +8,7 @@ from threading import Event as StopFlag
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.documents.document import Document
 from lift.evaluation.evaluation_events import Absorbing
 from lift.evaluation.harms import unrelated_articles
@@ -41,9 +42,8 @@ class MemoryStore:
         return found
 
     def _absorb(self, document: Document, recipe: Recipe, budget_s: float | None) -> Iterator[AbsorptionEvent]:
-        return absorb_events(
-            document, self._base, recipe, self._library, budget_s=budget_s, resume=True, stop=self._stop
-        )
+        options = AbsorptionOptions(budget_s=budget_s, resume=True, stop=self._stop)
+        return absorb_events(document, self._base, recipe, self._library, options)
 
 
 def other_document(records: tuple[Record, ...], record: Record) -> Document:

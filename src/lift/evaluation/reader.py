@@ -57,6 +57,22 @@ class Reply:
         return (self.seconds - self.first_token_s) / (self.answer_tokens - 1)
 
 
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Questions with what is in the prompt of each (None: nothing), and how they are asked: alike, or each alone."""
+
+    questions: Sequence[str]
+    contexts: Sequence[str | None]
+    form: PromptForm
+    max_new_tokens: int
+    one_by_one: bool = False
+
+    @property
+    def pairs(self) -> list[tuple[str, str | None]]:
+        """Each question with its context; raises ValueError where their numbers differ."""
+        return list(zip(self.questions, self.contexts, strict=True))
+
+
 class Reader(Protocol):
     """Who answers. `id` and `fingerprint` name the model (and the memory); prompts have at most `window_tokens`."""
 
@@ -77,15 +93,8 @@ class Reader(Protocol):
         """As much of `text`, head and tail, as the window takes; and whether it was cut."""
         ...
 
-    def read(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[str | None],
-        form: PromptForm,
-        max_new_tokens: int,
-        one_by_one: bool = False,
-    ) -> list[Reply]:
-        """Answer each question with its context in the prompt (None: none), in order."""
+    def read(self, batch: QuestionBatch) -> list[Reply]:
+        """Answer each question with its context in the prompt, in order."""
         ...
 
 
@@ -139,58 +148,43 @@ class ModelReader:
             return None
         return open_memory(self.memory, self.base, form, keeps_text=self._keeps_text)
 
-    def read(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[str | None],
-        form: PromptForm,
-        max_new_tokens: int,
-        one_by_one: bool = False,
-    ) -> list[Reply]:
+    def read(self, batch: QuestionBatch) -> list[Reply]:
         """Answer greedily, in batches or each question alone."""
         self.attach()
-        pairs = list(zip(questions, contexts, strict=True))
+        pairs, form = batch.pairs, batch.form
         prompts = [prompt_ids(self.base.tokenizer, *pair, form) for pair in pairs]
-        batches = [[prompt] for prompt in prompts] if one_by_one else [prompts] if prompts else []
-        replies = [reply for batch in batches for reply in self._generate(batch, max_new_tokens)]
+        groups = [[prompt] for prompt in prompts] if batch.one_by_one else [prompts] if prompts else []
+        replies = [reply for group in groups for reply in self._generate(group, batch.max_new_tokens)]
         return [
             replace(reply, prompt=clipped(user_text(*pair, form))) for reply, pair in zip(replies, pairs, strict=True)
         ]
 
-    def route(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[str | None],
-        form: PromptForm,
-        max_new_tokens: int,
-        one_by_one: bool = False,
-        *,
-        context: str,
-    ) -> list[Reply]:
-        """Answer as `lift ask --context` does; `contexts` is what it reads, for the record alone.
+    def route(self, batch: QuestionBatch, context: str) -> list[Reply]:
+        """Answer as `lift ask --context` does; the contexts of the batch are what it reads, for the record alone.
 
         Raises UsageError where there is no memory.
         """
-        answerer = self.attach(form)
+        answerer = self.attach(batch.form)
         if answerer is None:
             raise UsageError("expected a memory to choose a context for, got the base model alone")
-        batches = [[question] for question in questions] if one_by_one else [list(questions)]
+        questions, limit, size = batch.questions, batch.max_new_tokens, self._batch_size
+        groups = [[question] for question in questions] if batch.one_by_one else [list(questions)]
         answers = [
             answer
-            for batch in batches
-            for answer in answerer.ask_many(batch, context, max_new_tokens=max_new_tokens, batch_size=self._batch_size)
+            for group in groups
+            for answer in answerer.ask_many(group, context, max_new_tokens=limit, batch_size=size)
         ]
         tokenizer = self.base.tokenizer
         return [
             Reply(
                 text=answer.text,
-                prompt=clipped(user_text(question, context, form)),
+                prompt=clipped(user_text(question, shown, batch.form)),
                 prompt_tokens=answer.prompt_tokens,
                 answer_tokens=len(content_ids(tokenizer, answer.text)),
                 seconds=answer.seconds,
-                alone=one_by_one or len(questions) == 1,
+                alone=batch.one_by_one or len(questions) == 1,
             )
-            for question, context, answer in zip(questions, contexts, answers, strict=True)
+            for (question, shown), answer in zip(batch.pairs, answers, strict=True)
         ]
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lift.endpoints.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, list_of, resolve_base_url
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import RemoteError, UsageError
-from lift.evaluation.reader import Reply, clipped
+from lift.evaluation.reader import QuestionBatch, Reply, clipped
 from lift.models.control_tokens import without_known_marks
 from lift.packing.prompts import ELLIPSIS, PromptForm, truncate_middle, user_text
-from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, Patience, list_of, resolve_base_url
 from lift.remote.remote_model import base_fingerprint, base_id, remote_name
 from lift.remote.token_estimate import estimate_chat_tokens, estimate_tokens, token_offsets
 
@@ -77,7 +78,7 @@ def complete_text(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: i
 
 
 def open_remote_reader(
-    name: str, base_url: str = "", window_tokens: int = WINDOW_TOKENS, patience: Patience | None = None
+    name: str, base_url: str = "", window_tokens: int = WINDOW_TOKENS, retry_policy: RetryPolicy | None = None
 ) -> RemoteReader:
     """The reader "openai:NAME" at `base_url`, else OPENAI_BASE_URL, else OpenAI's own endpoint; nothing is asked yet.
 
@@ -86,7 +87,7 @@ def open_remote_reader(
     model = remote_name(name)
     if model is None:
         raise UsageError(f"expected a model at an endpoint such as openai:gpt-4o-mini, got {name!r}; write openai:NAME")
-    return RemoteReader(Endpoint(resolve_base_url(base_url), patience), model, window_tokens)
+    return RemoteReader(Endpoint(resolve_base_url(base_url), retry_policy), model, window_tokens)
 
 
 class RemoteReader:
@@ -128,25 +129,18 @@ class RemoteReader:
             )
         return truncate_middle(text, token_offsets(text), keep_tokens), True
 
-    def read(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[str | None],
-        form: PromptForm,
-        max_new_tokens: int,
-        one_by_one: bool = False,
-    ) -> list[Reply]:
-        """Answer greedily, in order, several requests at once unless `one_by_one`.
+    def read(self, batch: QuestionBatch) -> list[Reply]:
+        """Answer greedily, in order, several requests at once unless one by one.
 
         A question that fails gets a Reply with its error. Raises RemoteError where all would fail: the endpoint cannot
         be reached, or refuses the key, the account or the model. `first_token_s` is never measured.
         """
         started = time.perf_counter()
-        workers = 1 if one_by_one else max(1, min(REQUESTS_AT_ONCE, len(questions)))
+        workers = 1 if batch.one_by_one else max(1, min(REQUESTS_AT_ONCE, len(batch.questions)))
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            asked = zip(questions, contexts, strict=True)
-            replies = list(pool.map(lambda each: self._reply(each[0], each[1], form, max_new_tokens), asked))
-        if one_by_one:
+            form, limit_tokens = batch.form, batch.max_new_tokens
+            replies = list(pool.map(lambda pair: self._reply(pair[0], pair[1], form, limit_tokens), batch.pairs))
+        if batch.one_by_one:
             return [replace(reply, alone=True) for reply in replies]
         share_s = (time.perf_counter() - started) / max(1, len(replies))
         return [replace(reply, seconds=share_s) for reply in replies]

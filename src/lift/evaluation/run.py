@@ -18,10 +18,12 @@ from typing import Any
 
 import filelock
 
-from lift.adapters.warm_start import WarmStart, find_warm_start
+from lift.absorbing.resolved_recipe import resolve
+from lift.adapters.warm_start import WarmStart
+from lift.endpoints.reply_cache import ReplyCache
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.abstention_scores import measure_abstention
-from lift.evaluation.answer_cache import AnswerCache, CachedReader
+from lift.evaluation.cached_reader import CachedReader
 from lift.evaluation.evaluation_events import Absorbing, Answered, AskingProgress, EvaluationEvent, SuiteRead
 from lift.evaluation.harms import Ability, harm_row, measure_ability
 from lift.evaluation.judge import Judge, measure_agreement
@@ -30,7 +32,7 @@ from lift.evaluation.method_runs import MethodRun, make_jobs
 from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
 from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.metrics import check_metrics
-from lift.evaluation.reader import ModelReader, Reader, Reply
+from lift.evaluation.reader import ModelReader, QuestionBatch, Reader, Reply
 from lift.evaluation.result_lines import cost_line, result_line
 from lift.evaluation.run_description import describe_run, describe_suite
 from lift.evaluation.run_files import (
@@ -174,7 +176,7 @@ class Evaluation:
         self._harms: dict[_Identity, dict[str, Any]] = {
             (row["suite"], row["document"], row["memory"]): row for row in harms
         }
-        self._cache = AnswerCache(self.out / "cache" / "answers.jsonl")
+        self._cache = ReplyCache(self.out / "cache")
         if self.base is not None:
             self._store = MemoryStore(self.out / "cache" / "memories", self.base, self._stop)
 
@@ -185,7 +187,7 @@ class Evaluation:
         return CachedReader(ModelReader(self.base, memory, start=start), self._cache)
 
     def _start(self, recipe: Recipe) -> WarmStart | None:
-        return find_warm_start(self.base, recipe.adapter) if self.base is not None else None
+        return resolve(recipe, self.base).warm_start if self.base is not None else None
 
     def _start_digest(self, recipe: Recipe) -> str | None:
         start = self._start(recipe)
@@ -285,7 +287,7 @@ class Evaluation:
                 job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s
             )
             texts, contexts = [questions[row].text for row in rows], [passages[row].text for row in rows]
-            given = read(texts, contexts, asking.form, asking.max_new_tokens, one_by_one)
+            given = read(QuestionBatch(texts, contexts, asking.form, asking.max_new_tokens, one_by_one))
             for row, reply in zip(rows, given, strict=True):
                 replies[row] = reply
             done += len(rows)

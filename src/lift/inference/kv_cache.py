@@ -12,14 +12,30 @@ from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from lift.inference.prefix_cache import Layers
-from lift.inference.shared_prefix import keeps_tokens
 
+_KEPT_BY_TOKEN = (DynamicLayer, DynamicSlidingWindowLayer)
+_ROPES_BY_LENGTH = {"dynamic", "longrope"}
 _SPARE_COLUMNS = 128  # so that the whole is moved seldom
 # rows times columns whose storage is used again: fresh storage costs as much time as reading; 0.7 GB with SmolLM2-135M
 _KEPT_SLOT_TOKENS = 16384
+
+
+def keeps_tokens(model: Any) -> bool:
+    """Whether all that the model keeps of what it read is keys and values by token."""
+    return all(type(layer) in _KEPT_BY_TOKEN for layer in DynamicCache(config=model.config).layers)
+
+
+def can_share(model: Any) -> bool:
+    """Whether the model keeps keys and values by token, that do not depend on how much was read in the same pass.
+
+    It is not so for recurrent layers, and for rotary positions whose frequencies follow the longest position.
+    """
+    ropes = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kinds = {ropes.get("rope_type"), *(each.get("rope_type") for each in ropes.values() if isinstance(each, dict))}
+    return keeps_tokens(model) and not kinds & _ROPES_BY_LENGTH
 
 
 class _Extent:
@@ -33,7 +49,7 @@ class _Extent:
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values [slots, K, columns, d] of one layer, windows included: the mask tells what a row sees."""
 
-    is_sliding = False
+    is_sliding = False  # transformers asks every layer of a cache before it builds a mask
 
     def __init__(self, extent: _Extent) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -168,11 +184,11 @@ class SlotKVCache(Cache):
     def restart(self, rows: int, width: int, more: int) -> None:
         """Without any row, room for so many of at most `width` columns, and `more` for the model's next forwards.
 
-        Storage is used again, as after `remove`.
+        Storage is used again, as after `remove`; some columns are spare, for rows that go on to decode.
         """
         extent = self._extent
         self._release()
-        extent.slots, extent.columns = rows, width + more
+        extent.slots, extent.columns = rows, width + more + _SPARE_COLUMNS
         extent.first = extent.end = width
         self._lengths = []
         for layer in self._slot_layers:
@@ -182,11 +198,16 @@ class SlotKVCache(Cache):
         """Make room for a forward pass of so many columns."""
         self._reserve(self._extent.rows, self.width, tokens)
 
-    def advance(self, tokens: int, lengths: Sequence[int] | None = None) -> None:
-        """Keep the columns that a forward pass has written; `lengths`: what each row has now, else all are longer."""
+    def advance(self, tokens: int, lengths: Sequence[int]) -> None:
+        """Keep the columns that a forward pass has written; `lengths`: tokens of each row now."""
         self._extent.end += tokens
-        self._lengths = list(lengths or [length + tokens for length in self._lengths])
+        self._lengths = list(lengths)
         self._extent.first = self._extent.end - max(self._lengths, default=0)
+
+    def retract(self, tokens: int) -> None:
+        """Forget the last columns of all rows, so many."""
+        self._extent.end -= tokens
+        self._lengths = [length - tokens for length in self._lengths]
 
     def remove(self, row: int) -> None:
         """Take a row out; the last one takes its place."""
@@ -234,3 +255,42 @@ class SlotKVCache(Cache):
             layer.move(width, slots, columns)
         extent.first, extent.end = width - self.width, width
         extent.slots, extent.columns = slots, columns
+
+
+class BatchCache(DynamicCache):
+    """The cache of a model that keeps other things than keys and values by token, as recurrent layers do.
+
+    Its rows begin together, are read in one pass, and none joins them; its methods are those of SlotKVCache.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._config = model.config
+        self.restart(0, 0, 0)
+
+    def restart(self, _rows: int, _width: int, _more: int) -> None:
+        """Without any row."""
+        super().__init__(config=self._config)
+        self.lengths: Sequence[int] = []
+        self.width = 0
+
+    def begin(self, _layers: Layers, _tokens: int) -> None:
+        """A row of which nothing is known."""
+        self.lengths = [*self.lengths, 0]
+
+    def prepare(self, _tokens: int) -> None:
+        """Room comes as it is needed."""
+
+    def advance(self, tokens: int, lengths: Sequence[int]) -> None:
+        """The columns that a forward pass has written; `lengths`: tokens of each row now."""
+        self.width += tokens
+        self.lengths = lengths
+
+    def remove(self, row: int) -> None:
+        """Take a row out; the last one takes its place."""
+        rows = list(range(len(self.lengths)))
+        rows[row] = rows[-1]
+        self.lengths = [self.lengths[each] for each in rows[:-1]]
+        if len(rows) > 1:
+            self.reorder_cache(torch.LongTensor(rows[:-1]))  # layers of all kinds can, and batch_select_indices not
+        else:
+            self.restart(0, 0, 0)

@@ -21,6 +21,11 @@ class SamplingParams:
     generator: torch.Generator | None = None
     top_logprobs: int | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature <= 0 or self.top_p <= 0
+
 
 @dataclass(frozen=True)
 class SampledToken:
@@ -60,7 +65,7 @@ def sample(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[Sa
 
 def _sampled_token(logits: torch.Tensor, greedy: int, sampling: SamplingParams) -> SampledToken:
     token = greedy
-    if sampling.temperature > 0 and sampling.top_p > 0:
+    if not sampling.is_greedy:
         token = _sampled(logits.float(), sampling)
     if sampling.top_logprobs is None:
         return SampledToken(token)

@@ -12,7 +12,7 @@ Each 32 neighbours of a row are laid between their least and greatest value in 1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from lift.adapters.low_rank import LowRank, applied_to_all
+from lift.inference.prefix_cache import Layers
 
 _GROUP = 32  # neighbours in a row that share their steps
 _CHOSEN_AMONG = 32  # words whose logits are computed in full
@@ -140,16 +141,13 @@ class DraftModel:
         self._cached_heads: int = model.config.num_key_value_heads
         self._size: int = model.model.layers[0].self_attn.head_dim
 
-    def propose(self, cache: Any, token: int, count: int, stop: Sequence[int]) -> list[int]:
-        """Up to `count` tokens behind `token`, which comes behind what `cache` holds; none after a token of `stop`.
-
-        The cache, of one row, is read and not changed.
-        """
-        seen = cache.get_seq_length()
+    def propose(self, cached: Layers, token: int, count: int, stop: Container[int]) -> list[int]:
+        """Up to `count` tokens behind `token`, which comes behind those that are `cached`; none after one of `stop`."""
+        seen = cached[0][0].shape[2]
         cosines, sines = self._turns(torch.arange(seen, seen + count))
         parts = [
-            _Part(layer, updates, cached.keys[0].transpose(1, 2).float(), cached.values[0].float(), count)
-            for layer, updates, cached in zip(self._weights.layers, self._updates, cache.layers, strict=True)
+            _Part(layer, updates, keys[0].transpose(1, 2).float(), values[0].float(), count)
+            for layer, updates, (keys, values) in zip(self._weights.layers, self._updates, cached, strict=True)
         ]
         proposals: list[int] = []
         for index in range(count):
@@ -219,8 +217,8 @@ class SpeculativeDecoder:
         self._count = _MOST
         self._rounds = self._accepted = 0
 
-    def propose(self, cache: Any, token: int, at_most: int, stop: Sequence[int]) -> list[int]:
-        """Propose tokens for what comes behind `token`, which comes behind what `cache` holds; maybe none."""
+    def propose(self, cached: Layers, token: int, at_most: int, stop: Container[int]) -> list[int]:
+        """Propose tokens for what comes behind `token`, which comes behind those that are `cached`; maybe none."""
         if self._rounds >= _LEAST_ROUNDS and self._accepted < 2 * self._rounds:
             return []
         count = min(self._count, at_most)
@@ -229,7 +227,7 @@ class SpeculativeDecoder:
             if said < _TOKENS_TO_PACK or count < 1:
                 return []
             self._draft = DraftModel(self._model)
-        return self._draft.propose(cache, token, count, stop) if count > 0 else []
+        return self._draft.propose(cached, token, count, stop) if count > 0 else []
 
     def record_accepted(self, accepted: int) -> None:
         """Of the tokens proposed last the first ones, so many, were `accepted`."""
@@ -241,19 +239,17 @@ def can_speculate(model: Any) -> bool:
     """Whether there is a draft of the model as it is now, and its proposals are made quicker than its own steps.
 
     It must be a Llama on a CPU that torch has quick products in 4 bits for, without biases, and with no adapter but
-    low-rank updates of all rows that were told of.
+    low-rank updates of all rows (low_rank.py).
     """
     if type(model) is not LlamaForCausalLM or model.device.type != "cpu":
         return False
     if torch.backends.cpu.get_cpu_capability() not in _QUICK_PRODUCTS or model.config.hidden_act != "silu":
         return False
-    applied = applied_to_all(model)
     # adapters of other kinds hook onto modules
-    hooks = ((module, len(module._forward_hooks) + len(module._forward_pre_hooks)) for module in model.modules())
-    if any(count > len(applied.get(module, ())) for module, count in hooks):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     matrices = [matrix for layer in model.model.layers for matrix in _matrices_of(layer)]
-    return all(_is_plain(matrix, applied) for matrix in matrices) and _can_pack(model.lm_head)
+    return all(map(_is_plain, matrices)) and _can_pack(model.lm_head)
 
 
 def _source(model: Any) -> tuple[int, ...]:
@@ -271,16 +267,11 @@ def _base(matrix: Any) -> Any:
     return getattr(matrix, "base_layer", matrix)
 
 
-def _is_plain(matrix: Any, applied: Mapping[Any, Sequence[LowRank]]) -> bool:
-    """Whether the matrix can be packed, and what is added to it is known."""
+def _is_plain(matrix: Any) -> bool:
+    """Whether the matrix can be packed, and PEFT, whose layer may stand around it, adds nothing to it."""
     base = _base(matrix)
-    added = len(base._forward_hooks)
-    if matrix is not base:  # PEFT's layer around it
-        added += sum(name in matrix.lora_A for name in matrix.active_adapters)
-        if matrix.merged or matrix.disable_adapters:
-            return False
-    told_of = len(applied.get(base, ()))
-    return added == told_of and _can_pack(base)
+    added = matrix is not base and any(name in matrix.lora_A for name in matrix.active_adapters)
+    return not added and _can_pack(base)
 
 
 def _can_pack(matrix: Any) -> bool:

@@ -46,7 +46,7 @@ class StepThinner:
             self._next_at_s = time.monotonic() + self._every_s
             yield event
 
-    def rest(self) -> Iterator[AbsorptionEvent]:
+    def rest(self) -> Iterator[Trained]:
         """The events to pass on when nothing more happens."""
         if self._held is not None:
             yield self._held

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Trained
+from lift.absorbing.run_options import AbsorptionOptions
 from lift.documents.read import read_document
 from lift.errors import InterruptedAbsorption, JobConflictError, LiftError, cleaning_up
 from lift.jobs.job import Job, JobEventDraft
@@ -103,11 +104,7 @@ class Worker:
         file = self._store.file(job.file_id)
         document = read_document(self._store.file_path(file.id), title=job.title, name=file.name)
         assert self._base is not None
-        events = absorb_events(
-            document,
-            self._base,
-            load_recipe(job.recipe, job.overrides),
-            self._library,
+        options = AbsorptionOptions(
             name=job.name,
             budget_s=job.budget_s,
             resume=True,
@@ -116,12 +113,13 @@ class Worker:
             checkpoint_every_s=self._checkpoint_every_s,
             wait_for_others=True,
         )
+        recipe = load_recipe(job.recipe, job.overrides)
+        events = absorb_events(document, self._base, recipe, self._library, options)
         thinner = StepThinner()
 
         def tell_rest() -> None:
             for event in thinner.rest():
-                if isinstance(event, Trained):
-                    self._lease.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
+                self._lease.record(job.id, job_event_of(event), event.step.progress, event.eta_s)
 
         with closing(events), cleaning_up(tell_rest):  # type: ignore[type-var]
             for happened in events:

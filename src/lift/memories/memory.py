@@ -240,11 +240,6 @@ class StoredMemory:
         content = self._read(ADAPTER_CONFIG_FILE)
         return self._parsed(ADAPTER_CONFIG_FILE, lambda: read_adapter_config(content))
 
-    @property
-    def adapter_directory(self) -> Path:
-        """What PEFT and servers that read PEFT's layout load."""
-        return self.directory / Path(ADAPTER_STATE_FILE).parent
-
     def load_adapter_state(self) -> dict[str, Tensor]:
         """The adapter's tensors on the CPU, named as the bare base model names its modules; not kept here."""
         content = self._read(ADAPTER_STATE_FILE)

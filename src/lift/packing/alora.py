@@ -10,7 +10,7 @@ all positions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -56,22 +56,18 @@ class _CurrentForward:
 
     def __init__(self, current: ForwardContext) -> None:
         self._pass = current
-        self._known: dict[Hashable, torch.Tensor] = {}
-
-    def of_all(self, invocation: Invocation, device: torch.device) -> torch.Tensor:
-        if invocation not in self._known:
-            self._known[invocation] = self._pass.alora_mask(invocation).to(device)
-        return self._known[invocation]
+        self._known: dict[tuple[Invocation | None, ...], torch.Tensor] = {}
 
     def of_rows(
         self, invocations: Sequence[Invocation | None], shape: torch.Size, device: torch.device
     ) -> torch.Tensor:
-        key = "rows", *invocations
+        key = tuple(invocations)
         if key not in self._known:
+            masks = {each: self._pass.alora_mask(each).to(device) for each in set(key) if each}
             acted = torch.zeros(shape, dtype=torch.bool, device=device)  # [B, T]
             for row, invocation in enumerate(invocations):
                 if invocation is not None:
-                    acted[row] = self.of_all(invocation, device)[row] if invocation else True
+                    acted[row] = masks[invocation][row] if invocation else True
             self._known[key] = acted
         return self._known[key]
 
@@ -111,29 +107,18 @@ def is_masked(invocation: Invocation) -> bool:
 Add = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def add_where_active(output: torch.Tensor, inputs: torch.Tensor, invocation: Invocation, add: Add) -> torch.Tensor:
-    """`add(output, inputs)`, linear in `inputs`, on what is acted on in the pass under way; all rows have one adapter.
-
-    `output`: [B, T, out]; `inputs`: [B, T, in]. What is not acted on keeps its output, bit for bit.
-    """
-    current = _current.get()
-    if current is None or not invocation:
-        return add(output, inputs)
-    return _add_in(current.of_all(invocation, output.device), output, inputs, add)
-
-
-def add_in_rows_where_active(
+def add_where_active(
     output: torch.Tensor, inputs: torch.Tensor, invocations: Sequence[Invocation | None], add: Add
 ) -> torch.Tensor:
-    """As add_where_active, where each row has an adapter of its own, or None, as those behind the last invocation."""
+    """`add(output, inputs)`, linear in `inputs`, on what is acted on in the pass under way.
+
+    `output`: [B, T, out]; `inputs`: [B, T, in]. Each row has an adapter with an invocation of its own, or None, as
+    those behind the last invocation. What is not acted on keeps its output, bit for bit.
+    """
     current = _current.get()
     if current is None or not any(invocations):
         return add(output, inputs)
-    return _add_in(current.of_rows(invocations, output.shape[:2], output.device), output, inputs, add)
-
-
-def _add_in(acted: torch.Tensor, output: torch.Tensor, inputs: torch.Tensor, add: Add) -> torch.Tensor:
-    """`acted`: [B, T]"""
+    acted = current.of_rows(invocations, output.shape[:2], output.device)  # [B, T]
     columns = acted.any(0).nonzero()
     if not len(columns):
         return output

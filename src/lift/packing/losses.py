@@ -42,18 +42,18 @@ class _CrossEntropy(torch.autograd.Function):
         return of_logits, None
 
 
-def top_k_log_probabilities(logits: torch.Tensor, top_k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def top_k_log_probabilities(logits: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The teacher's side of bucket_divergence: (log-probabilities [M, K], token ids [M, K]) of its K likeliest tokens.
 
     logits: [M, vocabulary].
     """
-    log_probabilities = torch.log_softmax(logits.float() / temperature, dim=-1)  # [M, vocabulary]
+    log_probabilities = torch.log_softmax(logits.float(), dim=-1)  # [M, vocabulary]
     top = log_probabilities.topk(min(top_k, logits.shape[-1]), dim=-1)
     return top.values, top.indices
 
 
 def bucket_divergence(
-    logits: torch.Tensor, teacher_log_probabilities: torch.Tensor, teacher_ids: torch.Tensor, temperature: float
+    logits: torch.Tensor, teacher_log_probabilities: torch.Tensor, teacher_ids: torch.Tensor
 ) -> torch.Tensor:
     """KL(teacher || student) over the teacher's K likeliest tokens and one bucket for all others. [M], at least 0.
 
@@ -61,13 +61,13 @@ def bucket_divergence(
 
     A lower bound of the divergence over the whole vocabulary, equal to it where K covers the vocabulary (knowledge
     distillation, Hinton et al. 2015; context distillation, 2209.15189). logits: [M, vocabulary] of the student;
-    teacher_log_probabilities, teacher_ids: [M, K]. Times temperature^2, so that its gradient keeps its size.
+    teacher_log_probabilities, teacher_ids: [M, K].
     """
-    student = torch.log_softmax(logits.float() / temperature, dim=-1).gather(-1, teacher_ids)  # [M, K]
+    student = torch.log_softmax(logits.float(), dim=-1).gather(-1, teacher_ids)  # [M, K]
     divergence = (teacher_log_probabilities.exp() * (teacher_log_probabilities - student)).sum(-1)  # [M]
     rest = _log_rest(teacher_log_probabilities)  # [M]
     divergence = divergence + rest.exp() * (rest - _log_rest(student))
-    return divergence.clamp(min=0) * temperature**2
+    return divergence.clamp(min=0)
 
 
 def _log_rest(log_probabilities: torch.Tensor) -> torch.Tensor:

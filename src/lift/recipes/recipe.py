@@ -88,7 +88,6 @@ class RegularisationSettings(Settings):
     kl_share: float = Field(
         0.0, ge=0, description="KL anchors (pieces of other passages) in an epoch, as a share of its groups of tasks"
     )
-    kl_piece_tokens: int = Field(256, ge=8, description="longest such piece, where the divergence from the base counts")
     kl_weight: float = Field(0.5, ge=0, description="weight of a token of a piece, beside that of an answer's token")
     replay_share: float = Field(
         0.0, ge=0, description="replay QA (other passages with their questions) in an epoch, as a share of its groups"
@@ -146,8 +145,6 @@ class ObjectiveSettings(Settings):
         description="what counts alike in a batch: its examples, however long, or their answer tokens",
     )
     distillation: float = Field(0.0, ge=0, description="weight of matching the base model that reads the evidence")
-    distillation_top_k: int = Field(32, ge=1, description="its logits that are matched, the rest in one bucket")
-    distillation_temperature: float = Field(1.0, gt=0, description="divides the logits of both")
     gate_penalty: float = Field(0.0, ge=0, description="Gated Memory: weight of the mean gate at answer tokens")
     gate_penalty_on: Literal["all", "in-context"] = Field(
         "all", description="all answers, or those whose evidence is in the prompt (supervise in context)"
@@ -168,7 +165,6 @@ class UpdateSettings(Settings):
     """Later work on a memory: texts added to it (--into), forgotten sentences rehearsed (--until)."""
 
     replay_share: float = Field(1.0, ge=0, le=1, description="share of the known tasks that is trained again")
-    round_epochs: int = Field(2, ge=1, description="epochs of a round of rehearsal, probed after each")
     learning_rate_multiplier: float = Field(0.5, gt=0, description="peak rate of such work, as a share of training's")
 
 

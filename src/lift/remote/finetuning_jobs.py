@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, list_of, text_of
+from lift.endpoints.openai_endpoint import Endpoint, EndpointRefusal, list_of, text_of
 
 KEY_FIELD = "lift_key"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lift.endpoints.openai_endpoint import Endpoint, EndpointRefusal
 from lift.errors import InterruptedAbsorption, RemoteError
 from lift.recipes.recipe import RemoteSettings
 from lift.remote.finetuning_jobs import (
@@ -31,7 +32,6 @@ from lift.remote.finetuning_jobs import (
     upload_file,
 )
 from lift.remote.job_state import JobState, load_state, save_state
-from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, TransientFault
 from lift.remote.price import Estimate
 from lift.remote.training_file import TrainingFile
 
@@ -182,23 +182,23 @@ def _create(endpoint: Endpoint, order: Order, directory: Path, state: JobState) 
         return job, True
     state = replace(state, creating=True, job_id=None)
     save_state(directory, state)
-    failures = 0
-    while True:
+    tried = False
+
+    def attempt() -> tuple[ProviderJob, bool]:
+        nonlocal tried
+        if tried and (lost := find_job(endpoint, order.key, state.file_id)) is not None:
+            return lost, True
+        tried = True
         try:
-            job = create_job_once(
-                endpoint, order.model, state.file_id or "", order.key, order.seed, _hyperparameters(order)
-            )
-        except TransientFault as fault:
-            failures += 1
-            endpoint.wait_after("create the fine-tuning job", fault, failures)
+            hyperparameters = _hyperparameters(order)
+            job = create_job_once(endpoint, order.model, state.file_id or "", order.key, order.seed, hyperparameters)
         except EndpointRefusal as refusal:
             at_fault = refusal.param == "training_file"
             save_state(directory, JobState(order.key) if at_fault else replace(state, creating=False))
             raise
-        else:
-            return job, False
-        if (lost := find_job(endpoint, order.key, state.file_id)) is not None:
-            return lost, True
+        return job, False
+
+    return endpoint.repeat("create the fine-tuning job", attempt)
 
 
 def _lost_job(endpoint: Endpoint, order: Order, state: JobState) -> ProviderJob | None:
@@ -243,7 +243,7 @@ def _follow(endpoint: Endpoint, job_id: str, poll_s: float) -> Generator[Provide
 
 def _cancelled(endpoint: Endpoint, job_id: str, directory: Path, key: str) -> InterruptedAbsorption:
     """Cancel the job; returns what is to be raised. A fresh endpoint, since the stopped one waits for nothing."""
-    with Endpoint(endpoint.url, endpoint.patience) as patient:
+    with Endpoint(endpoint.url, endpoint.retry_policy) as patient:
         job = cancel_job(patient, job_id)
     if job.status == SUCCEEDED:
         return InterruptedAbsorption(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lift.endpoints.openai_endpoint import OPENAI_URL
 from lift.remote.training_file import TrainingFile
-
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)

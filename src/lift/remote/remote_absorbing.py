@@ -9,19 +9,21 @@ from collections.abc import Callable, Iterator
 from threading import Event as StopFlag
 from typing import Any
 
-from lift.absorbing.absorb import absorbed_before, prepared, write_tasks
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Probing
-from lift.absorbing.preparation import PreparedDocument, TaskWriter, learnable_sentences
+from lift.absorbing.preparation import PreparedDocument, learnable_sentences
 from lift.absorbing.recall_report import choose_probes, probe_recall
+from lift.absorbing.reuse import absorbed_before
+from lift.absorbing.task_writing import TaskWriter, prepared, write_tasks
 from lift.documents.document import Document
-from lift.documents.sentences import detect_language
+from lift.documents.language import detect_language
+from lift.endpoints.openai_endpoint import Endpoint, resolve_base_url
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import UsageError
 from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import Cost, RecallSummary
 from lift.memories.memory import MemoryDraft
 from lift.recipes.recipe import Recipe, RemoteSettings
 from lift.remote.finetuning_jobs import CANCELLED, ProviderJobEvent
-from lift.remote.openai_endpoint import Endpoint, Patience, resolve_base_url
 from lift.remote.openai_finetuning import FineTuningEvent, Order, Tuned, cancel_fine_tuning, fine_tune
 from lift.remote.price import Estimate, estimate_price, line_limit_tokens
 from lift.remote.remote_answering import RemoteAnswerer
@@ -45,7 +47,7 @@ def absorb_remotely(
     stop: StopFlag | None = None,
     cancel_on_stop: bool = False,
     started: float | None = None,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> Iterator[RemoteEvent]:
     """Fine-tune `model` (its name at the endpoint) on `document`, and put the memory into `library`.
 
@@ -75,7 +77,7 @@ def absorb_remotely(
     order = Order(paid_key, model, file, settings, recipe.training.seed, estimate)
     training: list[ProviderJobEvent] = []
     tuned: Tuned | None = None
-    with library.unfinished.alone(paid_key), Endpoint(base_url, patience, stop) as endpoint:
+    with library.unfinished.alone(paid_key), Endpoint(base_url, retry_policy, stop) as endpoint:
         directory = library.unfinished.path(paid_key)
         for event in fine_tune(endpoint, order, directory, confirm, cancel_on_stop=cancel_on_stop):
             if isinstance(event, ProviderJobEvent) and event.metrics:
@@ -124,7 +126,7 @@ def absorb_remotely(
 
 
 def cancel_remotely(
-    document: Document, model: str, recipe: Recipe, library: MemoryLibrary, *, patience: Patience | None = None
+    document: Document, model: str, recipe: Recipe, library: MemoryLibrary, *, retry_policy: RetryPolicy | None = None
 ) -> str:
     """Cancel the fine-tuning that `absorb_remotely` with the same arguments has begun; says in a sentence what became.
 
@@ -132,7 +134,7 @@ def cancel_remotely(
     """
     base_url = resolve_base_url(recipe.remote.base_url)
     key = fine_tuning_key(document, model, base_url, recipe, recipe.remote)
-    with Endpoint(base_url, patience) as endpoint:
+    with Endpoint(base_url, retry_policy) as endpoint:
         job = cancel_fine_tuning(endpoint, key, library.unfinished.path(key))
     if job is None:
         raise UsageError(

@@ -12,12 +12,19 @@ from lift.answering.strategies import EVIDENCE_SENTENCES
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import Sentence, joined, split_sentences
+from lift.endpoints.openai_endpoint import (
+    OPENAI_URL,
+    Endpoint,
+    EndpointRefusal,
+    MalformedReply,
+    list_of,
+    resolve_base_url,
+)
+from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import RemoteError, UsageError
 from lift.memories.memory import StoredMemory
 from lift.models.control_tokens import without_known_marks
 from lift.packing.prompts import ELLIPSIS, MAX_ANSWER_TOKENS, truncate_middle, user_text
-from lift.remote.openai_endpoint import Endpoint, EndpointRefusal, MalformedReply, Patience, list_of, resolve_base_url
-from lift.remote.price import OPENAI_URL
 from lift.remote.remote_model import base_fingerprint, base_id, read_remote_model
 from lift.remote.token_estimate import estimate_chat_tokens, token_offsets
 
@@ -26,7 +33,9 @@ _SHRINK = 0.8
 _MOST_SHRINKS = 6
 
 
-def open_remote_memory(memory: StoredMemory, *, base_url: str = "", patience: Patience | None = None) -> RemoteAnswerer:
+def open_remote_memory(
+    memory: StoredMemory, *, base_url: str = "", retry_policy: RetryPolicy | None = None
+) -> RemoteAnswerer:
     """Answer from a memory that is a fine-tuned model at an endpoint.
 
     The API key goes to OpenAI, or to the endpoint that the caller has chosen by `base_url` or OPENAI_BASE_URL, never to
@@ -41,7 +50,7 @@ def open_remote_memory(memory: StoredMemory, *, base_url: str = "", patience: Pa
         )
     sentences = split_sentences(memory.document.text)
     return RemoteAnswerer(
-        Endpoint(remote.base_url, patience), remote.model, memory.document, sentences, remote.window_tokens
+        Endpoint(remote.base_url, retry_policy), remote.model, memory.document, sentences, remote.window_tokens
     )
 
 

@@ -8,12 +8,14 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from lift.absorbing.plan import Plan
 from lift.jobs.job import Job
 from lift.jobs.store import JobStore
 from lift.recipes.recipe import recipe_names
@@ -26,6 +28,7 @@ router = APIRouter(tags=["plan"], responses=documented(400, 401, 403, 404, 413, 
 _logger = logging.getLogger("lift.server")
 _MOST_WAITING = 4
 _RETRY_S = 10.0
+_PLAN_S = 600.0  # of one plan, at most
 # A process that has made a plan is kept so long for the next one, with the model in its memory.
 _KEPT_S = 120.0
 _LATEST_JOBS = 1000
@@ -42,7 +45,8 @@ class PlanBody(Body):
     budget_s: float | None = Field(None, gt=0, le=1e8)
 
 
-class PlanLine(BaseModel):
+@dataclass(frozen=True)
+class PlanLine(Plan):
     """As `lift plan --json`: sizes in tokens and bytes, times in seconds, and after how many questions it has paid.
 
     `timing`: where the speed is from. "timed": steps were timed for this plan. Else the plan is an estimate, since a
@@ -50,21 +54,6 @@ class PlanLine(BaseModel):
     neither is known yet, of a "short trial" that reads a piece of the text.
     """
 
-    title: str
-    tokens: int
-    sentences: int
-    tasks: int
-    epochs: float
-    train_tokens: int
-    tokens_per_s: float
-    seconds: float
-    peak_bytes: int
-    adapter_bytes: int
-    full_read_s: float | None
-    ask_s: float
-    break_even_questions: int | None
-    requests: int
-    cached_requests: int
     timing: Timing
 
 
@@ -166,14 +155,14 @@ async def make_plan(request: Request, body: PlanBody) -> PlanLine:
     planner: Planner = request.app.state.planner
     await planner.start()
     known, timing = await run_in_threadpool(_known_speed, planner.speeds, parts.store, body.recipe)
-    said = await while_there(request, planner.plan({**order, "known": known}, parts.settings.plan_s))
+    said = await while_there(request, planner.plan({**order, "known": known}, _PLAN_S))
     if "error" in said:
         raise Refusal(said["status"], said["error"], code="invalid_document" if said["status"] == 400 else "failed")
     made = said["plan"]
     speed = made.pop("speed")
     if timing == "timed":
         planner.speeds[body.recipe] = speed
-    return PlanLine.model_validate({**made, "timing": timing})
+    return PlanLine(**made, timing=timing)
 
 
 def _order(parts: Parts, body: PlanBody) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def plan(
     else:
         made = make_plan(document, loaded[model], settings, budget_s)
         speed = KnownSpeed.of_plan(made)
-    return {"title": document.title, **asdict(made), "speed": asdict(speed)}
+    return {**asdict(made), "speed": asdict(speed)}
 
 
 def _import() -> None:

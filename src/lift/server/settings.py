@@ -18,8 +18,8 @@ class ServerSettings:
     `allowed_hosts`: names that requests may call the server by, besides the loopback ones. `cors_origins`: pages of
     other servers that may call it from a browser. `requests_per_minute` and `concurrent`: what a key may do whose own
     line says nothing else. `max_upload_bytes` bounds a document, `max_stored_bytes` all that are kept. `answer_s`
-    bounds an answer, its waiting included, `plan_s` a plan; `shutdown_s` is how long running answers may take when the
-    server is asked to stop.
+    bounds an answer, its waiting included; `shutdown_s` is how long running answers may take when the server is asked
+    to stop.
     """
 
     model: str = "smollm2"
@@ -34,7 +34,6 @@ class ServerSettings:
     requests_per_minute: int = 600
     concurrent: int = 64
     answer_s: float = 300.0
-    plan_s: float = 600.0
     shutdown_s: float = 20.0
 
     @property

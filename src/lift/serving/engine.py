@@ -13,7 +13,7 @@ from lift.adapters.batched_lora import keeping_room, parking
 from lift.adapters.row_assignment import RowAssignment, rows
 from lift.answering.answerer import stored_adapter
 from lift.errors import EngineClosed, LiftError, UsageError
-from lift.inference.shared_prefix import keeps_tokens
+from lift.inference.kv_cache import keeps_tokens
 from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of

@@ -11,11 +11,11 @@ from functools import partial
 
 from lift.adapters.adapter import attached
 from lift.adapters.resident import hold_stored
-from lift.adapters.row_assignment import RowAssignment, rows
+from lift.adapters.row_assignment import RowAssignment
 from lift.answering.answer import Answer
+from lift.inference.kv_cache import can_share
 from lift.inference.prefix_cache import PrefixCache, Prefixes
 from lift.inference.scheduler import Scheduler, SequenceState, StepOutput
-from lift.inference.shared_prefix import can_share
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
 from lift.packing.prompts import end_of_answer_id
@@ -102,7 +102,6 @@ class EngineLoop:
         self._batch = Scheduler(
             self._base.model,
             assignment,
-            self._open_rows,
             end_ids={end_of_answer_id(self._base.tokenizer), *self._base.end_token_ids},
             rows=self._slots,
             token_budget=KV_TOKEN_BUDGET,
@@ -281,9 +280,6 @@ class EngineLoop:
     def _count_end(self, reason: FinishReason) -> None:
         with self._changed:
             self._counts["timed_out" if reason == "timeout" else "cancelled"] += 1
-
-    def _open_rows(self, names: Sequence[str | None]) -> AbstractContextManager[RowAssignment]:
-        return rows(self._base.model, names)
 
     def _prefixes(self, adapter: str | None) -> Prefixes | None:
         if not self._kept:

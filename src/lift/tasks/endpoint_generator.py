@@ -13,35 +13,41 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import filelock
+import tenacity
 
+from lift.endpoints.openai_endpoint import OPENAI_URL
+from lift.endpoints.reply_cache import ReplyCache, request_key
+from lift.endpoints.retry_policy import (
+    RetryPolicy,
+    TransientFault,
+    UnusableReply,
+    fault_of,
+    is_transient,
+    retry_after_s,
+)
 from lift.errors import GenerationError, cleaning_up
 from lift.models.control_tokens import without_known_marks
 from lift.recipes.recipe import GeneratorSettings
-from lift.tasks import backoff
-from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
 from lift.tasks.generation import GenerationCounts
-from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome
+from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome, open_reply_cache
 from lift.tasks.reply_parsing import ParsedReply, Unusable, read_json, schema_for
 from lift.tasks.requests import TaskRequest, instructions, material
 
 if TYPE_CHECKING:
     import openai
 
-OPENAI_URL = "https://api.openai.com/v1"
 THREAD_NAME = "lift-endpoint"
 # As long as the official client waits: a small server works off a queue of many requests.
-ANSWER_TIMEOUT_S = 600.0
+RETRY_POLICY = RetryPolicy(timeout_s=600.0)
 CONNECT_TIMEOUT_S = 10.0
 # So many requests that fail for good, none answered, and the rest is not tried.
 FAULTS_TO_GIVE_UP = 3
 _LOCK_POLL_S = 0.1
-_MENDABLE_STATUS = {408, 409, 425, 429}
 _ADVICE = {
     "HTTP 401": "set OPENAI_API_KEY to a valid key",
     "HTTP 403": "set OPENAI_API_KEY to a key that may use this model",
@@ -50,15 +56,13 @@ _ADVICE = {
 }
 
 
-@dataclass(frozen=True)
-class _Fault:
-    """Why the endpoint gave no reply. `shared`: other requests will meet it too."""
+class _FinalFault(Exception):
+    """The endpoint gave no reply, and will not. `shared`: nor will it to other requests, for the reason `args[0]`."""
 
-    reason: str
-    message: str
-    mendable: bool
-    shared: bool = False
-    wait_s: float | None = None
+    def __init__(self, reason: str, message: str = "", shared: bool = False) -> None:
+        super().__init__(reason)
+        self.message = message
+        self.shared = shared
 
 
 def endpoint_url(settings: GeneratorSettings) -> str:
@@ -180,13 +184,11 @@ class _Run:
 
     async def all_requests(self) -> None:
         keys = [self._writer.key(request) for request in self._requests]
-        with ReplyCache() as cache:
-            cache.begin_run(keys, self._writer.origin)
+        with open_reply_cache() as cache:
             missing = self._out_of_cache(cache, self._requests, keys)
             if missing:
                 async with _locked(cache.run_lock(keys)), self._client() as client:
                     await self._ask_all(client, cache, missing, keys)
-            cache.finish_run(keys)
 
     async def _ask_all(
         self, client: openai.AsyncOpenAI, cache: ReplyCache, requests: Sequence[TaskRequest], keys: Sequence[str]
@@ -219,7 +221,7 @@ class _Run:
             api_key=self._writer.api_key,
             base_url=self._writer.base_url,
             max_retries=0,
-            timeout=package.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            timeout=package.Timeout(RETRY_POLICY.timeout_s, connect=CONNECT_TIMEOUT_S),
         )
         return client
 
@@ -227,32 +229,33 @@ class _Run:
         """Ask until a reply can be used or the tries are spent, and hand on what came of it."""
         temperature = self._settings.temperature
         readable: tuple[str, ParsedReply] | None = None
-        reason = ""
-        for attempt in range(self._settings.retries + 1):
-            if attempt:
-                self._counts.retried[reason] += 1
+
+        async def attempt() -> None:
+            nonlocal temperature, readable
             async with self._room:
                 await asyncio.sleep(self._not_before_s - asyncio.get_running_loop().time())
-                answer = await self._send(client, request, temperature)
-            if isinstance(answer, _Fault):
-                reason = answer.reason
-                self._note(answer)
-                if not answer.mendable:
-                    break
-                if attempt < self._settings.retries:
-                    await self._wait(answer, attempt + 1)
-                continue
+                text, cut_off = await self._send(client, request, temperature)
             self._reached = True
-            text, cut_off = answer
             outcome = read_json(request, text)
             if isinstance(outcome, ParsedReply):
                 readable = (text, outcome)
-                reason = doubt(request, outcome) or ""
-                if not reason:
-                    break
+                reason = doubt(request, outcome)
             else:
                 reason = "cut off" if cut_off else outcome.reason
-            temperature = max(temperature, RETRY_TEMPERATURE)
+            if reason:
+                temperature = max(temperature, RETRY_TEMPERATURE)
+                raise UnusableReply(reason)
+
+        policy = replace(RETRY_POLICY, tries=self._settings.retries + 1)
+        retrying = tenacity.AsyncRetrying(sleep=asyncio.sleep, before_sleep=self._note_retry, **policy.options())
+        reason = ""
+        try:
+            await retrying(attempt)
+        except TransientFault as fault:
+            reason = str(fault)
+        except _FinalFault as fault:
+            self._note(fault)
+            reason = str(fault)
         if readable is None:
             self._counts.failed[reason] += 1
             self.arrivals.put((request.number, Unusable(reason)))
@@ -261,28 +264,31 @@ class _Run:
         self._counts.answered += 1
         self.arrivals.put((request.number, readable[1]))
 
-    async def _wait(self, fault: _Fault, retry: int) -> None:
-        """Wait as the endpoint asked, and let every request wait with this one; else back off alone."""
-        if not fault.wait_s:
-            await asyncio.sleep(backoff.backoff_s(retry))
-        else:
-            self._not_before_s = max(self._not_before_s, asyncio.get_running_loop().time() + fault.wait_s)
+    def _note_retry(self, state: tenacity.RetryCallState) -> None:
+        """Count it; where the endpoint asked for a wait, every request waits with this one."""
+        fault = fault_of(state)
+        self._counts.retried[str(fault)] += 1
+        if fault.retry_after_s and state.next_action:
+            now_s = asyncio.get_running_loop().time()
+            self._not_before_s = max(self._not_before_s, now_s + state.next_action.sleep)
 
-    def _note(self, fault: _Fault) -> None:
+    def _note(self, fault: _FinalFault) -> None:
         """Raise GenerationError where `fault` is one that every request meets."""
         if not fault.shared or self._reached:
             return
-        self._shared[fault.reason] += 1
-        if self._shared[fault.reason] >= min(FAULTS_TO_GIVE_UP, self._to_ask):
+        reason = str(fault)
+        self._shared[reason] += 1
+        if self._shared[reason] >= min(FAULTS_TO_GIVE_UP, self._to_ask):
             raise GenerationError(
-                f"expected {self._writer.base_url} to answer as {self._settings.model!r}, got {fault.reason} "
-                f"({fault.message}); {_ADVICE[fault.reason]}"
+                f"expected {self._writer.base_url} to answer as {self._settings.model!r}, got {reason} "
+                f"({fault.message}); {_ADVICE[reason]}"
             )
 
-    async def _send(
-        self, client: openai.AsyncOpenAI, request: TaskRequest, temperature: float
-    ) -> tuple[str, bool] | _Fault:
-        """One reply and whether it was cut off; what the endpoint does not take is left out from then on."""
+    async def _send(self, client: openai.AsyncOpenAI, request: TaskRequest, temperature: float) -> tuple[str, bool]:
+        """One reply and whether it was cut off; what the endpoint does not take is left out from then on.
+
+        Raises TransientFault or _FinalFault, each with a reason of a few words.
+        """
         package = require_openai()
         create: Any = client.chat.completions.create
         while True:
@@ -295,18 +301,18 @@ class _Run:
                     **_optional(request, self._settings.max_output_tokens, refused),
                 )
             except package.APITimeoutError:
-                return _Fault("timeout", "", mendable=True)
+                raise TransientFault("timeout") from None
             except package.APIConnectionError as error:
-                never = _is_refusal(error) and not self._reached
-                reason = "no connection" if never else "connection lost"
-                return _Fault(reason, _one_line(error), mendable=not never, shared=never)
+                if _is_refusal(error) and not self._reached:
+                    raise _FinalFault("no connection", _one_line(error), shared=True) from None
+                raise TransientFault("connection lost") from None
             except package.APIStatusError as error:
                 if error.status_code in (400, 422) and (more := _named(str(error)) - refused):
                     self._refused |= more
                     continue
-                return _status_fault(error)
+                raise _status_fault(error) from None
             except (package.OpenAIError, ValueError):
-                return _Fault("not a chat completion", "", mendable=True)
+                raise TransientFault("not a chat completion") from None
             return _content(completion)
 
 
@@ -345,20 +351,19 @@ def _named(message: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _content(completion: Any) -> tuple[str, bool] | _Fault:
+def _content(completion: Any) -> tuple[str, bool]:
     choices: Any = getattr(completion, "choices", None)
     text = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
     if not isinstance(text, str):
-        return _Fault("not a chat completion", "", mendable=True)
+        raise TransientFault("not a chat completion")
     return text, choices[0].finish_reason == "length"
 
 
-def _status_fault(error: openai.APIStatusError) -> _Fault:
-    status = error.status_code
-    reason = f"HTTP {status}"
-    mendable = (status in _MENDABLE_STATUS or status >= 500) and error.code != "insufficient_quota"
-    wait_s = backoff.retry_after_s(error.response.headers.get("retry-after"), datetime.now(UTC)) if mendable else None
-    return _Fault(reason, _one_line(error), mendable, shared=reason in _ADVICE, wait_s=wait_s)
+def _status_fault(error: openai.APIStatusError) -> TransientFault | _FinalFault:
+    reason = f"HTTP {error.status_code}"
+    if is_transient(error):
+        return TransientFault(reason, retry_after_s(error.response.headers))
+    return _FinalFault(reason, _one_line(error), shared=reason in _ADVICE)
 
 
 def _is_refusal(error: BaseException) -> bool:

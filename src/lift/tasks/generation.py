@@ -68,13 +68,12 @@ class GenerationCounts:
 class TaskGenerator(Protocol):
     """Writes tasks about one document.
 
-    `counts` is live while a stream runs, and begins anew with each. `cached_requests` of `counts.requests` needed
-    nobody when the generator was opened; `complete` says whether an earlier run got every reply.
+    `counts` is live while a stream runs, and begins anew with each. `cached_requests` of `counts.requests` were
+    answered before the generator was opened.
     """
 
     counts: GenerationCounts
     cached_requests: int
-    complete: bool
 
     def stream(self) -> Iterator[Generated]:
         """Pieces in document order, each as soon as it and all before it are there.

@@ -25,7 +25,7 @@ def open_generator(
     """The generator of `recipe.generator.kind` for the sentences of one document; nothing is asked of anybody yet.
 
     `language` is an ISO 639-1 code, for the rules. Raises GenerationError where an endpoint lacks its package or key,
-    a sentence does not fit the base model's window, or the cache of replies cannot be used.
+    or a sentence does not fit the base model's window; ReplyCacheError where replies cannot be kept.
     """
     if recipe.generator.kind == "rules":
         return RulesGenerator(title, sentences, recipe, language)
@@ -47,7 +47,6 @@ class RulesGenerator:
     """The TaskGenerator over the rules: no requests, a piece for every sentence."""
 
     cached_requests = 0
-    complete = True
 
     def __init__(self, title: str, sentences: Sequence[Sentence], recipe: Recipe, language: str) -> None:
         self._title, self._sentences, self._recipe, self._language = title, sentences, recipe, language

@@ -9,9 +9,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
+from lift.endpoints.reply_cache import ReplyCache
 from lift.errors import GenerationError
+from lift.models.fingerprint import cache_directory
 from lift.recipes.recipe import TaskSettings
-from lift.tasks.cache import ReplyCache
 from lift.tasks.checks import ReplyChecker
 from lift.tasks.generation import Generated, GenerationCounts
 from lift.tasks.reply_parsing import ParsedReply, Unusable
@@ -22,6 +23,11 @@ Outcome = ParsedReply | Unusable
 RETRY_TEMPERATURE = 0.7
 # A document may come in parts, and no reply about one of a sentence or two says little of the others.
 FEWEST_TO_JUDGE = 3
+
+
+def open_reply_cache() -> ReplyCache:
+    """The replies about tasks, of all documents (`LIFT_CACHE`). Raises ReplyCacheError."""
+    return ReplyCache(cache_directory() / "tasks")
 
 
 class Writer(Protocol):
@@ -56,9 +62,8 @@ class LanguageModelGenerator:
         self._requests = tuple(requests)
         self._held_out = settings.held_out_per_sentence
         keys = [writer.key(request) for request in self._requests]
-        with ReplyCache() as cache:
+        with open_reply_cache() as cache:
             self.cached_requests = cache.count(keys)
-            self.complete = cache.is_complete(keys)
         self.counts = GenerationCounts(requests=len(self._requests))
 
     def stream(self) -> Iterator[Generated]:

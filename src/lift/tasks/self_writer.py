@@ -10,13 +10,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lift.endpoints.reply_cache import ReplyCache, request_key
 from lift.errors import GenerationError
 from lift.models.control_tokens import content_ids, decode_content, rendered_ids
 from lift.recipes.recipe import GeneratorSettings
-from lift.tasks.cache import ReplyCache, request_key
 from lift.tasks.checks import doubt
 from lift.tasks.generation import GenerationCounts
-from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome
+from lift.tasks.language_model import RETRY_TEMPERATURE, Outcome, open_reply_cache
 from lift.tasks.reply_parsing import ParsedReply, Unusable, read_labelled
 from lift.tasks.requests import TaskRequest, instructions, material
 
@@ -62,13 +62,11 @@ class SelfWriter:
     ) -> Generator[tuple[int, Outcome], None, None]:
         """See Writer. In order, BATCH_REQUESTS at a time."""
         keys = [self.key(request) for request in requests]
-        with ReplyCache() as cache:
-            cache.begin_run(keys, self.origin)
+        with open_reply_cache() as cache:
             for first in range(0, len(requests), BATCH_REQUESTS):
                 batch = requests[first : first + BATCH_REQUESTS]
                 outcomes = self._batch(batch, keys, cache, counts)
                 yield from ((request.number, outcomes[request.number]) for request in batch)
-            cache.finish_run(keys)
 
     def _batch(
         self, batch: Sequence[TaskRequest], keys: Sequence[str], cache: ReplyCache, counts: GenerationCounts

@@ -37,7 +37,7 @@ def tokens(text: str) -> tuple[str, ...]:
 
 
 def content_words(text: str) -> list[str]:
-    """The tokens that are not words of English grammar alone."""
+    """The tokens that an answer is proved by: all but words of English grammar alone, which turn no statement round."""
     return [token for token in tokens(text) if token not in _FUNCTION_WORDS]
 
 

@@ -42,6 +42,7 @@ from lift.training.leitner_sampler import LeitnerSampler
 
 # To be raised where the same tasks and settings are trained otherwise than before: other prompts, examples or updates.
 TRAINING_VERSION = 2
+KL_PIECE_TOKENS = 256  # of a KL anchor, at most
 _QUESTIONS_A_PASSAGE = 3
 
 
@@ -234,10 +235,9 @@ class BatchSampler:
 
     def _cut(self, passages: Sequence[WarmStartPassage]) -> Iterator[array[int]]:
         """The tokens of the passages in pieces, the last one of each as long as it is."""
-        length = self._recipe.regularisation.kl_piece_tokens
         for passage in passages:
             ids = array("L", content_ids(self._tokenizer, passage.text))
-            yield from (ids[start : start + length] for start in range(0, len(ids) - 1, length))
+            yield from (ids[start : start + KL_PIECE_TOKENS] for start in range(0, len(ids) - 1, KL_PIECE_TOKENS))
 
     def _due(self, groups: Iterable[Group], epoch: int) -> Iterator[Group]:
         """The groups without the tasks that are skipped."""

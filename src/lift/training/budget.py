@@ -17,6 +17,8 @@ from lift.errors import BudgetError
 
 # Loading the model, a calibration, a few steps and saving fit into it on one thread of a core that is shared.
 SMALLEST_BUDGET_S = 30.0
+# How often the state of a training is saved.
+CHECKPOINT_EVERY_S = 30.0
 # How far back the recent speed reaches: long enough to be no accident, short enough to see that the machine changed.
 _WINDOW_S = 10.0
 # A batch may take so much longer than the recent speed says, and still be done in time.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+
+from lift.memories.durable import sync_directory, write_directory
 
 _TENSORS = "tensors.safetensors"
 _POSITION = "position.json"
@@ -113,12 +114,9 @@ class Checkpoint:
         fresh = self._beside(_FRESH)
         try:
             shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
+            fresh.parent.mkdir(parents=True, exist_ok=True)
             contents = _contents(state)
-            for name, content in contents.items():
-                _write(fresh / name, content)
-            _write(fresh / _CHECKSUMS, _checksums(contents))
-            _sync(fresh)
+            write_directory(fresh, [*contents.items(), (_CHECKSUMS, _checksums(contents))])
             self._put_in_place(fresh)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)  # half of it would keep the room that others need
@@ -166,7 +164,7 @@ class Checkpoint:
             self.directory.rename(before)
         try:
             fresh.rename(self.directory)
-            _sync(self.directory.parent)
+            sync_directory(self.directory.parent)
         except OSError:
             if not self.directory.exists() and before.exists():
                 before.rename(self.directory)
@@ -221,22 +219,3 @@ def _read(directory: Path) -> State:
         optimizer=optimizer,
         history=[json.loads(line) for line in rows],
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import Cache, DynamicCache
 
-from lift.inference.shared_prefix import can_share
+from lift.inference.kv_cache import can_share
 from lift.packing.forward import batch_inputs
 from lift.packing.trie import Batch
 

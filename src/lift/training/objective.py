@@ -19,6 +19,7 @@ from lift.recipes.recipe import ObjectiveSettings
 from lift.training.frozen_layer_cache import FrozenLayerCache
 
 _LOSS_AT_HALF = math.log(2)
+TEACHER_TOP_K = 32  # of the teacher's logits that are matched, the rest in one bucket
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Objective:
         self._lower = lower
         self._adapter = adapter
         self._settings = settings
-        self._teacher = Teacher(model, adapter, settings)
+        self._teacher = Teacher(model, adapter)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Scalar, with graph: the mean over the batch's examples by weight."""
@@ -72,7 +73,7 @@ class Objective:
         if not settings.distillation and not any(example.kl_to_base for example in batch.members):
             return Outcome(settings.cross_entropy * (losses * weights).sum() + extra, greedy_correct)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
-        divergence = bucket_divergence(logits, log_probabilities, ids, settings.distillation_temperature)  # [M]
+        divergence = bucket_divergence(logits, log_probabilities, ids)  # [M]
         kept = torch.tensor([example.kl_to_base for example in batch.members]).repeat_interleave(_label_counts(batch))
         kept = kept.to(logits.device)  # [M]
         alone = (
@@ -93,10 +94,9 @@ class Teacher:
     Its answers never change, so each is computed once and kept on the CPU: K log-probabilities and ids a token.
     """
 
-    def __init__(self, model: Any, adapter: Adapter, settings: ObjectiveSettings) -> None:
+    def __init__(self, model: Any, adapter: Adapter) -> None:
         self._model = model
         self._adapter = adapter
-        self._settings = settings
         self._known: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -121,8 +121,7 @@ class Teacher:
             return
         with torch.no_grad(), self._adapter.disabled():
             logits = labelled_logits(self._model, pack(readers))  # [M', vocabulary]
-        settings = self._settings
-        values, ids = top_k_log_probabilities(logits, settings.distillation_top_k, settings.distillation_temperature)
+        values, ids = top_k_log_probabilities(logits, TEACHER_TOP_K)
         first = 0
         for reader in readers:
             last = first + reader.labelled_tokens

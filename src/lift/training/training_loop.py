@@ -17,13 +17,13 @@ from lift.packing.prompts import Example
 from lift.packing.trie import Batch
 from lift.recipes.recipe import TrainingSettings
 from lift.training.batch_sampler import OptimizerStep
+from lift.training.budget import CHECKPOINT_EVERY_S
 from lift.training.checkpoint import Checkpoint, Position, State
 from lift.training.learning_rate_schedule import learning_rate_multiplier
 from lift.training.leitner_sampler import LeitnerSampler
 from lift.training.objective import Objective
 from lift.training.pace import Pace
 
-CHECKPOINT_EVERY_S = 30.0
 # on a slow disk saving is done more seldom, so that it takes no more than this share of the time
 _MOST_SAVING = 0.1
 

@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
+import tenacity
+
+from lift.endpoints.retry_policy import RetryPolicy, TransientFault, fault_of, is_transient, retry_after_s
 from lift.errors import InterruptedAbsorption, RemoteError, UsageError
-from lift.remote.price import OPENAI_URL
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
 
 _Result = TypeVar("_Result")
+OPENAI_URL = "https://api.openai.com/v1"
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _URL_VARIABLE = "OPENAI_BASE_URL"
 _LONGEST_MESSAGE_CHARS = 400
-# Answers that say "not now" (408, 409, 425), and gateways' and servers' own troubles.
-_TRANSIENT_STATUSES = frozenset({408, 409, 425})
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a reply is waited for, and how often and after what wait (doubled each time) a request is repeated."""
-
-    timeout_s: float = 60.0
-    tries: int = 6
-    first_wait_s: float = 1.0
-    longest_wait_s: float = 60.0
-
-    def wait_s(self, failures: int, asked_s: float | None) -> float:
-        """Seconds before the next try: what the endpoint asked for, else exponential with jitter; bounded."""
-        doubled_s = self.first_wait_s * 2 ** (failures - 1) * random.uniform(0.75, 1.25)
-        return min(doubled_s if asked_s is None else asked_s, self.longest_wait_s)
-
-
-class TransientFault(Exception):
-    """A request failed in a way that may pass. It may have been carried out all the same: only the reply is missing."""
-
-    def __init__(self, what: str, retry_after_s: float | None = None) -> None:
-        super().__init__(what)
-        self.retry_after_s = retry_after_s
 
 
 class EndpointRefusal(RemoteError):
@@ -82,22 +58,22 @@ def resolve_base_url(chosen: str = "") -> str:
 
 
 class Endpoint:
-    """Requests to the endpoint at `url`, repeated by the rules of `patience`; `retries` counts the repetitions.
+    """Requests to the endpoint at `url`, repeated by the rules of `retry_policy`; `retries` counts the repetitions.
 
     Usable from several threads. The API key is read from OPENAI_API_KEY and kept nowhere else. Raises RemoteError
     where there is none, or where the package openai is not installed.
     """
 
-    def __init__(self, url: str, patience: Patience | None = None, stop: threading.Event | None = None) -> None:
+    def __init__(self, url: str, retry_policy: RetryPolicy | None = None, stop: threading.Event | None = None) -> None:
         self.url = url
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self.stop = stop or threading.Event()
         self.retries = 0
         self._lock = threading.Lock()
         self._api_key = os.environ.get(_KEY_VARIABLE, "").strip()
         if not self._api_key:
             raise RemoteError(f"expected an API key for {url} in {_KEY_VARIABLE}, found none; set it, then try again")
-        self.client: OpenAI = _open_client(url, self._api_key, self.patience.timeout_s)
+        self.client: OpenAI = _open_client(url, self._api_key, self.retry_policy.timeout_s)
 
     def __enter__(self) -> Self:
         return self
@@ -111,13 +87,31 @@ class Endpoint:
         Only for requests that may be carried out twice. Raises Refusal at once where the endpoint refuses, RemoteError
         where its tries are used up, InterruptedAbsorption where `stop` is set meanwhile.
         """
-        failures = 0
-        while True:
-            try:
-                return self.once(action, request)
-            except TransientFault as fault:
-                failures += 1
-                self.wait_after(action, fault, failures)
+        return self.repeat(action, lambda: self.once(action, request))
+
+    def repeat(self, action: str, attempt: Callable[[], _Result]) -> _Result:
+        """What `attempt` returns, made again while it raises TransientFault; raises as call does."""
+
+        def note(_: tenacity.RetryCallState) -> None:
+            with self._lock:
+                self.retries += 1
+
+        def sleep(wait_s: float) -> None:
+            if self.stop.wait(wait_s):
+                raise InterruptedAbsorption(
+                    f"stopped while trying again to {action} at {self.url}; the same command goes on from here"
+                )
+
+        def give_up(state: tenacity.RetryCallState) -> NoReturn:
+            fault = fault_of(state)
+            raise RemoteError(
+                f"could not {action} at {self.url} in {state.attempt_number} tries, the last time: {fault}; "
+                "try again later, the same command goes on from here"
+            ) from fault
+
+        options = self.retry_policy.options()
+        retrying = tenacity.Retrying(sleep=sleep, before_sleep=note, retry_error_callback=give_up, **options)
+        return retrying(attempt)
 
     def once(self, action: str, request: Callable[[], _Result]) -> _Result:
         """What `request` returns, tried once; raises TransientFault, or Refusal."""
@@ -126,7 +120,7 @@ class Endpoint:
         try:
             return request()
         except openai.APITimeoutError:
-            raise TransientFault(f"no reply within {self.patience.timeout_s:g} s") from None
+            raise TransientFault(f"no reply within {self.retry_policy.timeout_s:g} s") from None
         except openai.APIConnectionError as error:
             raise TransientFault(f"the connection failed ({error.__cause__ or error})") from None
         except openai.APIStatusError as error:
@@ -135,20 +129,6 @@ class Endpoint:
             # half a reply, or a page of some gateway in its place: the client itself stumbles over some of these
             what = str(error) if isinstance(error, MalformedReply) else "it is not the JSON that was expected"
             raise TransientFault(f"the reply cannot be understood: {what}") from None
-
-    def wait_after(self, action: str, fault: TransientFault, failures: int) -> None:
-        """Wait before the next try; raises RemoteError where `failures` were enough, and as call does for `stop`."""
-        if failures >= self.patience.tries:
-            raise RemoteError(
-                f"could not {action} at {self.url} in {failures} tries, the last time: {fault}; "
-                "try again later, the same command goes on from here"
-            ) from fault
-        with self._lock:
-            self.retries += 1
-        if self.stop.wait(self.patience.wait_s(failures, fault.retry_after_s)):
-            raise InterruptedAbsorption(
-                f"stopped while trying again to {action} at {self.url}; the same command goes on from here"
-            ) from fault
 
     def _judge(self, action: str, error: APIStatusError) -> EndpointRefusal | TransientFault:
         """What a status other than success means."""
@@ -160,9 +140,9 @@ class Endpoint:
                 f"the account's quota at {self.url} is used up ({said}); {advice}", status, code, param
             )
         not_ready = status == 400 and ("being processed" in said or "not ready" in said)
-        if status in _TRANSIENT_STATUSES or status >= 500 or status == 429 or not_ready:
+        if is_transient(error) or not_ready:
             what = "the rate limit was reached" if status == 429 else f"it answered {status}"
-            return TransientFault(f"{what} ({said})", _retry_after_s(error))
+            return TransientFault(f"{what} ({said})", retry_after_s(error.response.headers))
         if status in (401, 403):
             return EndpointRefusal(
                 f"{self.url} does not accept the API key for this ({said}); set {_KEY_VARIABLE} to one that may "
@@ -199,15 +179,6 @@ def list_of(reply: Any, field: str = "data") -> list[Any]:
     if not isinstance(value, list):
         raise MalformedReply(f"expected a list as its {field}, got {value!r:.80}")
     return value
-
-
-def _retry_after_s(error: APIStatusError) -> float | None:
-    for header, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        with contextlib.suppress(ValueError):
-            seconds = float(error.response.headers.get(header, "")) * unit_s
-            if seconds >= 0:
-                return seconds
-    return None
 
 
 def _open_client(url: str, api_key: str, timeout_s: float) -> OpenAI:
