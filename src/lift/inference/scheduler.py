@@ -170,7 +170,11 @@ class Scheduler:
             return
         left = [length - seen for length, seen in zip(lengths, known, strict=True)]
         most = _PREFILL_ALONE_TOKENS if self._prefill_first else _GROUP_TOKENS
-        for group in group_alike(left):
+        groups = group_alike(left)
+        if rows and self._prefill_first and self._assignment is not None:
+            # the memories of a pass are laid out for it, which costs more than padding
+            most, groups = budget, [sorted(range(len(rows)), key=left.__getitem__)]
+        for group in groups:
             fits = max(1, min(most // max(left[index] for index in group), budget // max(lengths[i] for i in group)))
             for first in range(0, len(group), fits):
                 self._waiting.append([rows[index] for index in group[first : first + fits]])

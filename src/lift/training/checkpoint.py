@@ -114,7 +114,8 @@ class Checkpoint:
         fresh = self._beside(_FRESH)
         try:
             shutil.rmtree(fresh, ignore_errors=True)
-            fresh.parent.mkdir(parents=True, exist_ok=True)
+            if not fresh.parent.exists():  # a file in its place is told of by the next line that needs a directory
+                fresh.parent.mkdir(parents=True, exist_ok=True)
             contents = _contents(state)
             write_directory(fresh, [*contents.items(), (_CHECKSUMS, _checksums(contents))])
             self._put_in_place(fresh)
