@@ -17,7 +17,7 @@ from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
 from lift.inference.prefix_cache import common_tokens
 from lift.models.base_model import BaseModel
-from lift.packing.prompts import citation_question, prompt_ids
+from lift.packing.prompts import TEXT_TELLS_NOTHING, citation_question, prompt_ids
 
 TEXT = "Ada Quill founded the museum. It owns 42 lenses. The tower burned in 1907."
 ROOMS = " ".join(f"Room {number} of the tower is dark." for number in range(8))
@@ -308,3 +308,39 @@ def test_an_error_on_the_way_is_raised() -> None:
 
     with pytest.raises(ValueError, match="too long"):
         run_strategies([failing()], lambda wants: [""] * len(wants))
+
+
+@pytest.mark.parametrize(("memory_says", "expected"), [(-1.0, "1911"), (-9.0, TEXT_TELLS_NOTHING)])
+def test_where_nothing_is_read_the_memory_answers_if_it_is_sure(
+    tiny_model: BaseModel, memory_says: float, expected: str
+) -> None:
+    def bring(want: ModelRequest) -> Any:
+        if isinstance(want, ScoreRequest):
+            return [memory_says if want.adapter == "memory" else -8.0] * len(want.answers)
+        return "1911" if want.adapter == "memory" else TEXT_TELLS_NOTHING
+
+    answer, wanted = take(tiny_model, BOTH, "auto", bring)
+    assert answer.text == expected
+    assert not answer.supported
+    assert [each.relation for each in answer.evidence] == ["related"]
+    # more sentences are read, and no other place: nothing of the text has the memory's words
+    assert [want.adapter for want in wanted if isinstance(want, GenerateRequest)] == ["reader", "memory", "reader"]
+
+
+def test_where_nothing_is_read_the_reader_is_shown_where_the_memorys_answer_stands(tiny_model: BaseModel) -> None:
+    text = f"Ada Quill gave the lenses to Bram Holt.\n\n{ROOMS}"
+    around = tuple(
+        prompt_ids(tiny_model.tokenizer, "Who got the optics of the tower?", "Ada Quill gave the lenses to Bram Holt.")
+    )
+
+    def bring(want: ModelRequest) -> Any:
+        if isinstance(want, ScoreRequest):
+            return [-1.0] * len(want.answers)
+        if want.adapter == "memory":
+            return "Bram Holt"
+        return "Bram Holt" if want.prompt_ids == around else TEXT_TELLS_NOTHING
+
+    answer, wanted = take(tiny_model, BOTH, "auto", bring, text, "Who got the optics of the tower?")
+    assert answer.text == "Bram Holt"
+    assert around in [want.prompt_ids for want in wanted if isinstance(want, GenerateRequest)]
+    assert any(each.text == "Ada Quill gave the lenses to Bram Holt." for each in answer.evidence)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lift.absorbing.planning import calibrate
-from lift.absorbing.preparation import TaskWriter, prepare, prepare_document
+from lift.absorbing.preparation import prepare, prepare_document
+from lift.absorbing.resolved_recipe import resolve
+from lift.absorbing.task_writing import TaskWriter
 from lift.adapters.resident import release
 from lift.adapters.sharing import takes_one_turn
-from lift.adapters.warm_start import find_warm_start, start_adapter
 from lift.documents.document import Document
 from lift.errors import cleaning_up
 from lift.inference.generate import generate
@@ -37,15 +38,16 @@ class BaseSpeed:
 @takes_one_turn
 def measure_base_speed(base: BaseModel, recipe: Recipe) -> BaseSpeed | None:
     """Time `base` with the recipe's adapter; None where it has no warm start, whose passages it would be taught."""
-    found = find_warm_start(base, recipe.adapter)
+    resolved = resolve(recipe, base)
+    found = resolved.warm_start
     if found is None or not found.passages:
         return None
     text = "\n\n".join(passage.text for passage in found.passages[:_PASSAGES])
     made = prepare_document(Document("", text, ""), base, recipe)
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
-    sampler = prepare(made, tasks, base, recipe).sampler
+    sampler = prepare(made, tasks, base, resolved).sampler
     release(base.model)
-    adapter = start_adapter(base, recipe.adapter, recipe.training.seed)
+    adapter = resolved.create_adapter(base)
     with cleaning_up(adapter.detach):
         trained = calibrate(base, adapter, sampler, recipe)
         prompt = base.tokenizer(text, add_special_tokens=False)["input_ids"][:_PROMPT_TOKENS]

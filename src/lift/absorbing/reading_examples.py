@@ -192,7 +192,7 @@ def _answer(question: AnsweredQuestion) -> str | None:
 
 
 def _is_literal(question: AnsweredQuestion, text: str) -> bool:
-    return bool(question.answers) and contained(text, question.answers)
+    return bool(question.answers and contained(text, question.answers))
 
 
 def _told(

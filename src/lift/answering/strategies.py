@@ -268,22 +268,22 @@ class Strategies:
         ]
         shown, texts = [narrow], [read]
         reads_itself = self.adapters.reader == self.adapters.memory
-        if not reads_itself and (abstains(read) or (read != said and not alone)):
+        if not reads_itself and (_declines(read) or (read != said and not alone)):
             more = self.index.evidence(question, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
             wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
                 shown.append(wide)
                 texts += yield [GenerateRequest(self.adapters.reader, wide.ids, max_new_tokens)]
-        if not reads_itself and all(map(abstains, texts)):
+        if not reads_itself and all(map(_declines, texts)):
             around = self._around(question, said)
             if not around:
                 return (yield from self._unread(question, bare, said))
             shown = [self.prompt(question, "evidence", max_new_tokens, around)]
-            texts = yield [GenerateRequest(self.adapters.reader, shown[0].ids, max_new_tokens)]
-            if abstains(texts[0]):
+            texts = [*(yield [GenerateRequest(self.adapters.reader, shown[0].ids, max_new_tokens)])]
+            if _declines(texts[0]):
                 return (yield from self._unread(question, bare, said))
         if not reads_itself:
-            told = [place for place, text in enumerate(texts) if not abstains(text)]
+            told = [place for place, text in enumerate(texts) if not _declines(text)]
             shown, texts = [shown[place] for place in told], [texts[place] for place in told]
         pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
         chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
@@ -383,3 +383,8 @@ class Strategies:
                 "use --context truncated, evidence or auto"
             )
         return text, cut
+
+
+def _declines(text: str) -> bool:
+    """Whether a text says that nothing answers the question; one that is empty says nothing at all."""
+    return bool(text) and abstains(text)
