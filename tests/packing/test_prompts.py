@@ -49,7 +49,11 @@ def test_a_training_prompt_is_the_generation_prompt_token_for_token(
     prompt = prompt_ids(tiny_tokenizer, question, "A text.")
     assert list(example.ids[: len(prompt)]) == prompt
     rendered = tiny_tokenizer.apply_chat_template(
-        [{"role": "user", "content": user_text(question, "A text.")}, {"role": "assistant", "content": answer}],
+        [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": user_text(question, "A text.")},
+            {"role": "assistant", "content": answer},
+        ],
         tokenize=False,
     )
     assert rendered.startswith(tiny_tokenizer.decode(list(example.ids)))
