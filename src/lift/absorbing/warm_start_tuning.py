@@ -34,7 +34,7 @@ _LONGEST_KEPT_CHARS = 1500
 
 
 class ReaderSettings(Settings):
-    """How a warm start is tuned. The defaults are those of the one that comes with Lift."""
+    """How a warm start is tuned; that which comes with Lift is of earlier settings (its warm_start.json)."""
 
     adapter: AdapterSettings = AdapterSettings(rank=16, alpha=32.0, upper_share=0.5)
     objective: ObjectiveSettings = ObjectiveSettings(mean_over="tokens")
