@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice, zip_longest
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -20,6 +21,7 @@ from lift.config import Settings
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import Sentence, joined, split_sentences
+from lift.models.control_tokens import content_ids
 from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example
 from lift.tasks.rules.polar_questions import polar_questions
 
@@ -87,17 +89,15 @@ def balanced(
     chosen: list[tuple[QuestionedDocument, list[AnsweredQuestion]]] = []
     for members in by_source.values():
         generator.shuffle(members)
-        left = settings.questions_per_source
-        queues = [(record, generator.sample(list(record.questions), len(record.questions))) for record in members]
-        taken: list[list[AnsweredQuestion]] = [[] for _ in queues]
-        depth = 0
-        while left > 0 and any(depth < len(questions) for _, questions in queues):
-            for (_, questions), own in zip(queues, taken, strict=True):
-                if depth < len(questions) and left > 0:
-                    own.append(questions[depth])
-                    left -= 1
-            depth += 1
-        chosen += [(record, own) for (record, _), own in zip(queues, taken, strict=True) if own]
+        drawn = [generator.sample(list(record.questions), len(record.questions)) for record in members]
+        taken: list[list[AnsweredQuestion]] = [[] for _ in members]
+        # the first question of each document, then the second of each that has two
+        in_turn = (
+            pair for each in zip_longest(*drawn) for pair in zip(taken, each, strict=True) if pair[1] is not None
+        )
+        for own, question in islice(in_turn, settings.questions_per_source):
+            own.append(question)
+        chosen += [(record, own) for record, own in zip(members, taken, strict=True) if own]
     return chosen
 
 
@@ -117,7 +117,7 @@ class ReadingExamples:
         absent: list[tuple[str, str]] = []
         for question in questions:
             said = _answer(question)
-            if said is not None and len(self._tokenizer(said)["input_ids"]) > MAX_ANSWER_TOKENS:
+            if said is not None and len(content_ids(self._tokenizer, said)) > MAX_ANSWER_TOKENS:
                 continue
             passage = "\n".join(question.evidence)[:_LONGEST_PASSAGE_CHARS]
             shown = index.evidence(question.text, generator.choice(_FEW))
