@@ -58,7 +58,7 @@ def test_everything_comes_back_as_it_was_put(memory: StoredMemory) -> None:
 
 def test_manifest_says_what_the_memory_is_made_of(memory: StoredMemory) -> None:
     manifest = memory.manifest
-    assert manifest.format_version == FORMAT_VERSION == 2
+    assert manifest.format_version == FORMAT_VERSION == 3
     assert (manifest.name, manifest.title, manifest.recipe_name) == ("minutes", "Minutes one", "default")
     assert manifest.recipe == make_draft().recipe
     assert manifest.sizes.adapter_parameters == 16
@@ -150,18 +150,18 @@ def test_a_shortened_and_a_surplus_file_are_noticed(memory: StoredMemory) -> Non
 
 def test_a_newer_format_is_refused_and_says_what_to_do(memory: StoredMemory) -> None:
     rewrite_manifest(memory, format_version=FORMAT_VERSION + 1, something_new=True)
-    with pytest.raises(LibraryError, match=r"format version 3, this Lift reads up to 2; upgrade Lift"):
+    with pytest.raises(LibraryError, match=r"format version 4, this Lift reads up to 3; upgrade Lift"):
         StoredMemory.open(memory.directory)
 
 
 def test_an_older_format_is_refused_and_says_what_to_do(memory: StoredMemory) -> None:
     rewrite_manifest(memory, format_version=FORMAT_VERSION - 1)
-    with pytest.raises(LibraryError, match=r"format version 1, this Lift reads 2; absorb its text again"):
+    with pytest.raises(LibraryError, match=r"format version 2, this Lift reads 3; absorb its text again"):
         StoredMemory.open(memory.directory)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"format_version": "1"}', b'{"format_version": 2}']
+    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"format_version": "1"}', b'{"format_version": 3}']
 )
 def test_a_damaged_manifest_is_one_clear_error(memory: StoredMemory, content: bytes) -> None:
     (memory.directory / "memory.json").write_bytes(content)

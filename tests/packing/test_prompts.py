@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lift.errors import UsageError
+from lift.models.base_model import BaseModel
 from lift.models.token_spans import token_spans
 from lift.packing.prompts import (
     ELLIPSIS,
     IGNORED,
+    SYSTEM,
     dialogue_ids,
     end_of_answer_id,
     fit_context,
@@ -47,7 +49,11 @@ def test_a_training_prompt_is_the_generation_prompt_token_for_token(
     prompt = prompt_ids(tiny_tokenizer, question, "A text.")
     assert list(example.ids[: len(prompt)]) == prompt
     rendered = tiny_tokenizer.apply_chat_template(
-        [{"role": "user", "content": user_text(question, "A text.")}, {"role": "assistant", "content": answer}],
+        [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": user_text(question, "A text.")},
+            {"role": "assistant", "content": answer},
+        ],
         tokenize=False,
     )
     assert rendered.startswith(tiny_tokenizer.decode(list(example.ids)))
@@ -252,3 +258,12 @@ def test_the_spans_that_are_kept_are_bounded(merging_tokenizer: Any, monkeypatch
     assert token_spans(tokenizer, texts[-1]) is spans[-1]
     assert tokenizer.characters == before
     assert token_spans(tokenizer, texts[0]) is not spans[0]
+
+
+@pytest.mark.slow
+def test_a_templates_own_system_message_never_comes_up(smollm2: BaseModel) -> None:
+    tokenizer = smollm2.tokenizer
+    for ids in (prompt_ids(tokenizer, "Who keeps the light?"), dialogue_ids(tokenizer, [("user", "Who keeps it?")])):
+        text = tokenizer.decode(ids)
+        assert SYSTEM in text
+        assert "SmolLM" not in text

@@ -35,7 +35,7 @@ from lift.memories.key_index import KEY_PATTERN
 from lift.memories.memory_names import is_valid_name
 from lift.recipes.recipe import Recipe
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_FILE = "memory.json"
 ADAPTER_CONFIG_FILE = "adapter/adapter_config.json"
 ADAPTER_STATE_FILE = "adapter/adapter_model.safetensors"

@@ -27,6 +27,7 @@ _KEPT_CHARS = 256
 _LOCAL_TOKENS = 16  # on either side of a cut: no token changes for what is further away
 _DOUBTED_TOKENS = 2  # arithmetic may be wrong by so many where a tokenizer knows no words
 MAX_ANSWER_TOKENS = 48
+SYSTEM = "You are a helpful assistant."
 TEXT_TELLS_NOTHING = "The text does not tell."
 _SLOT = re.compile(r"\{question\}|\{context\}")
 
@@ -125,7 +126,9 @@ def dialogue_ids(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
     if not tokenizer.chat_template:
         text = "\n".join(said for _, said in turns)
         return content_ids(tokenizer, f"{text}\nAnswer:", add_special_tokens=True)
-    if any(role == "system" for role, _ in turns) and not takes_system_role(tokenizer):
+    if not any(role == "system" for role, _ in turns):
+        turns = [*((turn["role"], turn["content"]) for turn in _system_turn(tokenizer)), *turns]
+    elif not takes_system_role(tokenizer):
         turns = _folded(turns)
     roles = [role for role, _ in turns]
 
@@ -346,7 +349,12 @@ def _render_short(tokenizer: Any, text: str) -> str:
 
 
 def _render(tokenizer: Any, text: str) -> str:
-    return _apply_template(tokenizer, [{"role": "user", "content": text}])
+    return _apply_template(tokenizer, [*_system_turn(tokenizer), {"role": "user", "content": text}])
+
+
+def _system_turn(tokenizer: Any) -> list[dict[str, str]]:
+    """The system turn of a prompt that brings none: else a template may say what its model is, and be quoted."""
+    return [{"role": "system", "content": SYSTEM}] if takes_system_role(tokenizer) else []
 
 
 def _apply_template(tokenizer: Any, messages: list[dict[str, str]]) -> str:

@@ -41,7 +41,7 @@ from lift.tasks.task_file import TaskFile
 from lift.training.leitner_sampler import LeitnerSampler
 
 # To be raised where the same tasks and settings are trained otherwise than before: other prompts, examples or updates.
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 KL_PIECE_TOKENS = 256  # of a KL anchor, at most
 _QUESTIONS_A_PASSAGE = 3
 
