@@ -1,9 +1,11 @@
 """Reading examples: documents with questions that people asked -> prompts and answers that a reader is tuned on.
 
 A question comes up behind a text of its document: the passage that proves its answer, and the sentences that retrieval
-brings, one to eight of them. Where that text does not tell, the answer says so: behind another passage of the same
-document, behind sentences that miss the answer, and wherever people found that the document does not answer. Yes/no
-questions are made by rules of the document's own sentences (tasks/rules/polar_questions.py).
+brings, one to eight of them. Where that text does not tell, the answer says so: behind sentences of which those that
+answer were withheld, behind another passage of the same document, and wherever people found that the document does not
+answer. Most of these texts are made like those that answer, so that only what they say tells them apart. Yes/no
+questions are made by rules of the document's own sentences (tasks/rules/polar_questions.py). Turned round, passage and
+answer ask for the question, which teaches the same adapter to write what people would ask.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import Sentence, joined, split_sentences
 from lift.models.control_tokens import content_ids
-from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example
+from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example, writing_question
 from lift.tasks.rules.polar_questions import polar_questions
 
 _FEW = (1, 2, 3, 3, 3, 5, 8)
 _CARRIED_COVERAGE = 0.75
+_WITHHELD_COVERAGE = 0.5
+_MISPLACED_SHARE = 0.2  # of the texts that do not tell
+_WRITING_WEIGHT = 0.3  # a question has three times the tokens of its answer
 _LONGEST_PASSAGE_CHARS = 6000
 
 
@@ -72,8 +77,9 @@ class ReadingSettings(Settings):
     """Settings of what is read."""
 
     questions_per_source: int = Field(1200, ge=1, description="questions of documents of one source, at most")
-    absent_share: float = Field(0.2, ge=0, lt=1, description="share of questions behind a text that does not tell")
-    polar_share: float = Field(0.1, ge=0, lt=1, description="share of yes/no questions")
+    absent_share: float = Field(0.08, ge=0, lt=1, description="share of questions behind a text that does not tell")
+    polar_share: float = Field(0.05, ge=0, lt=1, description="share of yes/no questions")
+    writing_share: float = Field(0.5, ge=0, le=1, description="share of passages' answers whose question is written")
     kept_passages: int = Field(400, ge=0, description="passages that the warm start keeps, for memories to go on with")
     seed: int = 0
 
@@ -110,41 +116,50 @@ class ReadingExamples:
 
     def groups(self, record: QuestionedDocument, questions: Sequence[AnsweredQuestion]) -> Iterator[list[Example]]:
         """Examples of these questions of the document."""
-        generator = random.Random(f"{self._settings.seed}/{record.document.sha256}")
+        settings = self._settings
+        generator = random.Random(f"{settings.seed}/{record.document.sha256}")
         sentences = split_sentences(record.document.text)
         index = SentenceIndex(sentences)
         behind: dict[str, list[Example]] = defaultdict(list)
+        unanswered: list[tuple[str, str]] = []
         absent: list[tuple[str, str]] = []
         for question in questions:
             said = _answer(question)
             if said is not None and len(content_ids(self._tokenizer, said)) > MAX_ANSWER_TOKENS:
                 continue
             passage = "\n".join(question.evidence)[:_LONGEST_PASSAGE_CHARS]
-            shown = index.evidence(question.text, generator.choice(_FEW))
+            count = generator.choice(_FEW)
+            shown = index.evidence(question.text, count)
             text = joined(shown)
             if not question.answers:
-                absent.append((question.text, text))
+                unanswered.append((question.text, passage or text))
                 continue
             if passage:
                 behind[passage].append(self._example(question.text, said or "", passage))
+                if _is_literal(question, passage) and generator.random() < settings.writing_share:
+                    behind[passage].append(self._written(question, passage))
             told = _told(question, text, passage, shown, index)
-            if told is None:
-                if _is_literal(question, record.document.text):
-                    absent.append((question.text, text))
-            elif text != passage:
+            if told is not None and text != passage:
                 behind[text].append(self._example(question.text, told, text))
+            if _is_literal(question, record.document.text):
+                absent += [(question.text, text)] if told is None else self._withheld(question, index, count)
         answered = sum(map(len, behind.values()))
-        absent += self._misplaced(questions, list(behind), generator)
         generator.shuffle(absent)
-        share = self._settings.absent_share
         # all that people could not answer, and as many more as the share allows
-        for text_asked, text in absent[
-            : max(round(answered * share / (1 - share)), sum(not q.answers for q in questions))
-        ]:
+        wanted = max(round(answered * settings.absent_share / (1 - settings.absent_share)) - len(unanswered), 0)
+        misplaced = list(self._misplaced(questions, list(behind), generator))[: round(wanted * _MISPLACED_SHARE)]
+        for text_asked, text in unanswered + misplaced + absent[: wanted - len(misplaced)]:
             behind[text].append(self._example(text_asked, TEXT_TELLS_NOTHING, text))
         for asked, text, yes in self._polar(record.document.title, sentences, index, answered, generator):
             behind[text].append(self._example(asked, "Yes" if yes else "No", text))
         yield from behind.values()
+
+    def _withheld(self, question: AnsweredQuestion, index: SentenceIndex, count: int) -> Iterator[tuple[str, str]]:
+        """The question behind the best sentences of those that do not answer it."""
+        silent = [each for each in index.search(question.text, 6 * count) if not contained(each.text, question.answers)]
+        text = joined(sorted(silent[:count], key=lambda each: each.index))
+        if text and max(index.coverage(said, text) for said in question.answers) < _WITHHELD_COVERAGE:
+            yield question.text, text
 
     def _misplaced(
         self, questions: Sequence[AnsweredQuestion], passages: Sequence[str], generator: random.Random
@@ -180,6 +195,10 @@ class ReadingExamples:
                 shown = index.evidence(each.question, generator.choice(_FEW))
                 if each.sentence in [sentence.index for sentence in shown]:
                     yield each.question, joined(shown), each.yes
+
+    def _written(self, question: AnsweredQuestion, passage: str) -> Example:
+        asked = writing_question(question.answers[0])
+        return question_example(self._tokenizer, asked, question.text, passage, _WRITING_WEIGHT, reads_evidence=True)
 
     def _example(self, question: str, answer: str, text: str) -> Example:
         return question_example(self._tokenizer, question, answer, text, reads_evidence=True)
