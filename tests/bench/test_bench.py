@@ -44,7 +44,7 @@ from lift.documents.document import Document
 from lift.errors import BenchError, DocumentError, UsageError
 from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
-from lift.packing.prompts import IGNORED
+from lift.packing.prompts import IGNORED, SYSTEM
 from lift.packing.trie import pack
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.tasks.task import Task
@@ -231,8 +231,8 @@ def test_useful_tokens_by_hand(tiny_model: BaseModel) -> None:
     task = Task("Who?", "Bram", (0,), "test")
     sampler = fixed_batch_sampler(prepare_document(DOCUMENT, tiny_model, settings), [task], tiny_model, settings)
     closed_book = next(example for example in sampler.examples() if not example.reads_evidence)
-    # bytes: <|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n, then Bram<|im_end|>
-    assert len(closed_book.ids) == 1 + 5 + 4 + 1 + 1 + 1 + 10 + 4 + 1
+    # bytes: <|im_start|>system\n...<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n, then Bram<|im_end|>
+    assert len(closed_book.ids) == 1 + 7 + len(SYSTEM) + 1 + 1 + 1 + 5 + 4 + 1 + 1 + 1 + 10 + 4 + 1
     assert closed_book.labelled_tokens == 4 + 1
 
 
@@ -571,8 +571,8 @@ def test_only_what_is_asked_closed_book_has_the_memory(tiny_model: BaseModel, mo
     monkeypatch.setattr(ask, "generate", watching)
     plan = AskPlan(lengths=(400,), answer_tokens=2, in_flight=(4,), repeats=1)
     bench_ask(tiny_model, TEXT, plan, memory=None, adapter=recipe().adapter, say=lambda _: None)
-    assert {memory for count, length, memory in asked if count == 1 and length < 100} == {True}
-    assert {memory for count, length, memory in asked if count == 1 and length > 100} == {False}
+    assert {memory for count, length, memory in asked if count == 1 and length < 200} == {True}
+    assert {memory for count, length, memory in asked if count == 1 and length > 200} == {False}
     assert {count for count, _, _ in asked} == {1}
 
 

@@ -17,12 +17,14 @@ from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids, decode_content, encode_content
 from lift.packing.prompts import (
     IGNORED,
+    SYSTEM,
     answer_ids,
     contextual_segment_example,
     dialogue_ids,
     fit_context,
     prompt_ids,
     question_example,
+    takes_system_role,
 )
 from lift.recipes.recipe import load_recipe
 from lift.serving.detokenizer import IncrementalDetokenizer
@@ -34,21 +36,22 @@ PLAIN = st.text(
     max_size=60,
 )
 SPOKEN = st.sampled_from(["The ferry leaves at nine.", " 1,250 crowns\n", "user\n", "x", "", "the  end", "für Ω 東京"])
-# which of the template's control tokens stands in front of the first answer of a dialogue, and which ends it
+# which of the template's control tokens stands in front of the first answer of a dialogue, and which ends it, from the end
 FIRST_ANSWER = {
-    "chatml": (4, 5),
-    "llama3": (4, 6),
-    "gemma": (3, 4),
-    "mistral": (2, 3),
-    "phi3": (2, 3),
-    "unigram": (2, 3),
+    "chatml": (-7, -6),
+    "llama3": (-8, -6),
+    "gemma": (-5, -4),
+    "mistral": (-4, -3),
+    "phi3": (-5, -4),
+    "unigram": (-5, -4),
 }
 unhurried = settings(deadline=None, max_examples=60)
 tokenizer_of = cache(build_tokenizer)
 
 
 def rendered(tokenizer: Any, *turns: tuple[str, str]) -> str:
-    messages = [{"role": role, "content": said} for role, said in turns]
+    told = [("system", SYSTEM)] if takes_system_role(tokenizer) else []
+    messages = [{"role": role, "content": said} for role, said in [*told, *turns]]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return text
 
@@ -201,9 +204,9 @@ def test_what_is_trained_has_the_control_tokens_of_the_template_alone(tiny_model
     assert asked
     for example in examples:
         found = [token for token in example.ids if token in special]
-        # user's turn and its end, the assistant's turn and its end; a segment has none
-        assert found in ([1, 2, 1, 2], [])
-    assert {len([token for token in example.ids if token in special]) for example in examples} == {0, 4}
+        # a turn of the system, the user and the assistant, each with its end; a segment has none
+        assert found in ([1, 2, 1, 2, 1, 2], [])
+    assert {len([token for token in example.ids if token in special]) for example in examples} == {0, 6}
 
 
 def test_a_generated_control_token_is_not_shown() -> None:

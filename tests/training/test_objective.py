@@ -57,9 +57,9 @@ def test_distillation_brings_the_memory_near_the_reader(tiny_model: BaseModel) -
     adapter.set_trainable(True)
     objective = Objective(tiny_model.model, adapter, ObjectiveSettings(cross_entropy=0.0, distillation=1.0))
     batch = pack([example for example in examples(tiny_model) if example.teacher_ids])
-    optimizer = torch.optim.Adam(adapter.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(adapter.parameters(), lr=0.005)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         loss = objective.loss(batch)
         loss.backward()
         optimizer.step()

@@ -1,10 +1,11 @@
-"""Which task generator a recipe asks for: `rules`, `self` or `openai`."""
+"""Which task generator a recipe asks for: `rules`, `writer`, `self` or `openai`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from lift.adapters.warm_start import find_warm_start
 from lift.documents.sentences import Sentence
 from lift.errors import UsageError
 from lift.recipes.recipe import Recipe
@@ -27,8 +28,16 @@ def open_generator(
     `language` is an ISO 639-1 code, for the rules. Raises GenerationError where an endpoint lacks its package or key,
     or a sentence does not fit the base model's window; ReplyCacheError where replies cannot be kept.
     """
-    if recipe.generator.kind == "rules":
-        return RulesGenerator(title, sentences, recipe, language)
+    if recipe.generator.kind in {"rules", "writer"}:
+        rules = RulesGenerator(title, sentences, recipe, language)
+        start = None
+        if recipe.generator.kind == "writer" and base is not None and language == "en":
+            start = find_warm_start(base, recipe.adapter)
+        if base is None or start is None or not start.about.writes_questions:
+            return rules
+        from lift.tasks.question_writer import QuestionWriter
+
+        return QuestionWriter(rules, sentences, base, start, recipe.training.seed)
     writer: Writer
     if recipe.generator.kind == "self":
         if base is None:
@@ -52,7 +61,7 @@ class RulesGenerator:
         self._title, self._sentences, self._recipe, self._language = title, sentences, recipe, language
         self.counts = GenerationCounts()
 
-    def stream(self) -> Iterator[Generated]:
+    def stream(self) -> Generator[Generated]:
         """See TaskGenerator. With tasks.per_document, as many trained tasks, spread evenly over the document."""
         counts = self.counts = GenerationCounts()
         groups: Iterable[Sequence[Task]] = tasks_by_sentence(
