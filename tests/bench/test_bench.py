@@ -231,7 +231,8 @@ def test_useful_tokens_by_hand(tiny_model: BaseModel) -> None:
     task = Task("Who?", "Bram", (0,), "test")
     sampler = fixed_batch_sampler(prepare_document(DOCUMENT, tiny_model, settings), [task], tiny_model, settings)
     closed_book = next(example for example in sampler.examples() if not example.reads_evidence)
-    # bytes: <|im_start|>system\n...<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n, then Bram<|im_end|>
+    # bytes: <|im_start|>system\n...<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n,
+    # then Bram<|im_end|>
     assert len(closed_book.ids) == 1 + 7 + len(SYSTEM) + 1 + 1 + 1 + 5 + 4 + 1 + 1 + 1 + 10 + 4 + 1
     assert closed_book.labelled_tokens == 4 + 1
 

@@ -36,7 +36,7 @@ PLAIN = st.text(
     max_size=60,
 )
 SPOKEN = st.sampled_from(["The ferry leaves at nine.", " 1,250 crowns\n", "user\n", "x", "", "the  end", "für Ω 東京"])
-# which of the template's control tokens stands in front of the first answer of a dialogue, and which ends it, from the end
+# which of the control tokens of a dialogue, counted from its end, stands in front of the first answer, and ends it
 FIRST_ANSWER = {
     "chatml": (-7, -6),
     "llama3": (-8, -6),
