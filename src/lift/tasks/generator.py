@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lift.adapters.warm_start import find_warm_start
@@ -35,9 +36,9 @@ def open_generator(
             start = find_warm_start(base, recipe.adapter)
         if base is None or start is None or not start.about.writes_questions:
             return rules
-        from lift.tasks.question_writer import QuestionWriter
+        from lift.tasks.question_writer import QuestionWriter, reading_with
 
-        return QuestionWriter(rules, sentences, base, start, recipe.training.seed)
+        return QuestionWriter(rules, sentences, partial(reading_with, base, start), recipe.training.seed)
     writer: Writer
     if recipe.generator.kind == "self":
         if base is None:

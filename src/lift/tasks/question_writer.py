@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from lift.adapters.attach import restore_adapter
@@ -22,18 +23,18 @@ from lift.errors import cleaning_up
 from lift.inference.generate import generate
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import decode_content
-from lift.packing.prompts import end_of_answer_id, prompt_ids, writing_question
+from lift.packing.prompts import MAX_ANSWER_TOKENS, end_of_answer_id, prompt_ids, writing_question
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.selection import normalised
 from lift.tasks.task import Task
 
+# questions, each with a text to stand behind -> their answers
+Reads = Callable[[Sequence[tuple[str, str]]], list[str]]
 ORIGIN = "writer"
 ANSWERS_PER_SENTENCE = 3
 _NAME = "question writer"
 _BATCH_QUESTIONS = 64
 _BATCH_ROWS = 16
-_MAX_QUESTION_TOKENS = 48
-_MAX_ANSWER_TOKENS = 32
 _LONGEST_ANSWER_WORDS = 10
 _FEWEST_QUESTION_WORDS = 4
 _PASSAGE_SENTENCES = 6
@@ -63,9 +64,13 @@ class QuestionWriter:
     cached_requests = 0
 
     def __init__(
-        self, rules: TaskGenerator, sentences: Sequence[Sentence], base: BaseModel, start: WarmStart, seed: int = 0
+        self,
+        rules: TaskGenerator,
+        sentences: Sequence[Sentence],
+        reader: Callable[[], AbstractContextManager[Reads]],
+        seed: int = 0,
     ) -> None:
-        self._rules, self._sentences, self._base, self._start, self._seed = rules, sentences, base, start, seed
+        self._rules, self._sentences, self._reader, self._seed = rules, sentences, reader, seed
         self.counts = GenerationCounts()
 
     def stream(self) -> Generator[Generated]:
@@ -87,10 +92,10 @@ class QuestionWriter:
         candidates = self._candidates(by_answer)
         counts.requests = len(candidates)
         index = SentenceIndex(self._sentences)
-        adapter = restore_adapter(self._base.model, self._start.config, self._start.state, _NAME)
-        with cleaning_up(adapter.detach):
+        with self._reader() as read:
             for first in range(0, len(candidates), _BATCH_QUESTIONS):
-                yield Generated(last, tuple(self._written(candidates[first : first + _BATCH_QUESTIONS], index, asked)))
+                batch = candidates[first : first + _BATCH_QUESTIONS]
+                yield Generated(last, tuple(self._written(batch, index, asked, read)))
 
     def _candidates(self, by_answer: dict[int, dict[str, Task]]) -> list[_Candidate]:
         place_of = {sentence.index: place for place, sentence in enumerate(self._sentences)}
@@ -114,13 +119,13 @@ class QuestionWriter:
         begin = first + (place - first) // _PASSAGE_SENTENCES * _PASSAGE_SENTENCES
         return joined(self._sentences[begin : min(begin + _PASSAGE_SENTENCES, last + 1)])
 
-    def _written(self, candidates: Sequence[_Candidate], index: SentenceIndex, asked: set[str]) -> list[Task]:
+    def _written(
+        self, candidates: Sequence[_Candidate], index: SentenceIndex, asked: set[str], read: Reads
+    ) -> list[Task]:
         """The tasks of those questions that pass every check."""
         counts = self.counts
         texts = {sentence.index: sentence.text for sentence in self._sentences}
-        written = self._say(
-            [(writing_question(each.task.answer), each.passage) for each in candidates], _MAX_QUESTION_TOKENS
-        )
+        written = read([(writing_question(each.task.answer), each.passage) for each in candidates])
         passing: list[tuple[_Candidate, str]] = []
         for candidate, question in zip(candidates, written, strict=True):
             counts.answered += 1
@@ -135,9 +140,9 @@ class QuestionWriter:
                 continue
             asked.add(key)
             passing.append((candidate, question))
-        read = self._say([(question, texts[each.sentence]) for each, question in passing], _MAX_ANSWER_TOKENS)
+        answers = read([(question, texts[each.sentence]) for each, question in passing])
         kept = []
-        for (candidate, question), answer in zip(passing, read, strict=True):
+        for (candidate, question), answer in zip(passing, answers, strict=True):
             task = candidate.task
             if not _same(answer, task.answer):
                 counts.rejected["the sentence answers it otherwise"] += 1
@@ -146,19 +151,25 @@ class QuestionWriter:
         counts.kept += len(kept)
         return kept
 
-    def _say(self, asked: Sequence[tuple[str, str]], max_new_tokens: int) -> list[str]:
-        if not asked:
-            return []
-        tokenizer, model = self._base.tokenizer, self._base.model
-        with using(model, _NAME):
+
+@contextmanager
+def reading_with(base: BaseModel, start: WarmStart) -> Iterator[Reads]:
+    """The base with the warm start attached: it says what it answers to each question behind its text, greedily."""
+
+    def read(asked: Sequence[tuple[str, str]]) -> list[str]:
+        with using(base.model, _NAME):
             said = generate(
-                model,
-                [prompt_ids(tokenizer, question, text) for question, text in asked],
-                max_new_tokens=max_new_tokens,
-                end_ids={end_of_answer_id(tokenizer), *self._base.end_token_ids},
+                base.model,
+                [prompt_ids(base.tokenizer, question, text) for question, text in asked],
+                max_new_tokens=MAX_ANSWER_TOKENS,
+                end_ids={end_of_answer_id(base.tokenizer), *base.end_token_ids},
                 batch_size=_BATCH_ROWS,
             )
-        return [decode_content(tokenizer, tokens).strip() for tokens in said]
+        return [decode_content(base.tokenizer, tokens).strip() for tokens in said]
+
+    adapter = restore_adapter(base.model, start.config, start.state, _NAME)
+    with cleaning_up(adapter.detach):
+        yield read
 
 
 def _can_be_asked(task: Task) -> bool:
