@@ -12,7 +12,7 @@ from memory_drafts import make_draft
 
 from lift.answering.answer import Answer, Evidence
 from lift.cli.output import answer_record, print_support
-from lift.documents.document import Document, Place, join_documents
+from lift.documents.document import Document, Omission, Place, join_documents
 from lift.documents.sentences import split_sentences
 from lift.memories.library import MemoryLibrary
 from lift.server.engine_answers import evidence_fields
@@ -159,3 +159,14 @@ def test_sentences_of_the_whole_are_those_of_the_parts(texts: list[str]) -> None
     for part, split in zip(joined.parts, joined.split(), strict=True):
         expected += [(each.text, part.start + each.start) for each in split_sentences(split.text)]
     assert [(each.text, each.start) for each in split_sentences(joined.text)] == expected
+
+
+def test_what_was_left_out_is_told_by_kind_and_page() -> None:
+    omissions = (Omission("page without text", 2), Omission("image", 3), Omission("page without text", 9))
+    document = Document("T", "text", "a.pdf", omissions=omissions)
+    assert document.warnings == (
+        "2 pages without text were left out (pages 2 and 9).",
+        "1 image was left out (page 3).",
+    )
+    joined = join_documents([document, Document("U", "more", "b.pdf")])
+    assert joined.warnings[1] == "a.pdf: 1 image was left out (page 3)."

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lift.documents.cleaning import clean_text
-from lift.documents.document import Document, Place
+from lift.documents.document import Document, Omission, Place
 from lift.errors import DocumentError
 
 PARAGRAPH = "\n\n"
@@ -38,10 +38,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Content:
-    """What a reader found in a file: the title that the file gives itself, if any, and the blocks."""
+    """A file as it was read: the title that it gives itself, if any, the blocks, and all that was left out."""
 
     title: str | None
     blocks: list[Block]
+    omissions: tuple[Omission, ...] = ()
 
     @property
     def first_heading(self) -> str | None:
@@ -59,7 +60,7 @@ def shortened(line: str) -> str:
     return line if len(line) <= MAX_HEADING_CHARS else line[: MAX_HEADING_CHARS - 1].rstrip() + "…"
 
 
-def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
+def assemble(title: str, source: str, blocks: Iterable[Block], omissions: Iterable[Omission] = ()) -> Document:
     """Join the blocks into a document with its places; raises DocumentError where no text is left."""
     parts: list[str] = []
     places: list[Place] = []
@@ -85,4 +86,4 @@ def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
         length_chars += len(text)
     if not parts:
         raise DocumentError(f"{source}: expected text, got only white space; give a file with words in it")
-    return Document(title=shortened(title), text="".join(parts), source=source, places=tuple(places))
+    return Document(shortened(title), "".join(parts), source, tuple(places), omissions=tuple(omissions))

@@ -30,6 +30,18 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Omission:
+    """A part of the original that is not in the text: its kind, as a noun in the singular, and its page if known.
+
+    `kind` is such as "page without text", "image", "hidden panel" or "chapter that does not open".
+    """
+
+    kind: str
+    page: int | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True)
 class DocumentPart:
     """One of several documents that were joined: its text begins at character `start` of the whole."""
 
@@ -43,7 +55,8 @@ class Document:
     """A text with its title and origin.
 
     `places` is sorted by `start`; it is empty where the format knows neither pages nor headings. `parts` is sorted by
-    `start` and empty for a document that was not joined from several.
+    `start` and empty for a document that was not joined from several. `omissions`: parts of the original that were left
+    out, in its order.
     """
 
     title: str
@@ -51,6 +64,15 @@ class Document:
     source: str
     places: tuple[Place, ...] = field(default=())
     parts: tuple[DocumentPart, ...] = field(default=())
+    omissions: tuple[Omission, ...] = field(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each kind of thing that was left out, with its count and pages."""
+        groups = defaultdict[tuple[str | None, str], list[Omission]](list)
+        for omission in self.omissions:
+            groups[omission.file, omission.kind].append(omission)
+        return tuple(_told(file, kind, members) for (file, kind), members in groups.items())
 
     @cached_property
     def sha256(self) -> str:
@@ -137,6 +159,9 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
     if len(documents) == 1 and title is None:
         return documents[0]
     texts, places, parts, start = list[str](), list[Place](), list[DocumentPart](), 0
+    omissions = [
+        replace(omission, file=omission.file or whole.source) for whole in documents for omission in whole.omissions
+    ]
     for whole in documents:
         for document in whole.split():
             texts.append(document.text)
@@ -153,4 +178,23 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
         "; ".join(part.source for part in parts),
         tuple(places),
         tuple(parts),
+        tuple(omissions),
     )
+
+
+_MOST_PAGES_TOLD = 12
+
+
+def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
+    """ "3 pages without text were left out (pages 2, 5 and 9)." for the omissions of one kind in one file."""
+    count = len(members)
+    noun, _, rest = kind.partition(" ")
+    left_out = f"{noun}s {rest}".rstrip() if count > 1 else kind
+    pages = sorted({member.page for member in members if member.page is not None})
+    shown = [str(page) for page in pages[:_MOST_PAGES_TOLD]]
+    if len(pages) > len(shown):
+        shown.append(f"{len(pages) - len(shown)} more")
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    where = f" ({'pages' if len(pages) > 1 else 'page'} {listed})" if pages else ""
+    of = f"{file}: " if file else ""
+    return f"{of}{count} {left_out} {'were' if count > 1 else 'was'} left out{where}."

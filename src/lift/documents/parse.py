@@ -112,7 +112,7 @@ def parse_document(data: bytes, name: str, title: str | None = None) -> Document
     content = _read_content(data, name, suffix)
     heading = None if suffix == ".txt" else content.first_heading
     chosen = one_line(title or "") or _named(content.title) or _named(heading) or readable_stem(name)
-    return assemble(chosen, name, content.blocks)
+    return assemble(chosen, name, content.blocks, content.omissions)
 
 
 def check_readable(head: bytes, name: str, size_bytes: int) -> None:

@@ -83,7 +83,8 @@ def end_with_parent(parent: int) -> None:
 
 def _head(document: Document) -> dict[str, Any]:
     places = [(place.start, place.page, place.heading) for place in document.places]
-    return {"title": document.title, "places": places}
+    omissions = [(omission.kind, omission.page) for omission in document.omissions]
+    return {"title": document.title, "places": places, "omissions": omissions}
 
 
 def _unforeseen(name: str, error: Exception) -> str:

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from lift.documents.document import Document, Place
+from lift.documents.document import Document, Omission, Place
 from lift.errors import DocumentError
 
 ORDER_VARIABLE = "LIFT_READING"
@@ -158,12 +158,14 @@ def _document(reply: bytes, name: str, limits: SandboxLimits) -> Document:
         is_over_limits: bool = False
         title: str = ""
         places: list[tuple[int, int | None, str | None]] = []
+        omissions: list[tuple[str, int | None]] = []
 
     head, _, text = reply.partition(b"\n")
     try:
         said = Head.model_validate_json(head)
         places = tuple(Place(start, page, heading) for start, page, heading in said.places)
-        document = Document(said.title, text.decode("utf-8"), name, places)
+        omissions = tuple(Omission(kind, page) for kind, page in said.omissions)
+        document = Document(said.title, text.decode("utf-8"), name, places, omissions=omissions)
     except (ValidationError, UnicodeDecodeError) as error:
         raise DocumentError(
             f"{name}: expected a file that can be read, got one on which its reader broke down; save it anew"
