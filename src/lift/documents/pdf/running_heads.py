@@ -1,0 +1,149 @@
+"""Lines of all pages -> those that belong to the text: page numbers, running heads and watermarks go out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from lift.documents.document import Omission
+from lift.documents.pdf.page_lines import PageLine
+
+HEADING_SCALE = 1.15
+_MARGIN_LINES = 3
+_MIN_PAGES_WITH_HEADS = 3
+_NEAR_PAGES = 4
+_WATERMARK_SCALE = 1.8
+_PAGE_NUMBER = re.compile(
+    r"(?:page\s*|p\.\s*)?[-–—\[( ]*(?:\d{1,4}|[ivxlc]{1,7})[-–—\]) ]*(?:(?:of|/)\s*\d{1,4})?", re.IGNORECASE
+)
+_MAX_PAGE_NUMBER_CHARS = 40
+# "Day 3" at the head of a page opens a part of the text; with one of these words it tells the page.
+_NAMED_PART = re.compile(r"([^\W\d_]+\.?)\s+(?:\d{1,4}|[IVXLC]+)[.:]?")
+_PAGE_WORDS = frozenset(
+    "page p pg pp seite s bl blatt página pag pág pagina sida side sivu str strona strana oldal folio sheet slide "
+    "стр страница σελίδα".split()
+)
+_CONTENTS_ENTRY = re.compile(r"(?P<title>.*[^\W\d_].*?)\s*(?:\|\s*|\s)(?P<page>\d{1,4}|[ivxlc]{1,6})")
+_CONTENTS_TITLE = re.compile(
+    r"(?:table of )?contents|index|inhalt(?:sverzeichnis)?|table des matières|sommaire|índice|indice|sommario|inhoud|"
+    r"innehåll|indhold|spis treści|содержание|目次|目录",
+    re.IGNORECASE,
+)
+_MIN_ENTRIES = 4
+
+
+def body_size(lines: Sequence[PageLine]) -> float:
+    """The type size of most of the text, in points."""
+    sizes = Counter[float]()
+    for line in lines:
+        sizes[line.size] += len(line.text)
+    return sizes.most_common(1)[0][0]
+
+
+def without_running_heads(pages: list[list[PageLine]], size: float) -> list[list[PageLine]]:
+    """Leave out page numbers, running heads and feet, and watermarks.
+
+    A running head stands at the edge of its page and comes again near by: with a number that grows as the pages do, or
+    on three of nine pages in the same words. Chapters change it, so that no share of all pages would be a measure. A
+    word and a number at the head of a page ("Day 3") stays where it changes from page to page.
+    """
+    by_text: dict[str, set[int]] = {}
+    by_number: dict[tuple[str, int], set[int]] = {}
+    exactly: dict[str, set[int]] = {}
+    margins = [_margin(lines) for lines in pages]
+    for margin in margins:
+        for line in margin:
+            by_text.setdefault(_masked(line), set()).add(line.page)
+            exactly.setdefault(line.text.lower(), set()).add(line.page)
+            for number in _numbers(line):
+                by_number.setdefault((_masked(line), number - line.page), set()).add(line.page)
+
+    def is_running(line: PageLine, is_top: bool) -> bool:
+        if line.size >= HEADING_SCALE * size:
+            return False
+        nearby = range(line.page - _NEAR_PAGES, line.page + _NEAR_PAGES + 1)
+        if is_top and _is_named_part(line):
+            return len(exactly[line.text.lower()].intersection(nearby)) >= _MIN_PAGES_WITH_HEADS
+        numbered = any(len(by_number[_masked(line), number - line.page]) > 1 for number in _numbers(line))
+        return numbered or len(by_text[_masked(line)].intersection(nearby)) >= _MIN_PAGES_WITH_HEADS
+
+    marks = _watermarks(pages, size)
+    kept = []
+    for lines, margin in zip(pages, margins, strict=True):
+        middle = (max(line.y for line in lines) + min(line.y for line in lines)) / 2 if lines else 0.0
+        out = {id(line) for line in margin if is_running(line, line.y > middle) or _is_page_number(line, lines)}
+        kept.append([line for line in lines if id(line) not in out and _placed(line) not in marks])
+    return kept
+
+
+def without_contents(pages: list[list[PageLine]]) -> tuple[list[list[PageLine]], list[Omission]]:
+    """Leave out tables of contents: under a title of that name, entries whose page numbers grow within the file's."""
+    kept, omissions = [], []
+    for lines in pages:
+        out: set[int] = set()
+        start = next((index for index, line in enumerate(lines) if _is_contents_title(line)), None)
+        if start is not None:
+            end = _end_of_entries(lines, start + 1, len(pages))
+            if end is not None:
+                out = set(range(start, end))
+                omissions.append(Omission("table of contents", lines[start].page))
+        kept.append([line for index, line in enumerate(lines) if index not in out])
+    return kept, omissions
+
+
+def _is_contents_title(line: PageLine) -> bool:
+    return bool(_CONTENTS_TITLE.fullmatch(line.text.strip(" :|")))
+
+
+def _end_of_entries(lines: list[PageLine], start: int, page_count: int) -> int | None:
+    """Where the entries from `start` on end; None where they are none."""
+    entries, end, last, other = 0, start, 0, 0
+    for index in range(start, len(lines)):
+        found = _CONTENTS_ENTRY.fullmatch(lines[index].text)
+        if found is None:
+            other += 1
+            if other > 3 or len(lines[index].text) > 120:
+                break
+            continue
+        number = int(found["page"]) if found["page"].isdigit() else 0
+        if number and not last <= number <= page_count + 20:
+            break
+        entries, end, last, other = entries + 1, index + 1, number or last, 0
+    return end if entries >= _MIN_ENTRIES else None
+
+
+def _margin(lines: list[PageLine]) -> list[PageLine]:
+    by_height = sorted((line for line in lines if not line.is_turned), key=lambda line: -line.y)
+    return by_height[:_MARGIN_LINES] + by_height[max(_MARGIN_LINES, len(by_height) - _MARGIN_LINES) :]
+
+
+def _masked(line: PageLine) -> str:
+    return re.sub(r"\d+|\b[ivxlc]+$", "#", line.text.lower())
+
+
+def _numbers(line: PageLine) -> list[int]:
+    """The numbers at the line's ends, where a page's own number stands."""
+    return [int(number) for number in re.findall(r"^\d{1,4}\b|\b\d{1,4}$", line.text)]
+
+
+def _is_named_part(line: PageLine) -> bool:
+    found = _NAMED_PART.fullmatch(line.text)
+    return found is not None and found[1].lower().rstrip(".") not in _PAGE_WORDS
+
+
+def _is_page_number(line: PageLine, lines: list[PageLine]) -> bool:
+    if len(line.text) > _MAX_PAGE_NUMBER_CHARS or not _PAGE_NUMBER.fullmatch(line.text) or len(lines) < 2:
+        return False
+    heights = [other.y for other in lines]
+    return line.y in {min(heights), max(heights)}
+
+
+def _placed(line: PageLine) -> tuple[str, int, int]:
+    return line.text.lower(), round(line.left / 4), round(line.y / 4)
+
+
+def _watermarks(pages: list[list[PageLine]], size: float) -> set[tuple[str, int, int]]:
+    """Large lines that stand at the same place of most pages."""
+    places = Counter(_placed(line) for lines in pages for line in lines if line.size >= _WATERMARK_SCALE * size)
+    return {place for place, count in places.items() if count >= max(3, 0.5 * len(pages))}
