@@ -18,6 +18,7 @@ _MIN_LONE_DOTS = 3
 _NUMBER = re.compile(r"\d{1,4}")
 _MIN_LINE_NUMBERS = 8
 _UNIT_CHARS = 2
+_CURRENCIES = frozenset("$€£¥")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ def _segments(words: Sequence[Word]) -> list[Segment]:
         if current and not word.is_glued:
             last = current[-1]
             gap = max(word.left - last.right, last.left - word.right)
-            if gap > _GAP * max(min(word.size, last.size), 1.0):
+            is_next_amount = word.text in _CURRENCIES and bool(re.search(r"[\d)—–-]$", last.text))
+            if is_next_amount or gap > _GAP * max(min(word.size, last.size), 1.0):
                 close()
         if not current:
             is_led, dots = bool(dots and segments), 0

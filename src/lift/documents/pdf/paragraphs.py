@@ -15,7 +15,7 @@ from itertools import pairwise
 from lift.documents.blocks import LINE, PARAGRAPH, SPACE, Block
 from lift.documents.pdf.footnotes import parted_notes
 from lift.documents.pdf.page_lines import PageLine
-from lift.documents.pdf.running_heads import HEADING_SCALE, body_size
+from lift.documents.pdf.running_heads import HEADING_SCALE, body_size, is_named_part
 from lift.documents.plain_text import LIST_ITEM, JoinedLines, join_lines, vocabulary
 
 MAX_HEADING_CHARS = 120
@@ -157,6 +157,8 @@ def _is_heading(
     if sum(character.isalpha() for character in line.text) < 2:
         return False
     if (line.page, squeezed(line.text)) in outline or line.size >= HEADING_SCALE * measures.size:
+        return True
+    if is_named_part(line) and (previous is None or previous.page != line.page):
         return True
     if line.size < 0.95 * measures.size or _ENDS_AS_TEXT.search(line.text):
         return False

@@ -63,7 +63,7 @@ def without_running_heads(pages: list[list[PageLine]], size: float) -> list[list
         if line.size >= HEADING_SCALE * size:
             return False
         nearby = range(line.page - _NEAR_PAGES, line.page + _NEAR_PAGES + 1)
-        if is_top and _is_named_part(line):
+        if is_top and is_named_part(line):
             return len(exactly[line.text.lower()].intersection(nearby)) >= _MIN_PAGES_WITH_HEADS
         numbered = any(len(by_number[_masked(line), number - line.page]) > 1 for number in _numbers(line))
         return numbered or len(by_text[_masked(line)].intersection(nearby)) >= _MIN_PAGES_WITH_HEADS
@@ -127,7 +127,8 @@ def _numbers(line: PageLine) -> list[int]:
     return [int(number) for number in re.findall(r"^\d{1,4}\b|\b\d{1,4}$", line.text)]
 
 
-def _is_named_part(line: PageLine) -> bool:
+def is_named_part(line: PageLine) -> bool:
+    """Whether a line is a word and a number, such as "Day 3", and does not tell the page."""
     found = _NAMED_PART.fullmatch(line.text)
     return found is not None and found[1].lower().rstrip(".") not in _PAGE_WORDS
 

@@ -28,7 +28,9 @@ _ENUMERATOR = re.compile(
 )
 BULLET = re.compile(r"[•‣▪▫◦●○■□◆◇▶►▸➢➤✓✔✗✘☐☑☒·∙⁃*–—-]|o|[\uf000-\uf0ff]")
 _OPEN_END = re.compile(r"(?:,|–|—|-|\b(?:and|or|of|the|for|in|to|on|at|by|from|with|than|per|a|an))$", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?][\"”’)]*$")
 _MAX_GAP_LINES = 3
+_MAX_HEADER_LINES = 6
 _MAX_LEADING = 3.6
 _MAX_LABEL_SHARE = 0.62
 
@@ -139,12 +141,18 @@ def _runs(lines: list[list[Segment]]) -> Iterator[tuple[int, int]]:
                 left = min(left, line[0].left)
                 right = max(right, line[-1].right)
                 end = ahead + 1
-            elif line[0].right - line[0].left > _MAX_LABEL_SHARE * (right - left) or LIST_ITEM.match(line[0].text):
+            elif line[0].right - line[0].left > _MAX_LABEL_SHARE * (right - left) or _is_running_line(line[0]):
                 break
             ahead += 1
         if end - place >= 2:
             yield place, end
         place = end
+
+
+def _is_running_line(segment: Segment) -> bool:
+    """Whether a line of one segment is a sentence or a list item rather than a label."""
+    text = segment.text
+    return bool(LIST_ITEM.match(text)) or (bool(_SENTENCE_END.search(text)) and len(segment.words) > 2)
 
 
 def _is_tabular(line: list[Segment]) -> bool:
@@ -165,9 +173,12 @@ def _columns(lines: list[list[Segment]]) -> _Columns | None:
     with_numbers = len({id(line) for _, line in numbers})
     if with_numbers >= 0.4 * len(tabular):
         extents = _united([extent for extent, _ in numbers])
+        filled = [line for line in tabular if any(_NUMERIC.fullmatch(segment.text) for segment in line[1:])]
+        most = max(len(line) for line in filled)
+        fullest = [line for line in filled if len(line) == most]
         texts = [
             (segment.left, segment.right)
-            for line in tabular
+            for line in (fullest if len(fullest) > 1 else filled)
             for segment in line
             if not any(min(segment.right, last) - max(segment.left, first) > 0 for first, last in extents)
         ]
@@ -231,21 +242,32 @@ def _are_aligned(full: list[list[Segment]], tabular: list[list[Segment]]) -> boo
 
 def _rows(lines: list[list[Segment]], columns: _Columns) -> list[Row] | None:
     first_row = next((index for index, line in enumerate(lines) if _is_data(line, columns)), None)
+    if any(columns.numeric):
+        of_numbers = next((index for index, line in enumerate(lines) if _has_numbers(line, columns)), None)
+        first_row = of_numbers if of_numbers is not None and of_numbers <= _MAX_HEADER_LINES else first_row
     if first_row is None:
         return None
-    header = _header(lines[:first_row], columns)
+    header = list(_header(lines[:first_row], columns))
     table = [_table_line(line, columns) for line in lines[first_row:]]
     joined = _without_wraps(table, columns)
     counts = Counter(line.cells[0] for line in joined if any(line.cells[1:]) and line.cells[0])
-    rows = list(header)
-    group = ""
+    rows = [_row(line) for line in header]
+    group = next((line for line in header[-1:] if not any(line.cells[1:])), None)
     for line in joined:
         if not any(line.cells[1:]):
-            group = line.cells[0]
-        elif line.cells[0] and counts[line.cells[0]] > 1 and group:
-            line.cells[0] = f"{group} {line.cells[0]}" if group.endswith(":") else f"{group}: {line.cells[0]}"
+            group = line
+        elif group and line.cells[0] and counts[line.cells[0]] > 1 and _heads(group, line):
+            line.cells[0] = f"{group.cells[0].removesuffix(':')}: {line.cells[0]}"
         rows.append(_row(line))
     return rows
+
+
+def _heads(group: _TableLine, line: _TableLine) -> bool:
+    """Whether a line that has a label alone names the group that the row belongs to."""
+    first, label = group.segments[0], line.segments[0]
+    if first.left > label.left + 1:
+        return False
+    return group.cells[0].endswith(":") or (first.is_bold and not label.is_bold) or first.left < label.left - 2
 
 
 def _row(line: _TableLine) -> Row:
@@ -258,49 +280,66 @@ def _is_data(line: list[Segment], columns: _Columns) -> bool:
     return len(line) >= 2 and covered[0][0] == 0 and any(each[0] > 0 for each in covered[1:])
 
 
-def _header(lines: list[list[Segment]], columns: _Columns) -> Iterator[Row]:
+def _has_numbers(line: list[Segment], columns: _Columns) -> bool:
+    """Whether a line is a row of numbers behind a label."""
+    return _is_data(line, columns) and any(_NUMERIC.fullmatch(segment.text) for segment in line[1:])
+
+
+def _header(lines: list[list[Segment]], columns: _Columns) -> Iterator[_TableLine]:
     """One row of the lines above the first row; what is no header (a label, a title) stays a row of its own."""
     cells = [""] * len(columns.extents)
     segments: list[Segment] = []
     for line in lines:
         if len(line) == 1 and columns.covered(line[0].left, line[0].right)[0] == 0:
             if segments:
-                yield _row(_TableLine(cells, segments))
+                yield _TableLine(cells, segments)
                 cells, segments = [""] * len(columns.extents), []
-            yield _row(_TableLine([line[0].text], list(line)))
+            yield _TableLine([line[0].text], list(line))
             continue
         segments.extend(line)
         for index, segment in _headed(line, columns):
             cells[index] = f"{cells[index]} {segment.text}".strip()
     if segments:
-        yield _row(_TableLine(cells, segments))
+        yield _TableLine(cells, segments)
 
 
 def _headed(line: list[Segment], columns: _Columns) -> Iterator[tuple[int, Segment]]:
     """The columns with the segment of a header line that stands over each."""
     owners: dict[int, Segment] = {}
-    spanning: list[Segment] = []
+    over: list[Segment] = []
     for segment in line:
-        covered = [
-            index
-            for index, (first, last) in enumerate(columns.extents)
-            if min(segment.right, last) - max(segment.left, first) > 0
-        ]
-        if len(covered) == 1 or (covered and covered[0] == 0):
-            owners.setdefault(covered[0], segment)
+        covered = columns.covered(segment.left, segment.right)
+        if covered[0] == 0 and not (columns.numeric[0] or len(covered) > 1):
+            owners[0] = segment
         else:
-            spanning.append(segment)
-    for index, (first, last) in enumerate(columns.extents):
-        if index in owners or not spanning or index == 0:
-            continue
-        centre = (first + last) / 2
-        nearest = min(line, key=lambda segment: abs((segment.left + segment.right) / 2 - centre))
-        if nearest in spanning:
-            owners[index] = nearest
-    for segment in spanning:
-        if segment not in owners.values():
-            owners.setdefault(columns.covered(segment.left, segment.right)[0], segment)
+            over.append(segment)
+    spans = _spans(over, columns)
+    for segment in over:
+        for index in spans.get(segment) or columns.covered(segment.left, segment.right):
+            owners.setdefault(index, segment)
     yield from sorted(owners.items(), key=lambda item: item[0])
+
+
+def _spans(line: list[Segment], columns: _Columns) -> dict[Segment, list[int]]:
+    """The columns of numbers (or all but the first) that each segment of a header line spans, evenly; {} if unevenly."""
+    indices = [index for index, is_number in enumerate(columns.numeric) if is_number]
+    indices = indices or list(range(1, len(columns.extents)))
+    if not line or len(indices) % len(line):
+        return {}
+    centres = {index: sum(columns.extents[index]) / 2 for index in indices}
+    spans: dict[Segment, list[int]] = {segment: [] for segment in line}
+    for index in indices:
+        nearest = min(line, key=lambda segment: abs((segment.left + segment.right) / 2 - centres[index]))
+        spans[nearest].append(index)
+    each = len(indices) // len(line)
+    if any(len(found) != each for found in spans.values()):
+        return {}
+    for segment, found in spans.items():
+        width = columns.extents[found[-1]][1] - columns.extents[found[0]][0]
+        middle = (columns.extents[found[-1]][1] + columns.extents[found[0]][0]) / 2
+        if each > 1 and abs((segment.left + segment.right) / 2 - middle) > 0.35 * width:
+            return {}
+    return spans
 
 
 def _table_line(line: list[Segment], columns: _Columns) -> _TableLine:

@@ -128,7 +128,7 @@ def _layers(text_page: Any, pdfium: Any) -> tuple[dict[int, list[Word]], str]:
     styles_by_object: dict[int, _Style] = {}
     box = pdfium.FS_RECTF()
     box_at = ctypes.byref(box)
-    drawn: set[tuple[int, int, int]] = set()
+    drawn: set[tuple[int, float, int, int]] = set()
     builder: _WordBuilder | None = None
     for index in range(pdfium.FPDFText_CountChars(text_page)):
         code = unicode_of(text_page, index)
@@ -157,7 +157,7 @@ def _layers(text_page: Any, pdfium: Any) -> tuple[dict[int, list[Word]], str]:
         box_of(text_page, index, box_at)
         left, bottom, right, top = box.left, box.bottom, box.right, box.top
         # what is drawn twice for boldness stands within a fifth of the size
-        at = (code, round(left * style.grain), round(bottom * style.grain))
+        at = (code, style.size, round(left * style.grain), round(bottom * style.grain))
         if at in drawn:
             continue
         drawn.add(at)
