@@ -59,7 +59,7 @@ def test_help_of_a_command_has_an_example_and_json(command: str) -> None:
 
 @pytest.mark.parametrize("module", ["lift", "lift.cli"])
 def test_importing_brings_in_nothing_heavy(module: str) -> None:
-    heavy = {"torch", "transformers", "spacy", "pydantic", "numpy", "rich", "pypdf", "lxml", "peft"}
+    heavy = {"torch", "transformers", "spacy", "pydantic", "numpy", "rich", "pypdfium2", "lxml", "peft"}
     code = f"import sys, {module}; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(result.stdout.split())

@@ -356,13 +356,13 @@ def test_a_pdf_of_too_many_pages_is_refused(tmp_path: Path, monkeypatch: pytest.
     said = ("Ada Quill founded the museum.", "A storm took the tower.", "Nobody came back.")
     source = write(tmp_path / "long.pdf", pdf([[(12, 700, text)] for text in said]))
     assert said[2] in read_document(source).text
-    monkeypatch.setattr("lift.documents.pdf.MAX_PAGES", 2)
+    monkeypatch.setattr("lift.documents.pdf.read.MAX_PAGES", 2)
     with pytest.raises(DocumentError, match="at most 2 pages"):
         parse_document(source.read_bytes(), source.name)
 
 
 def test_scanned_encrypted_and_broken_pdf_are_refused(tmp_path: Path) -> None:
-    assert "OCR" in refusal(write(tmp_path / "scan.pdf", pdf([[], []])))
+    assert "--ocr" in refusal(write(tmp_path / "scan.pdf", pdf([[], []])))
     whole = pdf([lines(700, "Some text.")])
     assert "cannot be read" in refusal(write(tmp_path / "broken.pdf", b"%PDF-1.4\n" + b"rubbish " * 50))
     assert "cannot be read" in refusal(write(tmp_path / "short.pdf", whole[:60]))

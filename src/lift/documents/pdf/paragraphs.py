@@ -23,6 +23,7 @@ _PARAGRAPH_GAP = 1.35
 _MAX_BOLD_SHARE = 0.4
 _SENTENCE_END = re.compile(r"[.!?:;][\"'”’)\]]*$")
 _NUMBERED = re.compile(r"(?:item|part|article|section|chapter|note|appendix|annex)\s+(?:\d|[IVXLC]+\b)", re.IGNORECASE)
+_FIGURES = re.compile(r"[$€£¥]\s?\(?\d|%.*%|\d[\d,.]*\s+\(?\d[\d,.]*\s+\(?\d")
 _ENDS_AS_TEXT = re.compile(r"[,;:]$|[a-z)]\.$")
 
 
@@ -156,7 +157,11 @@ def _is_heading(
         return False
     if sum(character.isalpha() for character in line.text) < 2:
         return False
-    if (line.page, squeezed(line.text)) in outline or line.size >= HEADING_SCALE * measures.size:
+    if (line.page, squeezed(line.text)) in outline:
+        return True
+    if line.text.startswith(("(", "☐", "☑", "☒")) or _FIGURES.search(line.text):
+        return False
+    if line.size >= HEADING_SCALE * measures.size:
         return True
     if is_named_part(line) and (previous is None or previous.page != line.page):
         return True

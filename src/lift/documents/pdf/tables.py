@@ -17,9 +17,10 @@ from lift.documents.pdf.words import Word
 from lift.documents.plain_text import LIST_ITEM
 
 _NUMERIC = re.compile(
-    r"[$€£¥(\[+~<>≈±\-–—−]*\s*(?:\d[\d.,' ]*\d|\d|[-–—−])\s*(?:%|bps|x|pts)?\s*[)\]%*]*|\(?n/?[am]\.?\)?|nm|—", re.IGNORECASE
+    r"[$€£¥(\[+~<>≈±\-–—− ]*(?:\d[\d.,' ]*\d|\d|[-–—−])\s*(?:%|bps|x|pts)?\s*[)\]%*]*|\(?n/?[am]\.?\)?|nm|—", re.IGNORECASE
 )
-_CURRENCY = re.compile(r"(?:[$€£¥(+\-–—]|US\$|USD|EUR|GBP|CHF|R\$|C\$|A\$)+", re.IGNORECASE)
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_CURRENCY = re.compile(r"(?:[$€£¥(+]|US\$|USD|EUR|GBP|CHF|R\$|C\$|A\$)+", re.IGNORECASE)
 _CLOSING = re.compile(r"[)%\]]+|\*+|\(\d{1,2}\)|pts|bps", re.IGNORECASE)
 _ENUMERATOR = re.compile(
     r"(?:(?:item|part|article|section|chapter|note|§)\s*)?(?:\d{1,3}(?:\.\d+)*[A-Z]?|[A-Za-z]|[ivxlcIVXLC]{1,6})?[.):]?"
@@ -137,6 +138,8 @@ def _runs(lines: list[list[Segment]]) -> Iterator[tuple[int, int]]:
             if gap > _MAX_LEADING * size:
                 break
             line = lines[ahead]
+            if _is_tabular(line) and ahead > end and _begins_header(line, left, right):
+                break
             if _is_tabular(line):
                 left = min(left, line[0].left)
                 right = max(right, line[-1].right)
@@ -161,7 +164,7 @@ def _is_tabular(line: list[Segment]) -> bool:
 
 def _columns(lines: list[list[Segment]]) -> _Columns | None:
     """The columns of a table; None where the gaps of the lines do not stand below each other."""
-    tabular = [line for line in lines if len(line) >= 2]
+    tabular = [line for line in lines if len(line) >= 2 and not _are_years(line)]
     if len(tabular) < 2:
         return None
     numbers = [
@@ -195,6 +198,18 @@ def _columns(lines: list[list[Segment]]) -> _Columns | None:
         if len(extents) == count and _are_aligned(full, tabular):
             return _Columns(extents, [False] * count)
     return None
+
+
+def _are_years(line: list[Segment]) -> bool:
+    """Whether a line of a header names years alone."""
+    return all(_YEAR.fullmatch(segment.text) for segment in line)
+
+
+def _begins_header(line: list[Segment], left: float, right: float) -> bool:
+    """Whether a line leaves the column of labels empty and has no numbers but years: a header does."""
+    return line[0].left > left + 0.2 * (right - left) and not any(
+        _NUMERIC.fullmatch(segment.text) and not _YEAR.fullmatch(segment.text) for segment in line
+    )
 
 
 def _number_extent(segment: Segment) -> tuple[float, float]:
