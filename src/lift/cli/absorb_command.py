@@ -17,6 +17,7 @@ from lift.cli.options import (
     JsonOption,
     LibraryOption,
     ModelOption,
+    OcrOption,
     RecipeOption,
     SetOption,
     TitleOption,
@@ -73,6 +74,7 @@ def absorb(
         typer.Option("--name", metavar="NAME", help="What the memory is called.", show_default="from the title"),
     ] = None,
     title: TitleOption = None,
+    ocr: OcrOption = False,
     into: Annotated[
         str | None, typer.Option("--into", metavar="NAME", help="Add the text to this memory, by its own recipe.")
     ] = None,
@@ -129,7 +131,7 @@ def absorb(
     events: Iterator[AbsorptionEvent | FineTuningEvent]
     if replace and name is None and into is None:
         raise UsageError("expected --replace with the --name of the memory to be replaced, got none; add --name NAME")
-    document = read_documents(files, title)
+    document = read_documents(files, title, ocr)
     if cancel:
         _cancel_remotely(document, model, settings, memories, as_json)
         return

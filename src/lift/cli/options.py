@@ -40,6 +40,9 @@ LibraryOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+OcrOption = Annotated[
+    bool, typer.Option("--ocr", help="Read scanned pages of PDFs by character recognition (needs lift-memory[ocr]).")
+]
 ModelOption = Annotated[
     str,
     typer.Option(
@@ -131,11 +134,14 @@ def parse_tokens(text: str, option: str) -> int:
     return int(number) * unit
 
 
-def read_documents(files: Sequence[str], title: str | None) -> Document:
-    """One document of all `files`; a single one may have its title from the caller, several share it as the whole's."""
+def read_documents(files: Sequence[str], title: str | None, ocr: bool = False) -> Document:
+    """One document of all `files`; a single one may have its title from the caller, several share it as the whole's.
+
+    `ocr`: scanned pages are read by character recognition.
+    """
     from lift.documents.document import join_documents
     from lift.documents.read import read_document
 
     if len(files) == 1:
-        return read_document(files[0], title=title)
-    return join_documents([read_document(file) for file in files], title)
+        return read_document(files[0], title=title, ocr=ocr)
+    return join_documents([read_document(file, ocr=ocr) for file in files], title)

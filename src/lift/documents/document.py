@@ -182,6 +182,8 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
     )
 
 
+# The kind of an omission where nothing was left out but a machine's eye read the page.
+READ_BY_RECOGNITION = "page read by character recognition"
 _MOST_PAGES_TOLD = 12
 
 
@@ -197,4 +199,7 @@ def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
     listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
     where = f" ({'pages' if len(pages) > 1 else 'page'} {listed})" if pages else ""
     of = f"{file}: " if file else ""
+    if kind == READ_BY_RECOGNITION:
+        verb = "were" if count > 1 else "was"
+        return f"{of}{count} page{'s' if count > 1 else ''} {verb} read by character recognition{where}, which may err."
     return f"{of}{count} {left_out} {'were' if count > 1 else 'was'} left out{where}."

@@ -97,19 +97,22 @@ _NO_TITLE = re.compile(
 )
 
 
-def parse_document(data: bytes, name: str, title: str | None = None) -> Document:
+def parse_document(data: bytes, name: str, title: str | None = None, *, ocr: bool = False) -> Document:
     """A document from the bytes of a txt, md, html, pdf, docx or epub file called `name`.
 
-    The title is `title`, else the file's own (its properties or first heading), else its name made readable. Raises
-    DocumentError for anything that no text can be had from: an empty, locked, broken or binary file, a scan, one over
-    MAX_BYTES, or one of a kind that is text on the outside alone (tables, data, source code, mails, subtitles).
+    The title is `title`, else the file's own (its properties or first heading), else its name made readable. `ocr`:
+    pages of a PDF whose text is a picture are read by character recognition.
+
+    Raises DocumentError for anything that no text can be had from: an empty, locked, broken or binary file, a scan,
+    one over MAX_BYTES, or one of a kind that is text on the outside alone (tables, data, source code, mails,
+    subtitles).
     """
     suffix = Path(name).suffix.lower()
     if not data:
         raise empty_file(name)
     if len(data) > MAX_BYTES:
         raise too_large(name)
-    content = _read_content(data, name, suffix)
+    content = _read_content(data, name, suffix, ocr)
     heading = None if suffix == ".txt" else content.first_heading
     chosen = one_line(title or "") or _named(content.title) or _named(heading) or readable_stem(name)
     return assemble(chosen, name, content.blocks, content.omissions)
@@ -177,12 +180,12 @@ def _named(title: str | None) -> str | None:
     return None if not title or _NO_TITLE.fullmatch(shortened(title)) else title
 
 
-def _read_content(data: bytes, name: str, suffix: str) -> Content:
+def _read_content(data: bytes, name: str, suffix: str, ocr: bool) -> Content:
     start = data[:_SNIFFED_BYTES]
     if _PDF_MARK in start[:1024]:
         from lift.documents.pdf.read import read_pdf
 
-        return read_pdf(data, name)
+        return read_pdf(data, name, ocr=ocr)
     if start.startswith(_ZIP_MARKS):
         return _read_zip(data, name)
     if _check_start(start, name, suffix):

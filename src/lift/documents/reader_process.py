@@ -31,7 +31,7 @@ def main() -> None:
     limit_resources(order["memory_bytes"], order["processor_s"])
     text = ""
     try:
-        document = parse_document(sys.stdin.buffer.read(MAX_BYTES + 1), order["name"], order["title"])
+        document = parse_document(sys.stdin.buffer.read(MAX_BYTES + 1), order["name"], order["title"], ocr=order["ocr"])
         head, text = _head(document), document.text
     except DocumentError as error:
         head = {"error": str(error)}

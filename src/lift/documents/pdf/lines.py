@@ -179,7 +179,7 @@ def _lone_dots(texts: list[str]) -> set[int]:
 
 
 def _in_reading_order(words: list[Word]) -> list[Word]:
-    """From left to right, or from right to left where most letters are written so; numbers and names stay as they are."""
+    """From left to right, or from right to left where most letters are; numbers and names stay as they are."""
     words = sorted(words, key=lambda word: word.left)
     marks = [_is_right_to_left(word.text) for word in words]
     if 2 * sum(mark is True for mark in marks) <= sum(mark is not None for mark in marks):

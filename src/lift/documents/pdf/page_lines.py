@@ -52,9 +52,7 @@ def _lines(words: list[Word], number: int, is_turned: bool) -> list[PageLine]:
     found = []
     for column in columns_in_order(segments):
         found += [
-            line
-            for row in rows_of(_by_height(column))
-            if (line := _page_line(row, number, is_turned)) is not None
+            line for row in rows_of(_by_height(column)) if (line := _page_line(row, number, is_turned)) is not None
         ]
     return found
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 
 from lift.documents.blocks import LINE, PARAGRAPH, SPACE, Block
 from lift.documents.pdf.footnotes import parted_notes
@@ -21,6 +21,7 @@ from lift.documents.plain_text import LIST_ITEM, JoinedLines, join_lines, vocabu
 MAX_HEADING_CHARS = 120
 _PARAGRAPH_GAP = 1.35
 _MAX_BOLD_SHARE = 0.4
+_MIN_PAGE_CHARS = 500
 _SENTENCE_END = re.compile(r"[.!?:;][\"'”’)\]]*$")
 _NUMBERED = re.compile(r"(?:item|part|article|section|chapter|note|appendix|annex)\s+(?:\d|[IVXLC]+\b)", re.IGNORECASE)
 _FIGURES = re.compile(r"[$€£¥]\s?\(?\d|%.*%|\d[\d,.]*\s+\(?\d[\d,.]*\s+\(?\d")
@@ -45,9 +46,21 @@ class _Measures:
         running = [line for line in lines if not line.is_row]
         self.leading = _leading(running, self.size)
         self.width_chars = _quantile([len(line.text) for line in running if _same_size(line.size, self.size)], 0.9)
-        bold = sum(len(line.text) for line in running if line.is_bold)
-        self.bold_tells = bold <= _MAX_BOLD_SHARE * sum(len(line.text) for line in running)
+        bold, characters = Counter[int](), Counter[int]()
+        for line in lines:
+            characters[line.page] += len(line.text)
+            bold[line.page] += len(line.text) if line.is_bold else 0
+        self.pages_where_bold_tells = {page for page in characters if bold[page] <= _MAX_BOLD_SHARE * characters[page]}
+        self._page_sizes: dict[int, float] = {}
+        for page, on_page in groupby(lines, key=lambda line: line.page):
+            same_page = list(on_page)
+            if characters[page] >= _MIN_PAGE_CHARS:
+                self._page_sizes[page] = body_size(same_page)
         self.words = vocabulary("\n".join(line.text for line in running))
+
+    def size_on(self, page: int) -> float:
+        """The usual type size of a page with enough text to tell, else that of the document."""
+        return self._page_sizes.get(page, self.size)
 
 
 def blocks_of_pages(pages: list[list[PageLine]], outline: frozenset[tuple[int, str]] = frozenset()) -> list[Block]:
@@ -62,19 +75,18 @@ def blocks_of_pages(pages: list[list[PageLine]], outline: frozenset[tuple[int, s
     parted = [parted_notes(lines, measures.size) for lines in pages]
     grown = _grow([line for lines, _ in parted for line in lines], measures, outline)
     notes = [(lines[0].page, _grow(lines, measures, frozenset())) for _, lines in parted if lines]
-    return [
-        Block(each.lines.text, each.heading, each.page, each.separator) for each in _with_notes(grown, notes)
-    ]
+    return [Block(each.lines.text, each.heading, each.page, each.separator) for each in _with_notes(grown, notes)]
 
 
 def _with_notes(grown: list[_Growing], notes: list[tuple[int, list[_Growing]]]) -> list[_Growing]:
     """The blocks with each page's notes behind the paragraph that the page's end cut."""
     whole: list[_Growing] = []
     for block in grown:
-        while notes and block.page > notes[0][0] and block.separator in {PARAGRAPH, LINE}:
+        separator = block.separator
+        while notes and block.page > notes[0][0] and separator in {PARAGRAPH, LINE}:
             whole += notes.pop(0)[1]
-            block = _Growing(block.lines, block.heading, block.page, PARAGRAPH)
-        whole.append(block)
+            separator = PARAGRAPH
+        whole.append(replace(block, separator=separator))
     return whole + [block for _, blocks in notes for block in blocks]
 
 
@@ -161,18 +173,18 @@ def _is_heading(
         return True
     if line.text.startswith(("(", "☐", "☑", "☒")) or _FIGURES.search(line.text):
         return False
-    if line.size >= HEADING_SCALE * measures.size:
+    if line.size >= HEADING_SCALE * measures.size_on(line.page):
         return True
     if is_named_part(line) and (previous is None or previous.page != line.page):
         return True
-    if line.size < 0.95 * measures.size or _ENDS_AS_TEXT.search(line.text):
+    if line.size < 0.95 * measures.size_on(line.page) or _ENDS_AS_TEXT.search(line.text):
         return False
     above = previous is None or previous.page != line.page or not 0 <= previous.y - line.y < 1.25 * measures.leading
     if previous is not None and not above and previous.is_bold and not previous.is_row:
         above = True
     if not above:
         return False
-    if line.is_bold and measures.bold_tells:
+    if line.is_bold and line.page in measures.pages_where_bold_tells:
         return not LIST_ITEM.match(line.text) or line.text[0].isdigit()
     below = following is None or following.page != line.page or line.y - following.y > 1.25 * measures.leading
     return below and bool(_NUMBERED.match(line.text)) and not _SENTENCE_END.search(line.text)

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from lift.documents.blocks import Content, one_line
-from lift.documents.document import Omission
+from lift.documents.document import READ_BY_RECOGNITION, Omission
 from lift.documents.pdf.page_lines import PageLine, lines_of_page
 from lift.documents.pdf.paragraphs import MAX_HEADING_CHARS, blocks_of_pages, squeezed
 from lift.documents.pdf.running_heads import HEADING_SCALE, body_size, without_contents, without_running_heads
@@ -169,7 +169,9 @@ def _recognised(
             found[number - 1] = lines
         else:
             found[number - 1] = pages[number - 1] + [line for line in lines if squeezed(line.text) not in known]
-        if not lines:
+        if lines:
+            left.append(Omission(READ_BY_RECOGNITION, number))
+        else:
             left += [omission for omission in omissions if omission.page == number]
     return found, left
 

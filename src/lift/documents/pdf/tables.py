@@ -11,13 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from lift.documents.pdf.lines import Segment
 from lift.documents.pdf.words import Word
 from lift.documents.plain_text import LIST_ITEM
 
 _NUMERIC = re.compile(
-    r"[$€£¥(\[+~<>≈±\-–—− ]*(?:\d[\d.,' ]*\d|\d|[-–—−])\s*(?:%|bps|x|pts)?\s*[)\]%*]*|\(?n/?[am]\.?\)?|nm|—", re.IGNORECASE
+    r"[$€£¥(\[+~<>≈±\-–—− ]*(?:\d[\d.,' ]*\d|\d|[-–—−])\s*(?:%|bps|x|pts)?\s*[)\]%*]*"
+    r"|\(?n/?[am]\.?\)?|nm|—",
+    re.IGNORECASE,
 )
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _CURRENCY = re.compile(r"(?:[$€£¥(+]|US\$|USD|EUR|GBP|CHF|R\$|C\$|A\$)+", re.IGNORECASE)
@@ -168,10 +171,7 @@ def _columns(lines: list[list[Segment]]) -> _Columns | None:
     if len(tabular) < 2:
         return None
     numbers = [
-        (_number_extent(segment), line)
-        for line in tabular
-        for segment in line[1:]
-        if _NUMERIC.fullmatch(segment.text)
+        (_number_extent(segment), line) for line in tabular for segment in line[1:] if _NUMERIC.fullmatch(segment.text)
     ]
     with_numbers = len({id(line) for _, line in numbers})
     if with_numbers >= 0.4 * len(tabular):
@@ -247,9 +247,7 @@ def _are_aligned(full: list[list[Segment]], tabular: list[list[Segment]]) -> boo
                 met += 1
                 break
         total += 1
-    gap = min(
-        second.left - first.right for line in full for first, second in zip(line, line[1:], strict=False)
-    )
+    gap = min(second.left - first.right for line in full for first, second in pairwise(line))
     words = sum(len(segment.words) for line in full for segment in line) / sum(len(line) for line in full)
     is_wide = gap > 1.5 * full[0][0].size or len(full) >= 3
     return met == total and (is_wide or len(full[0]) >= 3) and words <= 14
@@ -268,11 +266,15 @@ def _rows(lines: list[list[Segment]], columns: _Columns) -> list[Row] | None:
     counts = Counter(line.cells[0] for line in joined if any(line.cells[1:]) and line.cells[0])
     rows = [_row(line) for line in header]
     group = next((line for line in header[-1:] if not any(line.cells[1:])), None)
-    for line in joined:
+    following = joined[0] if group is not None else None
+    for index, line in enumerate(joined):
         if not any(line.cells[1:]):
             group = line
         elif group and line.cells[0] and counts[line.cells[0]] > 1 and _heads(group, line):
             line.cells[0] = f"{group.cells[0].removesuffix(':')}: {line.cells[0]}"
+            if line is following and rows:  # the group is named here already
+                rows.pop()
+        following = joined[index + 1] if group is line and index + 1 < len(joined) else None
         rows.append(_row(line))
     return rows
 
@@ -336,7 +338,7 @@ def _headed(line: list[Segment], columns: _Columns) -> Iterator[tuple[int, Segme
 
 
 def _spans(line: list[Segment], columns: _Columns) -> dict[Segment, list[int]]:
-    """The columns of numbers (or all but the first) that each segment of a header line spans, evenly; {} if unevenly."""
+    """The columns of numbers, or all but the first, that each segment of a header spans; {} if unevenly."""
     indices = [index for index, is_number in enumerate(columns.numeric) if is_number]
     indices = indices or list(range(1, len(columns.extents)))
     if not line or len(indices) % len(line):

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-_SPACES = frozenset(" \t\r\n\x0b\x0c\x00\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000")
+_SPACES = frozenset(
+    " \t\r\n\x0b\x0c\x00\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
+)
 _HYPHENS_AT_LINE_END = frozenset("\ufffe\x02")  # what PDFium has for a hyphen at the end of a line
 _BOLD_NAME = re.compile(r"bold|black|heavy|demi", re.IGNORECASE)
 _UNREADABLE = re.compile("[\ufffd\ue000-\uefff\U000f0000-\U0010fffd]")
@@ -191,9 +193,7 @@ class _WordBuilder:
         if self._letters:
             style, text = self._style, "".join(self._letters)
             self.words.append(
-                Word(
-                    text, self._left, self._right, self._y, style.size, style.is_bold, self._is_glued, self._is_raised
-                )
+                Word(text, self._left, self._right, self._y, style.size, style.is_bold, self._is_glued, self._is_raised)
             )
             self._letters = []
         self.may_end = self._is_raised = self._is_glued = False
@@ -355,7 +355,9 @@ def _words_of_value(value: FormValue, words: list[Word]) -> Iterator[Word]:
     sizes = Counter(round(word.size, 1) for word in beside or words)
     size = sizes.most_common(1)[0][0] if sizes else 10.0
     lines = [line for line in re.split(r"[\r\n]+", value.text) if line.strip()]
-    nearest = min(beside, key=lambda word: min(abs(word.right - value.left), abs(word.left - value.right)), default=None)
+    nearest = min(
+        beside, key=lambda word: min(abs(word.right - value.left), abs(word.left - value.right)), default=None
+    )
     first_y = nearest.y if nearest else max(value.bottom, value.top - 1.2 * size)
     for number, line in enumerate(lines):
         left = value.left
