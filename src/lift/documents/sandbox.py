@@ -28,7 +28,7 @@ _MIB = 1024 * 1024
 _MEMORY_BYTES, _MEMORY_A_BYTE = 768 * _MIB, 24
 _PROCESSOR_S, _PROCESSOR_S_A_MIB, _MAX_PROCESSOR_S = 20.0, 20.0, 900.0
 _REPLY_BYTES, _REPLY_A_BYTE = 64 * _MIB, 3
-# What character recognition takes besides: its models, and some seconds for each page, of which a MiB holds 30 and more.
+# What character recognition takes besides: its models, and seconds for each page, of which a MiB holds 30 and more.
 _OCR_MEMORY_BYTES = 3 * 1024 * _MIB
 _OCR_PROCESSOR_S, _OCR_PROCESSOR_S_A_MIB, _MAX_OCR_PROCESSOR_S = 120.0, 400.0, 4 * 3600.0
 # of a busy machine a process gets a share alone

@@ -79,7 +79,7 @@ def printed_lines(words: Iterable[Word]) -> list[list[Segment]]:
                 break
         else:
             rows.append([word])
-    return [_segments(_in_reading_order(row)) for row in rows]
+    return [segments for row in rows if (segments := _segments(_in_reading_order(row)))]
 
 
 def without_line_numbers(words: list[Word]) -> list[Word]:

@@ -20,9 +20,10 @@ _PAGE_NUMBER = re.compile(
 _MAX_PAGE_NUMBER_CHARS = 40
 # "Day 3" at the head of a page opens a part of the text; with one of these words it tells the page.
 _NAMED_PART = re.compile(r"([^\W\d_]+\.?)\s+(?:\d{1,4}|[IVXLC]+)[.:]?")
-_PAGE_WORDS = frozenset(
-    "page p pg pp seite s bl blatt página pag pág pagina sida side sivu str strona strana oldal folio sheet slide "
-    "стр страница σελίδα".split()
+_PAGE_WORD = re.compile(
+    r"page|pp?|pg|seite|s|bl|blatt|p[aá]g(?:ina)?|sid[ae]|sivu|str|stron?a|strana|oldal|folio|sheet|slide|стр|страница|"
+    r"σελίδα",
+    re.IGNORECASE,
 )
 _CONTENTS_ENTRY = re.compile(r"(?P<title>.*[^\W\d_].*?)\s*(?:\|\s*|\s)(?P<page>\d{1,4}|[ivxlc]{1,6})")
 _CONTENTS_TITLE = re.compile(
@@ -130,7 +131,7 @@ def _numbers(line: PageLine) -> list[int]:
 def is_named_part(line: PageLine) -> bool:
     """Whether a line is a word and a number, such as "Day 3", and does not tell the page."""
     found = _NAMED_PART.fullmatch(line.text)
-    return found is not None and found[1].lower().rstrip(".") not in _PAGE_WORDS
+    return found is not None and not _PAGE_WORD.fullmatch(found[1].rstrip("."))
 
 
 def _is_page_number(line: PageLine, lines: list[PageLine]) -> bool:

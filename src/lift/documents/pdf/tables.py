@@ -35,6 +35,7 @@ _OPEN_END = re.compile(r"(?:,|–|—|-|\b(?:and|or|of|the|for|in|to|on|at|by|fr
 _SENTENCE_END = re.compile(r"[.!?][\"”’)]*$")
 _MAX_GAP_LINES = 3
 _MAX_HEADER_LINES = 6
+_WIDER_THAN_A_SPACE = 0.45
 _MAX_LEADING = 3.6
 _MAX_LABEL_SHARE = 0.62
 
@@ -168,8 +169,8 @@ def _is_tabular(line: list[Segment]) -> bool:
 def _columns(lines: list[list[Segment]]) -> _Columns | None:
     """The columns of a table; None where the gaps of the lines do not stand below each other."""
     tabular = [line for line in lines if len(line) >= 2 and not _are_years(line)]
-    if len(tabular) < 2:
-        return None
+    if len(tabular) < 2 or 2 * sum(any(segment.is_led for segment in line) for line in tabular) > len(tabular):
+        return None  # leader dots part the cells of each line by themselves
     numbers = [
         (_number_extent(segment), line) for line in tabular for segment in line[1:] if _NUMERIC.fullmatch(segment.text)
     ]
@@ -260,7 +261,7 @@ def _rows(lines: list[list[Segment]], columns: _Columns) -> list[Row] | None:
         first_row = of_numbers if of_numbers is not None and of_numbers <= _MAX_HEADER_LINES else first_row
     if first_row is None:
         return None
-    header = list(_header(lines[:first_row], columns))
+    header = list(_header([_split(line, columns) for line in lines[:first_row]], columns))
     table = [_table_line(line, columns) for line in lines[first_row:]]
     joined = _without_wraps(table, columns)
     counts = Counter(line.cells[0] for line in joined if any(line.cells[1:]) and line.cells[0])
@@ -335,6 +336,22 @@ def _headed(line: list[Segment], columns: _Columns) -> Iterator[tuple[int, Segme
         for index in spans.get(segment) or columns.covered(segment.left, segment.right):
             owners.setdefault(index, segment)
     yield from sorted(owners.items(), key=lambda item: item[0])
+
+
+def _split(line: list[Segment], columns: _Columns) -> list[Segment]:
+    """The segments of a header line, cut where a gap wider than a space stands between two columns."""
+    found: list[Segment] = []
+    for segment in line:
+        current = [segment.words[0]]
+        for word in segment.words[1:]:
+            last = current[-1]
+            is_wide = word.left - last.right > _WIDER_THAN_A_SPACE * word.size
+            if is_wide and columns.covered(last.left, last.right)[-1] < columns.covered(word.left, word.right)[0]:
+                found.append(Segment(tuple(current)))
+                current = []
+            current.append(word)
+        found.append(Segment(tuple(current)))
+    return found
 
 
 def _spans(line: list[Segment], columns: _Columns) -> dict[Segment, list[int]]:

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-_SPACES = frozenset(
-    " \t\r\n\x0b\x0c\x00\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u3000"
-)
+_SPACES = frozenset(" \t\r\n\x0b\x0c\x00\u00a0\u202f\u3000").union(map(chr, range(0x2000, 0x200B)))
 _HYPHENS_AT_LINE_END = frozenset("\ufffe\x02")  # what PDFium has for a hyphen at the end of a line
 _BOLD_NAME = re.compile(r"bold|black|heavy|demi", re.IGNORECASE)
 _UNREADABLE = re.compile("[\ufffd\ue000-\uefff\U000f0000-\U0010fffd]")
@@ -60,7 +58,8 @@ class PageWords:
     """All words of a page: upright ones, those that are turned by a quarter or a half, and those of slanted lines.
 
     `largest_image_share` is the share of the page that its largest picture covers, 0 on a page with much text;
-    `unreadable_share` is that of the characters that no Unicode character is known for, `comments` the number of notes that a reader has stuck on.
+    `unreadable_share` is that of the characters that no Unicode character is known for, `comments` the number of
+    notes that a reader has stuck on.
     """
 
     number: int
