@@ -142,9 +142,11 @@ def headings_found(pages: list[str], headings: list[list[object]]) -> tuple[int,
 def rows_found(layout: str, text: str, table: dict[str, object]) -> tuple[int, list[str]]:
     """How many of a table's lines have all their figures, in order, in the row of their label; and the others."""
     lines = layout.split("\n")
-    first = next(index for index, line in enumerate(lines) if line.strip().startswith(str(table["first"])))
-    last = next(
-        index for index, line in enumerate(lines) if index >= first and line.strip().startswith(str(table["last"]))
+    first = next((index for index, line in enumerate(lines) if line.strip().startswith(str(table["first"]))), None)
+    if first is None:
+        return 0, ["the page has no such table"]
+    last = max(
+        index for index, line in enumerate(lines) if line.strip().startswith((str(table["first"]), str(table["last"])))
     )
     rows = [(squeezed(row), figures(row)) for row in text.split("\n") if " | " in row]
     right, wrong = 0, []

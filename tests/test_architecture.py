@@ -116,7 +116,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     missing = {name for name in imported if not declared & {_normal(each) for each in distributions.get(name, [name])}}
     # optional: what needs them says so itself
     served = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
-    assert missing <= {"bitsandbytes", "llama_cpp", "matplotlib", "openai", *served}
+    assert missing <= {"bitsandbytes", "cv2", "llama_cpp", "matplotlib", "openai", "rapidocr", *served}
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
