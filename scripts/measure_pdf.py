@@ -111,15 +111,17 @@ def compared(expected: Counter[str], got: Counter[str]) -> tuple[float, float]:
 
 
 def without_heads(pages: list[str]) -> list[str]:
-    """The pages without lines of their margins that come again on three pages, numbers aside."""
+    """The pages without lines of their margins that come again on three pages, the page's number aside."""
     margins = []
     for page in pages:
-        lines = [line.strip() for line in page.split("\n") if line.strip()]
-        margins.append([re.sub(r"\d+", "#", line) for line in lines[:3] + lines[-3:]])
-    often = Counter(line for margin in margins for line in set(margin))
-    return [
-        "\n".join(line for line in page.split("\n") if often[re.sub(r"\d+", "#", line.strip())] < 3) for page in pages
-    ]
+        lines = [line for line in page.split("\n") if line.strip()]
+        margins.append({_without_page_number(line) for line in lines[:2] + lines[-2:]})
+    often = Counter(line for margin in margins for line in margin)
+    return ["\n".join(line for line in page.split("\n") if often[_without_page_number(line)] < 3) for page in pages]
+
+
+def _without_page_number(line: str) -> str:
+    return re.sub(r"^\d{1,4}\b|\b\d{1,4}$", "#", line.strip())
 
 
 def headings_found(pages: list[str], headings: list[list[object]]) -> tuple[int, list[str]]:

@@ -13,6 +13,8 @@ HEADING_SCALE = 1.15
 _MARGIN_LINES = 3
 _MIN_PAGES_WITH_HEADS = 3
 _NEAR_PAGES = 4
+_SAME_HEIGHT = 1.0
+_MIN_PAGES_COUNTED, _MIN_SHARE_COUNTED = 4, 0.5
 _WATERMARK_SCALE = 1.8
 _PAGE_NUMBER = re.compile(
     r"(?:page\s*|p\.\s*)?[-–—\[( ]*(?:\d{1,4}|[ivxlc]{1,7})[-–—\]) ]*(?:(?:of|/)\s*\d{1,4})?", re.IGNORECASE
@@ -49,13 +51,13 @@ def without_running_heads(pages: list[list[PageLine]], size: float) -> list[list
     on three of nine pages in the same words. Chapters change it, so that no share of all pages would be a measure. A
     word and a number at the head of a page ("Day 3") stays where it changes from page to page.
     """
-    by_text: dict[str, set[int]] = {}
+    by_text: dict[str, list[PageLine]] = {}
     by_number: dict[tuple[str, int], set[int]] = {}
     exactly: dict[str, set[int]] = {}
     margins = [_margin(lines) for lines in pages]
     for margin in margins:
         for line in margin:
-            by_text.setdefault(_masked(line), set()).add(line.page)
+            by_text.setdefault(_masked(line), []).append(line)
             exactly.setdefault(line.text.lower(), set()).add(line.page)
             for number in _numbers(line):
                 by_number.setdefault((_masked(line), number - line.page), set()).add(line.page)
@@ -66,16 +68,48 @@ def without_running_heads(pages: list[list[PageLine]], size: float) -> list[list
         nearby = range(line.page - _NEAR_PAGES, line.page + _NEAR_PAGES + 1)
         if is_top and is_named_part(line):
             return len(exactly[line.text.lower()].intersection(nearby)) >= _MIN_PAGES_WITH_HEADS
-        numbered = any(len(by_number[_masked(line), number - line.page]) > 1 for number in _numbers(line))
-        return numbered or len(by_text[_masked(line)].intersection(nearby)) >= _MIN_PAGES_WITH_HEADS
+        numbered = not line.is_row and any(
+            len(by_number[_masked(line), number - line.page]) > 1 for number in _numbers(line)
+        )
+        alike = {
+            other.page
+            for other in by_text[_masked(line)]
+            if other.page in nearby
+            and abs(other.y - line.y) <= _SAME_HEIGHT * line.size
+            # the header of a table comes again atop of pages, with other years mostly
+            and not (line.is_row and other.text != line.text)
+        }
+        return numbered or len(alike) >= _MIN_PAGES_WITH_HEADS
 
+    counted = _counting_lines(pages)
     marks = _watermarks(pages, size)
     kept = []
     for lines, margin in zip(pages, margins, strict=True):
         middle = (max(line.y for line in lines) + min(line.y for line in lines)) / 2 if lines else 0.0
         out = {id(line) for line in margin if is_running(line, line.y > middle) or _is_page_number(line, lines)}
+        out |= counted
         kept.append([line for line in lines if id(line) not in out and _placed(line) not in marks])
     return kept
+
+
+def _counting_lines(pages: list[list[PageLine]]) -> set[int]:
+    """The ids of outermost lines that tell their page, beside the name of a section perhaps: most count alike."""
+    outermost = []
+    for lines in pages:
+        upright = [line for line in lines if not line.is_turned and not line.is_row]
+        if len(upright) > 1:
+            top, foot = max(upright, key=lambda line: line.y), min(upright, key=lambda line: line.y)
+            outermost += [(top, True), (foot, False)]
+    found: set[int] = set()
+    for is_top in (True, False):
+        edge = [line for line, at_top in outermost if at_top is is_top and not (is_top and is_named_part(line))]
+        shifts = Counter(number - line.page for line in edge for number in set(_numbers(line)))
+        if not shifts:
+            continue
+        shift, count = shifts.most_common(1)[0]
+        if count >= max(_MIN_PAGES_COUNTED, _MIN_SHARE_COUNTED * len(pages)):
+            found |= {id(line) for line in edge if line.page + shift in _numbers(line)}
+    return found
 
 
 def without_contents(pages: list[list[PageLine]]) -> tuple[list[list[PageLine]], list[Omission]]:

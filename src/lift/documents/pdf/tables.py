@@ -329,13 +329,16 @@ def _headed(line: list[Segment], columns: _Columns) -> Iterator[tuple[int, Segme
         covered = columns.covered(segment.left, segment.right)
         if covered[0] == 0 and not (columns.numeric[0] or len(covered) > 1):
             owners[0] = segment
+            yield 0, segment
         else:
             over.append(segment)
     spans = _spans(over, columns)
     for segment in over:
-        for index in spans.get(segment) or columns.covered(segment.left, segment.right):
-            owners.setdefault(index, segment)
-    yield from sorted(owners.items(), key=lambda item: item[0])
+        covered = spans.get(segment) or columns.covered(segment.left, segment.right)
+        free = [index for index in covered if index not in owners]
+        for index in free or covered[:1]:  # no word is lost where two stand over one column
+            yield index, segment
+            owners[index] = segment
 
 
 def _split(line: list[Segment], columns: _Columns) -> list[Segment]:
