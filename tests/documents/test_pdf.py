@@ -186,6 +186,28 @@ def test_heads_that_differ_in_content_stay_and_running_heads_go(tmp_path: Path) 
     assert "Walking tours" not in document.text
 
 
+def test_the_header_of_a_table_atop_of_each_page_is_no_running_head(tmp_path: Path) -> None:
+    def page(number: int) -> Any:
+        rows = ((f"{name} of farm {number}", f"{7 * number},30{number}", f"{number}15") for name in ("Rent", "Seed"))
+        table = grid(780, (60, 300, 420), ("In crowns", f"Jul {number}, 2031", f"Jul {number}, 2030"), *rows)
+        return all_of(table, lines(700, f"Farm {'ABCDE'[number]} lies on the coast.", *PROSE))
+
+    text = read(tmp_path, printed(*(page(number) for number in range(1, 5)))).text
+    for number in range(1, 5):
+        assert f"In crowns | Jul {number}, 2031 | Jul {number}, 2030\nRent of farm {number} | " in text
+
+
+def test_a_foot_with_the_page_and_a_section_that_changes_goes(tmp_path: Path) -> None:
+    sections = ("Orchards", "Meadows", "Houses", "Roads", "Wells")
+    pages = [
+        all_of(
+            lines(780, f"The {name.lower()} are kept by the village.", *PROSE), texts((60, 40, f"{name} of it {page}"))
+        )
+        for page, name in enumerate(sections, start=11)
+    ]
+    assert " of it 1" not in read(tmp_path, printed(*pages)).text
+
+
 def test_watermarks_and_line_numbers_go(tmp_path: Path) -> None:
     said = [*PROSE * 4]
 
