@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lift.absorbing.resolved_recipe import ResolvedRecipe
 from lift.documents.document import Document
-from lift.documents.language import detect_language
-from lift.documents.sentences import Sentence, split_sentences
+from lift.documents.language import document_language
+from lift.documents.sentences import Sentence, document_sentences
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
@@ -31,9 +31,10 @@ class PreparedDocument:
 
 def prepare_document(document: Document, base: BaseModel, recipe: Recipe) -> PreparedDocument:
     """Split the document; raises DocumentError where there is no sentence to learn."""
+    language = document_language(document)
+    document = replace(document, language=language)
     sentences = learnable_sentences(document)
-    language = detect_language(document.text)
-    warnings = []
+    warnings = list(document.warnings)
     if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
     tokens = len(content_ids(base.tokenizer, document.text))
@@ -42,7 +43,7 @@ def prepare_document(document: Document, base: BaseModel, recipe: Recipe) -> Pre
 
 def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
     """The document's sentences; raises DocumentError where there is none to learn."""
-    sentences = tuple(split_sentences(document.text))
+    sentences = tuple(document_sentences(document))
     if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
         raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
     return sentences

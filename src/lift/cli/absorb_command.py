@@ -318,7 +318,7 @@ def _report(finished: Finished, as_json: bool) -> None:
     )
     for said in finished.remarks:
         remark(said)
-    print_forgotten(report, memory.document.text)
+    print_forgotten(report, memory.document)
     stdout().print(f'\nAsk it:  lift ask {_quoted(memory.name)} "..."', markup=False)
 
 

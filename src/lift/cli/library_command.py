@@ -91,7 +91,7 @@ def show(name: _NameArgument, library: LibraryOption = None, as_json: JsonOption
         write_json({**manifest.model_dump(mode="json"), "directory": str(memory.directory), "forgotten": forgotten})
         return
     print_facts([*_manifest_facts(manifest), ("directory", str(memory.directory))])
-    print_forgotten(report, memory.document.text)
+    print_forgotten(report, memory.document)
 
 
 def rename(

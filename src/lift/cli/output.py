@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lift.absorbing.recall_report import RecallReport
     from lift.answering.answer import Answer
+    from lift.documents.document import Document
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _FORGOTTEN_SHOWN = 10
@@ -78,17 +79,17 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     return table
 
 
-def print_forgotten(report: RecallReport, text: str) -> None:
-    """The sentences of `text` that were asked about in vain, with what was asked, expected and answered."""
+def print_forgotten(report: RecallReport, document: Document) -> None:
+    """The sentences of `document` that were asked about in vain, with what was asked, expected and answered."""
     from rich.padding import Padding
     from rich.text import Text
 
-    from lift.documents.sentences import split_sentences
+    from lift.documents.sentences import document_sentences
 
     forgotten = report.forgotten
     if not forgotten:
         return
-    sentences = split_sentences(text)
+    sentences = document_sentences(document)
     shown = "" if len(forgotten) <= _FORGOTTEN_SHOWN else f", the first {_FORGOTTEN_SHOWN} of {len(forgotten)}"
     stdout().print(f"\nNot recalled{shown}:", markup=False)
     for index in forgotten[:_FORGOTTEN_SHOWN]:

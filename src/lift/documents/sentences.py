@@ -11,8 +11,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
+from lift.documents.language import document_language
 from lift.documents.plain_text import SENTENCE_END, starts_own_line
+
+if TYPE_CHECKING:
+    from lift.documents.document import Document
 
 MAX_SENTENCE_CHARS = 1_000
 _WRAPPED_LINE_CHARS = (55, 150)
@@ -130,6 +135,11 @@ def split_sentences(text: str, language: str = "en") -> list[Sentence]:
                     if left < right:
                         sentences.append(Sentence(len(sentences), text[left:right], left, right, number))
     return sentences
+
+
+def document_sentences(document: Document) -> list[Sentence]:
+    """The sentences of a document by the rules of its language, the same whenever they are asked for."""
+    return split_sentences(document.text, document_language(document))
 
 
 def joined(sentences: Iterable[Sentence]) -> str:
