@@ -199,6 +199,7 @@ class ScriptedPlanner:
         self.orders.append(order)
         numbers = dict.fromkeys(("tokens", "sentences", "tasks", "train_tokens", "peak_bytes", "adapter_bytes"), 1)
         numbers |= {"break_even_questions": 1, "requests": 0, "cached_requests": 0}
+        numbers |= {"warnings": ["1 image was left out (page 2)."], "text": "It rained.", "text_chars": 10}
         times = dict.fromkeys(("epochs", "tokens_per_s", "seconds", "full_read_s", "ask_s"), 1.0)
         return {"plan": {"title": "T", **numbers, **times, "speed": {"tokens_per_s": 300.0}}}
 

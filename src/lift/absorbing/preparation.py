@@ -14,6 +14,7 @@ from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
 from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated
+from lift.tasks.rules.lines import rows_left_out
 from lift.tasks.task import Task
 from lift.training.batch_sampler import BatchSampler, StreamedBatchSampler
 
@@ -37,6 +38,8 @@ def prepare_document(document: Document, base: BaseModel, recipe: Recipe) -> Pre
     warnings = list(document.warnings)
     if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
+    if recipe.generator.kind == "rules" and (rows := len(rows_left_out(sentences))):
+        warnings.append(f"{rows:,} rows of long tables get no questions, so that there is time for those of the rest")
     tokens = len(content_ids(base.tokenizer, document.text))
     return PreparedDocument(document, tokens, language, sentences, tuple(warnings))
 

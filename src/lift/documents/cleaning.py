@@ -24,6 +24,7 @@ _UNSPACED = (
     r"[\u2e80-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff9f"
     r"\uffe0-\uffe6\U00020000-\U0003fffd\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
 )
+_UNSPACED_RUN = re.compile(rf"{_UNSPACED}+|(?:(?!{_UNSPACED}).)+", re.DOTALL)
 _UNSPACED_PAIR = re.compile(_UNSPACED * 2)
 _UNSPACED_LINES = re.compile(rf"(?<={_UNSPACED})[ \t]*\n\s*(?={_UNSPACED})")
 
@@ -71,6 +72,11 @@ def clean_text(text: str) -> str:
 def is_unspaced(first: str, second: str) -> bool:
     """Whether no space belongs between two characters: both are of scripts that are written without."""
     return _UNSPACED_PAIR.fullmatch(first + second) is not None
+
+
+def unspaced_runs(text: str) -> list[str]:
+    """The text in pieces, each all of characters of scripts that are written without spaces, or of others."""
+    return _UNSPACED_RUN.findall(text)
 
 
 def join_unspaced_lines(text: str) -> str:

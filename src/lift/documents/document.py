@@ -71,10 +71,7 @@ class Document:
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each kind of thing that was left out, with its count and pages."""
-        groups = defaultdict[tuple[str | None, str], list[Omission]](list)
-        for omission in self.omissions:
-            groups[omission.file, omission.kind].append(omission)
-        return tuple(_told(file, kind, members) for (file, kind), members in groups.items())
+        return omission_warnings(self.omissions)
 
     @cached_property
     def sha256(self) -> str:
@@ -185,6 +182,14 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
         tuple(omissions),
         documents[0].language,
     )
+
+
+def omission_warnings(omissions: Sequence[Omission]) -> tuple[str, ...]:
+    """A sentence for each file and kind of what was left out, with its count and pages."""
+    groups = defaultdict[tuple[str | None, str], list[Omission]](list)
+    for omission in omissions:
+        groups[omission.file, omission.kind].append(omission)
+    return tuple(_told(file, kind, members) for (file, kind), members in groups.items())
 
 
 def grouped_omissions(omissions: Sequence[Omission], most: int) -> tuple[Omission, ...]:

@@ -231,6 +231,11 @@ def _continues(line: str, following: str) -> bool:
     return first.islower()
 
 
+def is_table_row(line: str) -> bool:
+    """Whether a line holds cells parted by upright strokes."""
+    return _TABLE_ROW.match(line) is not None
+
+
 def starts_own_line(previous: str, line: str) -> bool:
     """Whether a line is a list item, a table row, a rule, a chat's line or the next speaker's turn.
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lift.documents.language import document_language
-from lift.documents.plain_text import SENTENCE_END, starts_own_line
+from lift.documents.plain_text import SENTENCE_END, is_table_row, starts_own_line
 
 if TYPE_CHECKING:
     from lift.documents.document import Document
@@ -171,7 +171,7 @@ def _line_groups(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_own_break(line: str, following: str) -> bool:
-    if starts_own_line(line, following) or SENTENCE_END.search(line):
+    if starts_own_line(line, following) or SENTENCE_END.search(line) or is_table_row(line):
         return True
     first = _OPENING.sub("", following, count=1)[:1]
     if first.islower() or line.rstrip().endswith((",", "-", "–", "—")):
@@ -181,7 +181,9 @@ def _is_own_break(line: str, following: str) -> bool:
 
 
 def _sentence_spans(text: str, language: str) -> list[tuple[int, int]]:
-    """The sentences of one group of lines as spans that cover it."""
+    """The sentences of one group of lines as spans that cover it; a row of a table is one, whatever its cells say."""
+    if is_table_row(text):
+        return [(0, len(text))]
     boundaries = _boundaries(text, language)
     spans = [span for span in pairwise([0, *boundaries, len(text)]) if text[span[0] : span[1]].strip()]
     merged: list[tuple[int, int]] = []

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from lift.documents.document import Omission, omission_warnings
 from lift.errors import LibraryError
 from lift.memories.durable import ForeignFileError, read_inside
 from lift.memories.identity import AbsorptionIdentity
@@ -138,6 +139,11 @@ class DocumentRecord(_Record):
     language: Annotated[str, StringConstraints(pattern="^[a-z]{2,8}$")] = "en"
     parts: Annotated[tuple[PartRecord, ...], Field(max_length=_MOST_PARTS)] = ()
     omissions: Annotated[tuple[OmissionRecord, ...], Field(max_length=2 * MOST_OMISSIONS)] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """As Document.warnings."""
+        return omission_warnings([Omission(each.kind, each.page, each.file, each.count) for each in self.omissions])
 
     @field_validator("parts")
     @classmethod
