@@ -156,6 +156,8 @@ def test_a_plan_says_what_an_upload_would_take(tiny_model: BaseModel, tiny_direc
     stored.write_text("# Museum\n\nAda Quill founded the lighthouse museum of Port Merrow in 1911.", "utf-8")
     made = plan(path=str(stored), name="m.md", title="T", model=str(tiny_directory), recipe="fast", budget_s=None)
     assert made["title"] == "T" and made["sentences"] > 0 and made["seconds"] > 0 and made["adapter_bytes"] > 0
+    assert made["text"].startswith("Museum\n\nAda Quill") and made["text_chars"] == len(made["text"])
+    assert list(made["warnings"]) == []
 
 
 def test_a_plan_at_a_known_speed_times_nothing(

@@ -133,6 +133,10 @@ class SentenceIndex:
         chosen = list(dict.fromkeys([*with_headers, *by_distance]))[:count]
         return [self.sentences[index] for index in [*sorted(chosen[:read]), *sorted(chosen[read:])]]
 
+    def beside(self, sentence: Sentence) -> list[Sentence]:
+        """The sentences without which a row of a table says little: those of its unit and header; none for others."""
+        return [self.sentences[number] for number in self._beside.get(sentence.index, ())]
+
     def support(self, question: str, answer: str) -> Support | None:
         """The sentence that holds most of the answer's words, and among equals most of the question's."""
         wanted = set(self._search_stems(answer)) or set(self._all_words(answer))

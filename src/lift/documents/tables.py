@@ -30,6 +30,7 @@ _UNIT = re.compile(
 )
 _EXCEPT = re.compile(r"\bexcept(?:\s+for)?\s+(?P<what>[^)\]]{3,120})", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_LETTER = re.compile(r"[^\W\d_]")
 _MARK = re.compile(r"\s*(?:\(\d{1,2}\)|\[\d{1,2}\]|\^\d{1,2}|[*†‡])+$")
 _MAX_HEADER_ROWS = 3
 _MAX_LABEL_WORDS = 14
@@ -185,7 +186,7 @@ def _header(lines: Sequence[tuple[Sentence, tuple[str, ...]]], width: int) -> li
         named = cells[1:] if len(cells) == width else cells
         if len(cells) < 2 or any(is_amount(cell) for cell in named) or not any(named):
             break
-        if not has_amounts and (not all(cells[1:]) or any(map(str.isdigit, "".join(cells)))):
+        if not has_amounts and (not all(map(_LETTER.search, cells[1:])) or any(map(str.isdigit, "".join(cells)))):
             break
         found.append(sentence)
     return found if len(found) < sum(len(cells) > 1 for _, cells in lines) else []

@@ -44,6 +44,7 @@ _PERIODS = (
     (re.compile(rf"(?P<d>(?:Q[1-4]|[1-4]Q|H[12]) ?(?:FY)? ?'?(?:{_YEAR}|\d\d)?)", re.I), "in {d}"),
     (re.compile(rf"(?P<d>{_MONTH})", re.I), "in {d}"),
 )
+_MANY_YEARS = re.compile(r"(year|quarter|period)s ended$")
 _DATED_MONTH = re.compile(rf"^{_MONTH} \d{{4}}$", re.I)
 # Such a label says nothing without that of its group.
 _BARE = words(
@@ -75,9 +76,7 @@ def table_tasks(table: Table, small: Set[str]) -> Iterator[Task]:
     whole = Counter((row.group, label(row.cells[0])) for row in table.rows)
     columns = Counter(table.columns)
     composed = Counter(row.cells[:2] for row in table.rows)
-    values = [
-        Counter(row.cells[place] for row in table.rows if place < len(row.cells)) for place in range(len(columns) + 1)
-    ]
+    values = Counter((place, cell) for row in table.rows for place, cell in enumerate(row.cells))
     for row in table.rows:
         named = label(row.cells[0])
         if len(row.cells) != len(table.columns) or not named:
@@ -106,8 +105,7 @@ def table_tasks(table: Table, small: Set[str]) -> Iterator[Task]:
             yield Task(
                 _form_question(column, group + named), value, evidence, "rules:row", 0.9 if asked is None else 0.5
             )
-            is_only = place < len(values) and values[place][value] == 1
-            if is_only and table.columns[0] and asked is None:
+            if values[place, value] == 1 and table.columns[0] and asked is None:
                 question = f"For which “{table.columns[0]}” does the table give “{value}” as “{column}”?"
                 yield Task(question, named, evidence, "rules:row-head", 0.8)
 
@@ -157,13 +155,8 @@ def _period(column: str) -> str | None:
     text = " ".join(column.split()).rstrip(":")
     for pattern, form in _PERIODS:
         if (found := pattern.fullmatch(text)) is not None:
-            parts = {name: part for name, part in found.groupdict().items()}
-            if "p" in parts:
-                parts["p"] = (
-                    re.sub(r"s (?=ended)", " ", parts["p"].lower())
-                    if "year" in parts["p"].lower()
-                    else parts["p"].lower()
-                )
+            parts = found.groupdict()
+            parts["p"] = _MANY_YEARS.sub(r"\1 ended", parts.get("p", "").lower())
             if form.startswith("as of") and _DATED_MONTH.match(parts["d"]):
                 return f"in {parts['d']}"
             return form.format(**parts)
