@@ -181,6 +181,8 @@ def test_a_document_is_dropped_absorbed_asked_compared_renamed_exported_and_dele
     for fact in ("about", "of training", "Pays", "Adapter", "sentences"):
         expect(page.locator(".tiles")).to_contain_text(fact)
     expect(page.get_by_label("Title")).to_have_value("The harbour of Port Merrow")
+    page.get_by_text("The text as it was read").click()
+    expect(page.locator(".source pre")).to_contain_text("The harbour of Port Merrow")
     known = {job["id"] for job in server.http.get("/api/jobs").json()["data"]}
     page.get_by_label("Title").fill("Harbour")
     page.get_by_role("button", name="Absorb").click()

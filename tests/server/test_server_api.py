@@ -156,6 +156,8 @@ def test_a_plan_says_what_an_upload_would_take(tiny_model: BaseModel, tiny_direc
     stored.write_text("# Museum\n\nAda Quill founded the lighthouse museum of Port Merrow in 1911.", "utf-8")
     made = plan(path=str(stored), name="m.md", title="T", model=str(tiny_directory), recipe="fast", budget_s=None)
     assert made["title"] == "T" and made["sentences"] > 0 and made["seconds"] > 0 and made["adapter_bytes"] > 0
+    assert made["text"].startswith("Museum\n\nAda Quill") and made["text_chars"] == len(made["text"])
+    assert list(made["warnings"]) == []
 
 
 def test_a_plan_at_a_known_speed_times_nothing(
@@ -199,6 +201,7 @@ class ScriptedPlanner:
         self.orders.append(order)
         numbers = dict.fromkeys(("tokens", "sentences", "tasks", "train_tokens", "peak_bytes", "adapter_bytes"), 1)
         numbers |= {"break_even_questions": 1, "requests": 0, "cached_requests": 0}
+        numbers |= {"warnings": ["1 image was left out (page 2)."], "text": "It rained.", "text_chars": 10}
         times = dict.fromkeys(("epochs", "tokens_per_s", "seconds", "full_read_s", "ask_s"), 1.0)
         return {"plan": {"title": "T", **numbers, **times, "speed": {"tokens_per_s": 300.0}}}
 

@@ -20,7 +20,7 @@ from lift.answering.scoring import contained
 from lift.config import Settings
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
-from lift.documents.sentences import Sentence, joined, split_sentences
+from lift.documents.sentences import Sentence, document_sentences, joined
 from lift.models.control_tokens import content_ids
 from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example
 from lift.tasks.rules.polar_questions import polar_questions
@@ -111,7 +111,7 @@ class ReadingExamples:
     def groups(self, record: QuestionedDocument, questions: Sequence[AnsweredQuestion]) -> Iterator[list[Example]]:
         """Examples of these questions of the document."""
         generator = random.Random(f"{self._settings.seed}/{record.document.sha256}")
-        sentences = split_sentences(record.document.text)
+        sentences = document_sentences(record.document)
         index = SentenceIndex(sentences)
         behind: dict[str, list[Example]] = defaultdict(list)
         absent: list[tuple[str, str]] = []

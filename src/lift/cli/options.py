@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from lift.cli.output import remark
 from lift.errors import UsageError
 from lift.training.budget import SMALLEST_BUDGET_S
 
@@ -27,7 +28,8 @@ _DURATION_PART = re.compile(rf"({_NUMBER})\s*({_UNITS})(?![a-z])\s*", re.IGNOREC
 FilesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE...", help="txt, md, html, pdf, docx or epub files, absorbed as one; - reads standard input."
+        metavar="FILE...",
+        help="txt, md, html, pdf, docx or epub files, or folders of them, absorbed as one; - reads standard input.",
     ),
 ]
 LibraryOption = Annotated[
@@ -137,11 +139,10 @@ def parse_tokens(text: str, option: str) -> int:
 def read_documents(files: Sequence[str], title: str | None, ocr: bool = False) -> Document:
     """One document of all `files`; a single one may have its title from the caller, several share it as the whole's.
 
-    `ocr`: scanned pages are read by character recognition.
+    Of a folder all files are read that can be, those of its folders too; of each other it is told why it was not, and
+    that it was left out. `ocr`: scanned pages are read by character recognition. Raises DocumentError where a file that
+    is named itself, or no file of a folder, can be read.
     """
-    from lift.documents.document import join_documents
-    from lift.documents.read import read_document
+    from lift.documents.folder import read_files
 
-    if len(files) == 1:
-        return read_document(files[0], title=title, ocr=ocr)
-    return join_documents([read_document(file, ocr=ocr) for file in files], title)
+    return read_files(files, title, say=remark, ocr=ocr)

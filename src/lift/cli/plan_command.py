@@ -92,6 +92,7 @@ def _plan_facts(made: Plan) -> list[tuple[str, str]]:
         ("asking closed book", f"{format_seconds(made.ask_s)} a question"),
         ("asking with the whole text", full_read),
         ("pays", pays),
+        *(("note", warning) for warning in made.warnings),
     ]
 
 

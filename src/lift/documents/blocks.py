@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lift.documents.cleaning import clean_text
+from lift.documents.cleaning import clean_text, is_unspaced
 from lift.documents.document import Document, Omission, Place
 from lift.errors import DocumentError
 
@@ -77,8 +77,10 @@ def assemble(title: str, source: str, blocks: Iterable[Block], omissions: Iterab
         if not text:
             continue
         if parts:
-            parts.append(block.separator)
-            length_chars += len(block.separator)
+            unspaced = block.separator == SPACE and is_unspaced(parts[-1][-1:], text[:1])
+            separator = "" if unspaced else block.separator
+            parts.append(separator)
+            length_chars += len(separator)
         known = places[-1] if places else Place(start=0)
         if (page, heading) != (known.page, known.heading) or (whole_heading and text == whole_heading):
             places.append(Place(start=length_chars, page=page, heading=heading))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Omission:
-    """A part of the original that is not in the text: its kind, as a noun in the singular, and its page if known.
+    """Parts of the original that are not in the text: their kind, as a noun in the singular, their page and number.
 
     `kind` is such as "page without text", "image", "hidden panel" or "chapter that does not open".
     """
@@ -39,6 +39,7 @@ class Omission:
     kind: str
     page: int | None = None
     file: str | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Document:
 
     `places` is sorted by `start`; it is empty where the format knows neither pages nor headings. `parts` is sorted by
     `start` and empty for a document that was not joined from several. `omissions`: parts of the original that were left
-    out, in its order.
+    out, in its order. `language`: the ISO 639 code that its sentences are split by, None where nobody has told it yet.
     """
 
     title: str
@@ -65,14 +66,12 @@ class Document:
     places: tuple[Place, ...] = field(default=())
     parts: tuple[DocumentPart, ...] = field(default=())
     omissions: tuple[Omission, ...] = field(default=())
+    language: str | None = field(default=None, compare=False)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """A sentence for each kind of thing that was left out, with its count and pages."""
-        groups = defaultdict[tuple[str | None, str], list[Omission]](list)
-        for omission in self.omissions:
-            groups[omission.file, omission.kind].append(omission)
-        return tuple(_told(file, kind, members) for (file, kind), members in groups.items())
+        return omission_warnings(self.omissions)
 
     @cached_property
     def sha256(self) -> str:
@@ -140,6 +139,8 @@ class Document:
                 self.text[part.start : end],
                 part.source,
                 tuple(replace(place, start=place.start - part.start) for place in self._places(part.start, end)),
+                omissions=tuple(omission for omission in self.omissions if omission.file == part.source),
+                language=self.language,
             )
             for part, end in zip(self.parts, ends, strict=True)
         )
@@ -179,17 +180,40 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
         tuple(places),
         tuple(parts),
         tuple(omissions),
+        documents[0].language,
     )
 
 
 # The kind of an omission where nothing was left out but a machine's eye read the page.
 READ_BY_RECOGNITION = "page read by character recognition"
+
+
+def omission_warnings(omissions: Sequence[Omission]) -> tuple[str, ...]:
+    """A sentence for each file and kind of what was left out, with its count and pages."""
+    groups = defaultdict[tuple[str | None, str], list[Omission]](list)
+    for omission in omissions:
+        groups[omission.file, omission.kind].append(omission)
+    return tuple(_told(file, kind, members) for (file, kind), members in groups.items())
+
+
+def grouped_omissions(omissions: Sequence[Omission], most: int) -> tuple[Omission, ...]:
+    """As many omissions in at most `most` records, one for each file, kind and page.
+
+    Where there are more, the pages of the others are not told. The kinds themselves may be more than `most`.
+    """
+    counts = Counter[tuple[str | None, str, int | None]]()
+    for each in omissions:
+        known = (each.file, each.kind, each.page) in counts or len(counts) < most
+        counts[each.file, each.kind, each.page if known else None] += each.count
+    return tuple(Omission(kind, page, file, count) for (file, kind, page), count in counts.items())
+
+
 _MOST_PAGES_TOLD = 12
 
 
 def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
     """ "3 pages without text were left out (pages 2, 5 and 9)." for the omissions of one kind in one file."""
-    count = len(members)
+    count = sum(member.count for member in members)
     noun, _, rest = kind.partition(" ")
     left_out = f"{noun}s {rest}".rstrip() if count > 1 else kind
     pages = sorted({member.page for member in members if member.page is not None})

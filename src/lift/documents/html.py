@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content, one_line
+from lift.documents.cleaning import join_unspaced_lines
 from lift.documents.encoding import decode
 from lift.errors import DocumentError
 
@@ -395,5 +396,5 @@ class _Walk:
 
 
 def _collapse(text: str) -> str:
-    lines = (" ".join(line.split()) for line in text.split(_HARD_BREAK))
+    lines = (" ".join(line.split()) for line in join_unspaced_lines(text).split(_HARD_BREAK))
     return "\n".join(lines).strip()

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from lift.documents.document import Omission, omission_warnings
 from lift.errors import LibraryError
 from lift.memories.durable import ForeignFileError, read_inside
 from lift.memories.identity import AbsorptionIdentity
@@ -59,6 +60,7 @@ MAX_MANIFEST_BYTES = 16 * _MIB
 MAX_TITLE_CHARS = 1_000
 MAX_SOURCE_CHARS = 4_096
 _MOST_PARTS = 10_000
+MOST_OMISSIONS = 10_000
 _MOST_POINTS = 100_000
 # of each package its name on the index, where Lift's own is another's
 _RECORDED_PACKAGES = {"lift": "lift-memory", "torch": "torch", "transformers": "transformers", "peft": "peft"}
@@ -115,16 +117,33 @@ class PartRecord(_Record):
     source: Source
 
 
+class OmissionRecord(_Record):
+    """Parts of the original that are not in the text: their kind, page, file, and how many they are."""
+
+    kind: Line
+    page: Count | None = None
+    file: Source | None = None
+    count: Annotated[int, Field(ge=1, lt=1 << 53)] = 1
+
+
 class DocumentRecord(_Record):
     """Which document the memory holds; `sha256` is of its text, `source` is where it was read from.
 
-    `parts` is empty for a memory of one document.
+    `parts` is empty for a memory of one document. `language` is the ISO 639 code that its sentences are split by.
+    `omissions`: what of the original is not in the text.
     """
 
     title: Line
     source: Source
     sha256: Sha256
+    language: Annotated[str, StringConstraints(pattern="^[a-z]{2,8}$")] = "en"
     parts: Annotated[tuple[PartRecord, ...], Field(max_length=_MOST_PARTS)] = ()
+    omissions: Annotated[tuple[OmissionRecord, ...], Field(max_length=2 * MOST_OMISSIONS)] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """As Document.warnings."""
+        return omission_warnings([Omission(each.kind, each.page, each.file, each.count) for each in self.omissions])
 
     @field_validator("parts")
     @classmethod

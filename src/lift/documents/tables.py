@@ -1,0 +1,240 @@
+"""Lines of a text -> tables: which sentences are rows, which row is the header, and in what unit the cells are told.
+
+Readers write a row as one line, its cells parted by " | ". A table is a run of such lines in one paragraph; a run that
+goes on behind a page's end, without a header of its own, belongs to the table before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lift.documents.sentences import Sentence
+
+_CELLS = re.compile(r"[ ]*\|[ ]*|\t+|(?<=\S) {3,}(?=\S)|(?<=[^\W\d]) ?\.{4,} ?")
+_AMOUNT = re.compile(
+    r"(?:US|CA|AU|HK|NT)?[$€£¥₹+~<>≈± (\-–—−]*\d[\d.,' ]*\s*(?:%|bps|pp|pts|million|billion|thousand|[MBK]|"
+    r"[$€£¥₹]|EUR|USD|GBP|CHF|crowns?|euros?|dollars?|pounds?)?\s*[)%*]*(?:\s*\(\w\))?|[-–—−]+|n/?[am]\.?",
+    re.IGNORECASE,
+)
+_CURRENCY_ALONE = re.compile(r"(?:US|CA|AU|HK|NT)?[$€£¥₹]\(?|USD|EUR|GBP|CHF|\(")
+_CLOSING_ALONE = re.compile(r"[)%]+")
+_YEAR = re.compile(r"(?:fy|fiscal(?: year)?|year)?\s*(?:19|20)\d\d", re.IGNORECASE)
+_UNIT = re.compile(
+    r"\b(?:in|amounts? in|dollars in|shares in|expressed in)\s+(?:[A-Z]{3}\s+|[$€£¥]\s*|u\.?s\.? dollars? in\s+)?"
+    r"(?P<size>thousands|millions|billions)\b(?:\s+of\s+(?P<of>[\w.$ ]{2,20}?)(?=[,;).]|\s+except|$))?",
+    re.IGNORECASE,
+)
+_EXCEPT = re.compile(r"\bexcept(?:\s+for)?\s+(?P<what>[^)\]]{3,120})", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_LETTER = re.compile(r"[^\W\d_]")
+_MARK = re.compile(r"\s*(?:\(\d{1,2}\)|\[\d{1,2}\]|\^\d{1,2}|[*†‡])+$")
+_MAX_HEADER_ROWS = 3
+_MAX_LABEL_WORDS = 14
+_MAX_CAPTION_WORDS = 60
+_MAX_CAPTION_SENTENCES = 4
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row with values: its sentence, its cells (the first is its label), and the label of the rows it stands among.
+
+    `group` is what the row says itself ("Net sales: Products"), else the label above it, "" where there is none.
+    """
+
+    sentence: Sentence
+    cells: tuple[str, ...]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the text has it.
+
+    `columns` are the words of the header over each cell, the first of them over the labels; none without a header.
+    `context`: the sentences that a row needs beside it, those of the header and of the unit, in order. `unit` is such
+    as "millions", None where none is told; `excepted` are words of the rows that it does not hold for.
+    """
+
+    columns: tuple[str, ...]
+    header: tuple[Sentence, ...]
+    rows: tuple[TableRow, ...]
+    context: tuple[Sentence, ...] = ()
+    unit: str | None = None
+    excepted: frozenset[str] = field(default=frozenset())
+
+    @property
+    def sentences(self) -> Iterator[Sentence]:
+        """All lines of the table but labels of groups."""
+        yield from self.header
+        yield from (row.sentence for row in self.rows)
+
+
+def row_cells(text: str) -> tuple[str, ...]:
+    """The cells of a row of a table, by its rules, tabs or wide gaps; none for a line that is no row.
+
+    A sign of currency, a bracket or a percent sign alone in a cell belongs to the number beside it.
+    """
+    line = text.strip()
+    if line.startswith("|") and line.endswith("|") and len(line) > 1:
+        line = line[1:-1]
+    cells = [" ".join(cell.split()) for cell in _CELLS.split(line)]
+    joined: list[str] = []
+    opened = ""
+    for cell in cells:
+        if _CURRENCY_ALONE.fullmatch(cell):
+            opened += cell
+        elif joined and joined[-1] and _CLOSING_ALONE.fullmatch(cell):
+            joined[-1] += cell
+        else:
+            joined.append(opened + cell)
+            opened = ""
+    return tuple(joined) if len(joined) > 1 else ()
+
+
+def is_amount(cell: str) -> bool:
+    """Whether a cell holds a number and no more than its unit; a year alone is none."""
+    return bool(_AMOUNT.fullmatch(cell)) and not _YEAR.fullmatch(cell)
+
+
+def find_tables(sentences: Sequence[Sentence]) -> list[Table]:
+    """The tables of a text in order; a run of rows without any header is a table without columns."""
+    found: list[Table] = []
+    last_line = -1
+    for first, run in _runs(sentences):
+        table = _table(run, sentences[max(first - _MAX_CAPTION_SENTENCES, 0) : first])
+        before = found[-1] if found else None
+        follows = before is not None and first == last_line + 1 and before.rows and not table.columns
+        if follows and before is not None and len(before.rows[-1].cells) == len(table.rows[0].cells):
+            found[-1] = replace(before, rows=before.rows + table.rows)
+        else:
+            found.append(table)
+        last_line = first + len(run) - 1
+    return found
+
+
+def _runs(sentences: Sequence[Sentence]) -> Iterator[tuple[int, list[tuple[Sentence, tuple[str, ...]]]]]:
+    """(place of the first, lines with their cells) of each run of rows; labels between rows have one cell."""
+    run: list[tuple[Sentence, tuple[str, ...]]] = []
+    first = 0
+    for place, sentence in enumerate(sentences):
+        cells = row_cells(sentence.text)
+        if run and sentence.paragraph != run[-1][0].paragraph:
+            yield from _trimmed(first, run)
+            run = []
+        if cells or (run and len(sentence.text.split()) <= _MAX_LABEL_WORDS):
+            if not run:
+                first = place
+            run.append((sentence, cells or (sentence.text,)))
+        elif run:
+            yield from _trimmed(first, run)
+            run = []
+    yield from _trimmed(first, run)
+
+
+def _trimmed(
+    first: int, run: list[tuple[Sentence, tuple[str, ...]]]
+) -> Iterator[tuple[int, list[tuple[Sentence, tuple[str, ...]]]]]:
+    """The run without the lines behind its last row."""
+    while run and len(run[-1][1]) < 2:
+        run = run[:-1]
+    if run:
+        yield first, run
+
+
+def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[Sentence]) -> Table:
+    width = max(len(cells) for _, cells in lines)
+    header = _header(lines, width)
+    columns = _columns([cells for _, cells in lines[: len(header)]], width) if header else ()
+    rows: list[TableRow] = []
+    group = ""
+    for sentence, cells in lines[len(header) :]:
+        if len(cells) < 2 or not any(cells[1:]):
+            group = label(cells[0])
+        else:
+            own, named = _own_group(cells[0])
+            rows.append(TableRow(sentence, (named, *cells[1:]), own or group))
+    captions = [each for each in before if _is_caption(each, lines[0][0])]
+    told = [*captions, *header]
+    unit_in = next((each for each in reversed(told) if _UNIT.search(each.text)), None)
+    unit, excepted = (None, frozenset[str]()) if unit_in is None else _unit(unit_in.text)
+    context = [*([unit_in] if unit_in is not None and unit_in not in header else []), *header]
+    return Table(columns, tuple(header), tuple(rows), tuple(context), unit, excepted)
+
+
+def _own_group(cell: str) -> tuple[str, str]:
+    """("Net sales", "Products") of "Net sales: Products"; ("", cell) where the row names no group itself."""
+    group, colon, named = cell.partition(": ")
+    return (label(group), named.strip()) if colon and group.strip() and label(named) else ("", cell)
+
+
+def label(cell: str) -> str:
+    """The label of a row or a group without the marks of its notes and without a colon."""
+    return _MARK.sub("", cell.strip().rstrip(":").rstrip()).rstrip(":, ")
+
+
+def _header(lines: Sequence[tuple[Sentence, tuple[str, ...]]], width: int) -> list[Sentence]:
+    """The first lines, of which no cell behind the first is an amount; one alone where the table has no numbers."""
+    if len(lines) < 2:
+        return []
+    has_amounts = any(is_amount(cell) for _, cells in lines for cell in cells[1:])
+    found: list[Sentence] = []
+    for sentence, cells in lines[: _MAX_HEADER_ROWS if has_amounts else 1]:
+        named = cells[1:] if len(cells) == width else cells
+        if len(cells) < 2 or any(is_amount(cell) for cell in named) or not any(named):
+            break
+        if not has_amounts and (not all(map(_LETTER.search, cells[1:])) or any(map(str.isdigit, "".join(cells)))):
+            break
+        found.append(sentence)
+    return found if len(found) < sum(len(cells) > 1 for _, cells in lines) else []
+
+
+def _columns(header: Sequence[tuple[str, ...]], width: int) -> tuple[str, ...]:
+    """The words over each cell; what stands over several columns is said for each of them."""
+    texts = [list[str]() for _ in range(width)]
+    for cells in header:
+        named = list(cells)
+        if len(named) == width - 1:
+            named = ["", *named]
+        elif len(named) < width:
+            top = [cell for cell in named if cell]
+            if (width - 1) % len(top):
+                continue
+            named = ["", *(cell for cell in top for _ in range((width - 1) // len(top)))]
+        for place, cell in enumerate(named):
+            if cell and cell not in texts[place]:
+                texts[place].append(cell)
+    return tuple(_MARK.sub("", " ".join(each)) for each in texts)
+
+
+def _is_caption(sentence: Sentence, first: Sentence) -> bool:
+    """Whether the sentence stands shortly before the table and may tell of it; no row of another table does."""
+    near = first.paragraph - sentence.paragraph <= 2
+    return near and not row_cells(sentence.text) and len(sentence.text.split()) <= _MAX_CAPTION_WORDS
+
+
+def _unit(text: str) -> tuple[str, frozenset[str]]:
+    found = _UNIT.search(text)
+    assert found is not None
+    unit = found["size"].lower() + (f" of {found['of'].strip()}" if found["of"] else "")
+    exception = _EXCEPT.search(text)
+    words = _WORD.findall(exception["what"].lower()) if exception else ()
+    common = {
+        "and",
+        "per",
+        "for",
+        "the",
+        "number",
+        "which",
+        "are",
+        "reflected",
+        "amounts",
+        "data",
+        "where",
+        "otherwise",
+        "noted",
+    }
+    return unit, frozenset(word.removesuffix("s") for word in words if word not in common) - {"thousand", "million"}
