@@ -38,6 +38,10 @@ _BROKEN = (
 )
 
 
+class ArchiveLimitError(DocumentError):
+    """More was unpacked than any document holds: nothing of the archive is read further."""
+
+
 class Archive:
     """The members of a zip archive by name.
 
@@ -99,7 +103,7 @@ class Archive:
     def _count(self, unpacked_bytes: int) -> None:
         self._unpacked_bytes += unpacked_bytes
         if self._unpacked_bytes > self._most_bytes:
-            raise DocumentError(
+            raise ArchiveLimitError(
                 f"{self.name}: expected at most {self._most_bytes:,} bytes when unpacked, got more; "
                 "split the file, or save it in another format"
             )
