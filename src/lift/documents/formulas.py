@@ -110,8 +110,12 @@ def _mathml(element: Any, depth: int) -> str:
     if name == "mfrac" and len(parts) >= 2:
         return _fraction(first, second)
     if name in {"msup", "mover"}:
-        is_accent = name == "mover" and (element.get("accent") == "true" or second in {"¯", "^", "~", "→", "˙", "‾", "―"})
-        return first + ("" if is_accent else _scripts("", "", second)) if name == "mover" else _scripts(first, "", second)
+        is_accent = name == "mover" and (
+            element.get("accent") == "true" or second in {"¯", "^", "~", "→", "˙", "‾", "―"}
+        )
+        return (
+            first + ("" if is_accent else _scripts("", "", second)) if name == "mover" else _scripts(first, "", second)
+        )
     if name in {"msub", "munder"}:
         return _scripts(first, second)
     if name in {"msubsup", "munderover"}:

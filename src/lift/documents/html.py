@@ -157,7 +157,9 @@ def _reading_matter(root: Any) -> Any:
     """The main or article element that holds most of the page's paragraphs, else the page."""
     whole_chars = _paragraph_chars(root)
     for name in ("main", "article"):
-        found = list(itertools.islice((element for element in root.iter() if element_name(element) == name), _MAX_ARTICLES))
+        found = list(
+            itertools.islice((element for element in root.iter() if element_name(element) == name), _MAX_ARTICLES)
+        )
         sized = [(chars, -index) for index, element in enumerate(found) if (chars := _paragraph_chars(element))]
         if sized:
             chars, index = max(sized)

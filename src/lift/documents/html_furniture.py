@@ -19,8 +19,12 @@ _ROLES = {
     "navigation": MENU, "doc-toc": MENU, "banner": HEADER, "contentinfo": FOOTER, "search": FORM,
     "complementary": ASIDE, "dialog": DIALOG, "alertdialog": DIALOG
 }  # fmt: skip
-_NEVER = frozenset(["html", "body", "main", "article", "table", "tbody", "tr", "td", "th", *(f"h{n}" for n in range(1, 7))])
-_MENU_CLASS = re.compile(r"breadcrumbs?|pagination|pager|navbox|navbar|toc|skip-?(?:link|nav|to-content)", re.IGNORECASE)
+_NEVER = frozenset(
+    ["html", "body", "main", "article", "table", "tbody", "tr", "td", "th", *(f"h{n}" for n in range(1, 7))]
+)
+_MENU_CLASS = re.compile(
+    r"breadcrumbs?|pagination|pager|navbox|navbar|toc|skip-?(?:link|nav|to-content)", re.IGNORECASE
+)
 _SIDEBAR_CLASS = re.compile(
     r"(?:(?:left|right|site|page|primary|secondary|widget)[-_]?)?side[-_]?bar(?:[-_]?(?:left|right|primary|secondary))?|"
     r"sidenav",
@@ -51,9 +55,13 @@ _ADMONITION = frozenset(
         "info", "example", "remember", "notice"
     }
 )  # fmt: skip
-_PANEL_WORDS = frozenset(["accordion", "collapse", "collapsible", "panel", "answer", "faq", "tabpanel", "toggle", "pane"])
+_PANEL_WORDS = frozenset(
+    ["accordion", "collapse", "collapsible", "panel", "answer", "faq", "tabpanel", "toggle", "pane"]
+)
 _OPENERS = frozenset([*(f"h{n}" for n in range(1, 7)), "button", "summary", "dt", "label"])
-_NO_PROSE = frozenset(["a", "button", "select", "textarea", "label", "option", "script", "style", "noscript", "template"])
+_NO_PROSE = frozenset(
+    ["a", "button", "select", "textarea", "label", "option", "script", "style", "noscript", "template"]
+)
 _NO_TEXT = frozenset(["script", "style", "noscript", "template", "head", "datalist"])
 _NO_DATA_TABLE = frozenset(["ul", "ol", "pre", *(f"h{n}" for n in range(1, 7))])
 _SURVEYED_TAGS = frozenset(["sup", "table", "del", "s", "strike", "button", "select", "textarea", *_TAGS])
@@ -170,7 +178,9 @@ class PageSurvey:
                         self._controlled.update(each.lstrip("#") for each in target[:_MAX_CLASS_CHARS].split())
             elif opened and opened[-1][0] is element:
                 begun = opened.pop()[1]
-                held = [now - before for now, before in zip((text_chars, prose_chars, *counts.values()), begun, strict=True)]
+                held = [
+                    now - before for now, before in zip((text_chars, prose_chars, *counts.values()), begun, strict=True)
+                ]
                 self._found[element] = Inside(
                     held[0], held[1], held[2] > 0, held[3] > 0, held[4] > 0, is_data_table=held[5] <= 1 and not held[6]
                 )

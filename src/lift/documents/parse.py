@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 200 * 1000 * 1000
 HEAD_BYTES = 1 << 16
 _HTML_SUFFIXES = frozenset([".html", ".htm", ".xhtml"])
-_MARKDOWN_SUFFIXES = frozenset([".md", ".markdown", ".mdown", ".mkd", ".qmd", ".rmd"])
+_MARKDOWN_SUFFIXES = frozenset([".md", ".markdown", ".mdown", ".mkd", ".mdx", ".qmd", ".rmd"])
 _PLAIN_SUFFIXES = _MARKDOWN_SUFFIXES | {".txt", ".text"}
 _HTML_TAG = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -193,7 +193,7 @@ def _read_content(data: bytes, name: str, suffix: str) -> Content:
 
     text = decode(data, name)
     if suffix in _MARKDOWN_SUFFIXES or (suffix != ".txt" and looks_like_markdown(text)):
-        return read_markdown(text, name)
+        return read_markdown(text, name, is_mdx=suffix == ".mdx")
     return read_plain_text(text)
 
 

@@ -51,7 +51,11 @@ class SpanFiller:
                     self._hanging[len(texts)] = (cell.text if len(cell.text) <= _MAX_REPEATED_CHARS else "", rows - 1)
                 texts.append(shown)
         self._hang(texts)
-        return [cells[0].text] if len(cells) == 1 and texts and all(text in {cells[0].text, ""} for text in texts) else texts
+        return (
+            [cells[0].text]
+            if len(cells) == 1 and texts and all(text in {cells[0].text, ""} for text in texts)
+            else texts
+        )
 
     def _hang(self, texts: list[str]) -> None:
         while (hanging := self._hanging.pop(len(texts), None)) is not None:
