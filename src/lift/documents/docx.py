@@ -23,7 +23,7 @@ from lift.documents.docx_numbering import (
 from lift.documents.formulas import BASE_CHARS, omml_text, set_high
 from lift.documents.symbol_fonts import is_private, symbol_character
 from lift.documents.tables import MAX_COLUMNS, row_line, span_of
-from lift.documents.zip_archive import Archive, resolve
+from lift.documents.zip_archive import Archive, core_title, resolve
 from lift.errors import DocumentError
 
 _RELATIONS = "_rels/.rels"
@@ -57,7 +57,7 @@ def read_docx(archive: Archive) -> Content:
     if body is not None:
         walk.walk(body)
     kinds = [kind for kind, count in (walk.omissions + _beside_text(archive)).items() for _ in range(count)]
-    return Content(_core_title(archive) or walk.title, walk.blocks, tuple(Omission(kind) for kind in kinds))
+    return Content(core_title(archive) or walk.title, walk.blocks, tuple(Omission(kind) for kind in kinds))
 
 
 @dataclass(frozen=True)
@@ -409,11 +409,3 @@ def _read_notes(archive: Archive, omissions: Counter[str]) -> dict[tuple[str, st
             if attribute(note, "type") in {None, "normal"}:
                 notes[kind, attribute(note, "id") or ""] = _flat_text(note, [], omissions)
     return notes
-
-
-def _core_title(archive: Archive) -> str | None:
-    member = "docProps/core.xml"
-    if member not in archive:
-        return None
-    found = archive.xml(member).find("{http://purl.org/dc/elements/1.1/}title")
-    return one_line(found.text or "") or None if found is not None else None

@@ -48,7 +48,9 @@ def decode(data: bytes, name: str, declared: str | None = None) -> str:
     if wide := _wide_encoding(sample):
         return _decode_marked(data, wide, name)
     if len(sample.translate(None, _CONTROL_BYTES)) < len(sample) * (1 - _MAX_CONTROL_SHARE):
-        raise DocumentError(f"{name}: expected a text, got binary data; give a txt, md, html, pdf, docx or epub file")
+        raise DocumentError(
+            f"{name}: expected a text, got binary data; give a document such as a txt, pdf or docx file"
+        )
     try:
         return data.decode("utf-8")
     except UnicodeError:

@@ -65,17 +65,20 @@ _MAX_ARTICLES = 200
 _OPS = "{http://www.idpf.org/2007/ops}type"
 
 
-def read_html(data: bytes, name: str, declared: str | None = None) -> Content:
+def read_html(data: bytes, name: str, declared: str | None = None, is_page: bool = True) -> Content:
     """Read a page; the title is og:title, else its only h1, else the title element.
 
     Menus, page headers and footers, forms, consent banners and the like are left out, unless most of the page is in
     them; where one `main` or `article` holds most of the page, nothing else is read. All that is left out is told.
-    `declared` is the encoding that came with the page; without one its own is used. Raises DocumentError, naming the
+    `declared` is the encoding that came with the page; without one its own is used. With `is_page` False, as in a mail,
+    nothing is furniture. Raises DocumentError, naming the
     file as `name`, where the bytes hold no markup.
     """
     found = _DECLARED_CHARSET.search(data[:4096])
     own = next((group.decode("ascii") for group in found.groups() if group), None) if found else None
     root = _parse(decode(data, name, declared=declared or own), name)
+    if not is_page:
+        return _whole_content(root)
     matter = _reading_matter(root)
     content = _Walk(PageSurvey(root), keeps_furniture=False).content(matter)
     return Content(_title(root), content.blocks, (*content.omissions, *_beside(root, matter)))

@@ -1,4 +1,4 @@
-"""Characters of the symbol fonts of Office -> Unicode: ticks and boxes of forms, bullets, arrows, Greek and mathematics.
+"""Characters of the symbol fonts of Office -> Unicode: ticks and boxes of forms, bullets, arrows, Greek, mathematics.
 
 Word writes them as codes of the font, at F000 + code, which say nothing in any other font.
 """

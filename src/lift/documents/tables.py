@@ -1,7 +1,7 @@
-"""Tables -> lines: cells that span rows or columns are repeated, and the rows of a long sheet carry its header's words.
+"""Tables -> lines: cells that span rows or columns are repeated, and the rows of a sheet carry its header's words.
 
-A row is one line of text, "Summer | child | 2 crowns", and a sentence of its own to everything that follows. So each row
-must say alone what it says in its place: a season that stands once beside two fares belongs to both.
+A row is one line of text, "Summer | child | 2 crowns", and a sentence of its own to everything that follows. So each
+row must say alone what it says in its place: a season that stands once beside two fares belongs to both.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ class SpanFiller:
             else texts
         )
 
+    def spans(self, column: int) -> bool:
+        """Whether a cell from a row above reaches into that column of the next row."""
+        return column in self._hanging
+
     def _hang(self, texts: list[str]) -> None:
         while (hanging := self._hanging.pop(len(texts), None)) is not None:
             text, rows = hanging
@@ -84,6 +88,30 @@ def row_blocks(rows: Iterable[Sequence[str]]) -> Iterator[Block]:
         if line := row_line(row):
             yield Block(line, separator=separator)
             separator = LINE
+
+
+def sheet_blocks(rows: Iterable[Sequence[str]]) -> Iterator[Block]:
+    """The rows of a sheet: a blank row ends a table, lines of one cell above a table are paragraphs, and the rows of a
+    table with a header carry its words.
+    """
+    table: list[list[str]] = []
+    for row in rows:
+        if any(row):
+            table.append(list(row))
+        elif table:
+            yield from _sheet_table(table)
+            table = []
+    if table:
+        yield from _sheet_table(table)
+
+
+def _sheet_table(rows: list[list[str]]) -> Iterator[Block]:
+    width = max(len(row) for row in rows)
+    used = [column for column in range(width) if any(column < len(row) and row[column] for row in rows)]
+    packed = [[row[column] if column < len(row) else "" for column in used] for row in rows]
+    while packed and len(used) > 1 and sum(map(bool, packed[0])) == 1:
+        yield Block("".join(packed.pop(0)))
+    yield from row_blocks(worded_rows(packed))
 
 
 def worded_rows(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
