@@ -53,6 +53,7 @@ _DRAWN_CLASSES = frozenset(
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _DECLARED_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?([\w.:-]+)|<\?xml[^>]+encoding=[\"']([\w.:-]+)", re.I)
 _XML_DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml[^>]*\?>")
+_DOCUMENT_END = re.compile(r"</(?:body|html)\s{0,9}>", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!DOCTYPE", re.IGNORECASE)
 _DOCTYPE_END = re.compile(r"\]\s*+>")
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]*;")
@@ -141,6 +142,8 @@ def _parse(text: str, name: str) -> Any:
     parser = etree.HTMLParser(
         encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True, huge_tree=True, recover=True
     )
+    # libxml2 drops in silence what stands behind a NUL, or behind the end of body and html, where browsers read on
+    text = _DOCUMENT_END.sub("", text.replace("\0", ""))
     root = etree.fromstring(text.encode("utf-8", errors="ignore"), parser) if text.strip() else None
     _check_depth(parser, name)
     if root is None:

@@ -19,6 +19,7 @@ from lift.errors import DocumentError
 
 _HEADERS = ("From", "To", "Cc", "Date", "Subject")
 _MAX_HEADER_CHARS = 2_000
+_NO_SUBJECT = "Mail without a subject"
 _MAX_DEPTH = 20
 _MAX_PARTS = 10_000
 _FROM_LINE = re.compile(rb"^From [^\r\n]*\r?\n", re.MULTILINE)
@@ -88,7 +89,7 @@ class _Walk:
         separator = PARAGRAPH
         for header in _HEADERS:
             if value := _header(message, header):
-                heading = (subject or None) if separator == PARAGRAPH else None
+                heading = (subject or _NO_SUBJECT) if separator == PARAGRAPH else None
                 self.blocks.append(Block(f"{header}: {value}", heading=heading, separator=separator))
                 separator = LINE
         self.part(message, depth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content, one_line
@@ -303,8 +303,8 @@ def _read_slides(document: Any, walk: _Walk) -> None:
         if _attribute(slide, "style-name") in walk.styles.hidden:
             walk.omit("hidden slide")
             continue
-        frames = list(slide.iterchildren("{*}frame"))
-        for frame in frames:
+        begin = len(walk.blocks)
+        for frame in slide.iterchildren("{*}frame"):
             if _attribute(frame, "class") == "title":
                 title = one_line(" ".join(walk.text(p, []) for p in frame.iter("{*}p")))
                 if title:
@@ -312,6 +312,8 @@ def _read_slides(document: Any, walk: _Walk) -> None:
         walk.walk([child for child in slide if _attribute(child, "class") not in {"title", "page-number", "footer"}])
         for notes in slide.iterchildren("{*}notes"):
             walk.walk([frame for frame in notes if _attribute(frame, "class") == "notes"])
+        if len(walk.blocks) > begin and walk.blocks[begin].heading is None:
+            walk.blocks[begin] = replace(walk.blocks[begin], heading=f"Slide {number}")
 
 
 def _read_styles(root: Any) -> _Styles:

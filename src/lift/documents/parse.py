@@ -259,7 +259,7 @@ def _format_of(start: bytes, name: str, suffix: str) -> str:
             raise DocumentError(f"{name}: expected a document, got {kind}; {remedy}")
     if start.lstrip().startswith(_RTF_MARK):
         return "rtf"
-    if suffix == ".pdf" or suffix == ".rtf" or suffix in _ZIP_SUFFIXES:
+    if suffix in {".pdf", ".rtf"} or suffix in _ZIP_SUFFIXES:
         raise DocumentError(
             f"{name}: expected a {suffix[1:]} file as its name says, "
             f"got something else (it begins with {start[:8]!r}); "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content, one_line
@@ -60,6 +60,8 @@ def read_pptx(archive: Archive) -> Content:
         title = one_line(" ".join(slide.title))
         if title:
             blocks.append(Block(title, heading=title, page=number))
+        elif slide.blocks:  # else it would stand under the title of the slide before
+            slide.blocks[0] = replace(slide.blocks[0], heading=f"Slide {number}")
         blocks += slide.blocks
         omissions += slide.omissions
     if not blocks and refusal is not None:

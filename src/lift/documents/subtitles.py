@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content
 from lift.documents.plain_text import SENTENCE_END
@@ -120,7 +120,10 @@ def _blocks(cues: list[_Cue]) -> Iterator[Block]:
         voice = previous.speaker if previous is not None else None
         return Block((f"{voice}: " if voice else "") + " ".join(said), separator=separator)
 
-    for cue in cues:
+    for shown_cue in cues:
+        cue = shown_cue
+        if cue.speaker is None and previous is not None and said and not SENTENCE_END.search(said[-1]):
+            cue = replace(cue, speaker=previous.speaker)  # the file names a voice where it begins, not in each cue
         shown = previous.lines if previous is not None and cue.speaker == previous.speaker else ()
         is_rolling = previous is not None and cue.start_s - previous.end_s < _PAUSE_S
         lines = [line for line in cue.lines if not (is_rolling and line in shown)]
