@@ -41,11 +41,12 @@ NUMBERS = [
     b"\xd9\xa3",
 ]
 GRAFTS = [
-    b"<", b">", b"&", b'"', b"\0", b"\xff\xfe", b"]]>", b"<!--", b"<![CDATA[", b"&#0;", b"&#x110000;", b"&nbsp;", b"\n\n",
-    b"</p>", b"</table>", b"<table><tr><td rowspan='65534' colspan='1000'>x", b"<div>" * 300, b"{" * 300, b"}" * 9, b"\\bin999 ",
-    b"\\u-10179?", b"--outer\n", b"--inner--\n", b"Content-Type: multipart/mixed; boundary=outer\n\n", b"=?utf-8?B?AAAA?=",
-    b"<sup>" * 50, b"<math><mfrac>", b"1 --> 2", b"00:00:01,000 --> 00:00:00,000\n", b"[[" * 50, b"|" * 200, b"'" * 99,
-    "\u0301".encode() * 200, b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;'>]>", b"&b;",
+    b"<", b">", b"&", b'"', b"\0", b"\xff\xfe", b"]]>", b"<!--", b"<![CDATA[", b"&#0;", b"&#x110000;", b"&nbsp;",
+    b"\n\n", b"</p>", b"</table>", b"<table><tr><td rowspan='65534' colspan='1000'>x", b"<div>" * 300, b"{" * 300,
+    b"}" * 9, b"\\bin999 ", b"\\u-10179?", b"--outer\n", b"--inner--\n",
+    b"Content-Type: multipart/mixed; boundary=outer\n\n", b"=?utf-8?B?AAAA?=", b"<sup>" * 50, b"<math><mfrac>",
+    b"1 --> 2", b"00:00:01,000 --> 00:00:00,000\n", b"[[" * 50, b"|" * 200, b"'" * 99, "\u0301".encode() * 200,
+    b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;'>]>", b"&b;",
 ]  # fmt: skip
 
 

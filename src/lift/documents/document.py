@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -183,13 +184,13 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
 
 
 _MOST_PAGES_TOLD = 12
+_QUALIFIED = re.compile(r" (?=(?:without|with|that|of|beside|in)\b)")
 
 
 def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
     """ "3 pages without text were left out (pages 2, 5 and 9)." for the omissions of one kind in one file."""
     count = len(members)
-    noun, _, rest = kind.partition(" ")
-    left_out = f"{noun}s {rest}".rstrip() if count > 1 else kind
+    left_out = _plural(kind) if count > 1 else kind
     pages = sorted({member.page for member in members if member.page is not None})
     shown = [str(page) for page in pages[:_MOST_PAGES_TOLD]]
     if len(pages) > len(shown):
@@ -198,3 +199,10 @@ def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
     where = f" ({'pages' if len(pages) > 1 else 'page'} {listed})" if pages else ""
     of = f"{file}: " if file else ""
     return f"{of}{count} {left_out} {'were' if count > 1 else 'was'} left out{where}."
+
+
+def _plural(kind: str) -> str:
+    """The plural of a kind: "pages without text", "hidden panels", "chapters that do not open"."""
+    noun = _QUALIFIED.split(kind, maxsplit=1)[0]
+    rest = kind[len(noun) :].replace(" does ", " do ")
+    return f"{noun}{'es' if noun.endswith(('x', 's', 'ch', 'sh')) else 's'}{rest}"

@@ -134,7 +134,7 @@ class _Walk:
             elif name in _PICTURES:
                 self.omissions[_PICTURES[name]] += 1
             elif name == "del":
-                self.omissions["deleted text"] += _has_text(element)
+                self.omissions["deleted passage"] += _has_text(element)
             elif name not in _LEFT_OUT and not _is_placeholder(element):
                 self.walk(element)
 
@@ -179,7 +179,7 @@ class _Walk:
         for row in _below(table, "tr"):
             properties = row.find("{*}trPr")
             if properties is not None and properties.find("{*}del") is not None:
-                self.omissions["deleted text"] += 1
+                self.omissions["deleted passage"] += 1
                 continue
             if line := row_line(self._cells(row, above, notes)):
                 self.blocks.append(Block(line, separator=separator))
@@ -272,7 +272,7 @@ def _collect(element: Any, inline: _Inline, run_properties: Any) -> None:
         elif name in {"footnoteReference", "endnoteReference"}:
             inline.notes.append((name.removesuffix("Reference"), attribute(child, "id") or ""))
         elif name == "del":
-            inline.omissions["deleted text"] += _has_text(child)
+            inline.omissions["deleted passage"] += _has_text(child)
         elif name == "object":
             inline.omissions["embedded object"] += 1
         elif name in _PICTURES:
@@ -290,8 +290,8 @@ def _collect(element: Any, inline: _Inline, run_properties: Any) -> None:
 def _left_out_kind(run_properties: Any) -> str | None:
     """The kind of text that a run of these properties is and no reader is to read, or None."""
     if is_on(run_properties, "vanish"):
-        return "hidden text"
-    return "struck-out text" if is_on(run_properties, "strike") or is_on(run_properties, "dstrike") else None
+        return "hidden passage"
+    return "struck-out passage" if is_on(run_properties, "strike") or is_on(run_properties, "dstrike") else None
 
 
 def _readable(text: str, run_properties: Any, omissions: Counter[str]) -> str:

@@ -307,7 +307,7 @@ class _Walk:
             return self._control(element, name)
         inside = self._survey.of(element)
         if name in _STRUCK_OUT:
-            return "struck-out text" if inside.text_chars else ""
+            return "struck-out passage" if inside.text_chars else ""
         if name == "sup" and inside.has_link:
             return ""
         if self._is_hidden(element) and not inside.has_formula and not is_collapsed_panel(element, self._survey):

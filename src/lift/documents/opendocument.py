@@ -79,7 +79,7 @@ class _Walk:
                 self._frame(element)
             elif name == "tracked-changes":
                 for _ in element.iter("{*}deletion"):
-                    self.omit("deleted text")
+                    self.omit("deleted passage")
             elif name in _OMITTED:
                 self.omit(_OMITTED[name])
             elif name not in _SILENT and name != "notes":
@@ -184,7 +184,7 @@ class _Walk:
             elif name in _OMITTED:
                 self.omit(_OMITTED[name])
             elif name in {"hidden-text", "hidden-paragraph"}:
-                self.omit("hidden text")
+                self.omit("hidden passage")
             elif name and name not in _SILENT:
                 pieces.append(self._span(child, name, pieces, frames))
             pieces.append(child.tail or "")
@@ -194,7 +194,7 @@ class _Walk:
         text = self.text(child, frames)
         style = _attribute(child, "style-name") or "" if name == "span" else ""
         if text.strip() and (style in self.styles.struck or style in self.styles.hidden):
-            self.omit("struck-out text" if style in self.styles.struck else "hidden text")
+            self.omit("struck-out passage" if style in self.styles.struck else "hidden passage")
             return ""
         return set_high("".join(before)[-BASE_CHARS:], text) if style in self.styles.raised else text
 

@@ -294,7 +294,9 @@ class _Reader:
             if state.destination != "nothing":
                 self._other.append(text)
         elif state.is_hidden or state.is_deleted or state.is_struck:
-            kind = "hidden text" if state.is_hidden else "deleted text" if state.is_deleted else "struck-out text"
+            kind = (
+                "hidden passage" if state.is_hidden else "deleted passage" if state.is_deleted else "struck-out passage"
+            )
             if text.strip() and self._omitted_last != (kind, len(self._text), len(self.blocks)):
                 self.omissions.append(Omission(kind))
                 self._omitted_last = (kind, len(self._text), len(self.blocks))
