@@ -31,8 +31,7 @@ _MEDIA = re.compile(
 )
 _DELETED = re.compile(r"[\u200e\u200f ]*(?:this message was deleted|you deleted this message)\.?", re.IGNORECASE)
 _MIN_MESSAGES = 3
-_MIN_SHARE = 0.3
-_FIRST_LINES = 10
+_MIN_SHARE, _MIN_LATER_SHARE = 0.2, 0.6
 _SAMPLE_CHARS = 200_000
 _JSON_CHAT = re.compile(rb'"messages"\s*:\s*\[|"client_msg_id"|"ts"\s*:\s*"\d{10}\.\d')
 _MENTION = re.compile(r"<(?:[@#!][^<>|]{0,100}\|?|[^<>|]{0,500}\|)([^<>|]{0,200})>")
@@ -47,10 +46,12 @@ class _Message:
 
 
 def looks_like_chat(text: str) -> bool:
-    """Whether a text is the export of a chat: from its first lines on, a third of them begin with a date and a name."""
+    """Whether a text is the export of a chat: its lines, or its first and many others, begin with a date and a name."""
     lines = [line for line in text[:_SAMPLE_CHARS].splitlines() if line.strip()]
     found = [number for number, line in enumerate(lines) if _MESSAGE.match(line)]
-    if len(found) < max(_MIN_MESSAGES, _MIN_SHARE * len(lines)) or found[0] >= _FIRST_LINES:
+    # long messages have many lines; where the text does not begin with a message, most lines must be one
+    share = _MIN_SHARE if found and found[0] == 0 else _MIN_LATER_SHARE
+    if len(found) < max(_MIN_MESSAGES, share * len(lines)):
         return False
     named = sum(bool(_NAMED.match(match["rest"])) for number in found if (match := _MESSAGE.match(lines[number])))
     return 2 * named > len(found)

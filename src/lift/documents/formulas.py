@@ -10,7 +10,7 @@ from typing import Any
 
 _MAX_DEPTH = 50
 _INVISIBLE = dict.fromkeys(range(0x2061, 0x2065))
-_SINGLE = re.compile(r"-?[\w.,′'∞]+|-?\w+\([^()]*\)", re.UNICODE)
+_SINGLE = re.compile(r"-?[\w.,′'∞]+|-?[\w√∛∜]+\([^()]*\)")
 _WORD_END = re.compile(r"[^\W_]{2,}$")
 _WORD_BEGIN = re.compile(r"[^\W_]{2,}")
 _LETTER_END, _LETTER_BEGIN = re.compile(r"[^\W\d_]$"), re.compile(r"[^\W\d_]")
