@@ -170,3 +170,14 @@ def test_what_was_left_out_is_told_by_kind_and_page() -> None:
     )
     joined = join_documents([document, Document("U", "more", "b.pdf")])
     assert joined.warnings[1] == "a.pdf: 1 image was left out (page 3)."
+
+
+def test_kinds_of_omissions_have_their_plural() -> None:
+    kinds = ["hidden panel", "list of teasers", "text box", "chapter that does not open"]
+    document = Document("T", "text", "a", omissions=tuple(Omission(kind) for kind in kinds for _ in range(2)))
+    assert document.warnings == (
+        "2 hidden panels were left out.",
+        "2 lists of teasers were left out.",
+        "2 text boxes were left out.",
+        "2 chapters that do not open were left out.",
+    )

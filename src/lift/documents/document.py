@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -209,13 +210,13 @@ def grouped_omissions(omissions: Sequence[Omission], most: int) -> tuple[Omissio
 
 
 _MOST_PAGES_TOLD = 12
+_QUALIFIED = re.compile(r" (?=(?:without|with|that|of|beside|in)\b)")
 
 
 def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
     """ "3 pages without text were left out (pages 2, 5 and 9)." for the omissions of one kind in one file."""
     count = sum(member.count for member in members)
-    noun, _, rest = kind.partition(" ")
-    left_out = f"{noun}s {rest}".rstrip() if count > 1 else kind
+    left_out = _plural(kind) if count > 1 else kind
     pages = sorted({member.page for member in members if member.page is not None})
     shown = [str(page) for page in pages[:_MOST_PAGES_TOLD]]
     if len(pages) > len(shown):
@@ -227,3 +228,10 @@ def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
         verb = "were" if count > 1 else "was"
         return f"{of}{count} page{'s' if count > 1 else ''} {verb} read by character recognition{where}, which may err."
     return f"{of}{count} {left_out} {'were' if count > 1 else 'was'} left out{where}."
+
+
+def _plural(kind: str) -> str:
+    """The plural of a kind: "pages without text", "hidden panels", "chapters that do not open"."""
+    noun = _QUALIFIED.split(kind, maxsplit=1)[0]
+    rest = kind[len(noun) :].replace(" does ", " do ")
+    return f"{noun}{'es' if noun.endswith(('x', 's', 'ch', 'sh')) else 's'}{rest}"

@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 def read_document(
     source: str | Path, *, title: str | None = None, name: str | None = None, ocr: bool = False
 ) -> Document:
-    """Read a txt, md, html, pdf, docx or epub file, or standard input for "-", as a document.
+    """Read a file of any format that there is a reader for, or standard input for "-", as a document.
 
     The title is `title`, else the file's own (its properties or first heading), else its name made readable. `name`
     is what the file is called where that is not its path; with `ocr`, pages of a PDF whose text is a picture are

@@ -4,7 +4,8 @@ import { json, request } from "./api.js";
 import { button, fault, h, waiting } from "./dom.js";
 import { bytes, duration, number, plural } from "./words.js";
 
-const KINDS = ".pdf,.docx,.epub,.html,.htm,.md,.txt";
+const KINDS =
+  ".pdf,.docx,.pptx,.xlsx,.odt,.ods,.odp,.rtf,.epub,.html,.htm,.mhtml,.md,.txt,.csv,.tsv,.eml,.mbox,.ipynb,.srt,.vtt,.json";
 const BUDGETS = [
   ["60", "1 minute"],
   ["300", "5 minutes"],
