@@ -16,9 +16,10 @@ UNREADABLE = "file that cannot be read"
 def read_files(files: Sequence[str], title: str | None, say: Callable[[str], None], ocr: bool = False) -> Document:
     """One document of all `files` and of those in the folders among them, which are read in the order of their names.
 
-    `title` is that of a single file, else of the whole. A file in a folder that cannot be read is left out: `say` is
-    given the sentence why, and the document counts it among its omissions. `ocr` as for read_document. Hidden files are no part of a folder. Raises
-    DocumentError for a file that is named itself and cannot be read, and for a folder without any that can.
+    `title` is that of a single file, else of the whole; `ocr` as for read_document. A file in a folder that cannot be
+    read is left out: `say` is given the sentence why, and the document counts it among its omissions. Hidden files are
+    no part of a folder. Raises DocumentError for a file that is named itself and cannot be read, and for a folder
+    without any that can.
     """
     if len(files) == 1 and not _is_folder(files[0]):
         return read_document(files[0], title=title, ocr=ocr)
