@@ -142,3 +142,10 @@ def test_every_answer_stands_in_its_row_and_every_question_is_asked_once_of_a_ta
             assert "".join(task.answer.split()) in texts[task.evidence[0]].replace("|", "")
     cells = [task.question for task in tasks if task.origin == "rules:cell"]
     assert len(set(cells)) == len(cells)
+
+
+def test_rows_that_carry_the_words_of_their_header_are_asked_by_their_columns() -> None:
+    text = "Boat | Launched | Crew\nHeron | Launched: 4 May 1998 | Crew: 3\nTern | Crew: 12"
+    (table,) = find_tables(split_sentences(text))
+    assert table.columns == ("Boat", "Launched", "Crew")
+    assert [row.cells for row in table.rows] == [("Heron", "4 May 1998", "3"), ("Tern", "", "12")]

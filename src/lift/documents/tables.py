@@ -151,7 +151,8 @@ def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[S
     columns = _columns([cells for _, cells in lines[: len(header)]], width) if header else ()
     rows: list[TableRow] = []
     group = ""
-    for sentence, cells in lines[len(header) :]:
+    for sentence, read in lines[len(header) :]:
+        cells = _under_columns(read, columns)
         if len(cells) < 2 or not any(cells[1:]):
             group = label(cells[0])
         else:
@@ -163,6 +164,17 @@ def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[S
     unit, excepted = (None, frozenset[str]()) if unit_in is None else _unit(unit_in.text)
     context = [*([unit_in] if unit_in is not None and unit_in not in header else []), *header]
     return Table(columns, tuple(header), tuple(rows), tuple(context), unit, excepted)
+
+
+def _under_columns(cells: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
+    """The cells, each under its column, of a row whose values carry the header's words ("Heron | Crew: 3")."""
+    values = dict[str, str]()
+    for cell in cells[1:]:
+        column = next((each for each in columns[1:] if each and cell.startswith(f"{each}: ")), None)
+        if column is None:
+            return cells
+        values[column] = cell.removeprefix(f"{column}: ")
+    return (cells[0], *(values.get(column, "") for column in columns[1:])) if values else cells
 
 
 def _own_group(cell: str) -> tuple[str, str]:
