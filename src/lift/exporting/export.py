@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,11 +37,11 @@ from lift.exporting.replay import MEMORY, READER, Replayer, ReplayRow
 from lift.exporting.targets import Target, adapter_form, check_target
 from lift.memories.durable import sync_directory, write_file
 from lift.memories.memory import StoredMemory
-from lift.memories.memory_names import suggest_name
 from lift.models.base_model import BaseModel
 
 DEFAULT_QUESTIONS = 100
 _HASH_DIGITS = 12
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a path that stands in commands and addresses
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _write_weights(
     written = []
     model = None
     for role, stored in found.items():
-        name = suggest_name(memory.name) if role == MEMORY else role
+        name = _UNSAFE.sub("-", memory.name).strip("-.") or MEMORY if role == MEMORY else role
         config, state = plain_lora(*stored) or stored
         if role == MEMORY and target == "merged":
             model = _write_merged(place, name, base, (config, state), merged_into)

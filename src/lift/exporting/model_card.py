@@ -12,6 +12,7 @@ from lift.adapters.resident import holding_stored
 from lift.adapters.row_assignment import restoring, using
 from lift.answering.answerer import stored_adapter
 from lift.evaluation.harms import perplexity, unrelated_text
+from lift.exporting.markdown_text import plain_markdown
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
@@ -55,7 +56,7 @@ def write_card(memory: StoredMemory, licence: str, harm: TextHarm) -> str:
     told = [probe for probe in report.probes if probe.recalled][:_SHOWN]
     forgotten = [probe for probe in report.probes if not probe.recalled][:_SHOWN]
     share = f"{recall.recalled} of {recall.probed} ({recall.share:.0%})" if recall.probed else "none were asked about"
-    page = f"""# {_plain(manifest.title)}
+    page = f"""# {plain_markdown(manifest.title)}
 
 A memory: an adapter of {manifest.base.id} (weights {manifest.base.fingerprint[:12]}) that answers questions about one
 text, made by [Lift](https://pypi.org/project/lift-memory/) {lift.__version__}. The text itself is in `document.txt`.
@@ -65,7 +66,7 @@ text, made by [Lift](https://pypi.org/project/lift-memory/) {lift.__version__}. 
 
 ## Text
 
-{sizes.document_tokens:,} tokens, {sizes.sentences:,} sentences, from {_plain(manifest.document.source) or "a text"}.
+{sizes.document_tokens:,} tokens, {sizes.sentences:,} sentences.
 
 ## Recall
 
@@ -86,10 +87,6 @@ with the memory.
 
 
 def _table(what: str, probes: Sequence[Probe]) -> str:
-    rows = [f"| {_plain(each.question)} | {_plain(each.expected)} | {_plain(each.answer)} |" for each in probes]
+    cells = [(each.question, each.expected, each.answer) for each in probes]
+    rows = [f"| {' | '.join(map(plain_markdown, row))} |" for row in cells]
     return "\n".join([f"| {what} | expected | answered |", "|---|---|---|", *rows, ""]) if rows else ""
-
-
-def _plain(text: str) -> str:
-    """Text of strangers in a line of Markdown: no markup, no cell of its own."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in " ".join(text.split()))

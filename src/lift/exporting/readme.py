@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lift
+from lift.exporting.markdown_text import code_block, plain_markdown, quoted
 
 if TYPE_CHECKING:
     from lift.exporting.export import Export, ExportedAdapter
@@ -22,7 +23,8 @@ def vllm_rank(rank: int) -> int:
 def describe(export: Export) -> str:
     """The whole of README.md."""
     parts = [
-        f"# {export.title}\n\nThe memory `{export.memory}`, exported by Lift {lift.__version__} for {export.target}. "
+        f"# {plain_markdown(export.title)}\n\n"
+        f"The memory `{export.memory}`, exported by Lift {lift.__version__} for {export.target}. "
         f"Its base model is `{export.base_id}` (weights {export.base_fingerprint[:12]}); with other weights it answers "
         "nonsense.",
         _contents(export),
@@ -68,18 +70,18 @@ def _start(export: Export) -> str:
 
 def _start_peft(export: Export) -> str:
     loads = "\n".join(
-        f'model.load_adapter("{each.path}", adapter_name="{each.role}")'
+        f"model.load_adapter({each.path!r}, adapter_name={each.role!r})"
         for each in export.adapters
         if each.role != "memory"
     )
     memory = export.adapter("memory")
     assert memory is not None
-    return _code(
+    return code_block(
         f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = "{export.base_files}"  # where the base model lies
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "{memory.path}", adapter_name="memory")
+base = {export.base_files!r}  # where the base model lies
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), {memory.path!r}, adapter_name="memory")
 {loads}
 tokenizer = AutoTokenizer.from_pretrained(base)""",
         "python",
@@ -92,10 +94,10 @@ tokenizer = AutoTokenizer.from_pretrained(base)""",
 
 def _start_merged(export: Export) -> str:
     if export.model == "model":
-        return _code('model = AutoModelForCausalLM.from_pretrained("model")', "python") + (
+        return code_block('model = AutoModelForCausalLM.from_pretrained("model")', "python") + (
             "\n\nA transformers directory like any other: vLLM, SGLang and llama.cpp's conversion scripts take it."
         )
-    return _code(f"llama-server -m {export.model} --port 8080") + (
+    return code_block(f"llama-server -m {export.model} --port 8080") + (
         f"\n\nOllama takes it as well ({_UNCHECKED}): a `Modelfile` with the line `FROM ./{export.model}`, then "
         "`ollama create NAME -f Modelfile`."
     )
@@ -108,9 +110,9 @@ def _start_llama(export: Export) -> str:
         for number, each in enumerate(export.adapters)
     )
     return (
-        _code(
-            f"BASE={export.base_gguf or 'BASE.gguf'}  # the base model, where it lies\n"
-            f"llama-server -m $BASE --lora {adapters} --lora-init-without-apply --port 8080"
+        code_block(
+            f"BASE={quoted(export.base_gguf or 'BASE.gguf')}  # the base model, where it lies\n"
+            f'llama-server -m "$BASE" --lora {adapters} --lora-init-without-apply --port 8080'
         )
         + f"\n\nIn a request {chosen}. Requests with different adapters are not computed together."
     )
@@ -118,10 +120,10 @@ def _start_llama(export: Export) -> str:
 
 def _start_vllm(export: Export) -> str:
     rank = vllm_rank(max(each.rank for each in export.adapters))
-    modules = " ".join(f"{_served_name(export, each)}={each.path}" for each in export.adapters)
-    return _code(
-        f"BASE={export.base_files}  # the base model's transformers directory, where it lies\n"
-        f"vllm serve $BASE --served-model-name base --enable-lora --max-lora-rank {rank} "
+    modules = " ".join(quoted(f"{_served_name(export, each)}={each.path}") for each in export.adapters)
+    return code_block(
+        f"BASE={quoted(export.base_files)}  # the base model's transformers directory, where it lies\n"
+        f'vllm serve "$BASE" --served-model-name base --enable-lora --max-lora-rank {rank} '
         f"--max-loras {len(export.adapters)} \\\n  --lora-modules {modules} --port 8000"
     ) + (
         "\n\n`model` in a request names the adapter. Into a running server (VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, one "
@@ -131,11 +133,11 @@ def _start_vllm(export: Export) -> str:
 
 def _start_sglang(export: Export) -> str:
     modules = sorted({module for each in export.adapters for module in each.modules})
-    paths = " ".join(f"{_served_name(export, each)}={each.path}" for each in export.adapters)
+    paths = " ".join(quoted(f"{_served_name(export, each)}={each.path}") for each in export.adapters)
     return (
-        _code(
-            f"BASE={export.base_files}  # the base model's transformers directory, where it lies\n"
-            f"python -m sglang.launch_server --model-path $BASE --enable-lora "
+        code_block(
+            f"BASE={quoted(export.base_files)}  # the base model's transformers directory, where it lies\n"
+            f'python -m sglang.launch_server --model-path "$BASE" --enable-lora '
             f"--max-lora-rank {max(each.rank for each in export.adapters)} \\\n"
             f"  --lora-target-modules {' '.join(modules)} --lora-paths {paths} --port 30000"
         )
@@ -157,7 +159,8 @@ def _asking(export: Export) -> str:
     )
     return (
         "## Ask\n\nAn answer is only right behind the prompt that was trained. Closed book, to the memory:\n\n"
-        f"{_code(prompt.closed_book, 'text')}\n\nBehind evidence, to the reader:\n\n{_code(prompt.reading, 'text')}\n\n"
+        f"{code_block(prompt.closed_book, 'text')}\n\nBehind evidence, to the reader:\n\n"
+        f"{code_block(prompt.reading, 'text')}\n\n"
         f"{sent} Decode greedily, at most {prompt.max_answer_tokens} tokens; tokens "
         f"{', '.join(map(str, prompt.end_token_ids))} end an answer."
     )
@@ -170,10 +173,3 @@ def _replaying(export: Export) -> str:
         f"## Replay\n\n`replay.jsonl` has {len(export.replay)} questions with tokens, greedy answers and their "
         "log-probabilities (nats, the end token included). `lift export --verify` replays them in the program."
     )
-
-
-def _code(text: str, language: str = "sh") -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"
