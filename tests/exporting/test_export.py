@@ -259,7 +259,7 @@ class Handler(BaseHTTPRequestHandler):
         said = row["answer_ids"] if row is not rows[0] else [5]
         if self.path == "/completion":
             assert body["lora"] == [{{"id": 0, "scale": 1.0}}]
-            named = [{{"id": 0, "logprob": -9.0}}, {{"id": token, "logprob": share}}]
+            named = [{{"id": -1, "logprob": -9.0}}, {{"id": token, "logprob": share}}]
             return self.reply({{"tokens": said, "completion_probabilities": [{{"top_logprobs": named}}]}})
         assert body["model"] == "memory"
         ended = len(row["target_ids"]) > len(row["answer_ids"])

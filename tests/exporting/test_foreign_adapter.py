@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,11 @@ def test_with_its_document_it_is_measured_and_asked(base: BaseModel, library: Me
 def test_without_a_document_it_is_asked_closed_book(
     base: BaseModel, library: MemoryLibrary, tmp_path: Path, context: str
 ) -> None:
-    model = trained(tmp_path / "lora", r=2, lora_alpha=4)
+    trained(tmp_path / "lora", r=2, lora_alpha=4)
     memory = import_adapter(tmp_path / "lora", base, library, "taken")
     answer = open_memory(memory, base).ask("Who founded it?", context)
     assert answer.evidence == ()
-    prompt = prompt_ids(base.tokenizer, "Who founded it?")
-    first = int(peft_logits(model, prompt).argmax())
-    assert answer.text.startswith(base.tokenizer.decode([first]).strip()[:1])
+    assert not answer.supported
 
 
 def refused(directory: Path, base: BaseModel, library: MemoryLibrary) -> str:
@@ -182,8 +181,6 @@ def test_a_configuration_that_is_not_understood(
 ) -> None:
     trained(tmp_path / "lora", r=2, lora_alpha=4)
     change_config(tmp_path / "lora", **changes)
-    import re
-
     assert re.search(said, refused(tmp_path / "lora", base, library))
 
 

@@ -25,12 +25,12 @@ class Consumer(Protocol):
         """Its greedy answer, without the token that ends it."""
         ...
 
-    def judge(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> float:
-        """log P of the tokens `target_ids` behind the prompt, in nats."""
+    def logits(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> torch.Tensor | None:
+        """The logits that judge the tokens `target_ids` behind the prompt, [M, vocabulary], where it gives any away."""
         ...
 
-    def logits(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> torch.Tensor | None:
-        """The logits that judge them, [M, vocabulary], where the program gives them away."""
+    def judge(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> float:
+        """log P of these tokens, in nats, where it gives no logits away."""
         ...
 
     def tokenize(self, text: str) -> list[int]:

@@ -59,10 +59,6 @@ class PeftConsumer:
             )[0, len(prompt_ids) :].tolist()
         return said[:-1] if said and said[-1] in self._ends else said
 
-    def judge(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> float:
-        """See Consumer."""
-        return log_probability(self.logits(adapter, prompt_ids, target_ids), target_ids)
-
     def logits(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> torch.Tensor:
         """See Consumer."""
         self._choose(adapter)
@@ -70,6 +66,10 @@ class PeftConsumer:
         with torch.inference_mode():
             logits: torch.Tensor = self._model(input_ids=ids).logits[0]
         return logits[len(prompt_ids) - 1 : -1].float()
+
+    def judge(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> float:
+        """See Consumer."""
+        return log_probability(self.logits(adapter, prompt_ids, target_ids), target_ids)
 
     def tokenize(self, text: str) -> list[int]:
         """See Consumer."""

@@ -28,7 +28,7 @@ def describe(export: Export) -> str:
         f"Its base model is `{export.base_id}` (weights {export.base_fingerprint[:12]}); with other weights it answers "
         "nonsense.",
         _contents(export),
-        "## Start\n\n" + _start(export),
+        "## Start\n\nIn this directory:\n\n" + _start(export),
         _asking(export),
         _replaying(export),
     ]

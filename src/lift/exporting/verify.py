@@ -11,7 +11,7 @@ from typing import Any
 from lift.errors import ExportError
 from lift.exporting.consumers import Consumer, opened_consumer
 from lift.exporting.export import Export
-from lift.exporting.replay import MEMORY, ReplayedBy, Replayer, ReplayRow
+from lift.exporting.replay import MEMORY, ReplayedBy, Replayer, ReplayRow, log_probability
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,14 @@ def _verify(rows: list[ReplayRow], consumer: Consumer, replayer: Replayer, expor
         else:
             told = str(tokenizer.decode(said, skip_special_tokens=True)).strip()
             different.append(DifferentAnswer(row.question, row.answer, told))
-        judged.append(abs(consumer.judge(row.adapter, row.prompt_ids, row.target_ids) - row.log_probability))
         prompts += consumer.tokenize(row.prompt) == list(row.prompt_ids)
         theirs = consumer.logits(row.adapter, row.prompt_ids, row.target_ids)
-        if theirs is not None:
+        if theirs is None:
+            found = consumer.judge(row.adapter, row.prompt_ids, row.target_ids)
+        else:
+            found = log_probability(theirs, row.target_ids)
             logits.append(float((theirs - replayer.logits(row).cpu()).abs().max()))
+        judged.append(abs(found - row.log_probability))
     return AdapterVerification(
         adapter=rows[0].adapter,
         questions=len(rows),
