@@ -173,7 +173,10 @@ KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         ({"r": 8}, "rank|shape"),
         ({"rank_pattern": {"q_proj": 3}}, "rank of 3"),
         ({"target_modules": ["c_attn"]}, "c_attn"),
-        ({"lora_alpha": 0}, "alpha|scaling|change"),
+        ({"lora_alpha": 0}, "lora_alpha"),
+        ({"lora_alpha": "large"}, "lora_alpha"),
+        ({"alpha_pattern": {"q_proj": -1}}, "alpha_pattern"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern"),
     ],
 )
 def test_a_configuration_that_is_not_understood(

@@ -124,8 +124,6 @@ def read_foreign_adapter(directory: Path) -> tuple[dict[str, Any], State]:
         found = plain_lora(config, state) or (config, state)
     except AdapterError as error:
         raise _refused(directory, error) from None
-    if not float(found[0].get("lora_alpha") or 0) > 0:
-        raise AdapterError(f"expected an adapter with lora_alpha above 0 in {directory}, got one that changes nothing")
     if damaged := [key for key, tensor in found[1].items() if not tensor.isfinite().all()]:
         raise AdapterError(f"expected finite weights in {directory}, got others in {damaged[0]:.200}")
     return found

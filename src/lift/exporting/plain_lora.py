@@ -39,9 +39,7 @@ def plain_lora(config: dict[str, Any], state: State) -> tuple[dict[str, Any], St
         if rank != stated:
             raise AdapterError(f"expected a rank of {stated} at {path}, as its configuration states, got {rank}")
     scalings = {path: _scaling(read, path, ranks[path]) for path in paths}
-    rank, scaling = max(ranks.values()), max(scalings.values(), key=abs)
-    if not scaling:
-        raise AdapterError("expected an adapter that changes something, got lora_alpha 0 for all of its matrices")
+    rank, scaling = max(ranks.values()), max(scalings.values())
     plain = State()
     for path in paths:
         down, up = state[path + _DOWN].float(), state[path + _UP].float()
