@@ -113,7 +113,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _last_line(log: Any) -> str:
     log.seek(0)
-    lines = [line.strip() for line in log.read().splitlines() if line.strip()]
+    lines: list[str] = [line.strip() for line in log.read().splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     return (errors or lines or ["it wrote nothing"])[-1][:300]
 
