@@ -178,8 +178,14 @@ def _print(exported: Export, verification: Verification | None) -> None:
 
 def _describe(each: AdapterVerification) -> str:
     logits = each.largest_logit_difference
-    return (
-        f"{each.same} of {each.questions} answers are the same; judged within {each.largest_judged_difference:.3g} nats"
-        + (f", logits within {logits:.2g}" if logits is not None else "")
-        + ("" if each.prompts == each.questions else f"; {each.questions - each.prompts} prompts are read otherwise")
-    )
+    parts = [
+        f"{each.same} of {each.questions} answers are the same",
+        f"judged within {each.largest_judged_difference:.3g} nats",
+    ]
+    if logits is not None:
+        parts.append(f"logits within {logits:.2g}")
+    if each.prompts is None:
+        parts.append("its tokenizer did not answer")
+    elif each.prompts < each.questions:
+        parts.append(f"{each.questions - each.prompts} prompts are read as other tokens")
+    return "; ".join(parts)
