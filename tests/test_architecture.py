@@ -35,6 +35,7 @@ ORDER = [
     "remote",
     "jobs",
     "evaluation",
+    "exporting",
     "bench",
     "api",
     "server",

@@ -46,10 +46,12 @@ TASKS_FILE = "tasks.jsonl"
 TRAINING_FILE = "training.jsonl"
 RECALL_FILE = "recall.jsonl"
 _MIB = 1 << 20
+MAX_ADAPTER_CONFIG_BYTES = _MIB
+MAX_ADAPTER_BYTES = 16384 * _MIB
 # The largest that each file is read as: far above what a text of a million sentences makes, far below any memory.
 _MAX_BYTES = {
-    ADAPTER_CONFIG_FILE: _MIB,
-    ADAPTER_STATE_FILE: 16384 * _MIB,
+    ADAPTER_CONFIG_FILE: MAX_ADAPTER_CONFIG_BYTES,
+    ADAPTER_STATE_FILE: MAX_ADAPTER_BYTES,
     DOCUMENT_FILE: 1024 * _MIB,
     PLACES_FILE: 1024 * _MIB,
     TASKS_FILE: 8192 * _MIB,
