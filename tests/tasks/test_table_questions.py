@@ -28,7 +28,7 @@ Net income | 700 | 624
 Earnings per share | $ 1.27 | $ 1.13
 Margin | 46.2 % | 43.1 %
 
-Tickets and freight are sold at the quay. Net sales rose, and so did net income and operating expenses."""
+The quay sells tickets and freight. Net sales rose with net income, earnings per share and operating expenses."""
 
 
 def asked(text: str, title: str = "Harwick") -> dict[str, tuple[str, tuple[int, ...]]]:

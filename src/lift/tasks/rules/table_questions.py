@@ -45,6 +45,7 @@ _PERIODS = (
     (re.compile(rf"(?P<d>{_MONTH})", re.I), "in {d}"),
 )
 _MANY_YEARS = re.compile(r"(year|quarter|period)s ended$")
+_DAY_OF_YEAR = re.compile(rf"({_MONTH} \d{{1,2}}) ((?:19|20)\d\d)", re.I)
 _DATED_MONTH = re.compile(rf"^{_MONTH} \d{{4}}$", re.I)
 # Such a label says nothing without that of its group.
 _BARE = words(
@@ -152,7 +153,7 @@ def _period_question(
 
 def _period(column: str) -> str | None:
     """ "for the three months ended July 1, 2023" of "Three Months Ended July 1, 2023"; None for what is no period."""
-    text = " ".join(column.split()).rstrip(":")
+    text = _DAY_OF_YEAR.sub(r"\1, \2", " ".join(column.split()).rstrip(":"))
     for pattern, form in _PERIODS:
         if (found := pattern.fullmatch(text)) is not None:
             parts = found.groupdict()
