@@ -107,13 +107,17 @@ def find_tables(sentences: Sequence[Sentence]) -> list[Table]:
     for first, run in _runs(sentences):
         table = _table(run, sentences[max(first - _MAX_CAPTION_SENTENCES, 0) : first])
         before = found[-1] if found else None
-        follows = before is not None and first == last_line + 1 and before.rows and not table.columns
-        if follows and before is not None and len(before.rows[-1].cells) == len(table.rows[0].cells):
+        if before and first == last_line + 1 and not table.columns and _width(before) == _width(table) > 0:
             found[-1] = replace(before, rows=before.rows + table.rows)
         else:
             found.append(table)
         last_line = first + len(run) - 1
     return found
+
+
+def _width(table: Table) -> int:
+    """The cells of the table's last row, 0 where it has none."""
+    return len(table.rows[-1].cells) if table.rows else 0
 
 
 def _runs(sentences: Sequence[Sentence]) -> Iterator[tuple[int, list[tuple[Sentence, tuple[str, ...]]]]]:
