@@ -295,6 +295,7 @@ def test_stopping_an_addition_leaves_the_old_memory_and_says_so(
     assert is_untouched(tiny_model)
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryLibrary) -> None:
     memory = absorb(tiny_model, library)
     endless = memory.manifest.recipe | {"training": {**memory.manifest.recipe["training"], "epochs": 100_000}}
@@ -308,9 +309,12 @@ def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryL
     "overrides",
     [
         ("adapter.kind=pissa",),
-        ("adapter.kind=dora",),
+        pytest.param(("adapter.kind=dora",), marks=pytest.mark.slow),
         ("adapter.kind=gated-memory", "adapter.width=2"),
-        ("adapter.kind=gated-memory", "adapter.gate=exact", "adapter.layers=[1]", "adapter.start=published"),
+        pytest.param(
+            ("adapter.kind=gated-memory", "adapter.gate=exact", "adapter.layers=[1]", "adapter.start=published"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["pissa", "dora", "gated memory", "exact gate"],
 )

@@ -126,7 +126,7 @@ def test_files_of_one_name_are_told_apart_by_their_directories_and_else_by_their
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("ab/\\.", max_size=6), min_size=2, max_size=5))
 def test_no_two_documents_of_one_title_and_heading_have_the_same_place(sources: list[str]) -> None:
     shown = shown_places(*(agreement(source) for source in sources))
@@ -150,7 +150,7 @@ def test_the_file_stands_in_printed_answers_in_json_and_over_http(
     assert evidence_fields(evidence)["place"] == {"page": 2, "heading": "Fees", "file": "south.docx"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(TEXTS)
 def test_sentences_of_the_whole_are_those_of_the_parts(texts: list[str]) -> None:
     parts = [Document(f"T{number}", text, f"{number}.txt") for number, text in enumerate(texts)]

@@ -361,7 +361,7 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(WORDS)
 def test_no_word_is_lost_or_made_up_between_page_and_rows(words: list[Word]) -> None:
     rows = list(rows_of(printed_lines(words)))

@@ -225,7 +225,7 @@ def test_run_again_nothing_is_done_and_the_files_stay(
     assert (out / "results.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 12])
+@pytest.mark.parametrize("stop_after", [5, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 12))])
 def test_stopped_anywhere_it_goes_on_to_the_same_results(
     tiny_model: BaseModel, data: Path, tmp_path: Path, generated: list[int], whole: Whole, stop_after: int
 ) -> None:
@@ -339,6 +339,7 @@ def test_means_are_over_all_questions_of_one_method_alone(
         assert mean["questions"] == len(rows) == 3
 
 
+@pytest.mark.slow
 def test_decoding_is_greedy_whatever_the_model_wants(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
     methods = ("closed-book", "truncated", "lift:none")
     list(Evaluation(plan(data, *methods), tmp_path / "a", tiny_model).run())

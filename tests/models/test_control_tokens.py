@@ -43,7 +43,7 @@ FIRST_ANSWER = {
     "phi3": (2, 3),
     "unigram": (2, 3),
 }
-unhurried = settings(deadline=None, max_examples=60)
+unhurried = settings(deadline=None, max_examples=20)
 tokenizer_of = cache(build_tokenizer)
 
 
@@ -217,7 +217,7 @@ def test_a_generated_control_token_is_not_shown() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(said=PLAIN, context=PLAIN)
 def test_prompts_of_the_default_model_are_what_they_were(smollm2: BaseModel, said: str, context: str) -> None:
     tokenizer = smollm2.tokenizer

@@ -108,7 +108,7 @@ def ask_all(memory: lift.Memory, context: str) -> list[tuple[str, str, bool]]:
     return said([memory.ask(question, context) for question in QUESTIONS])
 
 
-@pytest.mark.parametrize("context", ["none", "auto"])
+@pytest.mark.parametrize("context", [pytest.param("none", marks=pytest.mark.slow), "auto"])
 def test_eight_threads_with_eight_memories_get_the_answers_of_each_memory_alone(
     library: lift.Library, tiny_model: BaseModel, context: str
 ) -> None:
