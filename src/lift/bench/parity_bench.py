@@ -33,11 +33,13 @@ def bench_parity(
     At most `questions` of a memory. A row says how many answers were the same, and how far log-probabilities, in nats
     an answer, and logits differed at most; or in "error" why there is none. `gguf`: the base model for llama.cpp.
     """
-    rows = []
+    rows = list[dict[str, Any]]()
     for memory in memories:
         for peer, program in peers.items():
-            say(f"{memory.name}: {peer}")
-            rows.extend(_rows(memory, base, peer, program, questions, gguf))
+            for row in _rows(memory, base, peer, program, questions, gguf):
+                rows.append(row)
+                told = row.get("error") or f"{row['adapter']}, {row['same']} of {row['questions']} answers are the same"
+                say(f"{memory.name}, {peer}: {told}")
     return {
         "machine": describe_machine(base.device),
         "dtype": str(base.dtype).removeprefix("torch."),
