@@ -107,7 +107,7 @@ def show(
     print_forgotten(report, memory.document)
 
 
-def _show_source(name: str, library: str | None, as_json: bool) -> None:
+def _show_source(name: str, library: Path | None, as_json: bool) -> None:
     """The document of a memory, and what of its original is not in it."""
     from lift.memories.library import MemoryLibrary
 

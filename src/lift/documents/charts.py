@@ -37,7 +37,7 @@ def chart_rows(chart: Any) -> list[list[str]]:
 
 
 def _points(parent: Any) -> dict[int, str]:
-    found = {}
+    found = dict[int, str]()
     for point in parent.iter("{*}pt"):
         index = point.get("idx") or ""
         value = point.findtext("{*}v")

@@ -107,7 +107,7 @@ def read_json_chat(text: str, name: str) -> Content:
         ) from error
     entries = export.get("messages") if isinstance(export, dict) else export
     omissions: list[Omission] = []
-    messages = []
+    messages: list[Any] = []
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict):
             messages += _json_message(entry, omissions)

@@ -323,10 +323,11 @@ class _Walk:
         return kind if inside.text_chars else ""
 
     def _is_hidden(self, element: Any) -> bool:
-        return element.get("hidden") is not None or bool(_HIDDEN_STYLE.search(element.get("style") or ""))
+        has_attribute: bool = element.get("hidden") is not None
+        return has_attribute or bool(_HIDDEN_STYLE.search(element.get("style") or ""))
 
     def _is_display(self, element: Any) -> bool:
-        return element.get("display") == "block"
+        return bool(element.get("display") == "block")
 
     def _control(self, element: Any, name: str) -> str | None:
         """Buttons are kept where they are the label of what they open."""

@@ -131,7 +131,7 @@ def _check_repo(repo: str) -> None:
 @contextmanager
 def _hub_errors(action: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     try:

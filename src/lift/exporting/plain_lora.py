@@ -35,7 +35,7 @@ def plain_lora(config: dict[str, Any], state: State) -> tuple[dict[str, Any], St
         return config, state
     ranks = {path: state[path + _DOWN].shape[0] for path in paths}
     for path, rank in ranks.items():
-        stated = read.rank_pattern.get(get_pattern_key(read.rank_pattern, path), read.r)
+        stated = _stated(read.rank_pattern, path, read.r)
         if rank != stated:
             raise AdapterError(f"expected a rank of {stated} at {path}, as its configuration states, got {rank}")
     scalings = {path: _scaling(read, path, ranks[path]) for path in paths}
@@ -67,6 +67,13 @@ def lora_paths(state: State) -> list[str]:
     return sorted(downs)
 
 
+def _stated(pattern: dict[str, Any] | None, path: str, default: float) -> float:
+    """The value that a pattern of PEFT's states for a module, else the default."""
+    known = pattern or {}
+    value: float = known.get(get_pattern_key(list(known), path), default)
+    return value
+
+
 def _scaling(config: LoraConfig, path: str, rank: int) -> float:
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern, path), config.lora_alpha)
+    alpha = _stated(config.alpha_pattern, path, config.lora_alpha)
     return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))

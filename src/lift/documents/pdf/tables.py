@@ -236,12 +236,8 @@ def _are_aligned(full: list[list[Segment]], tabular: list[list[Segment]]) -> boo
     met = total = 0
     for index in range(1, len(full[0])):
         cells = [line[index] for line in full]
-        for place in (
-            lambda cell: cell.left,
-            lambda cell: cell.right,
-            lambda cell: (cell.left + cell.right) / 2,
-        ):
-            places = sorted(place(cell) for cell in cells)
+        edges = [(cell.left, cell.right, (cell.left + cell.right) / 2) for cell in cells]
+        for places in map(sorted, zip(*edges, strict=True)):
             middle = places[len(places) // 2]
             aligned = sum(abs(each - middle) <= 2.5 for each in places)
             if aligned >= 0.7 * len(cells):

@@ -300,7 +300,7 @@ def _is_bold(font: Any, pdfium: Any) -> bool:
 
 def _annotations(page: Any, form: Any, pdfium: Any) -> tuple[list[FormValue], int]:
     """The values of the page's form fields, and the number of comments with a text of their own."""
-    values, comments = [], 0
+    values, comments = list[FormValue](), 0
     for index in range(pdfium.FPDFPage_GetAnnotCount(page)):
         annotation = pdfium.FPDFPage_GetAnnot(page, index)
         if not annotation:
