@@ -27,6 +27,8 @@ from lift.cli.output import (
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lift.memories.library import Summary
     from lift.memories.manifest import Manifest, RecallPoint
 
