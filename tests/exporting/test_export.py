@@ -257,15 +257,17 @@ class Handler(BaseHTTPRequestHandler):
         token = row["target_ids"][min(len(rest), len(row["target_ids"]) - 1)]
         share = row["log_probability"] / len(row["target_ids"])
         said = row["answer_ids"] if row is not rows[0] else [5]
+        # the tokens of both programs hold the one that ends the answer
+        ended = len(row["target_ids"]) > len(row["answer_ids"])
+        said = said + ([2] if ended else [])
         if self.path == "/completion":
             assert body["lora"] == [{{"id": 0, "scale": 1.0}}]
             named = [{{"id": -1, "logprob": -9.0}}, {{"id": token, "logprob": share}}]
             return self.reply({{"tokens": said, "completion_probabilities": [{{"top_logprobs": named}}]}})
         assert body["model"] == "memory"
-        ended = len(row["target_ids"]) > len(row["answer_ids"])
         told = [None] + [{{str(t): {{"logprob": share}}}} for t in prompt[1:]]
         self.reply({{"choices": [{{
-            "token_ids": said + ([2] if ended else []),
+            "token_ids": said,
             "finish_reason": "stop" if ended else "length",
             "prompt_logprobs": told,
         }}]}})

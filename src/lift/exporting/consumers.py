@@ -22,7 +22,7 @@ class Consumer(Protocol):
     version: str
 
     def generate(self, adapter: str, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
-        """Its greedy answer, without the token that ends it."""
+        """Its greedy answer, with or without the token that ends it."""
         ...
 
     def logits(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> torch.Tensor | None:

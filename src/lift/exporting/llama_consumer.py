@@ -58,8 +58,7 @@ class LlamaConsumer:
     def generate(self, adapter: str, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """See Consumer."""
         reply = self._complete(adapter, prompt_ids, n_predict=max_new_tokens, return_tokens=True)
-        said = [int(token) for token in reply["tokens"]]
-        return said
+        return [int(token) for token in reply["tokens"]]
 
     def judge(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> float:
         """See Consumer. It tells of the likeliest tokens alone, so each is asked for behind those before it."""

@@ -45,7 +45,7 @@ class PeftConsumer:
         self._choose(adapter)
         read = torch.tensor([list(prompt_ids)])
         with torch.inference_mode(), quiet_transformers():
-            generated = self._model.generate(
+            said: list[int] = self._model.generate(
                 input_ids=read,
                 attention_mask=torch.ones_like(read),
                 max_new_tokens=max_new_tokens,
@@ -56,9 +56,8 @@ class PeftConsumer:
                 repetition_penalty=1.0,
                 eos_token_id=self._ends,
                 pad_token_id=self._ends[0],
-            )
-        said = [int(token) for token in generated[0, len(prompt_ids) :]]
-        return said[:-1] if said and said[-1] in self._ends else said
+            )[0, len(prompt_ids) :].tolist()
+        return said
 
     def logits(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> torch.Tensor:
         """See Consumer."""

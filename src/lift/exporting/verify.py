@@ -95,6 +95,8 @@ def _verify(rows: list[ReplayRow], consumer: Consumer, replayer: Replayer, expor
     tokenizer = replayer.base.tokenizer
     for row in rows:
         said = consumer.generate(row.adapter, row.prompt_ids, export.prompt.max_answer_tokens)
+        if said and said[-1] in export.prompt.end_token_ids:
+            said = said[:-1]
         if tuple(said) == row.answer_ids:
             same += 1
         else:

@@ -48,11 +48,8 @@ class VllmConsumer:
 
     def generate(self, adapter: str, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """See Consumer."""
-        body = {"max_tokens": max_new_tokens, "return_token_ids": True}
-        choice = self._complete(adapter, prompt_ids, **body)
-        said = [int(token) for token in choice["token_ids"]]
-        # unlike its text, its tokens hold the one that ends the answer
-        return said[:-1] if choice["finish_reason"] == "stop" else said
+        choice = self._complete(adapter, prompt_ids, max_tokens=max_new_tokens, return_token_ids=True)
+        return [int(token) for token in choice["token_ids"]]
 
     def judge(self, adapter: str, prompt_ids: Sequence[int], target_ids: Sequence[int]) -> float:
         """See Consumer."""
