@@ -265,7 +265,7 @@ def test_a_batch_of_another_size_than_its_names_is_refused(tiny_model: BaseModel
     with rows(model, ["default", None]) as assignment:
         with pytest.raises(AdapterError, match="batch of 2 rows"):
             model(torch.tensor([TOKENS] * 3))
-        assignment.keep([0])
+        assignment.assign([assignment.names[row] for row in [0]])
         model(torch.tensor([TOKENS]))
     model(torch.tensor([TOKENS] * 3))
     with pytest.raises(AdapterError, match="attach them first"), rows(model, ["other"]):

@@ -142,7 +142,7 @@ def test_all_kinds_share_a_batch_while_rows_end(architecture: str) -> None:
         left = names
         for kept in KEEPING:
             if kept != KEEPING[0]:
-                assignment.keep(kept)
+                assignment.assign([assignment.names[row] for row in kept])
             left = [left[index] for index in kept]
             found = batch(model, len(left))
             for name, row in zip(left, found, strict=True):
@@ -180,7 +180,7 @@ def test_factors_are_read_once_a_block_and_not_again_when_rows_end() -> None:
         before = changed.clone()
         changed.data.add_(1.0)
         for kept in ([0, 1, 2, 3, 4], [0, 1, 3], [1, 0]):
-            assignment.keep(kept)
+            assignment.assign([assignment.names[row] for row in kept])
             found = batch(model, len(kept))
         torch.testing.assert_close(found[1], alone["all"], atol=1e-5, rtol=1e-5)
     with rows(model, ["all"]):
@@ -198,7 +198,7 @@ def test_stacks_are_freed_when_the_block_ends() -> None:
     with rows(model, names) as assignment:
         batch(model, 5)
         assert stacked() == 2 * MATRICES
-        assignment.keep([0])
+        assignment.assign([assignment.names[row] for row in [0]])
         batch(model, 1)
         assert stacked() == 2 * MATRICES, "expected the room to stay, with other contents"
     assert stacked() == 0
@@ -309,14 +309,14 @@ def test_a_block_opened_in_inference_mode_may_be_used_out_of_it_and_the_reverse(
     with rows(model, LORA) as assignment:
         with torch.inference_mode():
             model(torch.tensor([TOKENS] * 5))
-            assignment.keep([0, 3])
+            assignment.assign([assignment.names[row] for row in [0, 3]])
             model(torch.tensor([TOKENS] * 2))
         embedded = model.get_input_embeddings()(torch.tensor([TOKENS] * 2)).detach().requires_grad_(True)
         outside = model(inputs_embeds=embedded).logits
         outside.sum().backward()
         assert embedded.grad is not None
         torch.testing.assert_close(outside[1].detach(), alone["attention"], atol=1e-5, rtol=1e-5)
-        assignment.keep([1])
+        assignment.assign([assignment.names[row] for row in [1]])
         torch.testing.assert_close(batch(model, 1)[0], alone["attention"], atol=1e-5, rtol=1e-5)
 
 

@@ -53,10 +53,6 @@ class RowAssignment:
         self.names = list(names)
         self._is_aside = False
 
-    def keep(self, indices: Sequence[int]) -> None:
-        """Go on with these rows of the batch alone, in this order."""
-        self.assign([self.names[index] for index in indices])
-
     def assign(self, names: Sequence[str | None]) -> None:
         """Go on with a batch that has these rows, in this order; AdapterError for a name that is not attached."""
         _check_names(self.model, names)
