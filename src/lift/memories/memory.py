@@ -312,12 +312,14 @@ class StoredMemory:
         return found + [Problem(self.name, path, "does not belong to the memory") for path in self._surplus()]
 
     def _surplus(self) -> list[str]:
-        # hidden files are left by file managers everywhere, and nothing of a memory is hidden
-        here = [path.relative_to(self.directory) for path in self.directory.rglob("*") if not path.is_dir()]
+        """Files that do not belong to the memory; none where it has just been taken away."""
         expected = {MANIFEST_FILE, *self.manifest.files}
-        return sorted(
-            path.as_posix() for path in here if path.as_posix() not in expected and not path.name.startswith(".")
-        )
+        found = []
+        for folder, _, names in os.walk(self.directory, onerror=_unless_gone):
+            # hidden files are left by file managers everywhere, and nothing of a memory is hidden
+            paths = [Path(folder, name).relative_to(self.directory).as_posix() for name in names if name[0] != "."]
+            found += [path for path in paths if path not in expected]
+        return sorted(found)
 
     def _parsed(self, path: str, parse: Callable[[], _Read]) -> _Read:
         try:
@@ -354,6 +356,13 @@ class StoredMemory:
             return False
         except LibraryError:
             return not self.directory.exists()
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise LibraryError(
+            f"{error.filename}: expected a folder that can be read, got {error.strerror}; mend its permissions"
+        ) from error
 
 
 def _tensors_to_bytes(state: Mapping[str, Tensor]) -> bytes:
