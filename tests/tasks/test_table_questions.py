@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -149,3 +150,27 @@ def test_rows_that_carry_the_words_of_their_header_are_asked_by_their_columns() 
     (table,) = find_tables(split_sentences(text))
     assert table.columns == ("Boat", "Launched", "Crew")
     assert [row.cells for row in table.rows] == [("Heron", "4 May 1998", "3"), ("Tern", "", "12")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Three Months Ended June 30, | 2023 | 2022\nNet sales | 12 | 14",
+        "Sales of the quay\n\n| 2023 | Three Months Ended June 30, 2022\nNet sales | 12 | 14",
+        "Three Months Ended\n\n| June 30, 2023 | June 30, 2022\nNet sales | 12 | 14",
+    ],
+)
+def test_a_period_that_is_told_once_holds_for_all_columns(text: str) -> None:
+    assert asked(text)["How much were Net sales for the three months ended June 30, 2023?"][0] == "12"
+
+
+def test_a_line_that_tells_two_units_tells_none_of_them_for_a_row() -> None:
+    found = asked("Earnings (net income in millions and shares in thousands)\n\n| 2023 | 2022\nShares | 12 | 14")
+    assert found["How much were shares in 2023?"][0] == "12"
+
+
+def test_names_keep_their_capitals_and_what_is_no_thing_is_not_asked_how_much_it_was() -> None:
+    prose = "A greater part is sold as a percent of what is there."
+    found = asked(f"{prose}\n\n| 2023 | 2022\nGreater China | 12 | 14\nAs a percent of sales | 3 % | 4 %")
+    assert found["How much was Greater China in 2023?"][0] == "12"
+    assert not any(question.startswith("What was as a") for question in found)

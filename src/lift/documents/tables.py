@@ -28,6 +28,14 @@ _UNIT = re.compile(
     r"(?P<size>thousands|millions|billions)\b(?:\s+of\s+(?P<of>[\w.$ ]{2,20}?)(?=[,;).]|\s+except|$))?",
     re.IGNORECASE,
 )
+# "Nine Months Ended", which the dates of the columns complete; "Year ended June 30,", which their years complete.
+_OPEN_PERIOD = re.compile(
+    r"(?P<span>(?:(?:three|six|nine|twelve|thirteen|twenty-six|thirty-nine|fifty-two|\d{1,2}) (?:months|weeks)|"
+    r"(?:fiscal )?(?:year|quarter)s?) ended)(?P<day>,? [A-Z][a-z]{2,8}\.? \d{1,2})?,?",
+    re.IGNORECASE,
+)
+_DATED = re.compile(r"[A-Z][a-z]{2,8}\.? \d{1,2},? (?:19|20)\d\d")
+_BARE_YEAR = re.compile(r"(?:19|20)\d\d")
 _EXCEPT = re.compile(r"\bexcept(?:\s+for)?\s+(?P<what>[^)\]]{3,120})", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -166,7 +174,10 @@ def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[S
     told = [*captions, *header]
     unit_in = next((each for each in reversed(told) if _UNIT.search(each.text)), None)
     unit, excepted = (None, frozenset[str]()) if unit_in is None else _unit(unit_in.text)
-    context = [*([unit_in] if unit_in is not None and unit_in not in header else []), *header]
+    spanning = next((each for each in captions[-2:] if _OPEN_PERIOD.fullmatch(each.text.strip())), None)
+    columns = _with_whole_periods(columns, spanning.text.strip() if spanning else "")
+    beside = {each.index: each for each in (unit_in, spanning) if each is not None and each not in header}
+    context = [*(beside[index] for index in sorted(beside)), *header]
     return Table(columns, tuple(header), tuple(rows), tuple(context), unit, excepted)
 
 
@@ -226,17 +237,38 @@ def _columns(header: Sequence[tuple[str, ...]], width: int) -> tuple[str, ...]:
     return tuple(_MARK.sub("", " ".join(each)) for each in texts)
 
 
+def _with_whole_periods(columns: tuple[str, ...], caption: str) -> tuple[str, ...]:
+    """The columns, dates and bare years of them behind the period that is told once for all of them.
+
+    It stands over the labels ("Three Months Ended September 30,"), in another column that has its own year, or in the
+    `caption`, a line above the table.
+    """
+    if not columns:
+        return columns
+    spans = [found for found in (_OPEN_PERIOD.search(columns[0]), _OPEN_PERIOD.fullmatch(caption)) if found]
+    spans += [found for each in columns[1:] if (found := _OPEN_PERIOD.match(each)) and found["day"]]
+    if not spans:
+        return columns
+    span, day = spans[0]["span"], spans[0]["day"]
+    wanted = _BARE_YEAR if day else _DATED
+    begun = f"{span}{day}, " if day else f"{span} "
+    return (columns[0], *(f"{begun}{each}" if wanted.fullmatch(each) else each for each in columns[1:]))
+
+
 def _is_caption(sentence: Sentence, first: Sentence) -> bool:
     """Whether the sentence stands shortly before the table and may tell of it; no row of another table does."""
     near = first.paragraph - sentence.paragraph <= 2
     return near and not row_cells(sentence.text) and len(sentence.text.split()) <= _MAX_CAPTION_WORDS
 
 
-def _unit(text: str) -> tuple[str, frozenset[str]]:
-    found = _UNIT.search(text)
-    assert found is not None
-    unit = found["size"].lower() + (f" of {found['of'].strip()}" if found["of"] else "")
+def _unit(text: str) -> tuple[str | None, frozenset[str]]:
+    """The unit that a line tells and the words that it does not hold for; None where it tells several."""
     exception = _EXCEPT.search(text)
+    told = list(_UNIT.finditer(text[: exception.start()] if exception else text))
+    found = told[0] if told else _UNIT.search(text)
+    if found is None or len({each["size"].lower() for each in told}) > 1:
+        return None, frozenset()
+    unit = found["size"].lower() + (f" of {found['of'].strip()}" if found["of"] else "")
     words = _WORD.findall(exception["what"].lower()) if exception else ()
     common = {
         "and",

@@ -54,6 +54,7 @@ _BARE = words(
     average cost minimum maximum amount value yes no all
     """
 )
+_PREPOSITIONS = words("as at by for from in of on per to with under")
 _SMALL_HEAD = re.compile(
     r"\s+(?:per|of|from|for|in|to|on|before|after|by|used|with|under|as|at|less|attributable)\b|[,(/]"
 )
@@ -137,6 +138,8 @@ def _period_question(
     named = label(row.cells[0])
     if period is None or not is_amount(value) or not _LETTER.search(named) or not any(map(str.isdigit, value)):
         return None
+    if named.split()[0].lower() in _PREPOSITIONS:  # "As a percent of revenue" is no thing that was so much
+        return None
     if len(named.split()) > _MAX_ASKED_LABEL_WORDS or (needs_group and not row.group):
         return None
     if needs_group and named.lower() in _BARE:  # "basic earnings per share"
@@ -175,6 +178,8 @@ def _with_small_letter(text: str, small: Set[str]) -> str:
     """A label as it stands inside a sentence: its first letter is small where the document's sentences write it so."""
     first = re.match(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*", text)
     if first is None or not first.group()[1:].islower() or first.group().lower() not in small:
+        return text
+    if any(word[:1].isupper() for word in text[first.end() :].split()):  # a name: "Greater China"
         return text
     return text[:1].lower() + text[1:]
 
