@@ -47,6 +47,8 @@ GRAFTS = [
     b"Content-Type: multipart/mixed; boundary=outer\n\n", b"=?utf-8?B?AAAA?=", b"<sup>" * 50, b"<math><mfrac>",
     b"1 --> 2", b"00:00:01,000 --> 00:00:00,000\n", b"[[" * 50, b"|" * 200, b"'" * 99, "\u0301".encode() * 200,
     b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'><!ENTITY b '&a;&a;&a;&a;&a;'>]>", b"&b;",
+    b"1 0 R", b"<< /Kids [2 0 R] >>", b"/Count 99999999", b"BT /F1 1e9 Tf (x) Tj ET", b"/Length -1", b"[" * 5000,
+    b"/MediaBox [0 0 1e30 1e30]",
 ]  # fmt: skip
 
 
