@@ -256,6 +256,12 @@ def test_a_plain_mail_keeps_its_quotes_and_joins_flowed_lines() -> None:
     assert parts(document)[1:] == ["The gate costs € 900 and comes on Thursday.", "When does it come?", "Nobody knows."]
 
 
+@pytest.mark.parametrize("subject", ["=?utf-8?B?QQ==Q?=", "=?utf-8?B?AAAAA?=", "=?nonsense?Q?caf=E9?="])
+def test_a_mail_whose_subject_is_not_encoded_as_it_says_is_read_all_the_same(subject: str) -> None:
+    mail = f"From: a@example.org\nSubject: {subject}\nMIME-Version: 1.0\n\nThe crane arrives on Tuesday.\n"
+    assert "The crane arrives on Tuesday." in parse_document(mail.encode(), "m.eml").text
+
+
 def test_a_mailbox_holds_each_mail_under_its_subject() -> None:
     mails = [f"From x Tue Mar  4 09:00:00 2025\n{PLAIN_MAIL.format(subject=name)}\n>From here on.\n" for name in "AB"]
     document = parse_document("\n".join(mails).encode("latin-1"), "all.mbox")

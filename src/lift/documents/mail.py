@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import email.errors
 import email.header
 import email.policy
 import re
@@ -202,7 +203,7 @@ def _header(message: Message, name: str) -> str:
     raw = str(value)[:_MAX_HEADER_CHARS]
     try:
         pieces = email.header.decode_header(raw)
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, email.errors.HeaderParseError):
         return one_line(raw)
     shown = ""
     for piece, charset in pieces:
