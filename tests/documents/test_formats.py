@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lift.documents import Document
 from lift.documents.number_formats import general, shown_number
 from lift.documents.parse import check_readable, parse_document
-from lift.documents.table_rows import Cell, SpanFiller, worded_rows
+from lift.documents.table_rows import SpanFiller, SpannedCell, worded_rows
 from lift.errors import DocumentError
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "formats"
@@ -156,11 +156,13 @@ def test_a_table_of_two_columns_or_without_header_stays_as_it_is() -> None:
 
 @given(
     st.lists(
-        st.lists(st.builds(Cell, st.sampled_from(["", "a", "b"]), st.integers(0, 9), st.integers(0, 9)), max_size=6),
+        st.lists(
+            st.builds(SpannedCell, st.sampled_from(["", "a", "b"]), st.integers(0, 9), st.integers(0, 9)), max_size=6
+        ),
         max_size=8,
     )
 )
-def test_spans_lose_no_text_of_a_row(rows: list[list[Cell]]) -> None:
+def test_spans_lose_no_text_of_a_row(rows: list[list[SpannedCell]]) -> None:
     filler = SpanFiller()
     for row in rows:
         filled = filler.fill(row)

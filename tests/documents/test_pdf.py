@@ -15,9 +15,9 @@ from printed_pdf import all_of, grid, lines, printed, read, texts
 from reportlab.lib.pdfencrypt import StandardEncryption
 
 from lift.documents.document import Document
-from lift.documents.pdf.lines import Segment, printed_lines
-from lift.documents.pdf.tables import rows_of
-from lift.documents.pdf.words import Word
+from lift.documents.pdf.printed_lines import LineSegment, printed_lines
+from lift.documents.pdf.printed_tables import rows_of
+from lift.documents.pdf.words import PrintedWord
 from lift.documents.sandbox import limits_for
 from lift.errors import DocumentError
 
@@ -351,7 +351,7 @@ def test_character_recognition_gets_more_of_everything_but_not_without_bound() -
 
 WORDS = st.lists(
     st.builds(
-        lambda text, left, y, size: Word(text, left, left + 0.5 * size * len(text), y, size),
+        lambda text, left, y, size: PrintedWord(text, left, left + 0.5 * size * len(text), y, size),
         st.sampled_from(["a", "tree", "$", "1,204", "(18)", "—", "2031", "Sales:", "•", "....", "%", "x" * 40]),
         st.floats(0, 600),
         st.integers(0, 60).map(lambda line: 12.0 * line),
@@ -363,7 +363,7 @@ WORDS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(WORDS)
-def test_no_word_is_lost_or_made_up_between_page_and_rows(words: list[Word]) -> None:
+def test_no_word_is_lost_or_made_up_between_page_and_rows(words: list[PrintedWord]) -> None:
     rows = list(rows_of(printed_lines(words)))
     kept = {word.text for row in rows for segment in row.segments for word in segment.words}
     assert kept == {word.text for word in words if word.text != "...."}
@@ -374,6 +374,10 @@ def test_no_word_is_lost_or_made_up_between_page_and_rows(words: list[Word]) -> 
 
 
 def test_gaps_part_segments() -> None:
-    words = [Word("Net", 0, 20, 100, 10), Word("sales", 23, 45, 100, 10), Word("12", 90, 100, 100, 10)]
+    words = [
+        PrintedWord("Net", 0, 20, 100, 10),
+        PrintedWord("sales", 23, 45, 100, 10),
+        PrintedWord("12", 90, 100, 100, 10),
+    ]
     assert [segment.text for segment in printed_lines(words)[0]] == ["Net sales", "12"]
-    assert Segment((words[0],)).right == 20
+    assert LineSegment((words[0],)).right == 20

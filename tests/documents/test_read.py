@@ -356,7 +356,7 @@ def test_a_pdf_of_too_many_pages_is_refused(tmp_path: Path, monkeypatch: pytest.
     said = ("Ada Quill founded the museum.", "A storm took the tower.", "Nobody came back.")
     source = write(tmp_path / "long.pdf", pdf([[(12, 700, text)] for text in said]))
     assert said[2] in read_document(source).text
-    monkeypatch.setattr("lift.documents.pdf.read.MAX_PAGES", 2)
+    monkeypatch.setattr("lift.documents.pdf.pdf_reader.MAX_PAGES", 2)
     with pytest.raises(DocumentError, match="at most 2 pages"):
         parse_document(source.read_bytes(), source.name)
 

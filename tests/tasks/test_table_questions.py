@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lift.documents.document_tables import find_tables, row_cells
 from lift.documents.sentences import split_sentences
-from lift.documents.tables import find_tables, row_cells
 from lift.tasks.rules.lines import MIN_ASKED_ROWS, rows_left_out
 from lift.tasks.rules.rule_generator import generate_tasks
 

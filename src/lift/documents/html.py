@@ -13,7 +13,7 @@ from lift.documents.document import Omission
 from lift.documents.encoding import decode
 from lift.documents.formulas import BASE_CHARS, mathml_text, set_high
 from lift.documents.html_furniture import PageSurvey, element_name, furniture_kind, is_collapsed_panel
-from lift.documents.table_rows import Cell, SpanFiller, row_line, span_of
+from lift.documents.table_rows import SpanFiller, SpannedCell, row_line, span_of
 from lift.errors import DocumentError
 
 _HEADINGS = frozenset(f"h{level}" for level in range(1, 7))
@@ -251,7 +251,7 @@ class _Walk:
         self._separator = PARAGRAPH
         self._lists: list[int | None] = []
         self._in_item_run = False
-        self._cells: list[Cell] | None = None
+        self._cells: list[SpannedCell] | None = None
         self._data_tables: list[Any] = []
         self._filler = SpanFiller()
         self._rows = 0
@@ -384,7 +384,7 @@ class _Walk:
             return
         if name in {"td", "th"} and self._cells is not None:
             text = _collapse("".join(self._buffer)).replace("\n", " ")
-            self._cells.append(Cell(text, span_of(element.get("colspan")), span_of(element.get("rowspan"))))
+            self._cells.append(SpannedCell(text, span_of(element.get("colspan")), span_of(element.get("rowspan"))))
             self._buffer = []
             return
         self._flush(heading=name in _HEADINGS)
@@ -423,7 +423,7 @@ class _Walk:
         self._separator = LINE if self._in_item_run else PARAGRAPH
         self._in_item_run = True
 
-    def _close_row(self, cells: list[Cell]) -> None:
+    def _close_row(self, cells: list[SpannedCell]) -> None:
         self._cells = None
         if line := row_line(self._filler.fill(cells)):
             self._found.append(Block(line, separator=LINE if self._rows else PARAGRAPH))

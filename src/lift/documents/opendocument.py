@@ -10,7 +10,7 @@ from typing import Any
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content, one_line
 from lift.documents.document import Omission
 from lift.documents.formulas import BASE_CHARS, mathml_text, set_high
-from lift.documents.table_rows import MAX_COLUMNS, Cell, SpanFiller, row_blocks, sheet_blocks, span_of
+from lift.documents.table_rows import MAX_COLUMNS, SpanFiller, SpannedCell, row_blocks, sheet_blocks, span_of
 from lift.documents.zip_archive import Archive, ArchiveLimitError, resolve
 from lift.errors import DocumentError
 
@@ -140,7 +140,7 @@ class _Walk:
         self.blocks += [Block(block.text, None, self.page, block.separator) for block in row_blocks(rows)]
         self._flush_notes()
 
-    def _cells(self, row: Any) -> Iterator[Cell]:
+    def _cells(self, row: Any) -> Iterator[SpannedCell]:
         """The cells of a row; those that a span of another covers are none."""
         given = 0
         for cell in row:
@@ -150,7 +150,7 @@ class _Walk:
             spanned = _attribute(cell, "number-columns-spanned"), _attribute(cell, "number-rows-spanned")
             for _ in range(min(_repeated(cell), MAX_COLUMNS - given) if text else 1):
                 given += 1
-                yield Cell(text, span_of(spanned[0]), span_of(spanned[1]))
+                yield SpannedCell(text, span_of(spanned[0]), span_of(spanned[1]))
 
     def cell_text(self, cell: Any) -> str:
         """The paragraphs of a cell as one line."""
@@ -276,7 +276,7 @@ def _read_sheets(document: Any, walk: _Walk) -> None:
 def _sheet_rows(table: Any, walk: _Walk, hidden: Counter[str]) -> Iterator[list[str]]:
     filler = SpanFiller()
     for row in _rows_of(table):
-        cells: list[Cell] = []
+        cells: list[SpannedCell] = []
         column = 0
         for cell in row:
             name = _name(cell)
@@ -287,7 +287,7 @@ def _sheet_rows(table: Any, walk: _Walk, hidden: Counter[str]) -> Iterator[list[
             is_last = not text and cell.getnext() is None
             for _ in range(1 if is_last else min(_repeated(cell), MAX_COLUMNS - column)):
                 if name == "table-cell" or not filler.spans(column):
-                    cells.append(Cell(text, 1, rows))
+                    cells.append(SpannedCell(text, 1, rows))
                 column += 1
         texts = filler.fill(cells)
         if _attribute(row, "visibility") in {"collapse", "filter"}:

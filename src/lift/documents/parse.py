@@ -200,7 +200,7 @@ def _named(title: str | None) -> str | None:
 def _read_content(data: bytes, name: str, suffix: str, ocr: bool) -> Content:
     start = data[:_SNIFFED_BYTES]
     if _PDF_MARK in start[:1024]:
-        from lift.documents.pdf.read import read_pdf
+        from lift.documents.pdf.pdf_reader import read_pdf
 
         return read_pdf(data, name, ocr=ocr)
     if start.startswith(_ZIP_MARKS):

@@ -20,8 +20,8 @@ import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
 from lift.documents.cleaning import is_unspaced, unspaced_runs
+from lift.documents.document_tables import find_tables
 from lift.documents.sentences import Sentence
-from lift.documents.tables import find_tables
 
 # bm25s sets its own logger to tell of every index, and other packages print what loggers tell
 logging.getLogger("bm25s").setLevel(logging.WARNING)

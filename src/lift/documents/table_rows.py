@@ -24,7 +24,7 @@ _MIN_WORDED_COLUMNS = 3
 
 
 @dataclass(frozen=True)
-class Cell:
+class SpannedCell:
     """A cell's text in one line, and how many columns and rows it spans."""
 
     text: str
@@ -38,7 +38,7 @@ class SpanFiller:
     def __init__(self) -> None:
         self._hanging: dict[int, tuple[str, int]] = {}  # column -> text, rows that it still spans
 
-    def fill(self, cells: Iterable[Cell]) -> list[str]:
+    def fill(self, cells: Iterable[SpannedCell]) -> list[str]:
         """The texts of the next row, column by column; of a cell that spans the whole row, the one text."""
         texts: list[str] = []
         cells = list(cells)

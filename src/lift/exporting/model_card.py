@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import lift
 from lift.absorbing.recall_report import Probe, recorded_report
 from lift.adapters.resident import holding_stored
 from lift.adapters.row_assignment import restoring, using
 from lift.answering.answerer import stored_adapter
 from lift.evaluation.harms import perplexity, unrelated_text
 from lift.exporting.markdown_text import plain_markdown
+from lift.memories.manifest import installed_versions
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.turns import turn_of
@@ -59,7 +59,7 @@ def write_card(memory: StoredMemory, licence: str, harm: TextHarm) -> str:
     page = f"""# {plain_markdown(manifest.title)}
 
 A memory: an adapter of {manifest.base.id} (weights {manifest.base.fingerprint[:12]}) that answers questions about one
-text, made by [Lift](https://pypi.org/project/lift-memory/) {lift.__version__}. The text itself is in `document.txt`.
+text, made by Lift {installed_versions()["lift"]}. The text itself is in `document.txt`.
 
     lift pull REPO
     lift ask {manifest.name} "..."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import lift
 from lift.exporting.markdown_text import code_block, plain_markdown, quoted
+from lift.memories.manifest import installed_versions
 
 if TYPE_CHECKING:
     from lift.exporting.export import Export, ExportedAdapter
@@ -24,7 +24,7 @@ def describe(export: Export) -> str:
     """The whole of README.md."""
     parts = [
         f"# {plain_markdown(export.title)}\n\n"
-        f"The memory `{export.memory}`, exported by Lift {lift.__version__} for {export.target}. "
+        f"The memory `{export.memory}`, exported by Lift {installed_versions()['lift']} for {export.target}. "
         f"Its base model is `{export.base_id}` (weights {export.base_fingerprint[:12]}); with other weights it answers "
         "nonsense.",
         _contents(export),

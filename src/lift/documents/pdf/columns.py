@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
-from lift.documents.pdf.lines import Segment
+from lift.documents.pdf.printed_lines import LineSegment
 
 _MIN_LINES = 3
 _MIN_GUTTER = 0.7
@@ -20,7 +20,7 @@ _MAX_CUTS = 12
 _MAX_SEGMENTS = 4_000
 
 
-def columns_in_order(segments: list[Segment], cuts: int = _MAX_CUTS) -> list[list[Segment]]:
+def columns_in_order(segments: list[LineSegment], cuts: int = _MAX_CUTS) -> list[list[LineSegment]]:
     """The segments in groups that are read one after the other, each from top to bottom."""
     if cuts == 0 or not 2 * _MIN_LINES <= len(segments) <= _MAX_SEGMENTS:
         return [segments]
@@ -36,14 +36,14 @@ def columns_in_order(segments: list[Segment], cuts: int = _MAX_CUTS) -> list[lis
     beside = ordered[start:end]
     left = [segment for segment in beside if segment.left < edge]
     right = [segment for segment in beside if segment.left >= edge]
-    found: list[list[Segment]] = []
+    found: list[list[LineSegment]] = []
     for part in (ordered[:start], left, right, ordered[end:]):
         if part:
             found.extend(columns_in_order(part, cuts - 1))
     return found
 
 
-def _edges(segments: list[Segment]) -> list[float]:
+def _edges(segments: list[LineSegment]) -> list[float]:
     """Where three or more segments begin in one line below each other, but for the leftmost ones."""
     lefts = sorted(segment.left for segment in segments)
     found: list[float] = []
@@ -57,7 +57,7 @@ def _edges(segments: list[Segment]) -> list[float]:
     return [edge for edge in found if edge > lefts[0] + 20]
 
 
-def _runs(segments: list[Segment], edge: float) -> list[tuple[int, int]]:
+def _runs(segments: list[LineSegment], edge: float) -> list[tuple[int, int]]:
     """The runs of segments that do not cross the edge, as places in the list."""
     found, start = [], 0
     for index, segment in enumerate(segments):
@@ -70,7 +70,7 @@ def _runs(segments: list[Segment], edge: float) -> list[tuple[int, int]]:
     return found
 
 
-def _is_gutter(segments: list[Segment], edge: float) -> bool:
+def _is_gutter(segments: list[LineSegment], edge: float) -> bool:
     left = [segment for segment in segments if segment.left < edge]
     right = [segment for segment in segments if segment.left >= edge]
     if min(len(left), len(right)) < _MIN_LINES:
@@ -82,7 +82,7 @@ def _is_gutter(segments: list[Segment], edge: float) -> bool:
     return _is_running_text(left) and _is_running_text(right) and not _are_rows(left, right)
 
 
-def _overlap(left: list[Segment], right: list[Segment]) -> bool:
+def _overlap(left: list[LineSegment], right: list[LineSegment]) -> bool:
     """Whether half the height of the shorter side stands beside the other."""
     bottom = max(min(segment.y for segment in side) for side in (left, right))
     top = min(max(segment.y for segment in side) for side in (left, right))
@@ -90,7 +90,7 @@ def _overlap(left: list[Segment], right: list[Segment]) -> bool:
     return top - bottom >= 0.5 * shorter > 0
 
 
-def _is_running_text(segments: list[Segment]) -> bool:
+def _is_running_text(segments: list[LineSegment]) -> bool:
     texts = [segment.text for segment in segments]
     if statistics.median(map(len, texts)) < _MIN_MEDIAN_CHARS:
         return False
@@ -104,7 +104,7 @@ def _is_running_text(segments: list[Segment]) -> bool:
     return statistics.median(widths) >= _MIN_FILLED * widths[int(0.9 * (len(widths) - 1))]
 
 
-def _are_rows(left: list[Segment], right: list[Segment]) -> bool:
+def _are_rows(left: list[LineSegment], right: list[LineSegment]) -> bool:
     """Whether the paragraphs of both sides begin at the same heights: the cells of a table do."""
     begins = []
     for side in (left, right):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from lift.documents.pdf.words import PageWords, Word
+from lift.documents.pdf.words import PageWords, PrintedWord
 from lift.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -52,18 +52,20 @@ class TextRecognition:
             found = self._engine(bitmap.to_numpy(), return_word_box=True)
         finally:
             bitmap.close()
-        words: list[Word] = []
+        words: list[PrintedWord] = []
         for line, confidence in zip(found.word_results or (), found.scores or (), strict=False):
             if confidence < _MIN_CONFIDENCE:
                 continue
             for text, _, box in line:
                 xs, ys = [x / scale for x, _ in box], [height - y / scale for _, y in box]
                 size = _SIZE_SHARE * (max(ys) - min(ys))
-                words += [Word(part, min(xs), max(xs), min(ys), max(size, 1.0)) for part in [text.strip()] if part]
+                words += [
+                    PrintedWord(part, min(xs), max(xs), min(ys), max(size, 1.0)) for part in [text.strip()] if part
+                ]
         return PageWords(number, _with_even_sizes(words))
 
 
-def _with_even_sizes(words: list[Word]) -> list[Word]:
+def _with_even_sizes(words: list[PrintedWord]) -> list[PrintedWord]:
     """The words, those of nearly the same size given one: boxes around drawn letters differ by a dot or two."""
     from dataclasses import replace
     from statistics import median

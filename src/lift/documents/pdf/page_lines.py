@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lift.documents.cleaning import clean_text
 from lift.documents.pdf.columns import columns_in_order
-from lift.documents.pdf.lines import Segment, printed_lines, without_line_numbers
-from lift.documents.pdf.tables import BULLET, Row, rows_of
-from lift.documents.pdf.words import PageWords, Word
+from lift.documents.pdf.printed_lines import LineSegment, printed_lines, without_line_numbers
+from lift.documents.pdf.printed_tables import BULLET, Row, rows_of
+from lift.documents.pdf.words import PageWords, PrintedWord
 
 _MARKS = re.compile(r"[\uf000-\uf0ff]|[●○■□◆◇▶►▸➢➤▫∙⁃]")
 _SPACED_BULLET = re.compile(r"(?:[•‣▪◦●○■□◆◇▶►▸➢➤✓✔▫·∙⁃]|o(?=\s+[A-Z]))\s+(?=\S)")
@@ -47,7 +47,7 @@ def lines_of_page(page: PageWords) -> list[PageLine]:
     return lines
 
 
-def _lines(words: list[Word], number: int, is_turned: bool) -> list[PageLine]:
+def _lines(words: list[PrintedWord], number: int, is_turned: bool) -> list[PageLine]:
     segments = [segment for line in printed_lines(words) for segment in line]
     found = []
     for column in columns_in_order(segments):
@@ -57,9 +57,9 @@ def _lines(words: list[Word], number: int, is_turned: bool) -> list[PageLine]:
     return found
 
 
-def _by_height(segments: list[Segment]) -> list[list[Segment]]:
+def _by_height(segments: list[LineSegment]) -> list[list[LineSegment]]:
     """The segments of a column by their lines."""
-    lines: list[list[Segment]] = []
+    lines: list[list[LineSegment]] = []
     for segment in sorted(segments, key=lambda segment: (-segment.y, segment.left)):
         if lines and abs(lines[-1][0].y - segment.y) <= 0.35 * min(lines[-1][0].size, segment.size):
             lines[-1].append(segment)
@@ -71,7 +71,7 @@ def _by_height(segments: list[Segment]) -> list[list[Segment]]:
     return lines
 
 
-def _is_right_to_left(line: list[Segment]) -> bool:
+def _is_right_to_left(line: list[LineSegment]) -> bool:
     return any(len(segment.words) > 1 and segment.words[0].left > segment.words[-1].left for segment in line)
 
 

@@ -26,7 +26,7 @@ _FILL_AND_STROKE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class PrintedWord:
     """A word: its extent from left to right, its baseline (growing upwards) and its type size, all in points.
 
     `is_glued`: no space stands before it, since only the style changes there; `is_raised`: it is a superscript.
@@ -63,8 +63,8 @@ class PageWords:
     """
 
     number: int
-    words: list[Word]
-    turned: list[list[Word]] = field(default_factory=list)
+    words: list[PrintedWord]
+    turned: list[list[PrintedWord]] = field(default_factory=list)
     slanted: str = ""
     largest_image_share: float = 0.0
     unreadable_share: float = 0.0
@@ -118,7 +118,7 @@ def read_page_words(page: Any, number: int, form: Any = None) -> PageWords:
     )
 
 
-def _layers(text_page: Any, pdfium: Any) -> tuple[dict[int, list[Word]], str]:
+def _layers(text_page: Any, pdfium: Any) -> tuple[dict[int, list[PrintedWord]], str]:
     """The words by the quarters that they are turned by, each in the coordinates of its own turn; and slanted text."""
     # This loop runs for each glyph of a file: what PDFium is asked for is asked for no more often than needed.
     unicode_of, is_generated = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_IsGenerated
@@ -179,7 +179,7 @@ class _WordBuilder:
 
     def __init__(self, turn: int) -> None:
         self.turn = turn
-        self.words: list[Word] = []
+        self.words: list[PrintedWord] = []
         self.may_end = False
         self._upright = _TURNS[turn]
         self._letters: list[str] = []
@@ -192,7 +192,9 @@ class _WordBuilder:
         if self._letters:
             style, text = self._style, "".join(self._letters)
             self.words.append(
-                Word(text, self._left, self._right, self._y, style.size, style.is_bold, self._is_glued, self._is_raised)
+                PrintedWord(
+                    text, self._left, self._right, self._y, style.size, style.is_bold, self._is_glued, self._is_raised
+                )
             )
             self._letters = []
         self.may_end = self._is_raised = self._is_glued = False
@@ -348,7 +350,7 @@ def _turned_value(value: FormValue, turn: int) -> FormValue:
     return replace(value, left=left, right=right, bottom=bottom, top=top)
 
 
-def _words_of_value(value: FormValue, words: list[Word]) -> Iterator[Word]:
+def _words_of_value(value: FormValue, words: list[PrintedWord]) -> Iterator[PrintedWord]:
     """The value's words on the line of the label beside its field; further lines of it below."""
     beside = [word for word in words if value.bottom - 0.3 * word.size <= word.y <= value.top]
     sizes = Counter(round(word.size, 1) for word in beside or words)
@@ -362,7 +364,7 @@ def _words_of_value(value: FormValue, words: list[Word]) -> Iterator[Word]:
         left = value.left
         for text in line.split():
             width = 0.5 * size * len(text)
-            yield Word(text, left, left + width, first_y - 1.2 * size * number, size)
+            yield PrintedWord(text, left, left + width, first_y - 1.2 * size * number, size)
             left += width + 0.25 * size
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lift.documents.document_tables import find_tables
 from lift.documents.sentences import Sentence
-from lift.documents.tables import find_tables
 from lift.tasks.rules.coreference import plain_title
 from lift.tasks.rules.table_questions import table_tasks
 from lift.tasks.task import Task

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Set
 
-from lift.documents.tables import Table, TableRow, is_amount, label
+from lift.documents.document_tables import DocumentTable, DocumentTableRow, is_amount, label
 from lift.tasks.rules.lexicon import words
 from lift.tasks.task import Task
 
@@ -65,7 +65,7 @@ _UNCOUNTED = re.compile(
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def table_tasks(table: Table, small: Set[str]) -> Iterator[Task]:
+def table_tasks(table: DocumentTable, small: Set[str]) -> Iterator[Task]:
     """Every question of the table's cells, those of each row one after the other, about the row's own sentence.
 
     `small` are the words that the document writes with a small first letter in its sentences. A row whose label comes
@@ -112,7 +112,7 @@ def table_tasks(table: Table, small: Set[str]) -> Iterator[Task]:
                 yield Task(question, named, evidence, "rules:row-head", 0.8)
 
 
-def _header_tasks(table: Table) -> Iterator[Task]:
+def _header_tasks(table: DocumentTable) -> Iterator[Task]:
     head = table.columns[0]
     if not head or len(table.header) != 1 or not all(table.columns[1:]) or any(map(str.isdigit, head)):
         return
@@ -131,7 +131,7 @@ def _form_question(column: str, named: str) -> str:
 
 
 def _period_question(
-    table: Table, row: TableRow, column: str, value: str, small: Set[str], needs_group: bool
+    table: DocumentTable, row: DocumentTableRow, column: str, value: str, small: Set[str], needs_group: bool
 ) -> str | None:
     """The question for the amount of a row in the period of its column; None where the column is none."""
     period = _period(column)
@@ -167,7 +167,7 @@ def _period(column: str) -> str | None:
     return None
 
 
-def _is_excepted(table: Table, row: TableRow, value: str) -> bool:
+def _is_excepted(table: DocumentTable, row: DocumentTableRow, value: str) -> bool:
     """Whether the table's unit does not hold for the row: shares, amounts per share, percentages."""
     text = f"{row.cells[0]} {row.group}"
     told = {word.removesuffix("s") for word in re.findall(r"\w+", text.lower())}

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from lift.documents.pdf.lines import Segment
-from lift.documents.pdf.words import Word
+from lift.documents.pdf.printed_lines import LineSegment
+from lift.documents.pdf.words import PrintedWord
 from lift.documents.plain_text import LIST_ITEM
 
 _NUMERIC = re.compile(
@@ -45,14 +45,14 @@ class Row:
     """A line of text as it is read: the cells of a row joined, or a line of running text (`is_cells` false)."""
 
     text: str
-    segments: tuple[Segment, ...]
+    segments: tuple[LineSegment, ...]
     is_cells: bool
 
 
 @dataclass
 class _TableLine:
     cells: list[str]
-    segments: list[Segment]
+    segments: list[LineSegment]
     numbers: int = 0
 
 
@@ -79,7 +79,7 @@ class _Columns:
         return max(first - right, left - last, 0.0) + 0.001 * abs(first + last - left - right)
 
 
-def rows_of(lines: list[list[Segment]]) -> Iterator[Row]:
+def rows_of(lines: list[list[LineSegment]]) -> Iterator[Row]:
     """The lines of a column from top to bottom, tables made into rows."""
     lines = [_merged(line) for line in lines]
     place = 0
@@ -92,16 +92,16 @@ def rows_of(lines: list[list[Segment]]) -> Iterator[Row]:
     yield from (_running(line) for line in lines[place:])
 
 
-def _running(line: list[Segment]) -> Row:
+def _running(line: list[LineSegment]) -> Row:
     if any(segment.is_led for segment in line):
         return Row(" | ".join(segment.text for segment in line), tuple(line), is_cells=True)
     is_form = len(line) > 1 and all(":" in segment.text for segment in line)
     return Row((" | " if is_form else " ").join(segment.text for segment in line), tuple(line), is_cells=False)
 
 
-def _merged(line: list[Segment]) -> list[Segment]:
+def _merged(line: list[LineSegment]) -> list[LineSegment]:
     """The segments of a line, signs joined to their numbers, list marks and labels with a colon to what they mark."""
-    merged: list[Segment] = []
+    merged: list[LineSegment] = []
     for index, segment in enumerate(line):
         text = segment.text
         if merged and not segment.is_led:
@@ -115,18 +115,18 @@ def _merged(line: list[Segment]) -> list[Segment]:
                 len(line) == 2 or (index + 1 < len(line) and line[index + 1].text.endswith(":")) or _labels(line)
             )
             if signs or closes or marks or bullet or label:
-                merged[-1] = Segment(merged[-1].words + segment.words, merged[-1].is_led)
+                merged[-1] = LineSegment(merged[-1].words + segment.words, merged[-1].is_led)
                 continue
         merged.append(segment)
     return merged
 
 
-def _labels(line: list[Segment]) -> bool:
+def _labels(line: list[LineSegment]) -> bool:
     """Whether every second segment is a label with a colon, as in the lines of a form."""
     return len(line) % 2 == 0 and all(segment.text.endswith(":") for segment in line[::2])
 
 
-def _runs(lines: list[list[Segment]]) -> Iterator[tuple[int, int]]:
+def _runs(lines: list[list[LineSegment]]) -> Iterator[tuple[int, int]]:
     """The spans of lines that may be a table: two and more lines of several segments, with few others between."""
     place = 0
     while place < len(lines):
@@ -156,17 +156,17 @@ def _runs(lines: list[list[Segment]]) -> Iterator[tuple[int, int]]:
         place = end
 
 
-def _is_running_line(segment: Segment) -> bool:
+def _is_running_line(segment: LineSegment) -> bool:
     """Whether a line of one segment is a sentence or a list item rather than a label."""
     text = segment.text
     return bool(LIST_ITEM.match(text)) or (bool(_SENTENCE_END.search(text)) and len(segment.words) > 2)
 
 
-def _is_tabular(line: list[Segment]) -> bool:
+def _is_tabular(line: list[LineSegment]) -> bool:
     return len(line) >= 2 and not all(":" in segment.text for segment in line)
 
 
-def _columns(lines: list[list[Segment]]) -> _Columns | None:
+def _columns(lines: list[list[LineSegment]]) -> _Columns | None:
     """The columns of a table; None where the gaps of the lines do not stand below each other."""
     tabular = [line for line in lines if len(line) >= 2 and not _are_years(line)]
     if len(tabular) < 2 or 2 * sum(any(segment.is_led for segment in line) for line in tabular) > len(tabular):
@@ -201,19 +201,19 @@ def _columns(lines: list[list[Segment]]) -> _Columns | None:
     return None
 
 
-def _are_years(line: list[Segment]) -> bool:
+def _are_years(line: list[LineSegment]) -> bool:
     """Whether a line of a header names years alone."""
     return all(_YEAR.fullmatch(segment.text) for segment in line)
 
 
-def _begins_header(line: list[Segment], left: float, right: float) -> bool:
+def _begins_header(line: list[LineSegment], left: float, right: float) -> bool:
     """Whether a line leaves the column of labels empty and has no numbers but years: a header does."""
     return line[0].left > left + 0.2 * (right - left) and not any(
         _NUMERIC.fullmatch(segment.text) and not _YEAR.fullmatch(segment.text) for segment in line
     )
 
 
-def _number_extent(segment: Segment) -> tuple[float, float]:
+def _number_extent(segment: LineSegment) -> tuple[float, float]:
     """Where the digits stand: a sign of currency may stand far to the left of its number."""
     digits = [word for word in segment.words if any(map(str.isalnum, word.text))] or list(segment.words)
     return digits[0].left, max(word.right for word in digits)
@@ -229,7 +229,7 @@ def _united(extents: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return united
 
 
-def _are_aligned(full: list[list[Segment]], tabular: list[list[Segment]]) -> bool:
+def _are_aligned(full: list[list[LineSegment]], tabular: list[list[LineSegment]]) -> bool:
     """Whether the cells of each column but the first begin, end or are centred at one place in most lines."""
     if len(full) < 2:
         return False
@@ -250,7 +250,7 @@ def _are_aligned(full: list[list[Segment]], tabular: list[list[Segment]]) -> boo
     return met == total and (is_wide or len(full[0]) >= 3) and words <= 14
 
 
-def _rows(lines: list[list[Segment]], columns: _Columns) -> list[Row] | None:
+def _rows(lines: list[list[LineSegment]], columns: _Columns) -> list[Row] | None:
     first_row = next((index for index, line in enumerate(lines) if _is_data(line, columns)), None)
     if any(columns.numeric):
         of_numbers = next((index for index, line in enumerate(lines) if _has_numbers(line, columns)), None)
@@ -288,21 +288,21 @@ def _row(line: _TableLine) -> Row:
     return Row(" | ".join(line.cells).rstrip(" |").strip(), tuple(line.segments), is_cells=True)
 
 
-def _is_data(line: list[Segment], columns: _Columns) -> bool:
+def _is_data(line: list[LineSegment], columns: _Columns) -> bool:
     """Whether a line is a row: its first column is filled, and another one; a header begins behind it mostly."""
     covered = [columns.covered(segment.left, segment.right) for segment in line]
     return len(line) >= 2 and covered[0][0] == 0 and any(each[0] > 0 for each in covered[1:])
 
 
-def _has_numbers(line: list[Segment], columns: _Columns) -> bool:
+def _has_numbers(line: list[LineSegment], columns: _Columns) -> bool:
     """Whether a line is a row of numbers behind a label."""
     return _is_data(line, columns) and any(_NUMERIC.fullmatch(segment.text) for segment in line[1:])
 
 
-def _header(lines: list[list[Segment]], columns: _Columns) -> Iterator[_TableLine]:
+def _header(lines: list[list[LineSegment]], columns: _Columns) -> Iterator[_TableLine]:
     """One row of the lines above the first row; what is no header (a label, a title) stays a row of its own."""
     cells = [""] * len(columns.extents)
-    segments: list[Segment] = []
+    segments: list[LineSegment] = []
     for line in lines:
         if len(line) == 1 and columns.covered(line[0].left, line[0].right)[0] == 0:
             if segments:
@@ -317,10 +317,10 @@ def _header(lines: list[list[Segment]], columns: _Columns) -> Iterator[_TableLin
         yield _TableLine(cells, segments)
 
 
-def _headed(line: list[Segment], columns: _Columns) -> Iterator[tuple[int, Segment]]:
+def _headed(line: list[LineSegment], columns: _Columns) -> Iterator[tuple[int, LineSegment]]:
     """The columns with the segment of a header line that stands over each."""
-    owners: dict[int, Segment] = {}
-    over: list[Segment] = []
+    owners: dict[int, LineSegment] = {}
+    over: list[LineSegment] = []
     for segment in line:
         covered = columns.covered(segment.left, segment.right)
         if covered[0] == 0 and not (columns.numeric[0] or len(covered) > 1):
@@ -337,30 +337,30 @@ def _headed(line: list[Segment], columns: _Columns) -> Iterator[tuple[int, Segme
             owners[index] = segment
 
 
-def _split(line: list[Segment], columns: _Columns) -> list[Segment]:
+def _split(line: list[LineSegment], columns: _Columns) -> list[LineSegment]:
     """The segments of a header line, cut where a gap wider than a space stands between two columns."""
-    found: list[Segment] = []
+    found: list[LineSegment] = []
     for segment in line:
         current = [segment.words[0]]
         for word in segment.words[1:]:
             last = current[-1]
             is_wide = word.left - last.right > _WIDER_THAN_A_SPACE * word.size
             if is_wide and columns.covered(last.left, last.right)[-1] < columns.covered(word.left, word.right)[0]:
-                found.append(Segment(tuple(current)))
+                found.append(LineSegment(tuple(current)))
                 current = []
             current.append(word)
-        found.append(Segment(tuple(current)))
+        found.append(LineSegment(tuple(current)))
     return found
 
 
-def _spans(line: list[Segment], columns: _Columns) -> dict[Segment, list[int]]:
+def _spans(line: list[LineSegment], columns: _Columns) -> dict[LineSegment, list[int]]:
     """The columns of numbers, or all but the first, that each segment of a header spans; {} if unevenly."""
     indices = [index for index, is_number in enumerate(columns.numeric) if is_number]
     indices = indices or list(range(1, len(columns.extents)))
     if not line or len(indices) % len(line):
         return {}
     centres = {index: sum(columns.extents[index]) / 2 for index in indices}
-    spans: dict[Segment, list[int]] = {segment: [] for segment in line}
+    spans: dict[LineSegment, list[int]] = {segment: [] for segment in line}
     for index in indices:
         nearest = min(line, key=lambda segment: abs((segment.left + segment.right) / 2 - centres[index]))
         spans[nearest].append(index)
@@ -375,8 +375,8 @@ def _spans(line: list[Segment], columns: _Columns) -> dict[Segment, list[int]]:
     return spans
 
 
-def _table_line(line: list[Segment], columns: _Columns) -> _TableLine:
-    pieces: list[list[Word]] = [[] for _ in columns.extents]
+def _table_line(line: list[LineSegment], columns: _Columns) -> _TableLine:
+    pieces: list[list[PrintedWord]] = [[] for _ in columns.extents]
     for segment in line:
         is_number = bool(_NUMERIC.fullmatch(segment.text))
         left, right = _number_extent(segment) if is_number else (segment.left, segment.right)
@@ -390,7 +390,7 @@ def _table_line(line: list[Segment], columns: _Columns) -> _TableLine:
             if not word.is_glued:
                 place = max(place, reached[0])
             pieces[place].extend([word])
-    cells = [Segment(tuple(words)).text if words else "" for words in pieces]
+    cells = [LineSegment(tuple(words)).text if words else "" for words in pieces]
     return _TableLine(cells, list(line), sum(bool(_NUMERIC.fullmatch(cell)) for cell in cells[1:]))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lift.documents.pdf.words import Word
+from lift.documents.pdf.words import PrintedWord
 
 _GAP = 0.75
 _SAME_LINE = 0.35
@@ -22,10 +22,10 @@ _CURRENCIES = frozenset("$€£¥")
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class LineSegment:
     """Words beside each other; `is_led`: leader dots stand before it."""
 
-    words: tuple[Word, ...]
+    words: tuple[PrintedWord, ...]
     is_led: bool = False
 
     @property
@@ -69,9 +69,9 @@ class Segment:
         return "".join(pieces)
 
 
-def printed_lines(words: Iterable[Word]) -> list[list[Segment]]:
+def printed_lines(words: Iterable[PrintedWord]) -> list[list[LineSegment]]:
     """The segments by their printed lines from top to bottom, each from left to right."""
-    rows: list[list[Word]] = []
+    rows: list[list[PrintedWord]] = []
     for word in sorted(words, key=lambda word: -word.y):
         for row in reversed(rows[-4:]):
             if abs(row[0].y - word.y) <= _SAME_LINE * min(row[0].size, word.size):
@@ -82,7 +82,7 @@ def printed_lines(words: Iterable[Word]) -> list[list[Segment]]:
     return [segments for row in rows if (segments := _segments(_in_reading_order(row)))]
 
 
-def without_line_numbers(words: list[Word]) -> list[Word]:
+def without_line_numbers(words: list[PrintedWord]) -> list[PrintedWord]:
     """The words but for numbers that count the lines of running text in its margin."""
     lines = printed_lines(words)
     firsts = [line[0].words[0] for line in lines]
@@ -109,25 +109,25 @@ def without_line_numbers(words: list[Word]) -> list[Word]:
     return [word for word in words if id(word) not in out]
 
 
-def _is_alone(line: list[Segment]) -> bool:
+def _is_alone(line: list[LineSegment]) -> bool:
     return len(line) == 1 and len(line[0].words) == 1 and bool(_NUMBER.fullmatch(line[0].words[0].text))
 
 
-def _gap_after(line: list[Segment]) -> float:
+def _gap_after(line: list[LineSegment]) -> float:
     first = line[0].words
     return (first[1].left if len(first) > 1 else line[1].left) - first[0].right
 
 
-def _segments(words: Sequence[Word]) -> list[Segment]:
-    segments: list[Segment] = []
-    current: list[Word] = []
+def _segments(words: Sequence[PrintedWord]) -> list[LineSegment]:
+    segments: list[LineSegment] = []
+    current: list[PrintedWord] = []
     is_led = False
     dots = 0
 
     def close() -> None:
         nonlocal current
         if current:
-            segments.append(Segment(tuple(current), is_led))
+            segments.append(LineSegment(tuple(current), is_led))
         current = []
 
     pieces = [piece for word in words for piece in _parted(word)]
@@ -150,7 +150,7 @@ def _segments(words: Sequence[Word]) -> list[Segment]:
     return segments
 
 
-def _parted(word: Word) -> list[Word]:
+def _parted(word: PrintedWord) -> list[PrintedWord]:
     """The word, leader dots that it holds apart from what stands before and behind them."""
     found = _LEADERS.search(word.text)
     if found is None or found.group() == word.text or "_" in found.group():
@@ -158,7 +158,9 @@ def _parted(word: Word) -> list[Word]:
     width = (word.right - word.left) / len(word.text)
     parts = [(0, found.start()), found.span(), (found.end(), len(word.text))]
     return [
-        Word(word.text[start:end], word.left + width * start, word.left + width * end, word.y, word.size, word.is_bold)
+        PrintedWord(
+            word.text[start:end], word.left + width * start, word.left + width * end, word.y, word.size, word.is_bold
+        )
         for start, end in parts
         if start < end
     ]
@@ -178,7 +180,7 @@ def _lone_dots(texts: list[str]) -> set[int]:
     return found
 
 
-def _in_reading_order(words: list[Word]) -> list[Word]:
+def _in_reading_order(words: list[PrintedWord]) -> list[PrintedWord]:
     """From left to right, or from right to left where most letters are; numbers and names stay as they are."""
     words = sorted(words, key=lambda word: word.left)
     marks = [_is_right_to_left(word.text) for word in words]
@@ -186,8 +188,8 @@ def _in_reading_order(words: list[Word]) -> list[Word]:
         return words
     words.reverse()
     marks.reverse()
-    ordered: list[Word] = []
-    run: list[Word] = []
+    ordered: list[PrintedWord] = []
+    run: list[PrintedWord] = []
     for word, mark in zip(words, marks, strict=True):
         if mark is False:
             run.insert(0, word)

@@ -47,7 +47,7 @@ _MAX_CAPTION_SENTENCES = 4
 
 
 @dataclass(frozen=True)
-class TableRow:
+class DocumentTableRow:
     """A row with values: its sentence, its cells (the first is its label), and the label of the rows it stands among.
 
     `group` is what the row says itself ("Net sales: Products"), else the label above it, "" where there is none.
@@ -59,7 +59,7 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class DocumentTable:
     """A table as the text has it.
 
     `columns` are the words of the header over each cell, the first of them over the labels; none without a header.
@@ -69,7 +69,7 @@ class Table:
 
     columns: tuple[str, ...]
     header: tuple[Sentence, ...]
-    rows: tuple[TableRow, ...]
+    rows: tuple[DocumentTableRow, ...]
     context: tuple[Sentence, ...] = ()
     unit: str | None = None
     excepted: frozenset[str] = field(default=frozenset())
@@ -108,9 +108,9 @@ def is_amount(cell: str) -> bool:
     return bool(_AMOUNT.fullmatch(cell)) and not _YEAR.fullmatch(cell)
 
 
-def find_tables(sentences: Sequence[Sentence]) -> list[Table]:
+def find_tables(sentences: Sequence[Sentence]) -> list[DocumentTable]:
     """The tables of a text in order; a run of rows without any header is a table without columns."""
-    found: list[Table] = []
+    found: list[DocumentTable] = []
     last_line = -1
     for first, run in _runs(sentences):
         table = _table(run, sentences[max(first - _MAX_CAPTION_SENTENCES, 0) : first])
@@ -123,7 +123,7 @@ def find_tables(sentences: Sequence[Sentence]) -> list[Table]:
     return found
 
 
-def _width(table: Table) -> int:
+def _width(table: DocumentTable) -> int:
     """The cells of the table's last row, 0 where it has none."""
     return len(table.rows[-1].cells) if table.rows else 0
 
@@ -157,11 +157,11 @@ def _trimmed(
         yield first, run
 
 
-def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[Sentence]) -> Table:
+def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[Sentence]) -> DocumentTable:
     width = max(len(cells) for _, cells in lines)
     header = _header(lines, width)
     columns = _columns([cells for _, cells in lines[: len(header)]], width) if header else ()
-    rows: list[TableRow] = []
+    rows: list[DocumentTableRow] = []
     group = ""
     for sentence, read in lines[len(header) :]:
         cells = _under_columns(read, columns)
@@ -169,7 +169,7 @@ def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[S
             group = label(cells[0])
         else:
             own, named = _own_group(cells[0])
-            rows.append(TableRow(sentence, (named, *cells[1:]), own or group))
+            rows.append(DocumentTableRow(sentence, (named, *cells[1:]), own or group))
     captions = [each for each in before if _is_caption(each, lines[0][0])]
     told = [*captions, *header]
     unit_in = next((each for each in reversed(told) if _UNIT.search(each.text)), None)
@@ -178,7 +178,7 @@ def _table(lines: Sequence[tuple[Sentence, tuple[str, ...]]], before: Sequence[S
     columns = _with_whole_periods(columns, spanning.text.strip() if spanning else "")
     beside = {each.index: each for each in (unit_in, spanning) if each is not None and each not in header}
     context = [*(beside[index] for index in sorted(beside)), *header]
-    return Table(columns, tuple(header), tuple(rows), tuple(context), unit, excepted)
+    return DocumentTable(columns, tuple(header), tuple(rows), tuple(context), unit, excepted)
 
 
 def _under_columns(cells: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:

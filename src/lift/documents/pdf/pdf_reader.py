@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lift.documents.blocks import Content, one_line
 from lift.documents.document import READ_BY_RECOGNITION, Omission
+from lift.documents.pdf.page_blocks import MAX_HEADING_CHARS, blocks_of_pages, squeezed
 from lift.documents.pdf.page_lines import PageLine, lines_of_page
-from lift.documents.pdf.paragraphs import MAX_HEADING_CHARS, blocks_of_pages, squeezed
 from lift.documents.pdf.running_heads import HEADING_SCALE, body_size, without_contents, without_running_heads
 from lift.documents.pdf.words import MUCH_TEXT_CHARS, PageWords, read_page_words
 from lift.errors import DocumentError
