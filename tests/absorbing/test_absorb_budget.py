@@ -187,6 +187,7 @@ def test_a_text_is_added_in_time(tiny_model: BaseModel) -> None:
     assert events[-1].memory.manifest.cost.steps > memory.manifest.cost.steps
 
 
+@pytest.mark.slow
 def test_rehearsing_after_an_absorption_ends_in_the_same_budget(tiny_model: BaseModel) -> None:
     machine = Machine(tiny_model.model, slowness=random_load(4))
     recipe = load_recipe("default", ENDLESS)

@@ -137,7 +137,7 @@ class FactorOperations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("activated", ["true", "false"])
+@pytest.mark.parametrize("activated", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_a_text_is_added_by_the_operations_that_absorb_the_first(
     tiny_model: BaseModel, library: MemoryLibrary, activated: str
 ) -> None:
@@ -410,6 +410,7 @@ def test_nothing_is_trained_where_enough_is_known(
     assert all(torch.equal(state[key], before[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, recalled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,6 +433,7 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     assert any(not torch.allclose(stored[key].float(), last[key], rtol=1e-2, atol=1e-6) for key in best)
 
 
+@pytest.mark.slow
 def test_rehearsing_stops_at_the_budget(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_an_unknown_memory_ends_in_one_sentence(command: list[str]) -> None:
     assert "'nosuch'" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_model_ends_in_one_sentence() -> None:
     result = lift("absorb", str(README), "--name", "x", "--model", "/nosuch")
     assert_one_sentence(result, 1)

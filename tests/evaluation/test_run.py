@@ -275,6 +275,7 @@ def lines_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_answered_from_before(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     list(Evaluation(plan(data, "bm25", "lift:none"), out, tiny_model).run())

@@ -120,6 +120,7 @@ def test_eight_threads_with_eight_memories_get_the_answers_of_each_memory_alone(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_threads_that_share_memories_and_ask_in_batches_get_the_same_answers(library: lift.Library) -> None:
     memories = [library[name] for name in library]
     everything = [(memory, question) for memory in memories for question in QUESTIONS]
