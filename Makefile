@@ -32,7 +32,7 @@ docs: $(VENV)/.setup-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: $(VENV)/.setup-dev
-	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 # one after the other: they measure, and use all processors by themselves
 test-slow: $(VENV)/.setup-dev
