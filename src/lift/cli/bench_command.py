@@ -18,6 +18,7 @@ from lift.cli.bench_tables import (
     show_threads,
 )
 from lift.cli.options import (
+    BaseGgufOption,
     JsonOption,
     LibraryOption,
     ModelOption,
@@ -434,15 +435,7 @@ def parity(
     vllm: Annotated[
         Path | None, typer.Option("--vllm", metavar="FILE", help="The program.", show_default="from the PATH")
     ] = None,
-    base_gguf: Annotated[
-        Path | None,
-        typer.Option(
-            "--base-gguf",
-            metavar="FILE",
-            help="The base model as llama.cpp reads it.",
-            show_default="the file it was loaded from",
-        ),
-    ] = None,
+    base_gguf: BaseGgufOption = None,
     questions: Annotated[
         int, typer.Option("--questions", min=1, metavar="N", help="At most so many held-out questions a memory.")
     ] = 100,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lift.cli import progress
-from lift.cli.options import JsonOption, LibraryOption, MemoryModelOption, ModelOption, TitleOption, read_documents
+from lift.cli.options import (
+    BaseGgufOption,
+    JsonOption,
+    LibraryOption,
+    MemoryModelOption,
+    ModelOption,
+    TitleOption,
+    read_documents,
+)
 from lift.cli.output import format_recall, print_facts, remark, write_json
 
 if TYPE_CHECKING:
@@ -59,15 +67,7 @@ def export(
         int, typer.Option("--questions", min=1, metavar="N", help="At most so many held-out questions.")
     ] = 100,
     as_gguf: Annotated[bool, typer.Option("--gguf", help="With merged: one GGUF file, for llama.cpp.")] = False,
-    base_gguf: Annotated[
-        Path | None,
-        typer.Option(
-            "--base-gguf",
-            metavar="FILE",
-            help="The base model as llama.cpp reads it.",
-            show_default="the file it was loaded from",
-        ),
-    ] = None,
+    base_gguf: BaseGgufOption = None,
     model: MemoryModelOption = None,
     library: LibraryOption = None,
     as_json: JsonOption = False,

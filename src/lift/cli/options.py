@@ -53,6 +53,15 @@ ModelOption = Annotated[
         help="Base model: smollm2, a transformers directory, a GGUF file, a hub id, or openai:NAME to fine-tune there.",
     ),
 ]
+BaseGgufOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--base-gguf",
+        metavar="FILE",
+        help="The base model as llama.cpp reads it.",
+        show_default="the file it was loaded from",
+    ),
+]
 MemoryModelOption = Annotated[
     str | None,
     typer.Option(

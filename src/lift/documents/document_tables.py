@@ -28,9 +28,10 @@ _UNIT = re.compile(
     r"(?P<size>thousands|millions|billions)\b(?:\s+of\s+(?P<of>[\w.$ ]{2,20}?)(?=[,;).]|\s+except|$))?",
     re.IGNORECASE,
 )
+PERIOD_COUNT = r"(?:three|six|nine|twelve|thirteen|twenty-six|thirty-nine|fifty-two|\d{1,2})"
 # "Nine Months Ended", which the dates of the columns complete; "Year ended June 30,", which their years complete.
 _OPEN_PERIOD = re.compile(
-    r"(?P<span>(?:(?:three|six|nine|twelve|thirteen|twenty-six|thirty-nine|fifty-two|\d{1,2}) (?:months|weeks)|"
+    rf"(?P<span>(?:{PERIOD_COUNT} (?:months|weeks)|"
     r"(?:fiscal )?(?:year|quarter)s?) ended)(?P<day>,? [A-Z][a-z]{2,8}\.? \d{1,2})?,?",
     re.IGNORECASE,
 )

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Set
 
-from lift.documents.document_tables import DocumentTable, DocumentTableRow, is_amount, label
+from lift.documents.document_tables import PERIOD_COUNT, DocumentTable, DocumentTableRow, is_amount, label
 from lift.tasks.rules.lexicon import words
 from lift.tasks.task import Task
 
@@ -23,20 +23,11 @@ _MONTH = (
 )
 _DATE = rf"(?:{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}|\d{{1,2}} {_MONTH} \d{{4}}|{_MONTH},? \d{{4}})"
 _YEAR = r"(?:19|20)\d\d"
-_COUNTS = r"(?:three|six|nine|twelve|\d{1,2}|thirteen|twenty-six|thirty-nine|fifty-two)"
 _PERIODS = (
-    (re.compile(rf"(?:the )?(?P<p>{_COUNTS} (?:months|weeks) ended),? (?P<d>{_DATE})", re.I), "for the {p} {d}"),
+    (re.compile(rf"(?:the )?(?P<p>{PERIOD_COUNT} (?:months|weeks) ended),? (?P<d>{_DATE})", re.I), "for the {p} {d}"),
     (
         re.compile(rf"(?:the )?(?P<p>(?:fiscal )?(?:year|quarter|half|period)s? ended),? (?P<d>{_DATE})", re.I),
         "for the {p} {d}",
-    ),
-    (
-        re.compile(rf"(?P<p>{_COUNTS} (?:months|weeks) ended),? (?P<m>{_MONTH} \d{{1,2}}),? (?P<d>{_YEAR})", re.I),
-        "for the {p} {m}, {d}",
-    ),
-    (
-        re.compile(rf"(?P<p>(?:fiscal )?(?:year|quarter)s? ended),? (?P<m>{_MONTH} \d{{1,2}}),? (?P<d>{_YEAR})", re.I),
-        "for the {p} {m}, {d}",
     ),
     (re.compile(rf"(?:(?:as )?(?:of|at) )?(?P<d>{_DATE})", re.I), "as of {d}"),
     (re.compile(rf"(?P<p>fy|fiscal(?: year)?) ?(?P<d>{_YEAR})", re.I), "in {p} {d}"),
