@@ -52,7 +52,7 @@ from lift.packing.prompts import (
     prompt_ids,
 )
 
-VERSION = 7  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 8  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
