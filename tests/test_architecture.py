@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import sys
@@ -44,6 +45,7 @@ ORDER = [
 DOORS = ["api", "server", "cli"]
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Dotted name below lift -> file; packages by their own name."""
     found = {}
@@ -53,6 +55,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def runtime_imports(path: Path) -> set[str]:
     """Dotted names below lift that `path` imports when it runs, at its top or within functions."""
     known = modules()

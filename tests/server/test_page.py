@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
+import loopback
 import pytest
 from conftest import tiny_llama
 
@@ -63,7 +63,7 @@ class Server:
         assert self.process.stdout is not None
         started = json.loads(self.process.stdout.readline())
         self.url: str = started["url"]
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_MS / 1000)
+        self.http = loopback.Client(base_url=self.url, timeout=PATIENCE_MS / 1000)
 
     def order(self, text: str, source: str, **order: Any) -> str:
         """Upload a text and order its absorption; the job's id."""

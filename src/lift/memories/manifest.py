@@ -8,6 +8,7 @@ be a path, a control character for a terminal, or a number out of range.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import unicodedata
@@ -356,13 +357,15 @@ def first_problem(error: ValidationError) -> str:
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that shape a memory, read without importing them."""
-    versions = {}
-    for package, distribution in _RECORDED_PACKAGES.items():
-        try:
-            versions[package] = version(distribution)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return versions
+    return {package: _installed_version(distribution) for package, distribution in _RECORDED_PACKAGES.items()}
+
+
+@functools.cache
+def _installed_version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed as a package"
 
 
 def _damaged(path: Path, reason: str) -> LibraryError:
