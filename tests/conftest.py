@@ -23,10 +23,10 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# CI tries the same examples every time: what it says is about the change. New ones are found at the desk.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# CI tries the same examples every time: what it says is about the change. New ones are found at the desk, a few a run.
+hypothesis.settings.register_profile("ci", derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("desk", max_examples=20)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 _USERS_CACHE = os.environ.get("LIFT_CACHE")
 
 

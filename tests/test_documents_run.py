@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import loopback
 import pytest
 import typer.main
 
@@ -293,7 +294,7 @@ def await_server(process: subprocess.Popen[str], port: int, patience_s: float = 
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the server ended with status {process.returncode}"
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").is_success:
+            if loopback.get(f"http://127.0.0.1:{port}/readyz").is_success:
                 return
         time.sleep(0.5)
     pytest.fail(f"the server was not ready after {patience_s} s")

@@ -102,6 +102,14 @@ class RemoteError(LiftError):
     """A remote fine-tuning service refused, failed, or answered what could not be understood."""
 
 
+class ExportError(LiftError):
+    """A memory cannot go to another program, cannot be read from one, or could not be replayed there."""
+
+
+class HubError(LiftError):
+    """A hub refused, could not be reached, or keeps what is no memory under that name."""
+
+
 class BenchError(LiftError):
     """A part of a benchmark, run in a process of its own, failed or was ended."""
 

@@ -93,7 +93,9 @@ PROFILES: dict[str, Callable[[float], float]] = {
 }
 
 
-@pytest.mark.parametrize("profile", list(PROFILES))
+@pytest.mark.parametrize(
+    "profile", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in PROFILES if name != "random")]
+)
 def test_a_budget_ends_in_time_with_a_memory_and_says_when_from_the_first(tiny_model: BaseModel, profile: str) -> None:
     run = Run(tiny_model, Machine(tiny_model.model, slowness=PROFILES[profile]), 120.0, DOCUMENT)
     assert 0.85 * 120 < run.ended_s <= 1.05 * 120
@@ -105,6 +107,7 @@ def test_a_budget_ends_in_time_with_a_memory_and_says_when_from_the_first(tiny_m
     assert run.memory.manifest.recall.probed > 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=6)
 @given(
     budget_s=st.floats(30, 300),
@@ -125,7 +128,10 @@ def test_whatever_the_machine_does_a_memory_comes_and_not_late(
     assert all(eta >= 0 for _, eta in run.told)
 
 
-@pytest.mark.parametrize("recipe", ["lift-v3", "lift-v5", "finetune-raw", "lift-v3-qmsum"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["lift-v3", "finetune-raw", *(pytest.param(n, marks=pytest.mark.slow) for n in ("lift-v5", "lift-v3-qmsum"))],
+)
 def test_recipes_of_long_batches_are_shortened_to_the_budget(tiny_model: BaseModel, recipe: str) -> None:
     machine = Machine(tiny_model.model, s_per_token=0.02)
     chosen = load_recipe(recipe, ["generator.kind=rules", "generator.form=questions", "attention.epochs=0"])
@@ -153,6 +159,7 @@ def test_a_text_larger_than_the_budget_is_absorbed_in_part_and_that_is_said(tiny
     assert any("larger than the budget" in said for said in run.planned[0].warnings)
 
 
+@pytest.mark.slow
 def test_the_plan_is_made_anew_when_the_machine_turns(tiny_model: BaseModel) -> None:
     machine = Machine(tiny_model.model, 0.004, slowness=lambda now: 6.0 if now > 25 else 1.0)
     run = Run(tiny_model, machine, 120.0, LONG)
@@ -162,6 +169,7 @@ def test_the_plan_is_made_anew_when_the_machine_turns(tiny_model: BaseModel) -> 
     assert any("quicker" in said for event in run.planned[1:] for said in event.warnings)
 
 
+@pytest.mark.slow
 def test_a_training_without_a_budget_tells_its_end(tiny_model: BaseModel) -> None:
     run = Run(tiny_model, Machine(tiny_model.model), None, DOCUMENT, "training.epochs=6")
     assert run.worst_eta_error(0.1) < 0.15
@@ -179,6 +187,7 @@ def test_a_text_is_added_in_time(tiny_model: BaseModel) -> None:
     assert events[-1].memory.manifest.cost.steps > memory.manifest.cost.steps
 
 
+@pytest.mark.slow
 def test_rehearsing_after_an_absorption_ends_in_the_same_budget(tiny_model: BaseModel) -> None:
     machine = Machine(tiny_model.model, slowness=random_load(4))
     recipe = load_recipe("default", ENDLESS)
@@ -189,7 +198,7 @@ def test_rehearsing_after_an_absorption_ends_in_the_same_budget(tiny_model: Base
     assert machine.now <= 63
 
 
-@pytest.mark.parametrize("s_per_token", [0.0001, 0.01, 1.0])
+@pytest.mark.parametrize("s_per_token", [pytest.param(0.0001, marks=pytest.mark.slow), 0.01, 1.0])
 def test_a_calibration_takes_no_longer_than_it_may(tiny_model: BaseModel, s_per_token: float) -> None:
     recipe = load_recipe("default", ["adapter.rank=2", "training.batch_tokens=8192", "adapter.warm_start=none"])
     made = prepare_document(LONG, tiny_model, recipe)

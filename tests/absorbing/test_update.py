@@ -137,7 +137,7 @@ class FactorOperations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("activated", ["true", "false"])
+@pytest.mark.parametrize("activated", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_a_text_is_added_by_the_operations_that_absorb_the_first(
     tiny_model: BaseModel, library: MemoryLibrary, activated: str
 ) -> None:
@@ -295,6 +295,7 @@ def test_stopping_an_addition_leaves_the_old_memory_and_says_so(
     assert is_untouched(tiny_model)
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryLibrary) -> None:
     memory = absorb(tiny_model, library)
     endless = memory.manifest.recipe | {"training": {**memory.manifest.recipe["training"], "epochs": 100_000}}
@@ -308,9 +309,12 @@ def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryL
     "overrides",
     [
         ("adapter.kind=pissa",),
-        ("adapter.kind=dora",),
+        pytest.param(("adapter.kind=dora",), marks=pytest.mark.slow),
         ("adapter.kind=gated-memory", "adapter.width=2"),
-        ("adapter.kind=gated-memory", "adapter.gate=exact", "adapter.layers=[1]", "adapter.start=published"),
+        pytest.param(
+            ("adapter.kind=gated-memory", "adapter.gate=exact", "adapter.layers=[1]", "adapter.start=published"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["pissa", "dora", "gated memory", "exact gate"],
 )
@@ -406,6 +410,7 @@ def test_nothing_is_trained_where_enough_is_known(
     assert all(torch.equal(state[key], before[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, recalled: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +433,7 @@ def test_three_rounds_in_vain_end_it_and_the_best_round_is_kept(
     assert any(not torch.allclose(stored[key].float(), last[key], rtol=1e-2, atol=1e-6) for key in best)
 
 
+@pytest.mark.slow
 def test_rehearsing_stops_at_the_budget(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,7 @@ def assignments(draw: st.DrawFn) -> tuple[list[list[int]], int]:
     return draw(st.permutations([each for each in used if each])), len(owners)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(assignments(), st.sampled_from([(), (1,), (3,), (70,)]), st.lists(st.integers(1, 3), min_size=4, max_size=4))
 def test_every_row_gets_the_update_of_its_own_memory(
     assigned: tuple[list[list[int]], int], tokens: tuple[int, ...], ranks: list[int]

@@ -115,6 +115,7 @@ def found_in_dialogues(searched: Callable[[list[tuple[str, str]], str], str]) ->
     return found
 
 
+@pytest.mark.slow
 def test_the_evidence_of_follow_ups_is_found() -> None:
     assert found_in_dialogues(lambda _exchanges, question: question) <= 14
     assert found_in_dialogues(lambda exchanges, question: pose_question(exchanges, question).searched) >= 18

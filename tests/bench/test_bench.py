@@ -464,6 +464,7 @@ def absorb_job(base: BaseModel, directory: Path) -> dict[str, Any]:
     return {**bench.job, "model": str(directory), **asdict(ONE_PROBE), "seed": 0, "options": None}
 
 
+@pytest.mark.slow
 def test_a_job_in_its_own_process_gives_what_it_gives_here(tiny_model: BaseModel, tiny_directory: Path) -> None:
     job = absorb_job(tiny_model, tiny_directory)
     there, here = in_own_process(job), perform(job)

@@ -162,6 +162,7 @@ def test_ctrl_c_before_the_training_stops_at_once(
     assert printed("list", *place.at) == []
 
 
+@pytest.mark.slow
 def test_until_rehearses_and_says_how_recall_went(
     place: Place, printed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_table_says_what_was_not_reached(
     assert "trainer, padded, batch 16, rate 0.001, seed 0: recall 25% after 60 s, not 60%" in captured.err
 
 
+@pytest.mark.slow
 def test_serving_beside_one_client_and_a_naive_server(
     tiny_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

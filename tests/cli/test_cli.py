@@ -1,7 +1,9 @@
-"""The `lift` command as its users meet it: a process of its own, its exit status, and what it prints where."""
+"""The `lift` command as its users meet it: its exit status, and what it prints where."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lift.cli import run
 from lift.cli.options import CONTEXT_NAMES, parse_duration
 from lift.cli.output import format_bytes, format_seconds
 from lift.errors import UsageError
@@ -19,8 +22,21 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 COMMANDS = ["absorb", "plan", "ask", "chat", "list", "show", "rename", "remove", "verify", "recipes", "models"]
 
 
-def lift(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def lift_process(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The installed command, in a process of its own."""
     return subprocess.run([LIFT, *args], input=stdin, capture_output=True, text=True, timeout=120, check=False)
+
+
+def lift(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The same command line in this process, which has imported everything already."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode("utf-8")), "utf-8"))
+        status = run(args)
+    return subprocess.CompletedProcess(list(args), status, out.getvalue(), err.getvalue())
 
 
 def assert_one_sentence(result: subprocess.CompletedProcess[str], status: int) -> None:
@@ -43,7 +59,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def test_help_names_every_command() -> None:
-    result = lift("--help")
+    result = lift_process("--help")
     assert result.returncode == 0
     assert all(f"\n  {command} " in result.stdout for command in COMMANDS)
 
@@ -59,7 +75,7 @@ def test_help_of_a_command_has_an_example_and_json(command: str) -> None:
 
 @pytest.mark.parametrize("module", ["lift", "lift.cli"])
 def test_importing_brings_in_nothing_heavy(module: str) -> None:
-    heavy = {"torch", "transformers", "spacy", "pydantic", "numpy", "rich", "pypdf", "lxml", "peft"}
+    heavy = {"torch", "transformers", "spacy", "pydantic", "numpy", "rich", "pypdfium2", "lxml", "peft"}
     code = f"import sys, {module}; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(result.stdout.split())
@@ -75,7 +91,7 @@ def test_the_names_of_the_package_are_there() -> None:
 def test_version() -> None:
     from lift import __version__
 
-    assert lift("--version").stdout == f"lift {__version__}\n"
+    assert lift_process("--version").stdout == f"lift {__version__}\n"
 
 
 def test_an_empty_library() -> None:
@@ -117,6 +133,12 @@ def test_an_unknown_model_ends_in_one_sentence() -> None:
     result = lift("absorb", str(README), "--name", "x", "--model", "/nosuch")
     assert_one_sentence(result, 1)
     assert "/nosuch" in result.stderr
+
+
+def test_a_process_ends_in_the_same_sentence_and_status() -> None:
+    for args, status in ((["ask", "nosuch", "Who?"], 1), (["ask", "x"], 2), ([], 2)):
+        alone, here = lift_process(*args), lift(*args)
+        assert (alone.returncode, alone.stdout, alone.stderr) == (status, here.stdout, here.stderr)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +184,7 @@ def test_no_command_shows_the_help_as_an_error() -> None:
 
 def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFT_DEBUG", "1")
-    result = lift("show", "nosuch")
+    result = lift_process("show", "nosuch")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("lift: ")

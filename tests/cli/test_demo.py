@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,11 @@ def answers() -> Iterator[Any]:
 
 
 @pytest.fixture
-def demo(answers: Any) -> Any:
-    return importlib.import_module("demo")
+def demo(answers: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The demo's module; its stated time begins with the test, since the test's process is older than the demo's is."""
+    module = importlib.import_module("demo")
+    monkeypatch.setattr(module, "process_started", time.monotonic)
+    return module
 
 
 class Scripted:

@@ -17,7 +17,7 @@ from conftest import tiny_llama
 from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answer import Answer, Evidence
 from lift.cli import run
-from lift.cli.output import print_support
+from lift.cli.output import print_source, print_support
 from lift.cli.progress import Lines
 from lift.documents import document as documents
 
@@ -418,3 +418,43 @@ def test_a_text_without_held_out_questions_is_told_so_before_the_training(
     options = ["--set", "tasks.held_out_per_sentence=0", "--name", "plain"]
     assert place.absorb(*options) == 0
     assert "no recall report" in capsys.readouterr().err
+
+
+def test_show_source_prints_the_text_as_it_was_read(quill: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["show", "quill", "--source", *quill.at]) == 0
+    shown = capsys.readouterr().out
+    assert "Ada Quill founded the lighthouse museum of Port Merrow in 1911. The museum owns 42 lenses." in shown
+    assert shown.count("Visitors") == 1  # a heading that the text has is not said again
+    assert run(["show", "quill", "--source", "--json", *quill.at]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["text"].startswith("The lighthouse museum")
+    assert [place["heading"] for place in told["places"]] == ["The lighthouse museum", "Visitors"]
+    assert told["language"] == "en" and told["left_out"] == [] and told["warnings"] == []
+
+
+def test_pages_are_marked_where_they_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Rent\n\nIt is due in May. It is paid\nin gold."
+    places = (documents.Place(0, 1, "Rent"), documents.Place(24, 2, "Rent"))
+    print_source(documents.Document("T", text, "t.pdf", places))
+    assert capsys.readouterr().out == "[page 1]\nRent\n\nIt is due in May. [page 2] It is paid\nin gold.\n"
+
+
+def test_what_was_left_out_is_told_at_the_end_and_in_the_plan(
+    quill: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The keeper of the lamp was Ada Quill. She lit it at nine.", "utf-8")
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    common = [str(folder), "--model", str(quill.model), *QUICK, "--json"]
+    capsys.readouterr()
+    assert run(["plan", *common]) == 0
+    planned = capsys.readouterr()
+    assert "b.png: 1 file that cannot be read was left out." in json.loads(planned.out)["warnings"][0]
+    assert "PNG image" in planned.err
+    library = ["--library", str(tmp_path / "library")]
+    assert run(["absorb", *common, "--name", "folder", *library]) == 0
+    assert "b.png" in json.loads(capsys.readouterr().out)["left_out"][0]
+    assert run(["show", "folder", "--json", *library]) == 0
+    assert json.loads(capsys.readouterr().out)["document"]["omissions"][0]["kind"] == "file that cannot be read"

@@ -12,7 +12,7 @@ from memory_drafts import make_draft
 
 from lift.answering.answer import Answer, Evidence
 from lift.cli.output import answer_record, print_support
-from lift.documents.document import Document, Place, join_documents
+from lift.documents.document import Document, Omission, Place, join_documents
 from lift.documents.sentences import split_sentences
 from lift.memories.library import MemoryLibrary
 from lift.server.engine_answers import evidence_fields
@@ -126,7 +126,7 @@ def test_files_of_one_name_are_told_apart_by_their_directories_and_else_by_their
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("ab/\\.", max_size=6), min_size=2, max_size=5))
 def test_no_two_documents_of_one_title_and_heading_have_the_same_place(sources: list[str]) -> None:
     shown = shown_places(*(agreement(source) for source in sources))
@@ -150,7 +150,7 @@ def test_the_file_stands_in_printed_answers_in_json_and_over_http(
     assert evidence_fields(evidence)["place"] == {"page": 2, "heading": "Fees", "file": "south.docx"}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(TEXTS)
 def test_sentences_of_the_whole_are_those_of_the_parts(texts: list[str]) -> None:
     parts = [Document(f"T{number}", text, f"{number}.txt") for number, text in enumerate(texts)]
@@ -159,3 +159,25 @@ def test_sentences_of_the_whole_are_those_of_the_parts(texts: list[str]) -> None
     for part, split in zip(joined.parts, joined.split(), strict=True):
         expected += [(each.text, part.start + each.start) for each in split_sentences(split.text)]
     assert [(each.text, each.start) for each in split_sentences(joined.text)] == expected
+
+
+def test_what_was_left_out_is_told_by_kind_and_page() -> None:
+    omissions = (Omission("page without text", 2), Omission("image", 3), Omission("page without text", 9))
+    document = Document("T", "text", "a.pdf", omissions=omissions)
+    assert document.warnings == (
+        "2 pages without text were left out (pages 2 and 9).",
+        "1 image was left out (page 3).",
+    )
+    joined = join_documents([document, Document("U", "more", "b.pdf")])
+    assert joined.warnings[1] == "a.pdf: 1 image was left out (page 3)."
+
+
+def test_kinds_of_omissions_have_their_plural() -> None:
+    kinds = ["hidden panel", "list of teasers", "text box", "chapter that does not open"]
+    document = Document("T", "text", "a", omissions=tuple(Omission(kind) for kind in kinds for _ in range(2)))
+    assert document.warnings == (
+        "2 hidden panels were left out.",
+        "2 lists of teasers were left out.",
+        "2 text boxes were left out.",
+        "2 chapters that do not open were left out.",
+    )

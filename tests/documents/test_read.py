@@ -356,13 +356,13 @@ def test_a_pdf_of_too_many_pages_is_refused(tmp_path: Path, monkeypatch: pytest.
     said = ("Ada Quill founded the museum.", "A storm took the tower.", "Nobody came back.")
     source = write(tmp_path / "long.pdf", pdf([[(12, 700, text)] for text in said]))
     assert said[2] in read_document(source).text
-    monkeypatch.setattr("lift.documents.pdf.MAX_PAGES", 2)
+    monkeypatch.setattr("lift.documents.pdf.pdf_reader.MAX_PAGES", 2)
     with pytest.raises(DocumentError, match="at most 2 pages"):
         parse_document(source.read_bytes(), source.name)
 
 
 def test_scanned_encrypted_and_broken_pdf_are_refused(tmp_path: Path) -> None:
-    assert "OCR" in refusal(write(tmp_path / "scan.pdf", pdf([[], []])))
+    assert "--ocr" in refusal(write(tmp_path / "scan.pdf", pdf([[], []])))
     whole = pdf([lines(700, "Some text.")])
     assert "cannot be read" in refusal(write(tmp_path / "broken.pdf", b"%PDF-1.4\n" + b"rubbish " * 50))
     assert "cannot be read" in refusal(write(tmp_path / "short.pdf", whole[:60]))
@@ -506,7 +506,6 @@ def test_file_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "JPEG"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "docx"),
-        (b"{\\rtf1 hello}", "RTF"),
         (b"\xff\xfeh\x00\x00\xd8", "UTF-8"),
     ],
 )
@@ -599,3 +598,53 @@ def test_a_long_text_is_not_refused_for_where_its_beginning_is_cut(encoding: str
     except (UnicodeEncodeError, DocumentError):
         assume(False)
     reading.check_readable(whole[: reading.HEAD_BYTES], "long.txt", len(whole))
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(text[start : start + width] for start in range(0, len(text), width))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "港口位于岛的南端，每天早上九点有一班渡船开往对岸的小镇。渡船由安德斯家族经营了三代，船长从未换过。"
+        "冬天如果结冰，渡船会停航，镇上的人就只能绕远路走陆桥去买东西。",
+        "灯台は島の南にあり、毎朝九時に対岸の町へ渡し船が出る。船は三代にわたって同じ家族が動かしてきた。"
+        "冬に氷が張ると船は休みになり、町の人々は遠回りをして陸の橋を渡って買い物に行く。",
+    ],
+)
+@pytest.mark.parametrize("width", [18, 20, 30])
+def test_wrapped_lines_of_scripts_without_spaces_are_joined_without_any(text: str, width: int) -> None:
+    assert document_from_text(_wrapped(text, width), "T").text == text
+
+
+def test_wrapped_lines_of_a_script_without_capitals_are_joined() -> None:
+    words = "הנמל נמצא בדרום האי וכל בוקר בתשע יוצאת ממנו מעבורת אל העיירה שמעבר למים וחוזרת בצהריים עם דואר ולחם"
+    lines, line = [], ""
+    for word in words.split():
+        if len(line) + len(word) > 44:
+            lines.append(line.strip())
+            line = ""
+        line += f"{word} "
+    assert document_from_text("\n".join([*lines, line.strip()]), "T").text == words
+
+
+def test_lines_of_a_poem_without_capitals_stay() -> None:
+    poem = "床前明月光，\n疑是地上霜。\n举头望明月，\n低头思故乡。"
+    assert document_from_text(poem, "T").text == poem
+
+
+def test_line_break_in_the_source_of_a_page_is_no_space_between_wide_characters(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text("<html><body><p>灯台は南に\n   ある。The lamp\nis lit.</p></body></html>", "utf-8")
+    assert read_document(file).text == "灯台は南にある。The lamp is lit."
+
+
+def test_items_under_marks_of_a_wrapped_text_stay_apart() -> None:
+    items = [
+        f"{mark} Every guest brings a coat and a pair of boots that keep the water out"
+        for mark in ("●", "○", "·", "➢", "✓", "→", "\uf0a7")
+    ]
+    prose = "The list below names all that a guest has to bring along\nwhen the ferry leaves in the early morning hours"
+    text = document_from_text("\n".join([prose, "", *items]), "T").text
+    assert text.split("\n\n")[1].split("\n") == items

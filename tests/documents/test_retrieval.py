@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 from lift.documents.retrieval import SentenceIndex
-from lift.documents.sentences import Sentence
+from lift.documents.sentences import Sentence, split_sentences
 
 TEXTS = [
     "Ada Quill founded the lighthouse museum of Port Merrow in 1911.",
@@ -75,3 +75,29 @@ def test_a_document_without_words_is_searched_in_vain() -> None:
     empty = SentenceIndex([Sentence(0, "...", 0, 3, 0)])
     assert empty.search("Who?", 3) == []
     assert len(empty.evidence("Who?", 3)) == 1
+
+
+def test_words_of_scripts_without_spaces_are_found_by_two_characters() -> None:
+    found = index(
+        ["渡船每天早上九点开往对岸。", "磨坊是安德斯于1742年建的。", "客栈二月关门。", "The Grey Heron 号很旧。"]
+    )
+    assert found.search("谁建了磨坊？", 1)[0].index == 1
+    assert found.search("客栈几月关门？", 1)[0].index == 2
+    assert found.search("1742年", 1)[0].index == 1
+    assert found.search("Grey Heron", 1)[0].index == 3
+    japanese = index(["灯台は島の南にある。", "船長の名前はイルゼです。", "宿は二月に閉まる。"])
+    assert japanese.search("船長の名前は何ですか？", 1)[0].index == 1
+
+
+def test_a_row_is_found_by_its_header_and_brings_it_and_its_unit() -> None:
+    text = (
+        "Statement of income (in millions)\n\n| 2022 | 2021\nNet income | 99 | 94\nRent | 7 | 8\n\n"
+        "Net income is told by the board every year. It met in May.\n\n"
+        "| 2020 | 2019\nNet income | 57 | 55\nRent | 5 | 6\n\nThe board met again."
+    )
+    sentences = split_sentences(text)
+    found = SentenceIndex(sentences).evidence("How much was net income in 2022?", 4)
+    said = [each.text for each in found]
+    assert said[:3] == ["Statement of income (in millions)", "| 2022 | 2021", "Net income | 99 | 94"]
+    older = [each.text for each in SentenceIndex(sentences).evidence("How much was net income in 2019?", 2)]
+    assert older == ["| 2020 | 2019", "Net income | 57 | 55"]

@@ -120,3 +120,60 @@ def test_any_white_space_may_stand_before_an_initial(space: str) -> None:
     text = f"The book is by{space}J{space}. R. Smith. It was{space}X{space}. printed in Bern."
     pieces = [text[sentence.start : sentence.end] for sentence in split_sentences(text)]
     assert " ".join(pieces).split() == text.split()
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("en", ["(a) The premium of approx. 3 per cent. p.a. falls due in May."]),
+        ("en", ["c) Tools such as saws, planes, etc. belong to the guild."]),
+        ("en", ["iv. The carrier, resp. the master, pays incl. tolls and dues."]),
+        ("en", ["(d) The agent may charge 1 per cent. p.a. of the sum.", "(e) Its fee is paid yearly."]),
+        ("en", ["Article 11. The seat is in Bern.", "Clause 7.2. Cats are welcome.", "§ 8. Noise is forbidden."]),
+        ("en", ["As said in Section 4.", "Cats are welcome."]),
+        ("en", ["See para. 3, subpara. 2 and Sched. 4 of the deed.", "Reed v. Stone settled it."]),
+        ("en", ["It is shown in Ex. B and in App. IV of the deed.", "Nobody has read it."]),
+        ("en", ["Is it shut?", "No.", "It opens at noon."]),
+        ("de", ["Am 9. November wurde gefeiert.", "Es kamen ca. 80 Gäste, z. B. aus Ulm."]),
+        ("de", ["Das Büro liegt im 4. Stock.", "Der Lift hält nur in jedem 2. Stock."]),
+        ("de", ["Die Zimmer sind im 4. Stock.", "Das Bad ist im 3.", "Die Küche fehlt."]),
+        ("de", ["Anna Berg, geb. Roth, zahlt inkl. Strom 90 Euro.", "Sie wohnt in der Gartenstr. 12."]),
+        ("de", ["(1) Das Haus ist offen.", "(2) Das Tor ist zu."]),
+        ("fr", ["Le Dr. Roux et le Pr. Morel sont là, env. 20 personnes aussi.", "Il pleut."]),
+        ("fr", ["« Où es-tu ? » demanda-t-elle.", "Il se tut."]),
+        ("es", ["La Dra. Gil debe aprox. 90 euros a D. Luis Mora.", "¿Cuándo paga?", "¡Hoy!"]),
+        ("it", ["Il sig. Bianchi sta in via Po n. 9.", "L'art. 2 vale."]),
+    ],
+)
+def test_short_forms_and_enumerated_clauses_by_language(language: str, expected: list[str]) -> None:
+    assert [each.text for each in split_sentences(" ".join(expected), language)] == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("zh", ["港口在岛的南边。", "谁修了灯塔？", "她说：“是我修的！”", "天黑了。"]),
+        ("zh", ["第三条。本合同自签字之日起生效。", "（二）租金为每月3.5万元。"]),
+        ("ja", ["灯台は南にある。", "「誰が建てたの？」と彼は聞いた。", "誰も答えなかった！"]),
+    ],
+)
+def test_scripts_without_spaces_are_split(language: str, expected: list[str]) -> None:
+    assert [each.text for each in split_sentences("".join(expected), language)] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Take along\n● A coat for cold days\n○ Nothing else\n▪ A cup\n➢ A pass\n✓ A muzzle\n→ Ask at the desk\n· A key",
+        "持ち物\n・手袋\n・帽子\n①水\n②地図",
+        "说明\n一、带上护照\n二、带上水\n（三）早到",
+        "[12:03] Mia: I am late\n[12:04] Tom Berg: So am I\n[12:05] Mia: Good",
+        "3/9/24, 9:15 AM - Mia: I am late\n3/9/24, 9:16 AM - Tom: So am I",
+        "[03.10.22, 09:15:22] Mia: Bin da\n[03.10.22, 09:16:02] Tom: Ich auch",
+        "<mia> I am late\n<tom> So am I",
+        "mia: I am late\ntom_b: So am I\nmia: good",
+        "Élodie: Bonjour\nÖmer: Salut\nИван: Привет",
+    ],
+)
+def test_bullets_of_every_kind_and_chat_lines_are_sentences_of_their_own(text: str) -> None:
+    assert texts(text) == text.split("\n")

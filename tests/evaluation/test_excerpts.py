@@ -161,7 +161,7 @@ drawn_sentences = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(drawn_sentences, st.data())
 def test_a_cut_is_whole_sentences_within_the_limit_and_holds_the_evidence(
     sentences: list[str], data: st.DataObject

@@ -225,7 +225,7 @@ def test_run_again_nothing_is_done_and_the_files_stay(
     assert (out / "results.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 12])
+@pytest.mark.parametrize("stop_after", [5, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 12))])
 def test_stopped_anywhere_it_goes_on_to_the_same_results(
     tiny_model: BaseModel, data: Path, tmp_path: Path, generated: list[int], whole: Whole, stop_after: int
 ) -> None:
@@ -275,6 +275,7 @@ def lines_in(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+@pytest.mark.slow
 def test_other_settings_are_not_answered_from_before(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     list(Evaluation(plan(data, "bm25", "lift:none"), out, tiny_model).run())
@@ -339,6 +340,7 @@ def test_means_are_over_all_questions_of_one_method_alone(
         assert mean["questions"] == len(rows) == 3
 
 
+@pytest.mark.slow
 def test_decoding_is_greedy_whatever_the_model_wants(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
     methods = ("closed-book", "truncated", "lift:none")
     list(Evaluation(plan(data, *methods), tmp_path / "a", tiny_model).run())

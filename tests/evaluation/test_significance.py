@@ -147,7 +147,7 @@ scores = st.lists(
 
 
 @given(scores)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_bounds_hold_for_any_scores(rows: list[tuple[float, float, str]]) -> None:
     a, b, clusters = (list(column) for column in zip(*rows, strict=True))
     found = bootstrap(a, clusters, resamples=200)

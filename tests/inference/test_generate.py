@@ -257,7 +257,7 @@ def batches(draw: st.DrawFn) -> list[list[int]]:
     return draw(st.lists(prompt, min_size=1, max_size=9))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batches(), st.data())
 def test_shared_prefixes_are_what_their_rows_begin_with_and_pay(prompts: list[list[int]], data: st.DataObject) -> None:
     assert sorted(order_alike(prompts)) == list(range(len(prompts)))
@@ -282,7 +282,7 @@ def test_shared_prefixes_are_what_their_rows_begin_with_and_pay(prompts: list[li
             assert common_tokens(prompts[row], prompts[other]) - shared < PASS_TOKENS, "expected it to be shared"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12))
 def test_prompts_with_nothing_in_common_go_by_length(lengths: list[int]) -> None:
     prompts = [text(100 + row, length) for row, length in enumerate(lengths)]

@@ -244,7 +244,7 @@ def test_every_change_of_a_memory_is_seen(change: str, name: str) -> None:
     assert not torch.allclose(before.logits[0], anew.logits[0], atol=1e-3), "expected a change that can be seen"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.one_of(asked, changed), min_size=2, max_size=10))
 def test_no_order_of_questions_and_changes_gives_what_is_stale(steps: list[Any]) -> None:
     model, prefixes = three_memories(), PrefixCache(applied_state, limit_bytes=3 * 45 * 128)
@@ -260,7 +260,7 @@ def test_no_order_of_questions_and_changes_gives_what_is_stale(steps: list[Any])
         assert ask(model, step, prefixes) == answers
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0, 8, 40]), st.integers(1, 50)), min_size=1, max_size=6), st.integers(0, 40))
 def test_with_what_is_kept_less_is_read_than_without(pieces: list[tuple[int, int]], known: int) -> None:
     prompts = [DOCUMENT[:common] + text(100 + row, own) for row, (common, own) in enumerate(pieces)]

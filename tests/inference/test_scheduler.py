@@ -127,8 +127,8 @@ def model_with_all_kinds(architecture: str) -> Any:
     return _MODEL[architecture]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral"])
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("mistral", marks=pytest.mark.slow)])
+@settings(max_examples=10, deadline=None)
 @given(plans(KINDS), st.booleans(), st.booleans())
 def test_every_row_says_what_it_says_alone_whoever_comes_and_goes(
     architecture: str, plan: list[tuple[Any, ...]], parked: bool, kept: bool
@@ -322,7 +322,7 @@ def test_what_is_known_is_not_read_again(
         assert batch.tokens[wanted[0]] == alone(model, wanted[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.floats(0.05, 1.0), st.floats(0.1, 3.0))
 def test_only_the_likeliest_tokens_that_fill_the_share_are_drawn(
     logits: list[float], top_p: float, temperature: float

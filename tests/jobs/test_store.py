@@ -242,7 +242,7 @@ class TwoConnections(RuleBasedStateMachine):
 
 
 TestTwoConnections = TwoConnections.TestCase
-TestTwoConnections.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestTwoConnections.settings = settings(max_examples=8, stateful_step_count=25, deadline=None)
 
 
 def test_jobs_are_listed_newest_first_and_in_pages(store: JobStore) -> None:

@@ -321,6 +321,7 @@ class Killer:
         return ended > self.furthest[0] or progress > self.furthest[1] + 0.1 or self.place.ended()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("parser")
 def test_kills_at_random_moments_lose_no_job_no_event_and_no_memory(place: Place) -> None:
     for text in TEXTS[:2]:

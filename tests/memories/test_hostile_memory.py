@@ -125,7 +125,7 @@ PLACES = [
 ]
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.sampled_from(PLACES), hostile), min_size=1, max_size=3))
 def test_no_manifest_writes_outside_its_own_entry(
     tmp_path: Path, no_fsync: None, changes: list[tuple[str, Any]]
@@ -281,7 +281,7 @@ def test_what_a_stranger_wrote_cannot_steer_a_terminal(tmp_path: Path) -> None:
     assert read.document.text.endswith(text)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file=st.sampled_from(
         ["tasks.jsonl", "recall.jsonl", "training.jsonl", "places.jsonl", "adapter/adapter_config.json"]

@@ -112,7 +112,7 @@ def test_the_same_accents_typed_differently_are_the_same_name(library: MemoryLib
     assert library["caf\u00e9"].manifest.name == "caf\u00e9"
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.text(max_size=110) | st.sampled_from(["..", "../x", "/etc", "a/../..", ".lock", ".by-key", ".absorbing"])
 )

@@ -106,7 +106,9 @@ def fill_disk() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    "action", ["replace", *(pytest.param(name, marks=pytest.mark.slow) for name in ACTIONS if name != "replace")]
+)
 def test_a_kill_at_every_call_leaves_old_or_new(tmp_path: Path, action: str) -> None:
     act, new = ACTIONS[action]
     seen = []

@@ -13,6 +13,7 @@ import pytest
 import torch
 from memory_drafts import FINGERPRINT, make_draft, version_of
 
+from lift.documents.document import Document, Omission
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import FORMAT_VERSION, installed_versions
@@ -222,3 +223,22 @@ def test_versions_are_found_without_importing_anything_heavy() -> None:
     code = f"import sys, lift.memories.library; sys.exit(any(name in sys.modules for name in {heavy}))"
     environment = {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+def test_what_was_left_out_and_the_language_come_back_with_the_document(tmp_path: Path) -> None:
+    omissions = (Omission("page without text", 2), Omission("image", 3, count=4), Omission("image", 3))
+    document = Document("T", "Es regnet.", "t.pdf", omissions=omissions, language="de")
+    memory = MemoryLibrary(tmp_path).put(make_draft("left-out", document=document))
+    opened = StoredMemory.open(memory.directory).document
+    assert opened.language == "de"
+    assert opened.omissions == (Omission("page without text", 2), Omission("image", 3, count=5))
+    assert opened.warnings == ("1 page without text was left out (page 2).", "5 images were left out (page 3).")
+    assert memory.manifest.document.warnings == opened.warnings
+
+
+def test_of_very_many_things_left_out_the_number_stays(tmp_path: Path) -> None:
+    omissions = tuple(Omission("image", page) for page in range(30_000))
+    document = Document("T", "It rains.", "t.pdf", omissions=omissions, language="en")
+    memory = MemoryLibrary(tmp_path).put(make_draft("many", document=document))
+    assert sum(each.count for each in memory.document.omissions) == 30_000
+    assert memory.document.warnings[0].startswith("30000 images were left out")

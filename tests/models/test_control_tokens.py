@@ -45,7 +45,7 @@ FIRST_ANSWER = {
     "phi3": (-5, -4),
     "unigram": (-5, -4),
 }
-unhurried = settings(deadline=None, max_examples=60)
+unhurried = settings(deadline=None, max_examples=20)
 tokenizer_of = cache(build_tokenizer)
 
 
@@ -220,7 +220,7 @@ def test_a_generated_control_token_is_not_shown() -> None:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=60)
 @given(said=PLAIN, context=PLAIN)
 def test_prompts_of_the_default_model_are_what_they_were(smollm2: BaseModel, said: str, context: str) -> None:
     tokenizer = smollm2.tokenizer

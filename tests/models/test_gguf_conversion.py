@@ -136,7 +136,7 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cut_off_gguf_is_refused_at_any_length(tiny_gguf: Path, data: st.DataObject) -> None:
     whole = tiny_gguf.read_bytes()
     cut = tiny_gguf.parent / "cut.gguf"

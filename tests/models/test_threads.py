@@ -112,7 +112,9 @@ def test_a_user_who_says_how_threads_wait_is_heard() -> None:
 
 
 @pytest.mark.skipif(read_processor_times() is None, reason="needs /proc/stat")
-@pytest.mark.parametrize(("users", "governed"), [(None, True), ("1", False), ("2", False)])
+@pytest.mark.parametrize(
+    ("users", "governed"), [(None, True), ("2", False), pytest.param("1", False, marks=pytest.mark.slow)]
+)
 def test_a_loaded_model_is_governed_unless_the_user_sets_the_threads(
     users: str | None, governed: bool, tiny_directory: os.PathLike[str]
 ) -> None:

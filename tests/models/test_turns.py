@@ -40,7 +40,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "pissa", "rank": 2},
     {"kind": "lora", "rank": 2, "layers": (1,), "targets": "mlp"},
 ]
-QUESTIONS = ["Who founded it?", "How many lenses?", "When did the tower burn?"]
+QUESTIONS = ["Who founded it?", "How many lenses?"]
 TEXT = "Ada Quill founded the museum of Port Merrow in 1911. It owns 42 lenses. A storm destroyed the tower in 1907."
 WITHIN_S = 120.0
 OTHER_KINDS = ("pissa", "gated-memory")
@@ -108,7 +108,7 @@ def ask_all(memory: lift.Memory, context: str) -> list[tuple[str, str, bool]]:
     return said([memory.ask(question, context) for question in QUESTIONS])
 
 
-@pytest.mark.parametrize("context", ["none", "auto"])
+@pytest.mark.parametrize("context", [pytest.param("none", marks=pytest.mark.slow), "auto"])
 def test_eight_threads_with_eight_memories_get_the_answers_of_each_memory_alone(
     library: lift.Library, tiny_model: BaseModel, context: str
 ) -> None:
@@ -120,6 +120,7 @@ def test_eight_threads_with_eight_memories_get_the_answers_of_each_memory_alone(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_threads_that_share_memories_and_ask_in_batches_get_the_same_answers(library: lift.Library) -> None:
     memories = [library[name] for name in library]
     everything = [(memory, question) for memory in memories for question in QUESTIONS]
@@ -146,14 +147,15 @@ def test_memories_answer_while_a_text_is_absorbed_and_neither_harms_the_other(
     library: lift.Library, tiny_model: BaseModel, tmp_path: Path, kind: str
 ) -> None:
     recipe = small_recipe(f"adapter.kind={kind}", "training.epochs=2")
-    steps = [lambda memory=library[name]: ask_all(memory, "none") for name in list(library)[:3]]  # type: ignore[misc]
+    memories = [library[name] for name in list(library)[:3]]
+    steps = [lambda memory=memory: said([memory.ask(QUESTIONS[0], "none")]) for memory in memories]  # type: ignore[misc]
     expected = [step() for step in steps]
     elsewhere = lift.Library(tmp_path / "alone", tiny_model)
     alone = lift.absorb(document(), tiny_model, recipe, library=elsewhere, name="new")
 
     def keep_asking(step: Callable[[], Any]) -> list[Any]:
         found = [step()]
-        while not absorbed.is_set():
+        while not absorbed.wait(0.1):  # a pause, so that most turns are the training's
             found.append(step())
         return found
 
@@ -216,7 +218,12 @@ def test_who_asks_from_within_an_answer_disturbs_neither(library: lift.Library, 
     outer, inner = (open_memory(library[name].stored, tiny_model) for name in ("m0", "m3"))
     expected = [each.ask("Who?", "none").text for each in (outer, inner)]
     heard: list[str] = []
-    answer = outer.ask("Who?", "none", on_text=lambda _text: heard.append(inner.ask("Who?", "none").text))
+
+    def ask_within(_text: str) -> None:
+        if len(heard) < 4:
+            heard.append(inner.ask("Who?", "none").text)
+
+    answer = outer.ask("Who?", "none", on_text=ask_within)
     assert answer.text == expected[0]
     assert heard
     assert set(heard) == {expected[1]}

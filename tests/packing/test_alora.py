@@ -197,7 +197,7 @@ def test_trained_on_answers_alone_the_gradients_are_those_of_the_whole(architect
     assert queries == [int(BATCHES[0].alora_mask(INVOCATION).sum())] == [6]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.lists(st.tuples(st.lists(st.integers(3, 5), max_size=4), st.integers(1, 3)), min_size=1, max_size=6))
 def test_a_batch_acts_on_the_nodes_of_answers_and_invocations(drawn: list[tuple[list[int], int]]) -> None:
     examples = [example([1, *question, 7, 8], [9] * count) for question, count in drawn]

@@ -100,7 +100,7 @@ def test_a_batch_of_questions_is_cheaper_by_groups_and_a_short_prompt_is_not() -
     assert not cheaper_than_one_product(attention_groups(chain), 20)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     questions=st.integers(6, 16),

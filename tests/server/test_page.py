@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
+import loopback
 import pytest
 from conftest import tiny_llama
 
@@ -63,7 +63,7 @@ class Server:
         assert self.process.stdout is not None
         started = json.loads(self.process.stdout.readline())
         self.url: str = started["url"]
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_MS / 1000)
+        self.http = loopback.Client(base_url=self.url, timeout=PATIENCE_MS / 1000)
 
     def order(self, text: str, source: str, **order: Any) -> str:
         """Upload a text and order its absorption; the job's id."""
@@ -181,6 +181,8 @@ def test_a_document_is_dropped_absorbed_asked_compared_renamed_exported_and_dele
     for fact in ("about", "of training", "Pays", "Adapter", "sentences"):
         expect(page.locator(".tiles")).to_contain_text(fact)
     expect(page.get_by_label("Title")).to_have_value("The harbour of Port Merrow")
+    page.get_by_text("The text as it was read").click()
+    expect(page.locator(".source pre")).to_contain_text("The harbour of Port Merrow")
     known = {job["id"] for job in server.http.get("/api/jobs").json()["data"]}
     page.get_by_label("Title").fill("Harbour")
     page.get_by_role("button", name="Absorb").click()

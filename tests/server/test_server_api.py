@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import loopback
 import pytest
 from conftest import tiny_llama
 from live_server import TEXT, Live, ScriptedEngine, completion, eventually, put_memory, serving
@@ -39,7 +40,7 @@ def live(tiny_model: BaseModel, tmp_path: Path) -> Iterator[Live]:
 
 @pytest.fixture
 def http(live: Live) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=live.url, timeout=60) as client:
+    with loopback.Client(base_url=live.url, timeout=60) as client:
         yield client
 
 
@@ -129,7 +130,9 @@ def test_three_ways_of_answering_stand_side_by_side(tiny_model: BaseModel, tmp_p
                 handle.finish(UsageError("the text does not fit") if context == "full" else outcome)
 
         threading.Thread(target=say).start()
-        compared = httpx.post(f"{live.url}/api/compare", json={"model": "quill", "question": "Who?"}, timeout=60).json()
+        compared = loopback.post(
+            f"{live.url}/api/compare", json={"model": "quill", "question": "Who?"}, timeout=60
+        ).json()
         assert compared["memory"]["text"] == "none" and compared["evidence"]["text"] == "evidence"
         assert compared["memory"]["evidence"][0]["relation"] == "supports"
         assert compared["memory"]["evidence"][0]["place"] == {"page": 3, "heading": "Founders", "file": None}
@@ -142,7 +145,7 @@ def test_three_ways_of_answering_stand_side_by_side(tiny_model: BaseModel, tmp_p
                 "code": "invalid_value",
             }
         }
-        only_base = httpx.post(f"{live.url}/api/compare", json={"model": "tiny", "question": "Who?"})
+        only_base = loopback.post(f"{live.url}/api/compare", json={"model": "tiny", "question": "Who?"})
         assert only_base.status_code == 404
 
 
@@ -156,6 +159,8 @@ def test_a_plan_says_what_an_upload_would_take(tiny_model: BaseModel, tiny_direc
     stored.write_text("# Museum\n\nAda Quill founded the lighthouse museum of Port Merrow in 1911.", "utf-8")
     made = plan(path=str(stored), name="m.md", title="T", model=str(tiny_directory), recipe="fast", budget_s=None)
     assert made["title"] == "T" and made["sentences"] > 0 and made["seconds"] > 0 and made["adapter_bytes"] > 0
+    assert made["text"].startswith("Museum\n\nAda Quill") and made["text_chars"] == len(made["text"])
+    assert list(made["warnings"]) == []
 
 
 def test_a_plan_at_a_known_speed_times_nothing(
@@ -199,6 +204,7 @@ class ScriptedPlanner:
         self.orders.append(order)
         numbers = dict.fromkeys(("tokens", "sentences", "tasks", "train_tokens", "peak_bytes", "adapter_bytes"), 1)
         numbers |= {"break_even_questions": 1, "requests": 0, "cached_requests": 0}
+        numbers |= {"warnings": ["1 image was left out (page 2)."], "text": "It rained.", "text_chars": 10}
         times = dict.fromkeys(("epochs", "tokens_per_s", "seconds", "full_read_s", "ask_s"), 1.0)
         return {"plan": {"title": "T", **numbers, **times, "speed": {"tokens_per_s": 300.0}}}
 
@@ -254,7 +260,7 @@ def test_the_process_that_plans_is_kept_for_the_next_plan_and_not_for_ever(
 @pytest.mark.slow  # two processes of their own, which import torch
 def test_a_plan_is_made_in_a_process_of_its_own(tiny_model: BaseModel, tiny_directory: Path, tmp_path: Path) -> None:
     base = BaseModel(tiny_llama(), tiny_model.tokenizer, str(tiny_directory), "0" * 64)
-    with serving(base, tmp_path / "library") as live, httpx.Client(base_url=live.url, timeout=120) as http:
+    with serving(base, tmp_path / "library") as live, loopback.Client(base_url=live.url, timeout=120) as http:
         good = live.store.add_file("m.md", "fine-tune", TEXT.encode(), 10_000)
         bad = live.store.add_file("scan.pdf", "fine-tune", b"%PDF-1.4 nothing", 10_000)
         made = http.post("/api/plan", json={"file_id": good.id, "title": "T"})
@@ -360,7 +366,7 @@ def test_the_end_waits_for_running_answers(tiny_model: BaseModel, tmp_path: Path
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Who?"}]}
     with serving(tiny_model, tmp_path / "library", engine=engine) as live:
         asking = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=60))
+            target=lambda: answers.append(loopback.post(f"{live.url}/v1/chat/completions", json=body, timeout=60))
         )
         asking.start()
         handle = engine.wait_for(1)[0]

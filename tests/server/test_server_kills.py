@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx
+import loopback
 import pytest
 from jobs.test_worker import Place, check_whole
 from live_server import put_memory
@@ -164,7 +165,7 @@ class Crowd:
         """A streamed answer; raises BROKEN where the connection breaks. Any other end but that of the stream fails."""
         body = {"model": question.memory, "context": question.context, "stream": True, "max_tokens": 120}
         body["messages"] = [{"role": "user", "content": question.text}]
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as response:
+        with loopback.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as response:
             assert response.status_code == 200, response.read()
             for data in data_of(response):
                 if data == "[DONE]":
@@ -212,7 +213,7 @@ class Crowd:
         """The answer of whichever server is the first to give one; None where it is over."""
         while (url := self._server_url()) is not None:
             try:
-                response = httpx.post(f"{url}{path}", timeout=PATIENCE_S, **content)
+                response = loopback.post(f"{url}{path}", timeout=PATIENCE_S, **content)
             except BROKEN:
                 continue
             assert response.status_code == 200, response.text
@@ -225,7 +226,9 @@ class Crowd:
         while not has_ended(seen) and (url := self._server_url()) is not None:
             after = {"Last-Event-ID": str(seen[-1]["number"])} if seen else {}
             try:
-                with httpx.stream("GET", f"{url}/api/jobs/{job}/events", headers=after, timeout=PATIENCE_S) as response:
+                with loopback.stream(
+                    "GET", f"{url}/api/jobs/{job}/events", headers=after, timeout=PATIENCE_S
+                ) as response:
                     assert response.status_code == 200, response.read()
                     for data in data_of(response):
                         seen.append(json.loads(data))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import loopback
 import openai
 import pytest
 from live_server import Live, ScriptedEngine, answer, completion, eventually, put_memory, serving
@@ -461,16 +461,16 @@ def test_a_job_is_cancelled_and_a_wrong_one_is_refused(live: Live, client: opena
 
 
 def test_a_body_that_is_no_json_is_refused_in_the_same_shape(live: Live) -> None:
-    said = httpx.post(
+    said = loopback.post(
         f"{live.url}/v1/chat/completions", content=b'{"model": ', headers={"Content-Type": "application/json"}
     )
     assert said.status_code == 400 and said.json()["error"]["code"] == "invalid_json"
     half = b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}'
     for content, word in ((half, "surrogate"), (b"[]", "object")):
-        said = httpx.post(
+        said = loopback.post(
             f"{live.url}/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
         )
         assert said.status_code == 400 and word in said.json()["error"]["message"]
     for path, status in (("/v1/nothing", 404), ("/v1/chat/completions", 405)):
-        said = httpx.get(live.url + path)
+        said = loopback.get(live.url + path)
         assert said.status_code == status and set(said.json()["error"]) == {"message", "type", "param", "code"}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import loopback
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def kept(key_file: Path, *scopes: str, name: str = "anna", **limits: int) -> dic
 def test_without_a_known_key_nothing_but_the_page_and_health_is_answered(tiny_model: BaseModel, tmp_path: Path) -> None:
     key_file = tmp_path / "keys.jsonl"
     good = kept(key_file, "read")
-    with serving(tiny_model, tmp_path / "library", key_file=key_file) as live, httpx.Client() as http:
+    with serving(tiny_model, tmp_path / "library", key_file=key_file) as live, loopback.Client() as http:
         paths = http.get(f"{live.url}/openapi.json", headers=good).json()["paths"]
         for path in ("/openapi.json", *paths):
             for method in paths.get(path, {"get": None}):
@@ -77,7 +78,7 @@ def test_without_a_known_key_nothing_but_the_page_and_health_is_answered(tiny_mo
                     assert refused.json()["error"]["type"] == "authentication_error"
                     assert refused.headers["www-authenticate"] == "Bearer"
         for path in ("/", "/static/app.js", "/healthz", "/readyz"):
-            assert httpx.get(live.url + path).status_code == 200
+            assert loopback.get(live.url + path).status_code == 200
 
 
 @pytest.mark.parametrize("scope", ["read", "ask", "absorb", "admin"])
@@ -86,7 +87,7 @@ def test_a_key_may_do_what_its_scope_says_and_no_more(tiny_model: BaseModel, tmp
     header = kept(key_file, scope)
     with serving(tiny_model, tmp_path / "library", key_file=key_file) as live:
         for wanted, (method, path, body) in BY_SCOPE.items():
-            said = httpx.request(method, live.url + path, json=body, headers=header)
+            said = loopback.request(method, live.url + path, json=body, headers=header)
             allowed = scope in (wanted, "admin")
             assert (said.status_code != 403) == allowed, (wanted, said.text)
             if not allowed:
@@ -105,7 +106,7 @@ def test_a_job_is_put_before_others_by_admins_alone(
     with serving(tiny_model, tmp_path / "library", key_file=key_file, engine=engine) as live:
         file = live.store.add_file("m.md", "fine-tune", b"Ada Quill founded the museum.", 10_000)
         body = {"model": "tiny", "training_file": file.id, "metadata": {"priority": priority}}
-        said = httpx.post(f"{live.url}/v1/fine_tuning/jobs", json=body, headers=header)
+        said = loopback.post(f"{live.url}/v1/fine_tuning/jobs", json=body, headers=header)
         assert said.status_code == status, said.text
         assert len(live.store.jobs()) == (status == 200)
         if status == 403:
@@ -115,7 +116,10 @@ def test_a_job_is_put_before_others_by_admins_alone(
 def test_every_route_is_for_one_scope_or_for_admins(tiny_model: BaseModel, tmp_path: Path) -> None:
     key_file, engine = tmp_path / "keys.jsonl", ScriptedEngine(tiny_model)
     headers = {scope: kept(key_file, scope, name=scope) for scope in ("read", "ask", "absorb", "admin")}
-    with serving(tiny_model, tmp_path / "library", key_file=key_file, engine=engine) as live, httpx.Client() as http:
+    with (
+        serving(tiny_model, tmp_path / "library", key_file=key_file, engine=engine) as live,
+        loopback.Client() as http,
+    ):
         paths = http.get(f"{live.url}/openapi.json", headers=headers["read"]).json()["paths"]
         for path, operations in paths.items():
             for method in operations.keys() if path not in ("/healthz", "/readyz") else ():
@@ -188,10 +192,10 @@ def test_a_key_asks_no_more_often_than_it_may(tiny_model: BaseModel, tmp_path: P
     key_file = tmp_path / "keys.jsonl"
     slow, other = kept(key_file, "read", requests_per_minute=3), kept(key_file, "read", name="bob")
     with serving(tiny_model, tmp_path / "library", key_file=key_file) as live:
-        statuses = [httpx.get(f"{live.url}/v1/models", headers=slow) for _ in range(4)]
+        statuses = [loopback.get(f"{live.url}/v1/models", headers=slow) for _ in range(4)]
         assert [said.status_code for said in statuses] == [200, 200, 200, 429]
         assert 1 <= int(statuses[-1].headers["retry-after"]) <= 20
-        assert httpx.get(f"{live.url}/v1/models", headers=other).status_code == 200
+        assert loopback.get(f"{live.url}/v1/models", headers=other).status_code == 200
 
 
 def test_a_key_has_no_more_requests_running_than_it_may(tiny_model: BaseModel, tmp_path: Path) -> None:
@@ -200,16 +204,16 @@ def test_a_key_has_no_more_requests_running_than_it_may(tiny_model: BaseModel, t
     said: list[httpx.Response] = []
     with serving(tiny_model, tmp_path / "library", key_file=key_file, engine=engine) as live:
         url = f"{live.url}/v1/chat/completions"
-        asking = threading.Thread(target=lambda: said.append(httpx.post(url, json=ASK, headers=header, timeout=60)))
+        asking = threading.Thread(target=lambda: said.append(loopback.post(url, json=ASK, headers=header, timeout=60)))
         asking.start()
         handle = engine.wait_for(1)[0]
-        refused = httpx.post(url, json=ASK, headers=header)
+        refused = loopback.post(url, json=ASK, headers=header)
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "too_many_at_once"
         answer(handle, "done")
         asking.join(30)
         assert said[0].status_code == 200
         threading.Thread(target=lambda: answer(engine.wait_for(2)[1], "again")).start()
-        assert httpx.post(url, json=ASK, headers=header, timeout=60).status_code == 200
+        assert loopback.post(url, json=ASK, headers=header, timeout=60).status_code == 200
 
 
 @given(
@@ -235,7 +239,7 @@ def test_no_key_ever_has_more_than_its_minutes_allow(per_minute: int, waits: lis
     "host", ["museum.example", "museum.example:8000", "127.0.0.1.museum.example", "", "[::", "0.0.0.0"]
 )
 def test_a_server_on_loopback_goes_by_no_other_name(live: Live, host: str) -> None:
-    said = httpx.get(f"{live.url}/api/memories", headers={"Host": host})
+    said = loopback.get(f"{live.url}/api/memories", headers={"Host": host})
     assert said.status_code == 403 and said.json()["error"]["code"] == "wrong_host"
 
 
@@ -247,18 +251,18 @@ def test_a_server_goes_by_the_names_it_is_given(tiny_model: BaseModel, tmp_path:
             ("localhost:1", 200),
             ("other", 403),
         ):
-            assert httpx.get(f"{live.url}/v1/models", headers={"Host": host}).status_code == status
+            assert loopback.get(f"{live.url}/v1/models", headers={"Host": host}).status_code == status
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example"])
 def test_a_page_elsewhere_can_change_nothing(live: Live, origin: str) -> None:
     header = {"Origin": origin}
     upload = {"files": {"file": ("a.txt", b"text")}, "data": {"purpose": "fine-tune"}}
-    assert httpx.post(f"{live.url}/v1/files", headers=header, **upload).status_code == 403  # type: ignore[arg-type]
-    assert httpx.delete(f"{live.url}/api/memories/quill", headers=header).status_code == 403
-    read = httpx.get(f"{live.url}/v1/models", headers=header)
+    assert loopback.post(f"{live.url}/v1/files", headers=header, **upload).status_code == 403  # type: ignore[arg-type]
+    assert loopback.delete(f"{live.url}/api/memories/quill", headers=header).status_code == 403
+    read = loopback.get(f"{live.url}/v1/models", headers=header)
     assert "access-control-allow-origin" not in read.headers
-    assert httpx.delete(f"{live.url}/api/memories/quill", headers={"Origin": live.url}).status_code == 200
+    assert loopback.delete(f"{live.url}/api/memories/quill", headers={"Origin": live.url}).status_code == 200
 
 
 def test_a_page_that_is_allowed_may_ask(tiny_model: BaseModel, tmp_path: Path) -> None:
@@ -269,9 +273,9 @@ def test_a_page_that_is_allowed_may_ask(tiny_model: BaseModel, tmp_path: Path) -
             headers={"Origin": page, "Access-Control-Request-Method": "POST"},
         )
         assert before.headers["access-control-allow-origin"] == page
-        asked = httpx.post(f"{live.url}/v1/chat/completions", json=ASK, headers={"Origin": page}, timeout=60)
+        asked = loopback.post(f"{live.url}/v1/chat/completions", json=ASK, headers={"Origin": page}, timeout=60)
         assert asked.status_code == 200 and asked.headers["access-control-allow-origin"] == page
-        other = httpx.get(f"{live.url}/v1/models", headers={"Origin": "https://evil.example"})
+        other = loopback.get(f"{live.url}/v1/models", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 
 
@@ -311,13 +315,13 @@ def test_an_allowed_page_can_read_why_it_is_refused(tiny_model: BaseModel, tmp_p
     page, key_file = "https://chat.example", tmp_path / "keys.jsonl"
     kept(key_file, "read")
     with serving(tiny_model, tmp_path / "library", cors_origins=(page,), key_file=key_file) as live:
-        refused = httpx.get(f"{live.url}/v1/models", headers={"Origin": page})
+        refused = loopback.get(f"{live.url}/v1/models", headers={"Origin": page})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, page)
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/v1/models", "/v1/nothing", "/healthz"])
 def test_every_answer_keeps_the_browser_from_running_what_is_not_ours(live: Live, path: str) -> None:
-    headers = httpx.get(live.url + path).headers
+    headers = loopback.get(live.url + path).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
     assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
@@ -327,10 +331,10 @@ def test_every_answer_keeps_the_browser_from_running_what_is_not_ours(live: Live
 
 def test_a_request_keeps_its_id_and_gets_one_where_it_has_none(live: Live) -> None:
     url = f"{live.url}/healthz"
-    assert httpx.get(url, headers={"X-Request-ID": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
+    assert loopback.get(url, headers={"X-Request-ID": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
     for bad in ("a b", "x" * 65, "<script>"):
-        assert httpx.get(url, headers={"X-Request-ID": bad}).headers["x-request-id"] != bad
-    assert len(httpx.get(url).headers["x-request-id"]) == 32
+        assert loopback.get(url, headers={"X-Request-ID": bad}).headers["x-request-id"] != bad
+    assert len(loopback.get(url).headers["x-request-id"]) == 32
 
 
 @pytest.mark.parametrize(
@@ -356,7 +360,7 @@ def test_names_never_become_paths(live: Live, name: str, rest: str) -> None:
         # raw, since a client would tidy the dots away
         request = httpx.Request("GET", live.url)
         request.url = request.url.copy_with(raw_path=path.encode())
-        with httpx.Client() as client:
+        with loopback.Client() as client:
             assert client.send(request).status_code in (400, 404), path
             request.method = "DELETE"
             if not rest:
@@ -366,7 +370,7 @@ def test_names_never_become_paths(live: Live, name: str, rest: str) -> None:
 
 
 def upload(live: Live, name: str, content: bytes) -> httpx.Response:
-    return httpx.post(f"{live.url}/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"})
+    return loopback.post(f"{live.url}/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"})
 
 
 @pytest.mark.parametrize("name", ["../../evil.txt", "/etc/passwd", "..\\..\\evil.txt", "a\nb.txt", "x" * 500])
@@ -377,7 +381,7 @@ def test_the_name_of_an_upload_is_a_label(live: Live, name: str) -> None:
     assert "/" not in shown and "\\" not in shown and shown.isprintable() and len(shown) <= 200
     files = live.store.directory / "files"
     assert [path.name for path in files.iterdir()] == [stored.json()["id"]]
-    saved = httpx.get(f"{live.url}/v1/files/{stored.json()['id']}/content")
+    saved = loopback.get(f"{live.url}/v1/files/{stored.json()['id']}/content")
     assert saved.headers["content-type"] == "application/octet-stream"
     assert saved.headers["content-disposition"].startswith("attachment")
 
@@ -440,9 +444,9 @@ def test_bodies_have_a_largest_size(tiny_model: BaseModel, tmp_path: Path) -> No
         assert len(live.store.files()) == 1
         large = json.dumps({**ASK, "user": "x" * 4_000}).encode()
         url, kind = f"{live.url}/v1/chat/completions", {"Content-Type": "application/json"}
-        stated = httpx.post(url, content=large, headers=kind)
+        stated = loopback.post(url, content=large, headers=kind)
         # in chunks, so that nobody states how large it is
-        streamed = httpx.post(url, content=iter([large[:100], large[100:]]), headers=kind)
+        streamed = loopback.post(url, content=iter([large[:100], large[100:]]), headers=kind)
         for refused in (stated, streamed):
             assert refused.status_code == 413 and "3,000" in refused.json()["error"]["message"]
         assert live.engine.taken == []
@@ -453,7 +457,7 @@ def test_uploads_have_a_largest_size_together(tiny_model: BaseModel, tmp_path: P
         kept = upload(live, "a.txt", b"a " * 2_000).json()
         refused = upload(live, "b.txt", b"a " * 1_000)
         assert refused.status_code == 413 and "5,000 bytes together" in refused.json()["error"]["message"]
-        assert httpx.delete(f"{live.url}/v1/files/{kept['id']}").status_code == 200
+        assert loopback.delete(f"{live.url}/v1/files/{kept['id']}").status_code == 200
         assert upload(live, "b.txt", b"a " * 1_000).status_code == 200
 
 
@@ -481,7 +485,7 @@ def test_a_stream_of_events_ends_when_the_server_does(tiny_model: BaseModel, tmp
         lines: list[str] = []
 
         def follow() -> None:
-            with httpx.stream("GET", f"{live.url}/api/jobs/{job.id}/events", timeout=60) as response:
+            with loopback.stream("GET", f"{live.url}/api/jobs/{job.id}/events", timeout=60) as response:
                 lines.extend(response.iter_lines())
 
         following = threading.Thread(target=follow)
@@ -505,16 +509,16 @@ def test_logs_tell_who_asked_and_never_what(tiny_model: BaseModel, tmp_path: Pat
             body = {"model": "hush name", "messages": [{"role": "user", "content": "hush question"}]}
             url = f"{live.url}/v1/chat/completions"
             threading.Thread(target=lambda: answer(engine.wait_for(1)[0], "hush answer")).start()
-            assert httpx.post(url, json=body, headers=header, timeout=60).status_code == 200
+            assert loopback.post(url, json=body, headers=header, timeout=60).status_code == 200
             threading.Thread(target=lambda: engine.wait_for(2)[1].finish(ValueError("hush fault"))).start()
-            failed = httpx.post(url, json=body, headers={**header, "X-Request-ID": "fault-1"}, timeout=60)
+            failed = loopback.post(url, json=body, headers={**header, "X-Request-ID": "fault-1"}, timeout=60)
             assert failed.status_code == 500 and "hush" not in failed.text and "fault-1" in failed.text
-            httpx.get(f"{live.url}/api/memories/hush name/document", headers=header)
-            httpx.get(f"{live.url}/hush/path?hush=1", headers=header)
+            loopback.get(f"{live.url}/api/memories/hush name/document", headers=header)
+            loopback.get(f"{live.url}/hush/path?hush=1", headers=header)
             files = {"file": ("hush.txt", b"hush text")}
-            httpx.post(f"{live.url}/v1/files", files=files, data={"purpose": "hush"}, headers=header)
-            httpx.post(f"{live.url}/v1/files", files=files, data={"purpose": "fine-tune"}, headers=header)
-            httpx.get(f"{live.url}/v1/models", headers={"Authorization": "Bearer hush-key"})
+            loopback.post(f"{live.url}/v1/files", files=files, data={"purpose": "hush"}, headers=header)
+            loopback.post(f"{live.url}/v1/files", files=files, data={"purpose": "fine-tune"}, headers=header)
+            loopback.get(f"{live.url}/v1/models", headers={"Authorization": "Bearer hush-key"})
     finally:
         logger.removeHandler(heard)
         logger.setLevel(before)
@@ -610,7 +614,7 @@ def test_the_command_serves_until_it_is_told_to_stop(tiny_directory: Path, tmp_p
         assert process.stdout is not None and process.stderr is not None
         url = json.loads(process.stdout.readline())["url"]
         body = {**ASK, "model": "tiny-model", "max_tokens": 400, "stream": True}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+        with loopback.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
             lines = response.iter_lines()
             next(lines)
             os.kill(process.pid, signal.SIGTERM)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import loopback
 import pytest
 import schemathesis
 import schemathesis.cli
@@ -46,7 +46,7 @@ def url(tiny_tokenizer: Any, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def known_names(url: str) -> Iterator[None]:
     """Bodies name models and files that there are: names drawn at random would never come to an answer or a job."""
-    (file,) = httpx.get(f"{url}/v1/files").json()["data"]
+    (file,) = loopback.get(f"{url}/v1/files").json()["data"]
 
     @schemathesis.hook
     def map_body(_context: Any, body: Any) -> Any:
@@ -94,14 +94,14 @@ def test_answers_about_what_there_is_are_what_the_document_promises(
 ) -> None:
     fuzz(url, tmp_path / "known.toml", 20, *LEAVE_STANDING)
     # the first examples of a route are mostly refused; so many come to answers and jobs
-    told = httpx.get(f"{url}/metrics").text
+    told = loopback.get(f"{url}/metrics").text
     for route in ("/v1/chat/completions", "/v1/completions", "/v1/fine_tuning/jobs", "/api/compare"):
         answered = f'lift_http_requests_total{{method="POST",route="{route}",status="200"}}'
         assert answered in told, [line for line in told.splitlines() if f'"{route}"' in line]
 
 
 def test_the_document_promises_errors_in_one_shape(url: str) -> None:
-    document = httpx.get(f"{url}/openapi.json").json()
+    document = loopback.get(f"{url}/openapi.json").json()
     assert len(document["paths"]) > 20
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -41,7 +41,7 @@ def expected(text: str, stops: tuple[str, ...], strip: bool) -> str:
     return text.strip() if strip else text
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TEXTS, TEXTS, st.lists(st.text("ab ", min_size=1, max_size=3), max_size=2), st.booleans())
 def test_the_pieces_are_the_text_up_to_the_first_stop(
     tiny_tokenizer: Any, before: str, behind: str, stops: list[str], strip: bool
@@ -53,7 +53,7 @@ def test_the_pieces_are_the_text_up_to_the_first_stop(
     assert stream.stopped == any(stop in text for stop in stops)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 258), max_size=20))
 def test_any_tokens_give_what_they_give_at_once(tiny_tokenizer: Any, ids: list[int]) -> None:
     shown, stream = spoken(tiny_tokenizer, ids, (), True)

@@ -195,7 +195,7 @@ def test_answers_are_those_of_each_memory_alone(
     assert not [name for name in vars(tiny_model.model) if name.startswith("lift_")]
 
 
-@pytest.mark.parametrize("bounds", [{}, {"rows": 2, "resident": 1}])
+@pytest.mark.parametrize("bounds", [pytest.param({}, marks=pytest.mark.slow), {"rows": 2, "resident": 1}])
 def test_memories_that_cite_answer_as_each_alone_in_every_context(
     tiny_model: BaseModel,
     library: MemoryLibrary,
@@ -322,6 +322,7 @@ def test_a_late_question_that_cites_gives_what_the_memory_said(
     assert late.text
 
 
+@pytest.mark.slow
 def test_64_callers_of_32_memories_get_no_answer_of_another(
     tiny_model: BaseModel, library: MemoryLibrary, start: Callable[..., Engine]
 ) -> None:
@@ -706,7 +707,7 @@ def test_an_error_reaches_every_reader_of_a_ticket() -> None:
         asyncio.run(handle.aresult())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 3), st.none()), max_size=60), st.integers(1, 12))
 def test_memories_take_turns_and_the_queue_is_bounded(moves: list[int | None], limit: int) -> None:
     clock = [0.0]

@@ -193,7 +193,7 @@ def test_invariants(per_sentence: int, held_out: int, language: str) -> None:
 PIECES = [*TEXT, "", "—", "(", "Who?", "2.5 % (a; b)", "The", "I'm here, aren't you?", "a, b, c and d", "1. 2. 3."]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     texts=st.lists(
         st.one_of(

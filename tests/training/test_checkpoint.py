@@ -96,7 +96,7 @@ def test_a_kill_at_every_call_leaves_the_checkpoint_before_or_the_new_one(tmp_pa
     assert at > 10
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file=st.sampled_from(FILES), at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), how=st.integers(0, 2))
 def test_whatever_is_damaged_is_put_aside_and_told_of(tmp_path: Path, file: str, at: float, bit: int, how: int) -> None:
     shutil.rmtree(tmp_path / "x", ignore_errors=True)

@@ -141,7 +141,7 @@ def test_an_adapter_knows_its_first_layer_before_and_after_it_was_stored(kind: s
     assert create_adapter(model, KINDS[kind].model_copy(update={"layers": ()}), seed=0).first_layer == 0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(sequences, st.integers(1, 3), st.integers(0, 30))
 def test_states_are_those_of_each_path_alone_whatever_came_before(
     batches: list[Batch], first: int, bound_rows: int

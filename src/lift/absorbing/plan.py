@@ -12,7 +12,8 @@ class Plan:
     `full_read_s` and `ask_s`: seconds of one question with the whole text in the prompt and with none of it;
     `full_read_s` is None where the text does not fit the window, and `break_even_questions` where nothing is saved.
     `requests` to a language model that writes the tasks, `cached_requests` of them are answered already; its tasks are
-    not known yet, so those of the rules stand in for them.
+    not known yet, so those of the rules stand in for them. `warnings`: sentences about what of the original is not in
+    the text, and what no questions are made of.
     """
 
     title: str
@@ -30,3 +31,4 @@ class Plan:
     break_even_questions: int | None
     requests: int
     cached_requests: int
+    warnings: tuple[str, ...]

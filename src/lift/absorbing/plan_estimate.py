@@ -97,6 +97,7 @@ def estimate_plan(
         break_even_questions=-int(-seconds // read_s) if fits else None,
         requests=requests,
         cached_requests=cached_requests,
+        warnings=made.warnings,
     )
 
 

@@ -312,6 +312,7 @@ def make_plan(
         break_even_questions=-int(-seconds // saved_s) if saved_s > 0 else None,
         requests=requests,
         cached_requests=cached_requests,
+        warnings=made.warnings,
     )
 
 

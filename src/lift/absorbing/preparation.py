@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lift.absorbing.resolved_recipe import ResolvedRecipe
 from lift.documents.document import Document
-from lift.documents.language import detect_language
-from lift.documents.sentences import Sentence, split_sentences
+from lift.documents.language import document_language
+from lift.documents.sentences import Sentence, document_sentences
 from lift.errors import DocumentError
 from lift.models.base_model import BaseModel
 from lift.models.control_tokens import content_ids
 from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated
+from lift.tasks.rules.lines import rows_left_out
 from lift.tasks.task import Task
 from lift.training.batch_sampler import BatchSampler, StreamedBatchSampler
 
@@ -31,18 +32,21 @@ class PreparedDocument:
 
 def prepare_document(document: Document, base: BaseModel, recipe: Recipe) -> PreparedDocument:
     """Split the document; raises DocumentError where there is no sentence to learn."""
+    language = document_language(document)
+    document = replace(document, language=language)
     sentences = learnable_sentences(document)
-    language = detect_language(document.text)
-    warnings = []
+    warnings = list(document.warnings)
     if language != "en" and recipe.generator.kind == "rules":
         warnings.append("the text does not seem to be English: there are no question rules for it, only simpler tasks")
+    if recipe.generator.kind == "rules" and (rows := len(rows_left_out(sentences))):
+        warnings.append(f"{rows:,} rows of long tables get no questions, so that there is time for those of the rest")
     tokens = len(content_ids(base.tokenizer, document.text))
     return PreparedDocument(document, tokens, language, sentences, tuple(warnings))
 
 
 def learnable_sentences(document: Document) -> tuple[Sentence, ...]:
     """The document's sentences; raises DocumentError where there is none to learn."""
-    sentences = tuple(split_sentences(document.text))
+    sentences = tuple(document_sentences(document))
     if not any(any(character.isalnum() for character in sentence.text) for sentence in sentences):
         raise DocumentError(f"{document.source}: expected text with at least one sentence, got no letter in it")
     return sentences

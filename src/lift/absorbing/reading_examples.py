@@ -22,7 +22,7 @@ from lift.answering.scoring import contained
 from lift.config import Settings
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
-from lift.documents.sentences import Sentence, joined, split_sentences
+from lift.documents.sentences import Sentence, document_sentences, joined
 from lift.models.control_tokens import content_ids
 from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example, writing_question
 from lift.tasks.rules.polar_questions import polar_questions
@@ -118,7 +118,7 @@ class ReadingExamples:
         """Examples of these questions of the document."""
         settings = self._settings
         generator = random.Random(f"{settings.seed}/{record.document.sha256}")
-        sentences = split_sentences(record.document.text)
+        sentences = document_sentences(record.document)
         index = SentenceIndex(sentences)
         behind: dict[str, list[Example]] = defaultdict(list)
         unanswered: list[tuple[str, str]] = []

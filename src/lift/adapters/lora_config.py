@@ -71,6 +71,12 @@ def read_config(config: dict[str, Any]) -> LoraConfig:
             raise AdapterError(f"expected plain names and numbers as {name}, got {value!r:.80}; absorb again")
     if not isinstance(read.r, int) or not 0 < read.r <= _LARGEST_RANK:
         raise AdapterError(f"expected a rank from 1 to {_LARGEST_RANK:,}, got {read.r!r:.80}; absorb again")
+    for name in ("rank_pattern", "alpha_pattern"):
+        pattern_of = getattr(read, name)
+        if not isinstance(pattern_of, dict) or not all(map(_is_positive, pattern_of.values())):
+            raise AdapterError(f"expected numbers above 0 by matrix as {name}, got {pattern_of!r:.80}; absorb again")
+    if not _is_positive(read.lora_alpha):
+        raise AdapterError(f"expected a lora_alpha above 0, got {read.lora_alpha!r:.80}; absorb again")
     return read
 
 
@@ -134,6 +140,10 @@ def _matching_layers(count: int, wanted: tuple[int, ...]) -> list[int] | None:
     if outside := [layer for layer in wanted if not 0 <= layer < count]:
         raise AdapterError(f"expected adapter.layers from 0 to {count - 1}, got {outside}; leave those out")
     return sorted(set(wanted))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_plain_value(value: Any) -> bool:

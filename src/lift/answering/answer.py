@@ -72,10 +72,16 @@ def supported_answer(
     prompt_tokens: int,
     seconds: float,
 ) -> Answer:
-    """The answer `text` with the sentence that answers the question so, else the one where its words stand."""
+    """The answer `text` with the sentence that answers the question so, else the one where its words stand.
+
+    Beside the row of a table stand the sentences of its header and unit.
+    """
     found = attribute(index, document, question, text)
     evidence: tuple[Evidence, ...] = ()
     if found is not None:
-        evidence = (Evidence.of(document, found.sentence, "supports" if found.supports else "found"),)
+        evidence = (
+            Evidence.of(document, found.sentence, "supports" if found.supports else "found"),
+            *(Evidence.of(document, each, "related") for each in index.beside(found.sentence)),
+        )
     supported = found is not None and found.supports
     return Answer(text, context, evidence, supported, truncated, prompt_tokens, seconds)

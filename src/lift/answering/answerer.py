@@ -19,7 +19,7 @@ from lift.answering.answer import Answer, check_questions
 from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
 from lift.answering.strategies import AnsweringAdapters, Strategies
 from lift.documents.document import Document
-from lift.documents.sentences import Sentence, split_sentences
+from lift.documents.sentences import Sentence, document_sentences
 from lift.errors import UsageError
 from lift.inference.generate import generate
 from lift.inference.prefix_cache import PrefixCache
@@ -83,7 +83,7 @@ def strategies_of(memory: StoredMemory, base: BaseModel, form: PromptForm, key: 
     recipe = memory.manifest.recipe
     adapters = AnsweringAdapters(key, reader or key, cites=bool(recipe.get("tasks", {}).get("cited_share")))
     window_tokens = recipe.get("context", {}).get("window_tokens", 0)
-    return Strategies(base, memory.document, split_sentences(memory.document.text), adapters, window_tokens, form)
+    return Strategies(base, memory.document, document_sentences(memory.document), adapters, window_tokens, form)
 
 
 class Answerer:

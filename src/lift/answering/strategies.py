@@ -52,7 +52,7 @@ from lift.packing.prompts import (
     prompt_ids,
 )
 
-VERSION = 7  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 8  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -130,6 +130,7 @@ class Strategies:
 
         It raises UsageError where a text does not fit the window.
         """
+        context = self._readable(context)
         most_tokens = max_new_tokens or answer_tokens(question)
         if self._wants_yes_or_no(question):
             strategy = self._yes_or_no(question, context, most_tokens, max_new_tokens or PROSE_TOKENS)
@@ -149,7 +150,11 @@ class Strategies:
 
     def once(self, question: str, context: str, max_new_tokens: int) -> Strategy[Answer]:
         """The strategy of one text, whatever the memory has learned: its own with that context, none but "auto"."""
-        return self._within_window(self._without_quotes(self._once(question, context, max_new_tokens)))
+        return self._within_window(self._without_quotes(self._once(question, self._readable(context), max_new_tokens)))
+
+    def _readable(self, context: str) -> str:
+        """The context, or none where the document has no sentence: an adapter of others may come without a text."""
+        return context if self.index.sentences else "none"
 
     def _without_quotes(self, strategy: Strategy[Answer]) -> Strategy[Answer]:
         """The strategy with texts that quote the chat template cut there: one that begins so has said nothing."""

@@ -19,6 +19,8 @@ from lift.cli import absorb_command as absorb
 from lift.cli import ask_command as ask
 from lift.cli import bench_command as bench
 from lift.cli import evaluate_command as evaluate
+from lift.cli import export_command as export
+from lift.cli import hub_command as hub
 from lift.cli import library_command as library
 from lift.cli import models_command as models
 from lift.cli import plan_command as plan
@@ -47,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (absorb, plan, ask, library, serve, recipes, models, start, evaluate, bench):
+for _module in (absorb, plan, ask, library, export, hub, serve, recipes, models, start, evaluate, bench):
     _module.add_commands(app)
 
 

@@ -17,6 +17,7 @@ from lift.cli.options import (
     JsonOption,
     LibraryOption,
     ModelOption,
+    OcrOption,
     RecipeOption,
     SetOption,
     TitleOption,
@@ -51,6 +52,7 @@ Examples:
   lift absorb contract.pdf --budget 10m
   lift absorb novel.epub --name novel --budget 2h --set tasks.per_sentence=8
   lift absorb january.pdf february.pdf --name minutes     one memory of several files
+  lift absorb contracts/ --name contracts                 all files of a folder that can be read
   lift absorb march.pdf --into minutes                    add a text to a memory
   lift absorb contract-v2.pdf --name contract --replace   in the place of the old one, once it is made
   lift absorb contract.pdf --until 95% --budget 30m       rehearse what is forgotten
@@ -73,6 +75,7 @@ def absorb(
         typer.Option("--name", metavar="NAME", help="What the memory is called.", show_default="from the title"),
     ] = None,
     title: TitleOption = None,
+    ocr: OcrOption = False,
     into: Annotated[
         str | None, typer.Option("--into", metavar="NAME", help="Add the text to this memory, by its own recipe.")
     ] = None,
@@ -129,7 +132,7 @@ def absorb(
     events: Iterator[AbsorptionEvent | FineTuningEvent]
     if replace and name is None and into is None:
         raise UsageError("expected --replace with the --name of the memory to be replaced, got none; add --name NAME")
-    document = read_documents(files, title)
+    document = read_documents(files, title, ocr)
     if cancel:
         _cancel_remotely(document, model, settings, memories, as_json)
         return
@@ -287,6 +290,7 @@ def _report(finished: Finished, as_json: bool) -> None:
                 "directory": str(memory.directory),
                 "reused": finished.reused,
                 "remarks": list(finished.remarks),
+                "left_out": list(memory.document.warnings),
                 "seconds": round(finished.seconds, 3),
                 "predicted_seconds": round(finished.predicted_s, 3),
                 "adapter_bytes": _adapter_bytes(finished),
@@ -316,9 +320,9 @@ def _report(finished: Finished, as_json: bool) -> None:
             ("recalled", format_recall(len(report.recalled), len(report.probed))),
         ]
     )
-    for said in finished.remarks:
+    for said in (*memory.document.warnings, *finished.remarks):
         remark(said)
-    print_forgotten(report, memory.document.text)
+    print_forgotten(report, memory.document)
     stdout().print(f'\nAsk it:  lift ask {_quoted(memory.name)} "..."', markup=False)
 
 

@@ -8,8 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from lift.cli.bench_tables import show_absorb, show_ask, show_budgets, show_growth, show_serve, show_threads
+from lift.cli.bench_tables import (
+    show_absorb,
+    show_ask,
+    show_budgets,
+    show_growth,
+    show_parity,
+    show_serve,
+    show_threads,
+)
 from lift.cli.options import (
+    BaseGgufOption,
     JsonOption,
     LibraryOption,
     ModelOption,
@@ -36,6 +45,7 @@ Examples:
   lift bench serve --clients 16 --memories 8 --seconds 60 --context none --json
   lift bench budgets a.md b.pdf c.txt --runs 60 --shortest 30s --longest 5m --out budgets.jsonl
   lift bench threads examples/lease.md
+  lift bench parity minutes lease --peers peft,llama.cpp
   lift bench limits --shape llama-8b --lengths 8k,32k,128k
   lift bench gpu --batch-tokens 2k,4k,8k
 
@@ -58,6 +68,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("serve", epilog=_EPILOG)(serve)
     bench.command("budgets", epilog=_EPILOG)(budgets)
     bench.command("threads", epilog=_EPILOG)(threads)
+    bench.command("parity", epilog=_EPILOG)(parity)
     bench.command("limits", epilog=_EPILOG)(limits)
     bench.command("gpu", epilog=_EPILOG)(gpu)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
@@ -411,6 +422,43 @@ def gpu(
         write_json(result)
     else:
         stdout().print(as_markdown(result), markup=False, soft_wrap=True, end="")
+
+
+def parity(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Memories of one base model.")],
+    peers: Annotated[
+        str, typer.Option("--peers", metavar="P,P", help="Out of peft, llama.cpp and vllm.")
+    ] = "peft,llama.cpp,vllm",
+    llama: Annotated[
+        Path | None, typer.Option("--llama-server", metavar="FILE", help="The program.", show_default="from the PATH")
+    ] = None,
+    vllm: Annotated[
+        Path | None, typer.Option("--vllm", metavar="FILE", help="The program.", show_default="from the PATH")
+    ] = None,
+    base_gguf: BaseGgufOption = None,
+    questions: Annotated[
+        int, typer.Option("--questions", min=1, metavar="N", help="At most so many held-out questions a memory.")
+    ] = 100,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare Lift's answers with those of other programs that have the same memories."""
+    from lift.memories.library import MemoryLibrary
+
+    memories = [MemoryLibrary(library)[name] for name in names]
+    from lift.bench.parity_bench import PEERS, bench_parity
+    from lift.models.load import load_model
+
+    asked = [part.strip() for part in peers.split(",") if part.strip()]
+    if not asked or set(asked) - PEERS.keys():
+        raise UsageError(f"expected --peers out of {', '.join(PEERS)}, got {peers!r}")
+    programs = {peer: {"llama.cpp": llama, "vllm": vllm}.get(peer) for peer in asked}
+    base = load_model(memories[0].manifest.base.id, dtype="float32", on_progress=remark, fetch=False)
+    result = bench_parity(memories, base, programs, questions=questions, gguf=base_gguf, say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        show_parity(result)
 
 
 def _give_out(

@@ -294,3 +294,26 @@ def show_threads(result: Mapping[str, Any]) -> None:
     stdout().print(build_table(columns, lines, title="Tokens a second, by the number of busy processes beside it"))
     for note in result["notes"]:
         stdout().print(f"- {note}", markup=False)
+
+
+def show_parity(result: Mapping[str, Any]) -> None:
+    """Print what share of the answers each program gave as Lift did."""
+    columns = ["memory", "program", "adapter", "same", "judged within", "logits within"]
+    rows = [row for row in result["rows"] if "error" not in row]
+    table = [[row["memory"], f"{row['peer']} {row['version']}", *_parity_cells(row)] for row in rows]
+    table += [["all", row["peer"], *_parity_cells(row)] for row in result["sums"] if row["questions"]]
+    stdout().print(build_table(columns, table, f"Beside Lift in {result['dtype']}"))
+    for row in result["rows"]:
+        if "error" in row:
+            stdout().print(f"{row['memory']}, {row['peer']}: {row['error']}", markup=False)
+    _show_machine(result)
+
+
+def _parity_cells(row: Mapping[str, Any]) -> list[str]:
+    logits = row["largest_logit_difference"]
+    return [
+        row["adapter"],
+        f"{row['same']} of {row['questions']}",
+        f"{row['largest_judged_difference']:.2g} nats",
+        "" if logits is None else f"{logits:.2g}",
+    ]

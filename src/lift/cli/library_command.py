@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from lift.cli.output import (
     format_share,
     print_facts,
     print_forgotten,
+    print_source,
     remark,
     stdout,
     write_json,
@@ -25,6 +27,8 @@ from lift.cli.output import (
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lift.memories.library import Summary
     from lift.memories.manifest import Manifest, RecallPoint
 
@@ -36,6 +40,7 @@ Examples:
 _SHOW_EPILOG = """\b
 Examples:
   lift show minutes
+  lift show minutes --source     the text as it was read
   lift show minutes --json"""
 _RENAME_EPILOG = """\b
 Example:
@@ -75,11 +80,21 @@ def list_memories(library: LibraryOption = None, as_json: JsonOption = False) ->
     stdout().print(build_table(columns, [_summary_row(summary) for summary in summaries]))
 
 
-def show(name: _NameArgument, library: LibraryOption = None, as_json: JsonOption = False) -> None:
+def show(
+    name: _NameArgument,
+    source: Annotated[
+        bool, typer.Option("--source", help="Print the text as it was read, with its pages and headings.")
+    ] = False,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a memory is made of.
 
     Where it came from, what it cost, how much of the text it recalls, and which sentences it forgot.
     """
+    if source:
+        _show_source(name, library, as_json)
+        return
     from lift.absorbing.recall_report import recorded_report
     from lift.memories.library import MemoryLibrary
 
@@ -91,7 +106,32 @@ def show(name: _NameArgument, library: LibraryOption = None, as_json: JsonOption
         write_json({**manifest.model_dump(mode="json"), "directory": str(memory.directory), "forgotten": forgotten})
         return
     print_facts([*_manifest_facts(manifest), ("directory", str(memory.directory))])
-    print_forgotten(report, memory.document.text)
+    print_forgotten(report, memory.document)
+
+
+def _show_source(name: str, library: Path | None, as_json: bool) -> None:
+    """The document of a memory, and what of its original is not in it."""
+    from lift.memories.library import MemoryLibrary
+
+    document = MemoryLibrary(library)[name].document
+    if as_json:
+        write_json(
+            {
+                "name": name,
+                "title": document.title,
+                "source": document.source,
+                "language": document.language,
+                "text": document.text,
+                "places": [asdict(place) for place in document.places],
+                "parts": [asdict(part) for part in document.parts],
+                "left_out": [asdict(omission) for omission in document.omissions],
+                "warnings": list(document.warnings),
+            }
+        )
+        return
+    print_source(document)
+    for warning in document.warnings:
+        remark(warning)
 
 
 def rename(
@@ -204,6 +244,8 @@ def _manifest_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("source", manifest.document.source),
         ("text", text),
         ("text sha256", manifest.document.sha256),
+        ("language", manifest.document.language),
+        *(("  left out", warning) for warning in manifest.document.warnings),
         *((f"  part {number}", part.title) for number, part in enumerate(manifest.document.parts, 1)),
         ("recalled", format_recall(recall.recalled, recall.probed)),
         *((f"  after {format_seconds(each.seconds)}", _recalled(each)) for each in manifest.recall_history),

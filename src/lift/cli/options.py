@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
+from lift.cli.output import remark
 from lift.errors import UsageError
 from lift.training.budget import SMALLEST_BUDGET_S
 
@@ -27,7 +28,8 @@ _DURATION_PART = re.compile(rf"({_NUMBER})\s*({_UNITS})(?![a-z])\s*", re.IGNOREC
 FilesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE...", help="txt, md, html, pdf, docx or epub files, absorbed as one; - reads standard input."
+        metavar="FILE...",
+        help="txt, md, html, pdf, docx or epub files, or folders of them, absorbed as one; - reads standard input.",
     ),
 ]
 LibraryOption = Annotated[
@@ -40,12 +42,24 @@ LibraryOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+OcrOption = Annotated[
+    bool, typer.Option("--ocr", help="Read scanned pages of PDFs by character recognition (needs lift-memory[ocr]).")
+]
 ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
         metavar="M",
         help="Base model: smollm2, a transformers directory, a GGUF file, a hub id, or openai:NAME to fine-tune there.",
+    ),
+]
+BaseGgufOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--base-gguf",
+        metavar="FILE",
+        help="The base model as llama.cpp reads it.",
+        show_default="the file it was loaded from",
     ),
 ]
 MemoryModelOption = Annotated[
@@ -131,11 +145,13 @@ def parse_tokens(text: str, option: str) -> int:
     return int(number) * unit
 
 
-def read_documents(files: Sequence[str], title: str | None) -> Document:
-    """One document of all `files`; a single one may have its title from the caller, several share it as the whole's."""
-    from lift.documents.document import join_documents
-    from lift.documents.read import read_document
+def read_documents(files: Sequence[str], title: str | None, ocr: bool = False) -> Document:
+    """One document of all `files`; a single one may have its title from the caller, several share it as the whole's.
 
-    if len(files) == 1:
-        return read_document(files[0], title=title)
-    return join_documents([read_document(file) for file in files], title)
+    Of a folder all files are read that can be, those of its folders too; of each other it is told why it was not, and
+    that it was left out. `ocr`: scanned pages are read by character recognition. Raises DocumentError where a file that
+    is named itself, or no file of a folder, can be read.
+    """
+    from lift.documents.folder import read_files
+
+    return read_files(files, title, say=remark, ocr=ocr)

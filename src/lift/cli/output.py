@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lift.absorbing.recall_report import RecallReport
     from lift.answering.answer import Answer
+    from lift.documents.document import Document, Place
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _FORGOTTEN_SHOWN = 10
@@ -78,17 +79,17 @@ def build_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     return table
 
 
-def print_forgotten(report: RecallReport, text: str) -> None:
-    """The sentences of `text` that were asked about in vain, with what was asked, expected and answered."""
+def print_forgotten(report: RecallReport, document: Document) -> None:
+    """The sentences of `document` that were asked about in vain, with what was asked, expected and answered."""
     from rich.padding import Padding
     from rich.text import Text
 
-    from lift.documents.sentences import split_sentences
+    from lift.documents.sentences import document_sentences
 
     forgotten = report.forgotten
     if not forgotten:
         return
-    sentences = split_sentences(text)
+    sentences = document_sentences(document)
     shown = "" if len(forgotten) <= _FORGOTTEN_SHOWN else f", the first {_FORGOTTEN_SHOWN} of {len(forgotten)}"
     stdout().print(f"\nNot recalled{shown}:", markup=False)
     for index in forgotten[:_FORGOTTEN_SHOWN]:
@@ -97,6 +98,33 @@ def print_forgotten(report: RecallReport, text: str) -> None:
         stdout().print(Padding(Text(f"“{said}”"), (0, 0, 0, 2)))
         asked = f"asked: {probe.question}  expected: {probe.expected}  answered: {probe.answer or 'nothing'}"
         stdout().print(Padding(Text(asked, style="dim"), (0, 0, 0, 4)))
+
+
+def print_source(document: Document) -> None:
+    """The text as it was read; where a page or section begins, its number or name in dimmed brackets.
+
+    A heading that the text itself says there is not said twice.
+    """
+    from rich.text import Text
+
+    console = stdout()
+    whole, place_before = Text(), 0
+    before: Place | None = None
+    for place in document.places:
+        whole.append(document.text[place_before : place.start])
+        place_before = place.start
+        place_named = document.place_at(place.start) or place
+        said = document.text.startswith(place.heading or "\0", place.start)
+        page = f"page {place.page}" if place.page is not None and (before is None or place.page != before.page) else ""
+        is_new = before is None or place.heading != before.heading
+        heading = f"“{place.heading}”" if place.heading and is_new and not said else ""
+        marks = ", ".join(part for part in (place_named.file or "", page, heading) if part)
+        if marks:
+            at_line = place.start == 0 or document.text[place.start - 1] == "\n"
+            whole.append(f"[{marks}]{chr(10) if at_line else ' '}", style="dim")
+        before = place
+    whole.append(document.text[place_before:])
+    console.print(whole, soft_wrap=True)
 
 
 def format_seconds(seconds: float) -> str:

@@ -13,6 +13,7 @@ from lift.cli.options import (
     FilesArgument,
     JsonOption,
     ModelOption,
+    OcrOption,
     RecipeOption,
     SetOption,
     TitleOption,
@@ -43,6 +44,7 @@ def plan(
     recipe: RecipeOption = "default",
     overrides: SetOption = None,
     budget: BudgetOption = None,
+    ocr: OcrOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what absorbing a text would cost.
@@ -55,7 +57,7 @@ def plan(
     from lift.recipes.recipe import load_recipe
 
     settings = load_recipe(recipe, overrides or ())
-    document = read_documents(files, title)
+    document = read_documents(files, title, ocr)
     from lift.absorbing.planning import make_plan
 
     base = progress.load_shown_model(model, as_json)
@@ -90,6 +92,7 @@ def _plan_facts(made: Plan) -> list[tuple[str, str]]:
         ("asking closed book", f"{format_seconds(made.ask_s)} a question"),
         ("asking with the whole text", full_read),
         ("pays", pays),
+        *(("note", warning) for warning in made.warnings),
     ]
 
 

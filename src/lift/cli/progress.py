@@ -192,13 +192,13 @@ def open_display(as_json: bool) -> Display:
     return Silent() if as_json else Lines()
 
 
-def load_shown_model(name: str, as_json: bool, *, fetch: bool = True) -> BaseModel:
-    """The base model `name`, with what its loading takes shown meanwhile; `fetch` and what is raised as load_model."""
+def load_shown_model(name: str, as_json: bool, *, fetch: bool = True, dtype: str | None = None) -> BaseModel:
+    """The base model `name`, with what its loading takes shown meanwhile; options and what is raised as load_model."""
     with opened_display(as_json) as display:
         display.wait("loading the model")
         from lift.models.load import load_model
 
-        return load_model(name, on_progress=None if as_json else display.say, fetch=fetch)
+        return load_model(name, dtype=dtype, on_progress=None if as_json else display.say, fetch=fetch)
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 read.py        which reader a file needs; the limits; the errors of files
 encoding.py    bytes -> text
-plain_text.py  markdown.py  html.py  pdf.py  docx.py  epub.py    one format each -> blocks
-zip_archive.py what docx and epub share: an archive opened with limits
+plain_text.py  markdown.py  html.py  pdf.py  docx.py  xlsx.py  pptx.py  opendocument.py  rtf.py  epub.py  mail.py
+delimited.py   notebook.py  subtitles.py  chat.py                one format each -> blocks
+html_furniture.py  docx_numbering.py  number_formats.py  charts.py  symbol_fonts.py    parts of these formats
+tables.py      formulas.py  rows and formulas -> lines, for all formats
+zip_archive.py what Office files and e-books share: an archive opened with limits
 blocks.py      blocks -> Document, the one place where offsets are counted
 cleaning.py    the normal form of every text
 document.py    what a document is

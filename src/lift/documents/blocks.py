@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lift.documents.cleaning import clean_text
-from lift.documents.document import Document, Place
+from lift.documents.cleaning import clean_text, is_unspaced
+from lift.documents.document import Document, Omission, Place
 from lift.errors import DocumentError
 
 PARAGRAPH = "\n\n"
@@ -38,10 +38,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Content:
-    """What a reader found in a file: the title that the file gives itself, if any, and the blocks."""
+    """A file as it was read: the title that it gives itself, if any, the blocks, and all that was left out."""
 
     title: str | None
     blocks: list[Block]
+    omissions: tuple[Omission, ...] = ()
 
     @property
     def first_heading(self) -> str | None:
@@ -59,7 +60,7 @@ def shortened(line: str) -> str:
     return line if len(line) <= MAX_HEADING_CHARS else line[: MAX_HEADING_CHARS - 1].rstrip() + "…"
 
 
-def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
+def assemble(title: str, source: str, blocks: Iterable[Block], omissions: Iterable[Omission] = ()) -> Document:
     """Join the blocks into a document with its places; raises DocumentError where no text is left."""
     parts: list[str] = []
     places: list[Place] = []
@@ -76,8 +77,10 @@ def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
         if not text:
             continue
         if parts:
-            parts.append(block.separator)
-            length_chars += len(block.separator)
+            unspaced = block.separator == SPACE and is_unspaced(parts[-1][-1:], text[:1])
+            separator = "" if unspaced else block.separator
+            parts.append(separator)
+            length_chars += len(separator)
         known = places[-1] if places else Place(start=0)
         if (page, heading) != (known.page, known.heading) or (whole_heading and text == whole_heading):
             places.append(Place(start=length_chars, page=page, heading=heading))
@@ -85,4 +88,4 @@ def assemble(title: str, source: str, blocks: Iterable[Block]) -> Document:
         length_chars += len(text)
     if not parts:
         raise DocumentError(f"{source}: expected text, got only white space; give a file with words in it")
-    return Document(title=shortened(title), text="".join(parts), source=source, places=tuple(places))
+    return Document(shortened(title), "".join(parts), source, tuple(places), omissions=tuple(omissions))

@@ -19,6 +19,14 @@ _FIRST_PRIVATE = 0xE000  # every control character, space and surrogate stands b
 _MAX_MARKS = 30
 _MARK_JOINER = "\u034f"
 _MANY_MARKS = re.compile(r"[^\w\s\x00-\u02ff]{10,}")
+# Han, kana, bopomofo and the punctuation that goes with them; Thai, Lao, Khmer and Burmese
+_UNSPACED = (
+    r"[\u2e80-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff9f"
+    r"\uffe0-\uffe6\U00020000-\U0003fffd\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
+)
+_UNSPACED_RUN = re.compile(rf"{_UNSPACED}+|(?:(?!{_UNSPACED}).)+", re.DOTALL)
+_UNSPACED_PAIR = re.compile(_UNSPACED * 2)
+_UNSPACED_LINES = re.compile(rf"(?<={_UNSPACED})[ \t]*\n\s*(?={_UNSPACED})")
 
 
 def _character_table() -> dict[int, str | None]:
@@ -59,6 +67,21 @@ def clean_text(text: str) -> str:
     text = unicodedata.normalize("NFC", _MANY_MARKS.sub(_part_marks, text.translate(_CHARACTERS)))
     lines = _INNER_SPACES.sub(" ", text).split("\n")
     return _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip(" ") for line in lines))
+
+
+def is_unspaced(first: str, second: str) -> bool:
+    """Whether no space belongs between two characters: both are of scripts that are written without."""
+    return _UNSPACED_PAIR.fullmatch(first + second) is not None
+
+
+def unspaced_runs(text: str) -> list[str]:
+    """The text in pieces, each all of characters of scripts that are written without spaces, or of others."""
+    return _UNSPACED_RUN.findall(text)
+
+
+def join_unspaced_lines(text: str) -> str:
+    """The text without the line breaks between characters of scripts that are written without spaces."""
+    return text if text.isascii() else _UNSPACED_LINES.sub("", text)
 
 
 def _part_marks(found: re.Match[str]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +31,19 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Omission:
+    """Parts of the original that are not in the text: their kind, as a noun in the singular, their page and number.
+
+    `kind` is such as "page without text", "image", "hidden panel" or "chapter that does not open".
+    """
+
+    kind: str
+    page: int | None = None
+    file: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class DocumentPart:
     """One of several documents that were joined: its text begins at character `start` of the whole."""
 
@@ -43,7 +57,8 @@ class Document:
     """A text with its title and origin.
 
     `places` is sorted by `start`; it is empty where the format knows neither pages nor headings. `parts` is sorted by
-    `start` and empty for a document that was not joined from several.
+    `start` and empty for a document that was not joined from several. `omissions`: parts of the original that were left
+    out, in its order. `language`: the ISO 639 code that its sentences are split by, None where nobody has told it yet.
     """
 
     title: str
@@ -51,6 +66,13 @@ class Document:
     source: str
     places: tuple[Place, ...] = field(default=())
     parts: tuple[DocumentPart, ...] = field(default=())
+    omissions: tuple[Omission, ...] = field(default=())
+    language: str | None = field(default=None, compare=False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each kind of thing that was left out, with its count and pages."""
+        return omission_warnings(self.omissions)
 
     @cached_property
     def sha256(self) -> str:
@@ -118,6 +140,8 @@ class Document:
                 self.text[part.start : end],
                 part.source,
                 tuple(replace(place, start=place.start - part.start) for place in self._places(part.start, end)),
+                omissions=tuple(omission for omission in self.omissions if omission.file == part.source),
+                language=self.language,
             )
             for part, end in zip(self.parts, ends, strict=True)
         )
@@ -137,6 +161,9 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
     if len(documents) == 1 and title is None:
         return documents[0]
     texts, places, parts, start = list[str](), list[Place](), list[DocumentPart](), 0
+    omissions = [
+        replace(omission, file=omission.file or whole.source) for whole in documents for omission in whole.omissions
+    ]
     for whole in documents:
         for document in whole.split():
             texts.append(document.text)
@@ -153,4 +180,58 @@ def join_documents(documents: Sequence[Document], title: str | None = None) -> D
         "; ".join(part.source for part in parts),
         tuple(places),
         tuple(parts),
+        tuple(omissions),
+        documents[0].language,
     )
+
+
+# The kind of an omission where nothing was left out but a machine's eye read the page.
+READ_BY_RECOGNITION = "page read by character recognition"
+
+
+def omission_warnings(omissions: Sequence[Omission]) -> tuple[str, ...]:
+    """A sentence for each file and kind of what was left out, with its count and pages."""
+    groups = defaultdict[tuple[str | None, str], list[Omission]](list)
+    for omission in omissions:
+        groups[omission.file, omission.kind].append(omission)
+    return tuple(_told(file, kind, members) for (file, kind), members in groups.items())
+
+
+def grouped_omissions(omissions: Sequence[Omission], most: int) -> tuple[Omission, ...]:
+    """As many omissions in at most `most` records, one for each file, kind and page.
+
+    Where there are more, the pages of the others are not told. The kinds themselves may be more than `most`.
+    """
+    counts = Counter[tuple[str | None, str, int | None]]()
+    for each in omissions:
+        known = (each.file, each.kind, each.page) in counts or len(counts) < most
+        counts[each.file, each.kind, each.page if known else None] += each.count
+    return tuple(Omission(kind, page, file, count) for (file, kind, page), count in counts.items())
+
+
+_MOST_PAGES_TOLD = 12
+_QUALIFIED = re.compile(r" (?=(?:without|with|that|of|beside|in)\b)")
+
+
+def _told(file: str | None, kind: str, members: Sequence[Omission]) -> str:
+    """ "3 pages without text were left out (pages 2, 5 and 9)." for the omissions of one kind in one file."""
+    count = sum(member.count for member in members)
+    left_out = _plural(kind) if count > 1 else kind
+    pages = sorted({member.page for member in members if member.page is not None})
+    shown = [str(page) for page in pages[:_MOST_PAGES_TOLD]]
+    if len(pages) > len(shown):
+        shown.append(f"{len(pages) - len(shown)} more")
+    listed = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    where = f" ({'pages' if len(pages) > 1 else 'page'} {listed})" if pages else ""
+    of = f"{file}: " if file else ""
+    if kind == READ_BY_RECOGNITION:
+        verb = "were" if count > 1 else "was"
+        return f"{of}{count} page{'s' if count > 1 else ''} {verb} read by character recognition{where}, which may err."
+    return f"{of}{count} {left_out} {'were' if count > 1 else 'was'} left out{where}."
+
+
+def _plural(kind: str) -> str:
+    """The plural of a kind: "pages without text", "hidden panels", "chapters that do not open"."""
+    noun = _QUALIFIED.split(kind, maxsplit=1)[0]
+    rest = kind[len(noun) :].replace(" does ", " do ")
+    return f"{noun}{'es' if noun.endswith(('x', 's', 'ch', 'sh')) else 's'}{rest}"

@@ -28,6 +28,11 @@ _DECLARABLE = (
     "ascii", "utf-8", "utf-16", "utf-32", "iso8859", "cp", "windows", "koi8", "mac", "gb", "big5", "shift_jis", "euc",
     "iso2022", "hz", "johab", "tis-620", "kz1048", "ptcp154", "hp-roman8"
 )  # fmt: skip
+# Browsers take these labels for wider encodings, and pages rely on it (WHATWG, Encoding Standard, section 4.2).
+_LABELS = {
+    "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
+    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs"
+}  # fmt: skip
 _DAMAGED_BYTE = "\udc80-\udcff"
 
 
@@ -43,21 +48,33 @@ def decode(data: bytes, name: str, declared: str | None = None) -> str:
     if wide := _wide_encoding(sample):
         return _decode_marked(data, wide, name)
     if len(sample.translate(None, _CONTROL_BYTES)) < len(sample) * (1 - _MAX_CONTROL_SHARE):
-        raise DocumentError(f"{name}: expected a text, got binary data; give a txt, md, html, pdf, docx or epub file")
-    for encoding in ("utf-8", declared if declared and _is_declarable(declared) else "utf-8"):
-        try:
-            return data.decode(encoding)
-        except UnicodeError:
-            continue
+        raise DocumentError(
+            f"{name}: expected a text, got binary data; give a document such as a txt, pdf or docx file"
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeError:
+        if declared and (text := _decode_declared(data, declared)) is not None:
+            return text
     damaged = _decode_damaged_utf8(data)
     return damaged if damaged is not None else _decode_legacy(data, name)
 
 
-def _is_declarable(encoding: str) -> bool:
+def _decode_declared(data: bytes, declared: str) -> str | None:
+    """The text in the encoding that browsers take the label `declared` for; None where the bytes are not in it."""
     try:
-        return codecs.lookup(encoding).name.startswith(_DECLARABLE)
+        name = codecs.lookup(declared.strip()).name
     except (LookupError, ValueError):
-        return False
+        return None
+    if not name.startswith(_DECLARABLE):
+        return None
+    for encoding in dict.fromkeys([_LABELS.get(name, name), name]):
+        try:
+            # the five bytes that windows-1252 has no character for are control codes to a browser
+            return data.decode(encoding, "ignore" if encoding == "cp1252" else "strict")
+        except UnicodeError:
+            continue
+    return None
 
 
 def _decode_marked(data: bytes, encoding: str, name: str) -> str:

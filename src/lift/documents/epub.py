@@ -6,17 +6,22 @@ from dataclasses import replace
 from typing import Any
 
 from lift.documents.blocks import Block, Content
+from lift.documents.document import Omission
 from lift.documents.html import label_of, parse_xhtml, read_xhtml
-from lift.documents.zip_archive import Archive, resolve
+from lift.documents.zip_archive import Archive, ArchiveLimitError, resolve
 from lift.errors import DocumentError
 
+_BROKEN_CHAPTER = "chapter that does not open"
 _CONTAINER = "META-INF/container.xml"
 _ENCRYPTION = "META-INF/encryption.xml"
 _CHAPTER_TYPES = frozenset(["application/xhtml+xml", "text/html", "application/xml", "text/x-oeb1-document"])
 
 
 def read_epub(archive: Archive) -> Content:
-    """Read an EPUB 2 or 3; raises DocumentError where it is broken or locked (DRM)."""
+    """Read an EPUB 2 or 3; chapters that are missing or broken are told as omissions.
+
+    Raises DocumentError where the book is locked (DRM), or no chapter can be read for what is broken.
+    """
     package_path = _package_path(archive)
     package = archive.xml(package_path)
     items = {item.get("id"): item for item in _elements(package, "item")}
@@ -25,21 +30,37 @@ def read_epub(archive: Archive) -> Content:
     names = _chapter_names(archive, package_path, items.values())
     locked = _locked_members(archive)
     blocks: list[Block] = []
+    omissions = [Omission(_BROKEN_CHAPTER) for reference in references if reference not in items]
+    refusal: DocumentError | None = None
     known: set[str] = set()
     for item in spine:
         member = resolve(package_path, item.get("href") or "")
         is_contents = "nav" in (item.get("properties") or "").split()
-        if item.get("media-type") not in _CHAPTER_TYPES or is_contents or member not in archive or member in known:
+        if is_contents or member in known:
             continue
         known.add(member)
+        if item.get("media-type") not in _CHAPTER_TYPES:
+            omissions.append(Omission("image" if "image" in (item.get("media-type") or "") else _BROKEN_CHAPTER))
+            continue
         if member in locked:
             raise DocumentError(f"{archive.name}: the book is locked by copy protection (DRM); give an unlocked copy")
-        chapter = read_xhtml(archive.read(member), archive.name)
+        try:
+            content = read_xhtml(archive.read(member), archive.name)
+        except ArchiveLimitError:
+            raise
+        except DocumentError as error:
+            refusal = refusal or error
+            omissions.append(Omission(_BROKEN_CHAPTER))
+            continue
+        chapter = content.blocks
+        omissions += content.omissions
         if chapter and member in names and not any(block.heading for block in chapter):
             chapter[0] = replace(chapter[0], heading=names[member])
         blocks += chapter
+    if not blocks and refusal is not None:
+        raise refusal
     title = next((label_of(element) for element in _elements(package, "title")), None)
-    return Content(title=title or None, blocks=blocks)
+    return Content(title=title or None, blocks=blocks, omissions=tuple(omissions))
 
 
 def _package_path(archive: Archive) -> str:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import html as entities
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from lift.documents.blocks import LINE, PARAGRAPH, Block, Content, one_line
+from lift.documents.cleaning import join_unspaced_lines
+from lift.documents.document import Omission
 from lift.documents.encoding import decode
+from lift.documents.formulas import BASE_CHARS, mathml_text, set_high
+from lift.documents.html_furniture import PageSurvey, element_name, furniture_kind, is_collapsed_panel
+from lift.documents.table_rows import SpanFiller, SpannedCell, row_line, span_of
 from lift.errors import DocumentError
 
 _HEADINGS = frozenset(f"h{level}" for level in range(1, 7))
 _NO_TEXT = frozenset(
     {
-        "head", "script", "style", "noscript", "template", "iframe", "object", "embed", "applet", "svg", "canvas",
-        "audio", "video", "button", "select", "textarea", "input", "datalist", "rp", "rt", "annotation",
-        "annotation-xml"
+        "head", "script", "style", "noscript", "template", "rp", "rt", "annotation", "annotation-xml", "mjx-math",
+        "param", "source", "track", "datalist", "basefont", "bgsound"
     }
 )  # fmt: skip
-_FURNITURE = frozenset(["nav", "aside", "footer", "form", "menu", "dialog"])
-_FURNITURE_ROLES = frozenset(["navigation", "banner", "contentinfo", "search", "complementary", "doc-toc"])
-_FURNITURE_CLASSES = frozenset(["mw-editsection", "navbox", "noprint", "toc"])
+_MEDIA = {
+    "iframe": "embedded page", "object": "embedded page", "embed": "embedded page", "applet": "embedded page",
+    "audio": "recording", "video": "recording", "canvas": "drawing"
+}  # fmt: skip
+_CONTROLS = frozenset(["button", "select", "textarea", "input"])
+_STRUCK_OUT = frozenset(["del", "s", "strike"])
 _BLOCKS = frozenset(
     {
         "address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl", "dt",
@@ -36,45 +40,64 @@ _BLOCKS = frozenset(
 _NOTE_TYPES = frozenset(["footnote", "footnotes", "endnote", "endnotes", "rearnote", "rearnotes", "note"])
 # A table's rows can be told in a line each; one that lays out a page holds headings, lists or tables.
 _NO_DATA_TABLE = _HEADINGS | {"ul", "ol", "pre"}
-_LOOKED_INTO = frozenset(["sup", "header", "table"])
-_COUNTED = _NO_DATA_TABLE | {"a", "h1", "table"}
+# The question of a collapsed answer stands in one of these, often as a button.
+_LABELS = _HEADINGS | {"summary", "dt", "legend"}
+_MIN_LABEL_BUTTON_CHARS = 15
+# What is drawn for the eye of what MathML or TeX beside it says, and signs that link a heading to itself.
+_DRAWN_CLASSES = frozenset(
+    {
+        "katex-html", "MathJax", "MathJax_Preview", "MathJax_CHTML", "MathJax_SVG", "mwe-math-fallback-image-inline",
+        "mwe-math-fallback-image-display", "mw-editsection", "noprint", "headerlink", "header-anchor", "hash-link",
+        "footnote-backref", "material-icons", "material-symbols-outlined", "material-symbols-rounded"
+    }
+)  # fmt: skip
 _HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _DECLARED_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?([\w.:-]+)|<\?xml[^>]+encoding=[\"']([\w.:-]+)", re.I)
 _XML_DECLARATION = re.compile(r"\A\ufeff?\s*<\?xml[^>]*\?>")
+_DOCUMENT_END = re.compile(r"</(?:body|html)\s{0,9}>", re.IGNORECASE)
 _DOCTYPE = re.compile(r"<!DOCTYPE", re.IGNORECASE)
 _DOCTYPE_END = re.compile(r"\]\s*+>")
 _ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)[A-Za-z][A-Za-z0-9]*;")
 _HARD_BREAK = "\v"
-_MAX_EXPONENT_CHARS = 64
 _MAX_LABEL_CHARS, _MAX_LABEL_NODES = 1_000, 1_000
 # deeper lists are indented no further: a page may nest a thousand of them
 _MAX_INDENT_LEVELS = 20
 _MAX_ITEM_NUMBER = 10**9
+_MAX_ARTICLES = 200
 _OPS = "{http://www.idpf.org/2007/ops}type"
 
 
-def read_html(data: bytes, name: str) -> Content:
+def read_html(data: bytes, name: str, declared: str | None = None, is_page: bool = True) -> Content:
     """Read a page; the title is og:title, else its only h1, else the title element.
 
-    `nav`, `aside`, `footer`, page headers and forms are left out; where the page marks one `main` or one `article`,
-    nothing else is read. Raises DocumentError, naming the file as `name`, where the bytes hold no markup.
+    Menus, page headers and footers, forms, consent banners and the like are left out, unless most of the page is in
+    them; where one `main` or `article` holds most of the page, nothing else is read. All that is left out is told.
+    `declared` is the encoding that came with the page; without one its own is used. With `is_page` False, as in a mail,
+    nothing is furniture. Raises DocumentError, naming the
+    file as `name`, where the bytes hold no markup.
     """
-    declared = _DECLARED_CHARSET.search(data[:4096])
-    encoding = next((group.decode("ascii") for group in declared.groups() if group), None) if declared else None
-    root = _parse(decode(data, name, declared=encoding), name)
-    blocks = _Walk(furniture=False).blocks(_reading_matter(root))
-    return Content(title=_title(root), blocks=blocks)
+    found = _DECLARED_CHARSET.search(data[:4096])
+    own = next((group.decode("ascii") for group in found.groups() if group), None) if found else None
+    root = _parse(decode(data, name, declared=declared or own), name)
+    if not is_page:
+        return _whole_content(root)
+    matter = _reading_matter(root)
+    content = _Walk(PageSurvey(root), keeps_furniture=False).content(matter)
+    return Content(_title(root), content.blocks, (*content.omissions, *_beside(root, matter)))
 
 
 def read_markup(markup: str, name: str) -> Content:
     """Read HTML that is nothing but reading matter (what markdown renders to): nothing of it is furniture."""
-    blocks = _Walk(furniture=True).blocks(_parse(f"<body>{markup}</body>", name))
-    return Content(title=None, blocks=blocks)
+    return _whole_content(_parse(f"<body>{markup}</body>", name))
 
 
-def read_xhtml(data: bytes, name: str) -> list[Block]:
-    """The blocks of one chapter of a book; of a book, nothing but page numbers and hidden text is left out."""
-    return _Walk(furniture=True).blocks(parse_xhtml(data, name))
+def read_xhtml(data: bytes, name: str) -> Content:
+    """Read one chapter of a book, where nothing is furniture; it has no title."""
+    return _whole_content(parse_xhtml(data, name))
+
+
+def _whole_content(root: Any) -> Content:
+    return _Walk(PageSurvey(root), keeps_furniture=True).content(root)
 
 
 def parse_xhtml(data: bytes, name: str) -> Any:
@@ -120,6 +143,8 @@ def _parse(text: str, name: str) -> Any:
     parser = etree.HTMLParser(
         encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True, huge_tree=True, recover=True
     )
+    # libxml2 drops in silence what stands behind a NUL, or behind the end of body and html, where browsers read on
+    text = _DOCUMENT_END.sub("", text.replace("\0", ""))
     root = etree.fromstring(text.encode("utf-8", errors="ignore"), parser) if text.strip() else None
     _check_depth(parser, name)
     if root is None:
@@ -135,19 +160,32 @@ def _check_depth(parser: Any, name: str) -> None:
         )
 
 
-def _name(element: Any) -> str:
-    tag = element.tag
-    return tag.rpartition("}")[2].lower() if isinstance(tag, str) else ""
-
-
 def _reading_matter(root: Any) -> Any:
-    """The one main or article element, where there is exactly one and most paragraphs are in it; else the page."""
+    """The main or article element that holds most of the page's paragraphs, else the page."""
     whole_chars = _paragraph_chars(root)
     for name in ("main", "article"):
-        found = [element for element in root.iter() if _name(element) == name]
-        if len(found) == 1 and 0 < whole_chars < 2 * _paragraph_chars(found[0]):
-            return found[0]
+        found = list(
+            itertools.islice((element for element in root.iter() if element_name(element) == name), _MAX_ARTICLES)
+        )
+        sized = [(chars, -index) for index, element in enumerate(found) if (chars := _paragraph_chars(element))]
+        if sized:
+            chars, index = max(sized)
+            if whole_chars < 2 * chars:
+                return found[-index]
     return root
+
+
+def _beside(root: Any, matter: Any) -> list[Omission]:
+    """Tells of the parts of a page that stand beside its reading matter."""
+    told = []
+    while matter is not root and (parent := matter.getparent()) is not None:
+        for sibling in parent:
+            name = element_name(sibling)
+            if sibling is not matter and name and name not in _NO_TEXT and label_of(sibling):
+                kind = furniture_kind(sibling, name)
+                told.append(Omission(kind or "part beside the article"))
+        matter = parent
+    return told
 
 
 def _paragraph_chars(root: Any) -> int:
@@ -156,7 +194,7 @@ def _paragraph_chars(root: Any) -> int:
 
     chars, inside = 0, 0
     for event, element in etree.iterwalk(root, events=("start", "end")):
-        is_paragraph = _name(element) == "p"
+        is_paragraph = element_name(element) == "p"
         if event == "start":
             inside += is_paragraph
             text = element.text
@@ -171,7 +209,7 @@ def _paragraph_chars(root: Any) -> int:
 def _title(root: Any) -> str | None:
     first_level, title = [], ""
     for element in root.iter():
-        name = _name(element)
+        name = element_name(element)
         if name == "meta" and element.get("property") == "og:title" and element.get("content"):
             return one_line(element.get("content"))
         if name == "h1":
@@ -200,117 +238,114 @@ def label_of(element: Any, between: str = "") -> str:
     return one_line(between.join(pieces)[: _MAX_LABEL_CHARS + 1])
 
 
-@dataclass(frozen=True)
-class _Inside:
-    """What an element that is left out or read otherwise for it holds, or whether its text is a number."""
-
-    has_link: bool
-    has_first_heading: bool
-    is_number: bool
-    is_data_table: bool
-
-
-def _look_inside(root: Any) -> Iterator[_Inside]:
-    """What each sup, header and table below `root` holds, in the order in which they begin, from one pass over all."""
-    from lxml import etree
-
-    found: list[_Inside | None] = []
-    opened: list[tuple[int, Counter[str], int, int]] = []
-    seen: Counter[str] = Counter()
-    pieces: list[str] = []
-    chars = 0
-    for event, element in etree.iterwalk(root, events=("start", "end")):
-        name = _name(element)
-        if event == "start":
-            if name in _LOOKED_INTO:
-                opened.append((len(found), seen.copy(), len(pieces), chars))
-                found.append(None)
-            if name in _COUNTED:
-                seen[name] += 1
-        elif name in _LOOKED_INTO:
-            index, before, first_piece, chars_before = opened.pop()
-            held = seen - before
-            exponent = "".join(pieces[first_piece:]).strip() if chars - chars_before <= _MAX_EXPONENT_CHARS else ""
-            found[index] = _Inside(
-                has_link=held["a"] > 0,
-                has_first_heading=held["h1"] > 0,
-                is_number=bool(exponent) and exponent.isdecimal(),
-                is_data_table=held["table"] <= 1 and not held.keys() & _NO_DATA_TABLE,
-            )
-        text = element.text if event == "start" else element.tail
-        if text and name:
-            pieces.append(text)
-            chars += len(text)
-    return (each for each in found if each is not None)
-
-
-_NOTHING_INSIDE = _Inside(has_link=False, has_first_heading=False, is_number=False, is_data_table=False)
-
-
 class _Walk:
     """One pass over the elements in document order, without recursion: pages may be nested a thousand deep."""
 
-    def __init__(self, furniture: bool) -> None:
-        self._keeps_furniture = furniture
+    def __init__(self, survey: PageSurvey, keeps_furniture: bool) -> None:
+        self._survey = survey
+        self._keeps_furniture = keeps_furniture
         self._found: list[Block] = []
+        self._omissions: list[Omission] = []
         self._buffer: list[str] = []
         self._prefix = ""
         self._separator = PARAGRAPH
         self._lists: list[int | None] = []
         self._in_item_run = False
-        self._cells: list[str] | None = None
+        self._cells: list[SpannedCell] | None = None
         self._data_tables: list[Any] = []
+        self._filler = SpanFiller()
         self._rows = 0
         self._preformatted = 0
         self._sectioning = 0
+        self._labels = 0
+        self._raised: list[int] = []  # where in the buffer each open <sup> begins
 
-    def blocks(self, root: Any) -> list[Block]:
-        """The blocks below `root`."""
+    def content(self, root: Any) -> Content:
+        """The blocks below `root`, and what was left out of it."""
         from lxml import etree
 
         skipped: Any = None
-        looked = _look_inside(root)
         for event, element in etree.iterwalk(root, events=("start", "end")):
+            name = element_name(element)
             if event == "start":
-                inside = next(looked) if _name(element) in _LOOKED_INTO else _NOTHING_INSIDE
-                if skipped is None and self._is_left_out(element, inside):
+                if skipped is None and (kind := self._left_out(element, name)) is not None:
                     skipped = element
+                    if kind:
+                        self._omissions.append(Omission(kind))
                 if skipped is None:
-                    self._open(element, _name(element), inside)
+                    self._open(element, name)
                 continue
             if skipped is None:
-                self._close(element, _name(element))
+                self._close(element, name)
             elif skipped is element:
                 skipped = None
             if skipped is None and element is not root:
                 self._text(element.tail)
         self._flush()
-        return self._found
+        return Content(None, self._found, tuple(self._omissions))
 
-    def _is_left_out(self, element: Any, inside: _Inside) -> bool:
-        name = _name(element)
-        if name in _NO_TEXT or not name:
-            return True
+    def _left_out(self, element: Any, name: str) -> str | None:
+        """The kind of what is left out with all that it holds, "" where nobody would miss it; None for the rest."""
+        if name == "math":
+            self._text(f" {mathml_text(element)} " if self._is_display(element) else mathml_text(element))
+            return ""
+        if name == "script" and (element.get("type") or "").startswith("math/tex"):
+            self._text(element.text)
+            return ""
+        if not name or (name in _NO_TEXT and not (name == "template" and element.get("shadowrootmode"))):
+            return ""
+        classes = set((element.get("class") or "").split())
+        if classes & _DRAWN_CLASSES:
+            return ""
         kinds = set((element.get(_OPS) or "").split())
-        if kinds & {"noteref", "pagebreak"} or element.get("role") in {"doc-noteref", "doc-pagebreak"}:
-            return True
+        if kinds & {"noteref", "pagebreak"} or element.get("role") in {"doc-noteref", "doc-pagebreak", "doc-backlink"}:
+            return ""
+        if name in _MEDIA:
+            return _MEDIA[name]
+        if name in {"img", "svg"}:
+            return _picture(element, name)
+        if name in _CONTROLS:
+            return self._control(element, name)
+        inside = self._survey.of(element)
+        if name in _STRUCK_OUT:
+            return "struck-out passage" if inside.text_chars else ""
         if name == "sup" and inside.has_link:
-            return True
-        if element.get("hidden") is not None or _HIDDEN_STYLE.search(element.get("style") or ""):
-            return True
+            return ""
+        if self._is_hidden(element) and not inside.has_formula and not is_collapsed_panel(element, self._survey):
+            return "hidden panel" if inside.text_chars else ""
         if self._keeps_furniture or kinds & _NOTE_TYPES or element.get("role") == "doc-footnote":
-            return False
-        if name == "header":
-            return not self._sectioning and not inside.has_first_heading
-        return (
-            name in _FURNITURE
-            or element.get("role") in _FURNITURE_ROLES
-            or bool(_FURNITURE_CLASSES.intersection((element.get("class") or "").split()))
-        )
+            return None
+        if name == "header" and (self._sectioning or inside.has_first_heading):
+            return None
+        kind = furniture_kind(element, name)
+        if kind is None or self._survey.is_matter(element, kind, in_article=self._sectioning > 0):
+            return None
+        return kind if inside.text_chars else ""
 
-    def _open(self, element: Any, name: str, inside: _Inside) -> None:
-        if name in _BLOCKS:
+    def _is_hidden(self, element: Any) -> bool:
+        has_attribute: bool = element.get("hidden") is not None
+        return has_attribute or bool(_HIDDEN_STYLE.search(element.get("style") or ""))
+
+    def _is_display(self, element: Any) -> bool:
+        return bool(element.get("display") == "block")
+
+    def _control(self, element: Any, name: str) -> str | None:
+        """Buttons are kept where they are the label of what they open."""
+        if name == "input":
+            has_text = (element.get("type") or "text") in {"text", "number", "date"} and element.get("value")
+            return "form control" if has_text else ""
+        chars = self._survey.of(element).text_chars
+        if name == "button" and (
+            self._labels or (element.get("aria-expanded") is not None and chars >= _MIN_LABEL_BUTTON_CHARS)
+        ):
+            return None
+        return "form control" if chars else ""
+
+    def _open(self, element: Any, name: str) -> None:
+        if name in _BLOCKS or (name == "button" and not self._labels):
             self._flush()
+        if name in _LABELS:
+            self._labels += 1
         if name in {"article", "main", "section"}:
             self._sectioning += 1
         elif name in {"ul", "ol"}:
@@ -320,8 +355,9 @@ class _Walk:
             self._in_item_run = self._in_item_run and len(self._lists) > 1
         elif name == "li" and self._cells is None:
             self._start_item()
-        elif name == "table" and not self._data_tables and inside.is_data_table:
+        elif name == "table" and not self._data_tables and self._survey.of(element).is_data_table:
             self._data_tables.append(element)
+            self._filler = SpanFiller()
             self._rows = 0
         elif name == "tr" and self._data_tables:
             self._cells = []
@@ -331,17 +367,24 @@ class _Walk:
             self._buffer.append(_HARD_BREAK)
         elif name == "q":
             self._buffer.append("“")
-        elif name == "sup" and inside.is_number:
-            self._buffer.append("^")
+        elif name == "sup":
+            self._raised.append(len(self._buffer))
         self._text(element.text)
 
     def _close(self, element: Any, name: str) -> None:
         if name == "q":
             self._buffer.append("”")
+        elif name == "sup" and self._raised:
+            self._set_high(self._raised.pop())
+        if name == "button" and not self._labels:
+            self._flush()
+        if name in _LABELS:
+            self._labels -= 1
         if name not in _BLOCKS:
             return
         if name in {"td", "th"} and self._cells is not None:
-            self._cells.append(_collapse("".join(self._buffer)).replace("\n", " "))
+            text = _collapse("".join(self._buffer)).replace("\n", " ")
+            self._cells.append(SpannedCell(text, span_of(element.get("colspan")), span_of(element.get("rowspan"))))
             self._buffer = []
             return
         self._flush(heading=name in _HEADINGS)
@@ -359,6 +402,17 @@ class _Walk:
         elif name in {"article", "main", "section"}:
             self._sectioning -= 1
 
+    def _set_high(self, begin: int) -> None:
+        """Mark what stands in the buffer from `begin` on as set high, unless a block has ended within it."""
+        if begin > len(self._buffer):
+            return
+        raised = "".join(self._buffer[begin:])
+        before, at = "", begin
+        while at and len(before) < BASE_CHARS:
+            at -= 1
+            before = self._buffer[at] + before
+        self._buffer[begin:] = [set_high(before, raised)]
+
     def _start_item(self) -> None:
         depth = min(max(1, len(self._lists)), _MAX_INDENT_LEVELS)
         marker = "- "
@@ -369,10 +423,10 @@ class _Walk:
         self._separator = LINE if self._in_item_run else PARAGRAPH
         self._in_item_run = True
 
-    def _close_row(self, cells: list[str]) -> None:
+    def _close_row(self, cells: list[SpannedCell]) -> None:
         self._cells = None
-        if any(cells):
-            self._found.append(Block(" | ".join(cells).strip(), separator=LINE if self._rows else PARAGRAPH))
+        if line := row_line(self._filler.fill(cells)):
+            self._found.append(Block(line, separator=LINE if self._rows else PARAGRAPH))
             self._rows += 1
 
     def _text(self, text: str | None) -> None:
@@ -394,6 +448,17 @@ class _Walk:
         self._separator = PARAGRAPH
 
 
+def _picture(element: Any, name: str) -> str:
+    """The kind of a picture that may say something; "" for those that decorate or count the page's readers."""
+    if name == "svg":
+        if next(element.iter("{*}image"), None) is not None:
+            return "image"
+        return "drawing" if next(element.iter("{*}text"), None) is not None else ""
+    is_decoration = element.get("alt") == "" or element.get("role") in {"presentation", "none"}
+    is_dot = any((element.get(side) or "").removesuffix("px") in {"0", "1", "2"} for side in ("width", "height"))
+    return "" if is_decoration or is_dot or not (element.get("src") or element.get("data-src")) else "image"
+
+
 def _collapse(text: str) -> str:
-    lines = (" ".join(line.split()) for line in text.split(_HARD_BREAK))
+    lines = (" ".join(line.split()) for line in join_unspaced_lines(text).split(_HARD_BREAK))
     return "\n".join(lines).strip()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lift.documents.document import Document
 
 _SAMPLE_CHARS = 20_000
 _MIN_LETTERS = 12
 # A foreign language has to be likely, since code, tables and names make English look like many others, none of them
 # likely; English needs only to be likelier than any other.
 _MIN_FOREIGN_PROBABILITY = 0.5
+
+
+def document_language(document: Document) -> str:
+    """The language of a document: as it was told before, else as its text tells."""
+    return document.language or detect_language(document.text)
 
 
 def detect_language(text: str) -> str:

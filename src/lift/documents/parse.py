@@ -23,22 +23,36 @@ if TYPE_CHECKING:
 MAX_BYTES = 200 * 1000 * 1000
 HEAD_BYTES = 1 << 16
 _HTML_SUFFIXES = frozenset([".html", ".htm", ".xhtml"])
-_MARKDOWN_SUFFIXES = frozenset([".md", ".markdown", ".mdown", ".mkd", ".qmd", ".rmd"])
+_MARKDOWN_SUFFIXES = frozenset([".md", ".markdown", ".mdown", ".mkd", ".mdx", ".qmd", ".rmd"])
 _PLAIN_SUFFIXES = _MARKDOWN_SUFFIXES | {".txt", ".text"}
+# What a file that is text on the outside is read as, by its name.
+_TEXT_FORMATS = {
+    **dict.fromkeys([".csv", ".tsv", ".tab"], "delimited"),
+    **dict.fromkeys([".eml", ".emlx"], "mail"),
+    **dict.fromkeys([".mbox", ".mbx"], "mailbox"),
+    **dict.fromkeys([".mht", ".mhtml"], "web archive"),
+    **dict.fromkeys([".srt", ".vtt", ".sbv", ".ass", ".ssa"], "subtitles"),
+    ".ipynb": "notebook",
+    **dict.fromkeys(_MARKDOWN_SUFFIXES, "markdown"),
+}
+_ZIP_SUFFIXES = frozenset(
+    [".docx", ".docm", ".dotx", ".epub", ".xlsx", ".xlsm", ".pptx", ".pptm", ".ppsx", ".odt", ".ods", ".odp", ".ott"]
+)
 _HTML_TAG = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _UTF8_MARK = b"\xef\xbb\xbf"
 _SNIFFED_BYTES = 4096
 _LONGEST_CHARACTER_BYTES = 4
 _PDF_MARK = b"%PDF-"
+_RTF_MARK = b"{\\rtf"
 _ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
+READABLE = "a document such as a txt, md, html, pdf, docx, xlsx, pptx, odt, rtf, eml or epub file"
 _IMAGE_REMEDY = "run OCR on it and give the text"
 _REFUSED_MARKS = (
     (
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
-        "an old Word or Office file, or a locked one",
-        "save it as docx without a password",
+        "an old Word, Excel or PowerPoint file, or a locked one",
+        "save it as docx, xlsx or pptx without a password",
     ),
-    (b"{\\rtf", "an RTF file", "save it as docx or txt"),
     (b"%!PS", "a PostScript file", "convert it to PDF"),
     (b"\x89PNG", "a PNG image", _IMAGE_REMEDY),
     (b"\xff\xd8\xff", "a JPEG image", _IMAGE_REMEDY),
@@ -48,21 +62,17 @@ _REFUSED_MARKS = (
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
     (b"Rar!", "a RAR archive", "unpack it first"),
-    (b"\x7fELF", "a program", "give a txt, md, html, pdf, docx or epub file"),
+    (b"\x7fELF", "a program", f"give {READABLE}"),
 )
 # Files that are text on the outside and not what a reader would read.
-_TABLE = "a table", "write what its rows say as sentences, or put the table into a docx, html or md file"
 _DATA = "a data file", "write what it says as text, in a txt, md or docx file"
 _CODE = "the source of a program", "write what is to be known of it as text, in a txt or md file"
-_MAIL = "a mail with its wrapping", "open it and save the text as txt, html or PDF"
-_WEB_ARCHIVE = "a web archive", "open it and save the page as html or PDF"
-_SUBTITLES = "subtitles with their time codes", "save the spoken text alone as txt"
-_NOTEBOOK = "a notebook", "export it as md or html"
 _LINK = "a link to a web page", "open it, save the page as html or PDF, and give that file"
+_SHEET = "a binary Excel workbook", "save it as xlsx"
+_MAIL_STORE = "a mail file of Outlook", "save the mail as eml, txt or PDF"
 _REFUSED_SUFFIXES = {
     suffix: refusal
     for suffixes, refusal in (
-        (".csv .tsv", _TABLE),
         (".json .jsonl .ndjson .yaml .yml .toml .ini .xml .xsd .rdf .bib .ics .vcf .geojson .sqlite .parquet", _DATA),
         (
             ".py .pyi .js .mjs .cjs .jsx .ts .tsx .c .h .cc .cpp .cxx .hpp .cs .java .kt .kts .go .rs .rb .php .pl .pm "
@@ -70,24 +80,32 @@ _REFUSED_SUFFIXES = {
             ".ex .exs .erl .clj .asm .f90 .vb .gradle .cmake .proto .patch .diff",
             _CODE,
         ),
-        (".eml .emlx .mbox", _MAIL),
-        (".mht .mhtml", _WEB_ARCHIVE),
-        (".srt .vtt .sbv .ass .ssa", _SUBTITLES),
-        (".ipynb", _NOTEBOOK),
+        (".xlsb", _SHEET),
+        (".msg .pst .ost", _MAIL_STORE),
         (".url .webloc", _LINK),
     )
     for suffix in suffixes.split()
 }
 _MIME_HEADER = re.compile(rb"(?:[!-9;-~]++:[^\n]*+\n(?:[ \t][^\n]*+\n)*+)*?MIME-Version:", re.IGNORECASE)
+_MAIL_HEADERS = re.compile(
+    rb"(?=(?:[!-9;-~]++:[^\n]*+\n(?:[ \t][^\n]*+\n)*+)*?(?:Received|Message-ID|Return-Path|Delivered-To):)"
+    rb"(?:[!-9;-~]++:[^\n]*+\n(?:[ \t][^\n]*+\n)*+)*?From:",
+    re.IGNORECASE,
+)
+_MAILBOX = re.compile(rb"From [^\s]+ [^\n]*\d{4}[^\n]*\n[!-9;-~]+:")
 _SRT = re.compile(rb"\d+\r?\n\d{1,2}:\d\d:\d\d[,.]\d{3} --> ")
 _OTHER_ARCHIVES = (
-    ("xl/", "an Excel workbook", "write what its rows say as sentences, or put the table into a docx or md file"),
-    ("ppt/", "a PowerPoint presentation", "save it as PDF"),
-    ("Index/", "a Pages, Numbers or Keynote file", "export it as docx or PDF"),
-    ("content.xml", "an OpenDocument file", "save it as docx or PDF"),
+    ("xl/workbook.bin", *_SHEET),
+    ("Index/", "a Pages, Numbers or Keynote file", "export it as docx, xlsx, pptx or PDF"),
 )
-_EPUB_MEMBER = "META-INF/container.xml"
-_DOCX_FOLDER = "word/"
+# A member that a kind of archive has, or the folder of one, and the reader of that kind.
+_ARCHIVES = (
+    ("META-INF/container.xml", "epub"),
+    ("xl/workbook.xml", "xlsx"),
+    ("ppt/presentation.xml", "pptx"),
+    ("word/", "docx"),
+    ("content.xml", "opendocument"),
+)
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _NO_TITLE = re.compile(
     r"\W*(?:(?:untitled|unnamed|new|no|ohne|sans|senza|sin|sem)[\W_]*(?:document|documento|dokument|file|page|title|"
@@ -97,22 +115,23 @@ _NO_TITLE = re.compile(
 )
 
 
-def parse_document(data: bytes, name: str, title: str | None = None) -> Document:
-    """A document from the bytes of a txt, md, html, pdf, docx or epub file called `name`.
+def parse_document(data: bytes, name: str, title: str | None = None, *, ocr: bool = False) -> Document:
+    """A document from the bytes of a file called `name`, of any format that a reader of this package takes.
 
-    The title is `title`, else the file's own (its properties or first heading), else its name made readable. Raises
-    DocumentError for anything that no text can be had from: an empty, locked, broken or binary file, a scan, one over
-    MAX_BYTES, or one of a kind that is text on the outside alone (tables, data, source code, mails, subtitles).
+    The title is `title`, else the file's own (its properties or first heading), else its name made readable. `ocr`:
+    pages of a PDF whose text is a picture are read by character recognition. Raises DocumentError for anything that no
+    text can be had from: an empty, locked, broken or binary file, a scan, one over MAX_BYTES, or one of a kind that no
+    reader takes (images, data, source code, archives).
     """
     suffix = Path(name).suffix.lower()
     if not data:
         raise empty_file(name)
     if len(data) > MAX_BYTES:
         raise too_large(name)
-    content = _read_content(data, name, suffix)
+    content = _read_content(data, name, suffix, ocr)
     heading = None if suffix == ".txt" else content.first_heading
     chosen = one_line(title or "") or _named(content.title) or _named(heading) or readable_stem(name)
-    return assemble(chosen, name, content.blocks)
+    return assemble(chosen, name, content.blocks, content.omissions)
 
 
 def check_readable(head: bytes, name: str, size_bytes: int) -> None:
@@ -132,7 +151,8 @@ def check_readable(head: bytes, name: str, size_bytes: int) -> None:
         else:
             _check_archive(_first_members(head, name), name, whole=False)
         return
-    _check_start(start, name, suffix)
+    if _format_of(start, name, suffix) in {"rtf", "mail", "mailbox", "web archive"}:
+        return
     if is_whole:
         decode(head, name)
     else:
@@ -177,44 +197,95 @@ def _named(title: str | None) -> str | None:
     return None if not title or _NO_TITLE.fullmatch(shortened(title)) else title
 
 
-def _read_content(data: bytes, name: str, suffix: str) -> Content:
+def _read_content(data: bytes, name: str, suffix: str, ocr: bool) -> Content:
     start = data[:_SNIFFED_BYTES]
     if _PDF_MARK in start[:1024]:
-        from lift.documents.pdf import read_pdf
+        from lift.documents.pdf.pdf_reader import read_pdf
 
-        return read_pdf(data, name)
+        return read_pdf(data, name, ocr=ocr)
     if start.startswith(_ZIP_MARKS):
         return _read_zip(data, name)
-    if _check_start(start, name, suffix):
-        from lift.documents.html import read_html
+    file_format = _format_of(start, name, suffix)
+    if file_format in {"html", "rtf", "mail", "mailbox", "web archive"}:
+        return _read_marked(data, name, file_format)
+    text = decode(data, name)
+    if file_format == "delimited":
+        from lift.documents.delimited import read_delimited
 
-        return read_html(data, name)
+        return read_delimited(text, name)
+    if file_format == "subtitles":
+        from lift.documents.subtitles import read_subtitles
+
+        return read_subtitles(text, name)
+    if file_format == "notebook":
+        from lift.documents.notebook import read_notebook
+
+        return read_notebook(text, name)
+    from lift.documents import chat
+
+    if file_format == "chat":
+        return chat.read_json_chat(text, name)
+    if file_format == "text" and chat.looks_like_chat(text):
+        return chat.read_chat(text)
     from lift.documents.markdown import looks_like_markdown, read_markdown
 
-    text = decode(data, name)
-    if suffix in _MARKDOWN_SUFFIXES or (suffix != ".txt" and looks_like_markdown(text)):
-        return read_markdown(text, name)
+    if file_format == "markdown" or (suffix != ".txt" and looks_like_markdown(text)):
+        return read_markdown(text, name, is_mdx=suffix == ".mdx")
     return read_plain_text(text)
 
 
-def _check_start(start: bytes, name: str, suffix: str) -> bool:
-    """Whether a file that is neither PDF nor zip is HTML; raises DocumentError where no reader takes it."""
+def _read_marked(data: bytes, name: str, file_format: str) -> Content:
+    """Read a format that says itself which encoding its parts have."""
+    if file_format == "html":
+        from lift.documents.html import read_html
+
+        return read_html(data, name)
+    if file_format == "rtf":
+        from lift.documents.rtf import read_rtf
+
+        return read_rtf(data, name)
+    from lift.documents import mail
+
+    if file_format == "mailbox":
+        return mail.read_mailbox(data, name)
+    if file_format == "web archive":
+        return mail.read_web_archive(data, name)
+    return mail.read_mail(mail.without_size_line(data), name)
+
+
+def _format_of(start: bytes, name: str, suffix: str) -> str:
+    """The format of a file that is neither PDF nor zip; raises DocumentError where no reader takes it."""
     for mark, kind, remedy in _REFUSED_MARKS:
         if start.startswith(mark):
             raise DocumentError(f"{name}: expected a document, got {kind}; {remedy}")
-    if suffix in {".pdf", ".docx", ".epub"}:
+    if start.lstrip().startswith(_RTF_MARK):
+        return "rtf"
+    if suffix in {".pdf", ".rtf"} or suffix in _ZIP_SUFFIXES:
         raise DocumentError(
             f"{name}: expected a {suffix[1:]} file as its name says, "
             f"got something else (it begins with {start[:8]!r}); "
             "the file is broken or misnamed"
         )
     if suffix in _HTML_SUFFIXES or _begins_as_html(start):
-        return True
-    refusal = _REFUSED_SUFFIXES.get(suffix) or (None if suffix in _PLAIN_SUFFIXES else _text_on_the_outside(start))
+        return "html"
+    if suffix == ".json" and _looks_like_json_chat(start):
+        return "chat"
+    refusal = _REFUSED_SUFFIXES.get(suffix)
+    file_format = _TEXT_FORMATS.get(suffix)
+    if refusal is None and file_format is None and suffix not in _PLAIN_SUFFIXES:
+        refusal, file_format = _text_on_the_outside(start)
     if refusal is not None:
         kind, remedy = refusal
         raise DocumentError(f"{name}: expected a document, got {kind}; {remedy}")
-    return False
+    if file_format == "mailbox" and not start.startswith(b"From "):
+        return "mail"
+    return file_format or "text"
+
+
+def _looks_like_json_chat(start: bytes) -> bool:
+    from lift.documents.chat import looks_like_json_chat
+
+    return looks_like_json_chat(start)
 
 
 def _begins_as_html(start: bytes) -> bool:
@@ -231,52 +302,71 @@ def _after_space(data: bytes, place: int) -> int:
     return len(data) - len(data[place:].lstrip())
 
 
-def _text_on_the_outside(start: bytes) -> tuple[str, str] | None:
-    """What a file of unknown name is that is text for a program, and what to do with it; None for other text."""
+def _text_on_the_outside(start: bytes) -> tuple[tuple[str, str] | None, str | None]:
+    """How a file of unknown name that is text for a program is refused, or the format that it is read as."""
     start = start.removeprefix(_UTF8_MARK).lstrip()
     if start.startswith(b"WEBVTT") or _SRT.match(start):
-        return _SUBTITLES
-    if _MIME_HEADER.match(start):
-        return _WEB_ARCHIVE if b"multipart/related" in start.lower() else _MAIL
+        return None, "subtitles"
+    if _MAILBOX.match(start):
+        return None, "mailbox"
+    if _MIME_HEADER.match(start) or _MAIL_HEADERS.match(start):
+        return None, "web archive" if b"multipart/related" in start.lower() and b"snapshot" in start.lower() else "mail"
     if start.startswith(b"{") and (b'"cell_type"' in start or b'"nbformat"' in start):
-        return _NOTEBOOK
+        return None, "notebook"
     if start.startswith(b"#!/"):
-        return _CODE
-    return _DATA if start.startswith(b"<?xml") else None
+        return _CODE, None
+    return (_DATA if start.startswith(b"<?xml") else None), None
 
 
 def _read_zip(data: bytes, name: str) -> Content:
-    archive, is_epub = _open_zip(data, name)
-    if is_epub:
+    archive, archive_format = _open_zip(data, name)
+    if archive_format == "epub":
         from lift.documents.epub import read_epub
 
         return read_epub(archive)
+    if archive_format == "xlsx":
+        from lift.documents.xlsx import read_xlsx
+
+        return read_xlsx(archive)
+    if archive_format == "pptx":
+        from lift.documents.pptx import read_pptx
+
+        return read_pptx(archive)
+    if archive_format == "opendocument":
+        from lift.documents.opendocument import read_opendocument
+
+        return read_opendocument(archive)
     from lift.documents.docx import read_docx
 
     return read_docx(archive)
 
 
-def _open_zip(data: bytes, name: str) -> tuple[Archive, bool]:
-    """The archive that a docx or epub file is, and whether it is the latter."""
+def _open_zip(data: bytes, name: str) -> tuple[Archive, str]:
+    """The archive that a document is, and its format."""
     from lift.documents.zip_archive import Archive
 
     archive = Archive(data, name)
-    _check_archive(archive.members, name, whole=True)
-    return archive, _EPUB_MEMBER in archive
+    return archive, _check_archive(archive.members, name, whole=True) or "docx"
 
 
-def _check_archive(members: Iterable[str], name: str, whole: bool) -> None:
-    """Raise DocumentError for an archive of these members, of all or of the first, that is no docx or epub."""
+def _check_archive(members: Iterable[str], name: str, whole: bool) -> str | None:
+    """The format of an archive of these members, of all or of the first; raises DocumentError where no reader takes it.
+
+    None where the first members do not tell.
+    """
     members = list(members)
-    if any(member == _EPUB_MEMBER or member.startswith(_DOCX_FOLDER) for member in members):
-        return
+    for mark, archive_format in _ARCHIVES:
+        if any(member == mark or (mark.endswith("/") and member.startswith(mark)) for member in members):
+            return archive_format
     for mark, kind, remedy in _OTHER_ARCHIVES:
         if any(member.startswith(mark) for member in members):
-            raise DocumentError(f"{name}: expected a docx or epub file, got {kind}; {remedy}")
+            raise DocumentError(f"{name}: expected a document, got {kind}; {remedy}")
     if whole or not members:
         raise DocumentError(
-            f"{name}: expected a docx or epub file, got another zip archive; unpack it, or save it as docx, pdf or txt"
+            f"{name}: expected a docx, xlsx, pptx, odt or epub file, got another zip archive; unpack it, "
+            "or save it as docx, pdf or txt"
         )
+    return None
 
 
 def _first_members(start: bytes, name: str) -> list[str]:

@@ -8,16 +8,35 @@ dialogue and lists would be run together.
 from __future__ import annotations
 
 import re
+import unicodedata
 from itertools import pairwise
 
 from lift.documents.blocks import Block, Content
-from lift.documents.cleaning import clean_text
+from lift.documents.cleaning import clean_text, is_unspaced
 
-LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•‣▪◦–—]|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)]|\d+(?:\.\d+)+\.?)[ \t]+\S")
+# Marks that stand before the items of a list and nowhere else need no space behind them, others do.
+_BULLETS = "•‣⁃∙●○◯■□▪▫◆◇◦❖❥❧▶►▸▹▷➢➣➤➔✓✔✗✘☐☑☒※★☆・\\ue000-\\uf8ff"
+_SPACED_BULLETS = "-*+–—·⋅‧→⇒"
+_ENUMERATOR = r"\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)]|\d+(?:\.\d+)+\.?"
+_WIDE_ENUMERATOR = (
+    r"[①-⑳㈠-㈩⑴-⒇]|[（(][一二三四五六七八九十百\d]{1,4}[）)]|(?:[一二三四五六七八九十百]{1,4}|\d{1,2})、"
+)
+LIST_ITEM = re.compile(
+    rf"[ \t]*(?:(?:[{_SPACED_BULLETS}]|{_ENUMERATOR})[ \t]+|(?:[{_BULLETS}]|{_WIDE_ENUMERATOR})[ \t]*)(?=\S)"
+)
 _TABLE_ROW = re.compile(r"[ \t]*\|.*\||.*\S \| \S")
 _RULE = re.compile(r"[\s\-=*_+~#.|]+")
-_SPEAKER = re.compile(r"[A-Z][\w.'’-]*(?: [\w.'’()-]+){0,4}:\s")
-SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
+_SPEAKER = re.compile(r"[^\W\d_][\w.'’-]*(?: [\w.'’()-]+){0,4}(?::\s|：)")
+_NICKNAME = re.compile(r"[^\W\d_][\w.-]{0,20}: +\S")
+# A line of a chat begins with the time that a messenger puts there, or with a name in angle brackets.
+_CLOCK_TIME = r"\d{1,2}[:.]\d\d(?:[:.]\d\d)?(?: ?[AaPp]\.?[Mm]\.?)?"
+_CALENDAR_DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}"
+_MOMENT = rf"(?:{_CALENDAR_DATE},? {_CLOCK_TIME}|{_CLOCK_TIME}(?:,? {_CALENDAR_DATE})?)"
+_CHAT = re.compile(
+    rf"(?:\[{_MOMENT}\] ?|\({_MOMENT}\) ?|{_MOMENT} (?:[-–—] )?)[^\s:][^:\n]{{0,40}}:\s|"
+    rf"(?:\[?{_MOMENT}\]? )?<[^<>\n]{{1,40}}> |[^\W\d_][^:\n\[\](]{{0,40}} [\[(]{_MOMENT}[\])](?::\s|\s*$)"
+)
+SENTENCE_END = re.compile(r"[.!?…‥。｡．！？।॥؟۔։][\"'”’»)\]）」』】〕〉》]*\s*$")
 _EMPHASIS = re.compile(r"(?<!\w)_(\w[^_\n]*?|\w)_(?!\w)")
 _NUMBERED_HEADING = re.compile(
     r"(?:chapter|part|book|section|act|scene|letter|appendix|volume|canto|article)\s+"
@@ -37,8 +56,8 @@ _DIVIDED_WORD = re.compile(
 _DIVIDED_RIGHT = re.compile(r"[^\W_]+")
 _MAX_HEADING_CHARS = 100
 _MAX_WORD_CHARS = 200
-_MIN_WIDTH_CHARS, _MAX_WIDTH_CHARS = 35, 150
-_SLACK_CHARS = 10
+_MIN_WIDTH_COLUMNS, _MAX_WIDTH_COLUMNS = 35, 150
+_SLACK_COLUMNS = 10
 _MIN_FORCED_SHARE = 0.5
 _MIN_CONTINUED_SHARE = 0.35
 
@@ -47,11 +66,11 @@ def read_plain_text(text: str) -> Content:
     """Split a plain text into paragraphs and chapter headings, with hard-wrapped lines joined by spaces."""
     text = clean_text(text)
     paragraphs = [paragraph.rstrip() for paragraph in text.split("\n\n") if paragraph.strip()]
-    width_chars = wrap_width_chars(paragraphs)
-    words = vocabulary(text) if width_chars is not None else frozenset()
+    width_columns = wrap_width_columns(paragraphs)
+    words = vocabulary(text) if width_columns is not None else frozenset()
     blocks = []
     for paragraph in paragraphs:
-        joined = paragraph if width_chars is None else join_wrapped_lines(paragraph, width_chars, words)
+        joined = paragraph if width_columns is None else join_wrapped_lines(paragraph, width_columns, words)
         joined = _EMPHASIS.sub(r"\1", joined)
         blocks.append(Block(joined, heading=joined.strip() if is_heading(joined) else None))
     return Content(title=None, blocks=blocks)
@@ -68,8 +87,11 @@ def is_heading(paragraph: str) -> bool:
     return line.isupper() and line[0].isalpha() and any(len(word) > 3 for word in words) and line[-1] not in '.,;!?"”'
 
 
-def wrap_width_chars(paragraphs: list[str]) -> int | None:
-    """The width in characters that the text was wrapped to, or None where its line breaks are the author's own."""
+def wrap_width_columns(paragraphs: list[str]) -> int | None:
+    """The columns that the text was wrapped to, or None where its line breaks are the author's own.
+
+    A wide character, as of Chinese, takes two columns.
+    """
     pairs = [
         (line, following)
         for lines in (paragraph.split("\n") for paragraph in paragraphs)
@@ -78,26 +100,29 @@ def wrap_width_chars(paragraphs: list[str]) -> int | None:
     ]
     if not pairs:
         return None
-    lengths = sorted(len(line) for line, _ in pairs)
-    width_chars = lengths[min(len(lengths) - 1, int(0.98 * len(lengths)))]
-    if not _MIN_WIDTH_CHARS <= width_chars <= _MAX_WIDTH_CHARS:
+    lengths = sorted(columns(line) for line, _ in pairs)
+    width_columns = lengths[min(len(lengths) - 1, int(0.98 * len(lengths)))]
+    if not _MIN_WIDTH_COLUMNS <= width_columns <= _MAX_WIDTH_COLUMNS:
         return None
-    forced = [following for line, following in pairs if _was_forced(line, following, width_chars)]
-    continued = [following for following in forced if _continues(following)]
+    forced = [pair for pair in pairs if _was_forced(*pair, width_columns)]
+    continued = [pair for pair in forced if _continues(*pair)]
     if len(forced) < _MIN_FORCED_SHARE * len(pairs) or len(continued) < _MIN_CONTINUED_SHARE * len(forced):
         return None
-    return width_chars
+    return width_columns
 
 
-def join_wrapped_lines(paragraph: str, width_chars: int, words: frozenset[str]) -> str:
-    """Replace the line breaks that a width of `width_chars` forced by spaces; lists, tables and short lines stay."""
+def join_wrapped_lines(paragraph: str, width_columns: int, words: frozenset[str]) -> str:
+    """Undo the line breaks that a width of `width_columns` forced; lists, tables and short lines stay.
+
+    A space takes their place, and nothing between characters of scripts that are written without spaces.
+    """
     lines = paragraph.split("\n")
     joined = [JoinedLines(lines[0], words)]
     indent_chars, is_item = _indent_chars(lines[0]), bool(LIST_ITEM.match(lines[0]))
     opening = lines[0]
     for previous, line in pairwise(lines):
         deeper = _indent_chars(line) > indent_chars + 3 and not is_item
-        if starts_own_line(previous, line) or deeper or not _was_forced(previous, line, width_chars):
+        if starts_own_line(previous, line) or deeper or not _was_forced(previous, line, width_columns):
             joined.append(JoinedLines(line, words))
             opening = line
             indent_chars, is_item = _indent_chars(line), bool(LIST_ITEM.match(line))
@@ -151,6 +176,8 @@ class JoinedLines:
 
     def _joint(self, first: str, second: str) -> str:
         """What stands between two lines: " ", "" (inside a word), or "-" for "" where the first line's hyphen goes."""
+        if is_unspaced(first[-1:], second[:1]):
+            return ""
         head, right = _divided_head(first), _DIVIDED_RIGHT.match(second)
         if not head or right is None:
             return " "
@@ -180,21 +207,47 @@ def _divided_head(line: str) -> str:
     return line[start:end]
 
 
-def _was_forced(line: str, following: str, width_chars: int) -> bool:
+def columns(text: str) -> int:
+    """The columns of a terminal or typewriter that a line takes: two for a wide character, none for a mark on one."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
+    )
+
+
+def _was_forced(line: str, following: str, width_columns: int) -> bool:
     word = following.split(maxsplit=1)[0] if following.strip() else ""
-    return len(line) + 1 + len(word) > width_chars - _SLACK_CHARS
+    if is_unspaced(word[:1], word[:1]):
+        word = word[:1]  # a line may end behind any character
+    return columns(line) + 1 + columns(word) > width_columns - _SLACK_COLUMNS
 
 
-def _continues(line: str) -> bool:
-    first = next((character for character in line if character.isalpha()), "")
+def _continues(line: str, following: str) -> bool:
+    """Whether the sentence of `line` goes on in `following`; in a script without capitals its end alone can tell."""
+    first = next((character for character in following if character.isalpha()), "")
+    if first.lower() == first.upper():
+        return bool(first) and not SENTENCE_END.search(line)
     return first.islower()
 
 
+def is_table_row(line: str) -> bool:
+    """Whether a line holds cells parted by upright strokes."""
+    return _TABLE_ROW.match(line) is not None
+
+
 def starts_own_line(previous: str, line: str) -> bool:
-    """Whether a line is a list item, a table row, a rule or the next speaker's turn, never joined to the one before."""
-    if LIST_ITEM.match(line) or _TABLE_ROW.match(line) or _RULE.fullmatch(line):
+    """Whether a line is a list item, a table row, a rule, a chat's line or the next speaker's turn.
+
+    Such a line is never joined to the one before.
+    """
+    if LIST_ITEM.match(line) or _TABLE_ROW.match(line) or _RULE.fullmatch(line) or _CHAT.match(line):
         return True
-    return bool(_SPEAKER.match(line) and (SENTENCE_END.search(previous) or _SPEAKER.match(previous)))
+    if _NICKNAME.match(line) and _NICKNAME.match(previous):
+        return True
+    if not _SPEAKER.match(line) or line[:1].islower():
+        return False
+    return bool(SENTENCE_END.search(previous) or _SPEAKER.match(previous))
 
 
 def _indent_chars(line: str) -> int:

@@ -31,7 +31,7 @@ def main() -> None:
     limit_resources(order["memory_bytes"], order["processor_s"])
     text = ""
     try:
-        document = parse_document(sys.stdin.buffer.read(MAX_BYTES + 1), order["name"], order["title"])
+        document = parse_document(sys.stdin.buffer.read(MAX_BYTES + 1), order["name"], order["title"], ocr=order["ocr"])
         head, text = _head(document), document.text
     except DocumentError as error:
         head = {"error": str(error)}
@@ -83,7 +83,8 @@ def end_with_parent(parent: int) -> None:
 
 def _head(document: Document) -> dict[str, Any]:
     places = [(place.start, place.page, place.heading) for place in document.places]
-    return {"title": document.title, "places": places}
+    omissions = [(omission.kind, omission.page) for omission in document.omissions]
+    return {"title": document.title, "places": places, "omissions": omissions}
 
 
 def _unforeseen(name: str, error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Which sentences of the document a question, or an answer, is about: BM25 over sentences.
 
-Stop words and stemming are those of English, in which most questions come.
+Stop words and stemming are those of English, in which most questions come. In scripts that are written without spaces
+two characters beside each other are a word. A row of a table is found by the words of its header too, and brings it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
+from lift.documents.cleaning import is_unspaced, unspaced_runs
+from lift.documents.document_tables import find_tables
 from lift.documents.sentences import Sentence
 
 # bm25s sets its own logger to tell of every index, and other packages print what loggers tell
@@ -38,12 +41,25 @@ class Support:
     coverage: float
 
 
+def split_words(text: str) -> list[str]:
+    """The words of a text, in lower case; of a run of characters without spaces every two that stand together."""
+    words = _WORD.findall(text.lower())
+    if text.isascii():
+        return words
+    found: list[str] = []
+    for word in words:
+        for run in unspaced_runs(word):
+            is_wide = len(run) > 2 and is_unspaced(run[0], run[0])
+            found.extend(run[place : place + 2] for place in range(len(run) - 1)) if is_wide else found.append(run)
+    return found
+
+
 def search_words(text: str) -> list[str]:
     """The words of a text, in lower case, that are looked for: all but the stop words and those that only ask.
 
     Not those that an answer is proved by (tasks/support.py): "before" and "not" find nothing, and change what is true.
     """
-    return [word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+    return [word for word in split_words(text) if word not in _STOPWORDS]
 
 
 class SentenceIndex:
@@ -59,7 +75,10 @@ class SentenceIndex:
                 self._told_in.setdefault(word, array("L")).append(number)
         paragraphs = np.array([sentence.paragraph for sentence in self.sentences])
         self._goes_on = paragraphs[1:] == paragraphs[:-1]  # [sentences - 1]
+        self._beside = _rows_beside(self.sentences)
         self._words = [self._search_stems(sentence.text) for sentence in self.sentences]
+        for number, others in self._beside.items():
+            self._words[number] += [word for other in others for word in self._search_stems(self.sentences[other].text)]
         self._index = None
         if any(self._words):
             self._index = bm25s.BM25()
@@ -105,12 +124,18 @@ class SentenceIndex:
 
         Where fewer share a word with the query, the neighbours of the best fill the places: a fact is often told in
         two sentences of which one alone holds the words. Where none does, the document's beginning is what is left.
+        With the row of a table come its header and the sentence that tells its unit.
         The best `read` of them, which were read before, stand first, so that reading goes on behind them.
         """
         found = [sentence.index for sentence in self.search(query, count)] or [0]
         by_distance = sorted(range(len(self.sentences)), key=lambda index: abs(index - found[0]))
-        chosen = list(dict.fromkeys([*found, *by_distance]))[:count]
+        with_headers = [number for index in found for number in (index, *self._beside.get(index, ()))]
+        chosen = list(dict.fromkeys([*with_headers, *by_distance]))[:count]
         return [self.sentences[index] for index in [*sorted(chosen[:read]), *sorted(chosen[read:])]]
+
+    def beside(self, sentence: Sentence) -> list[Sentence]:
+        """The sentences without which a row of a table says little: those of its unit and header; none for others."""
+        return [self.sentences[number] for number in self._beside.get(sentence.index, ())]
 
     def support(self, question: str, answer: str) -> Support | None:
         """The sentence that holds most of the answer's words, and among equals most of the question's."""
@@ -142,7 +167,7 @@ class SentenceIndex:
         return sum(word in known for word in words) / len(words) if words else 1.0
 
     def _all_words(self, text: str) -> list[str]:
-        return [self._stemmed(word) for word in _WORD.findall(text.lower())]
+        return [self._stemmed(word) for word in split_words(text)]
 
     def _search_stems(self, text: str) -> list[str]:
         return [self._stemmed(word) for word in search_words(text)]
@@ -153,3 +178,14 @@ class SentenceIndex:
         if stem is None:
             stem = self._stems[word] = self._stem(word)
         return stem
+
+
+def _rows_beside(sentences: Sequence[Sentence]) -> dict[int, tuple[int, ...]]:
+    """For each row of a table, by its place among the sentences, the places of those that it needs beside it."""
+    places = {sentence.index: place for place, sentence in enumerate(sentences)}
+    return {
+        places[row.sentence.index]: tuple(places[each.index] for each in table.context)
+        for table in find_tables(sentences)
+        if table.context
+        for row in table.rows
+    }

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from lift.documents.document import Document, Place
+from lift.documents.document import Document, Omission, Place
 from lift.errors import DocumentError
 
 ORDER_VARIABLE = "LIFT_READING"
@@ -28,6 +28,9 @@ _MIB = 1024 * 1024
 _MEMORY_BYTES, _MEMORY_A_BYTE = 768 * _MIB, 24
 _PROCESSOR_S, _PROCESSOR_S_A_MIB, _MAX_PROCESSOR_S = 20.0, 20.0, 900.0
 _REPLY_BYTES, _REPLY_A_BYTE = 64 * _MIB, 3
+# What character recognition takes besides: its models, and seconds for each page, of which a MiB holds 30 and more.
+_OCR_MEMORY_BYTES = 3 * 1024 * _MIB
+_OCR_PROCESSOR_S, _OCR_PROCESSOR_S_A_MIB, _MAX_OCR_PROCESSOR_S = 120.0, 400.0, 4 * 3600.0
 # of a busy machine a process gets a share alone
 _WAITED_A_PROCESSOR_S = 4.0
 _KEPT_VARIABLES = ("SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
@@ -44,11 +47,14 @@ class SandboxLimits:
     reply_bytes: int
 
 
-def limits_for(size_bytes: int) -> SandboxLimits:
-    """The limits of a file of that size."""
+def limits_for(size_bytes: int, ocr: bool = False) -> SandboxLimits:
+    """The limits of a file of that size, with or without character recognition."""
     processor_s = min(_PROCESSOR_S + _PROCESSOR_S_A_MIB * size_bytes / _MIB, _MAX_PROCESSOR_S)
+    if ocr:
+        more_s = _OCR_PROCESSOR_S + _OCR_PROCESSOR_S_A_MIB * size_bytes / _MIB
+        processor_s = min(processor_s + more_s, _MAX_OCR_PROCESSOR_S)
     return SandboxLimits(
-        memory_bytes=_MEMORY_BYTES + _MEMORY_A_BYTE * size_bytes,
+        memory_bytes=_MEMORY_BYTES + _MEMORY_A_BYTE * size_bytes + (_OCR_MEMORY_BYTES if ocr else 0),
         processor_s=processor_s,
         deadline_s=_WAITED_A_PROCESSOR_S * processor_s,
         reply_bytes=_REPLY_BYTES + _REPLY_A_BYTE * size_bytes,
@@ -56,14 +62,20 @@ def limits_for(size_bytes: int) -> SandboxLimits:
 
 
 def parse_in_child(
-    file: IO[bytes], size_bytes: int, name: str, title: str | None, limits: SandboxLimits | None = None
+    file: IO[bytes],
+    size_bytes: int,
+    name: str,
+    title: str | None,
+    limits: SandboxLimits | None = None,
+    *,
+    ocr: bool = False,
 ) -> Document:
     """Parse an open file, of which nothing has been read, as parse_document does, in a process of its own.
 
     Raises DocumentError where there is no text in it, or the child went over its limits or broke down.
     """
-    limits = limits or limits_for(size_bytes)
-    order = {"name": name, "title": title, "parent": os.getpid(), **asdict(limits)}
+    limits = limits or limits_for(size_bytes, ocr)
+    order = {"name": name, "title": title, "ocr": ocr, "parent": os.getpid(), **asdict(limits)}
     # -S: no module of the environment runs at the start, and the paths are the parent's; -P: nor one of this directory
     command = [sys.executable, "-P", "-S", "-B", "-X", "utf8", "-m", "lift.documents.reader_process"]
     child = subprocess.Popen(
@@ -145,6 +157,8 @@ def _environment(order: dict[str, object]) -> dict[str, str]:
     package = Path(__file__).resolve().parents[2]
     paths = [str(package), *(os.path.abspath(path) for path in sys.path if path)]
     kept = {variable: os.environ[variable] for variable in _KEPT_VARIABLES if variable in os.environ}
+    # the child may start no thread: libraries that count would else start one for each processor
+    kept |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {**kept, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), ORDER_VARIABLE: json.dumps(order)}
 
 
@@ -158,12 +172,14 @@ def _document(reply: bytes, name: str, limits: SandboxLimits) -> Document:
         is_over_limits: bool = False
         title: str = ""
         places: list[tuple[int, int | None, str | None]] = []
+        omissions: list[tuple[str, int | None]] = []
 
     head, _, text = reply.partition(b"\n")
     try:
         said = Head.model_validate_json(head)
         places = tuple(Place(start, page, heading) for start, page, heading in said.places)
-        document = Document(said.title, text.decode("utf-8"), name, places)
+        omissions = tuple(Omission(kind, page) for kind, page in said.omissions)
+        document = Document(said.title, text.decode("utf-8"), name, places, omissions=omissions)
     except (ValidationError, UnicodeDecodeError) as error:
         raise DocumentError(
             f"{name}: expected a file that can be read, got one on which its reader broke down; save it anew"

@@ -11,14 +11,27 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from lift.documents.plain_text import SENTENCE_END, starts_own_line
+from lift.documents.language import document_language
+from lift.documents.plain_text import SENTENCE_END, is_table_row, starts_own_line
+
+if TYPE_CHECKING:
+    from lift.documents.document import Document
 
 MAX_SENTENCE_CHARS = 1_000
 _WRAPPED_LINE_CHARS = (55, 150)
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _SOLID = re.compile(r"\S")
-_ENUMERATOR = re.compile(r"\W*(?:\d{1,3}(?:\.\d+)*|[A-Za-z]|[ivxIVX]{1,5}|(?:§|#)\s*\d+)\W*")
+_ENUMERATOR = re.compile(
+    r"\W*(?:(?:article|section|clause|paragraph|part|chapter|rule|regulation|schedule|annex|appendix|exhibit|item|note|"
+    r"step|question|example|figure|table|title|art|sec|cl|para|reg|sched|§+|#|artikel|abschnitt|absatz|kapitel|ziffer|"
+    r"artículo|sección|cláusula|capítulo|chapitre|articolo|artigo|artikkel)\.?\s*)?"
+    r"(?:\d{1,3}(?:\.\d+)*[a-z]?|[a-z]|[ivx]{1,5})\W*|第[〇零一二三四五六七八九十百千\d]+[条條章节節款项項編编]\W*",
+    re.IGNORECASE,
+)
+# The number or letter that an item of a list begins with: neither is it a word of the sentence, nor its beginning.
+_LIST_MARK = re.compile(r"\W*(?:\d{1,3}(?:\.\d+)*|[A-Za-z]|[ivxIVX]{1,5})[.)\]:]\s+(?=\S)")
 _MAX_ENUMERATOR_CHARS = 200
 # Where a sentence ends, this many of its last characters decide; longer words and abbreviations there are not.
 _END_CHARS = 300
@@ -26,9 +39,53 @@ _ABBREVIATION = re.compile(
     r"(?:^|[\s(\[“\"‘'–—-])(?:vols?|nos?|pp?|pt|figs?|eqs?|secs?|ch|chap|chaps|arts?|tab|refs?|approx|circa|ca?|cf|vs?|eds?|"
     r"est|al|op|cit|ibid|viz|fl|ff|incl|excl|max|min|avg|tel|ext|dept|rev|hon|capt|cpt|cmdr|maj|sgt|messrs|mt|ft|st|ste|"
     r"bros|corp|inc|ltd|co|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thurs?|fri|sat|sun|"
-    r"b|d|r|m|lit|trans|repr|eg|ie|e\.g|i\.e|a\.k\.a|etc)\.[\s\"'”’)]*$",
+    r"b|d|r|m|lit|trans|repr|eg|ie|e\.g|i\.e|a\.k\.a|etc|resp|per cent|p\.a|p\.m|a\.m|p\.d|subs?|subss|subparas?|"
+    r"pars?|paras?|scheds?|regs?|cls?|ss|et seq|seq|ann|exh?|app|pts?|cir|stat|amt|qty|acct|attn|encl|yrs?|hrs?|mos?|"
+    r"aprox|env|núms?|págs?|cap|tít|abs|ziff|rdn?r|evtl|ggf|zzgl|inkl|exkl|bzw|mind|std|sek|jh|jhdt)"
+    r"\.[\s\"'”’)]*$",
     re.IGNORECASE,
 )
+# "Ex. B", "Art. IV", "No. B-2": a number in letters
+_LETTERED = re.compile(
+    r"(?:^|[\s(])(?:nos?|arts?|secs?|cls?|paras?|scheds?|exh?|app|figs?|vols?|chs?|pts?|divs?|tab|lit)\.\s*$",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"\s*(?:[A-Z]-?\d|[B-HJ-Z](?![\w'’])|[IVX]{2,5}(?![\w'’]))")
+# Short forms that stand before a word with a capital and never at the end, by language; for German also ordinals.
+_BEFORE_CAPITALS = {
+    "de": re.compile(
+        r"(?:^|[\s(])(?:geb|inkl|einschl|exkl|ausschl|zzgl|abzgl|ggf|bspw|bzw|bzgl|vgl|sog|insb|insbes|gem|lt|evtl|zzt|"
+        r"mind|ca|hrsg|hg|fa|hr|fr|frl|dipl|ing|med|phil|jur|rer|nat|betr|abs|art|nr|ziff|str|"
+        r"(?:im|am|vom|zum|zur|beim|ins|der|die|das|den|dem|des|ein|eine|einen|einem|einer|eines|jede[rmns]?|diese[rmns]?|"
+        r"seine[rmns]?|ihre[rmns]?|und|bis|seit|ab|um|auf|als|mein|sein|ihr|unser)\s\d{1,2})\.\s*$",
+        re.IGNORECASE,
+    ),
+    "fr": re.compile(
+        r"(?:^|[\s(])(?:pr|me|mme|mlle|mgr|st|ste|bd|av|env|n°|art|chap|éd|cf|vol|sté)\.\s*$", re.IGNORECASE
+    ),
+    "es": re.compile(
+        r"(?:^|[\s(])(?:d|dña|dª|sr|sra|srta|dr|dra|prof|profa|lic|ing|ud|uds|vd|vds|excmo|ilmo|sta|sto|avda|art|núm|"
+        r"aprox|pág|págs|ee|ff)\.\s*$",
+        re.IGNORECASE,
+    ),
+    "it": re.compile(
+        r"(?:^|[\s(])(?:sig|sigg|sig\.ra|dott|dott\.ssa|prof|ing|avv|geom|rag|arch|on|spett|art|artt|n|nn|pag|fig)\.\s*$",
+        re.IGNORECASE,
+    ),
+    "pt": re.compile(r"(?:^|[\s(])(?:sr|sra|dr|dra|prof|profa|eng|exmo|av|art|n|pág|lda|ltda)\.\s*$", re.IGNORECASE),
+    "nl": re.compile(r"(?:^|[\s(])(?:dhr|mevr|mw|dr|drs|ir|ing|prof|mr|art|nr|ca|bijv|incl|excl)\.\s*$", re.IGNORECASE),
+}
+# After such a number a word that opens many sentences begins one: "Er wohnt in der 3. Sie kam später."
+_GERMAN_OPENING = re.compile(
+    r"\s*(?:Der|Die|Das|Er|Sie|Es|Wir|Ich|Im|Am|In|Ein|Eine|Und|Aber|Dann|Dort|Diese[rs]?|Bei|Auf|Mit|Nach|Von|Für|Als|"
+    r"Wenn|Wer|Was|Wo|Wie|Warum)\s"
+)
+_ORDINAL = re.compile(r"\d\.\s*$")
+# A new item in the middle of a line: "... is paid. (b) The fee ..."
+_ITEM_INSIDE = re.compile(r"(?<=[.!?;。；])\s+(?=\((?:\d{1,2}|[a-z]|[ivx]{1,5})\)\s+[^\W\d_a-z])")
+# What was said goes on behind the quotation mark: 「どこへ？」と彼女は聞いた。
+_SAID = re.compile(r"[」』”’][ \t]*$")
+_SAYING = re.compile(r"(?:と|って|など|との|という|，|、)")
 _NAME_ABBREVIATION = re.compile(
     r"(?:^|[\s(\[“\"])(?:Mr|Mrs|Ms|Dr|Prof|Mt|Ft|St|Ste|Capt|Cpt|Cmdr|Maj|Sgt|Rev|Hon|Messrs|Mme|Mlle|vs|cf|viz)\.\s*$"
 )
@@ -80,6 +137,11 @@ def split_sentences(text: str, language: str = "en") -> list[Sentence]:
     return sentences
 
 
+def document_sentences(document: Document) -> list[Sentence]:
+    """The sentences of a document by the rules of its language, the same whenever they are asked for."""
+    return split_sentences(document.text, document_language(document))
+
+
 def joined(sentences: Iterable[Sentence]) -> str:
     """The sentences as one text, as a prompt shows them."""
     return " ".join(sentence.text for sentence in sentences)
@@ -109,7 +171,7 @@ def _line_groups(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_own_break(line: str, following: str) -> bool:
-    if starts_own_line(line, following) or SENTENCE_END.search(line):
+    if starts_own_line(line, following) or SENTENCE_END.search(line) or is_table_row(line):
         return True
     first = _OPENING.sub("", following, count=1)[:1]
     if first.islower() or line.rstrip().endswith((",", "-", "–", "—")):
@@ -119,19 +181,27 @@ def _is_own_break(line: str, following: str) -> bool:
 
 
 def _sentence_spans(text: str, language: str) -> list[tuple[int, int]]:
-    """The sentences of one group of lines as spans that cover it."""
+    """The sentences of one group of lines as spans that cover it; a row of a table is one, whatever its cells say."""
+    if is_table_row(text):
+        return [(0, len(text))]
     boundaries = _boundaries(text, language)
     spans = [span for span in pairwise([0, *boundaries, len(text)]) if text[span[0] : span[1]].strip()]
     merged: list[tuple[int, int]] = []
     first_letter = ""
     for start, end in spans:
-        if merged and _belongs_together(text, merged[-1][0], start, end, first_letter):
+        if merged and _belongs_together(text, merged[-1][0], start, end, first_letter, language):
             merged[-1] = (merged[-1][0], end)
         else:
             merged.append((start, end))
             first_letter = ""
-        first_letter = first_letter or _first_letter(text[start:end])
+        first_letter = first_letter or _first_letter(_without_mark(text[start:end]))
     return merged
+
+
+def _without_mark(text: str) -> str:
+    """The text behind the number or letter that it begins with as an item of a list."""
+    mark = _LIST_MARK.match(text)
+    return text[mark.end() :] if mark else text
 
 
 def _first_letter(text: str) -> str:
@@ -160,10 +230,11 @@ def _boundaries(text: str, language: str) -> list[int]:
         around = bisect.bisect_left(openings, end) - 1  # they do not overlap
         if 0 < end < len(text) and not (around >= 0 and end < enclosed[around][1]):
             ends.add(end)
+    ends.update(found.start() for found in _ITEM_INSIDE.finditer(text))
     return sorted(ends)
 
 
-def _belongs_together(text: str, begin: int, middle: int, end: int, first_letter: str) -> bool:
+def _belongs_together(text: str, begin: int, middle: int, end: int, first_letter: str, language: str) -> bool:
     """Whether the proposed boundary at `middle` is wrong, between a piece from `begin` and another up to `end`.
 
     `first_letter` is that of the first piece, which may be long: only its end is looked at, or a long text whose
@@ -174,18 +245,23 @@ def _belongs_together(text: str, begin: int, middle: int, end: int, first_letter
         return True
     if middle - begin <= _MAX_ENUMERATOR_CHARS and _ENUMERATOR.fullmatch(first):
         return True
-    if _NAME_ABBREVIATION.search(first):
+    if _NAME_ABBREVIATION.search(first) or (_LETTERED.search(first) and _LETTER.match(second)):
+        return True
+    before_capitals = _BEFORE_CAPITALS.get(language)
+    if before_capitals is not None and before_capitals.search(first):
+        return not (_ORDINAL.search(first) and _GERMAN_OPENING.match(second))
+    if _SAID.search(first) and _SAYING.match(second):
         return True
     if first[-1:] == "." and not second[:1].isspace():
         return not (
             (_UNSPACED_LOWER.search(first) and _CAPITALISED.match(second))
             or (_UNSPACED.search(first) and _STARTER.match(second))
         )
-    opening = _OPENING.sub("", second, count=1)[:1]
-    if _ABBREVIATION.search(first) and (opening.islower() or opening.isdigit()):
+    opening = _OPENING.sub("", _without_mark(second), count=1)[:1]
+    if _ABBREVIATION.search(first) and (opening.islower() or opening.isdigit() or opening in ("§", "#")):
         return True
     # In a text without capitals (some transcripts) a small letter says nothing.
-    return opening.islower() and not first_letter.islower()
+    return opening.islower() and bool(first_letter) and not first_letter.islower()
 
 
 def _cut(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

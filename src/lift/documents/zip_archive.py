@@ -1,4 +1,4 @@
-"""The zip archives that docx and epub files are: opened with limits, their XML parsed without entities or network."""
+"""The zip archives that Office files and e-books are: opened with limits, their XML parsed without entities."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import posixpath
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from lift.documents.cleaning import clean_text
 from lift.errors import DocumentError
 
 MAX_MEMBERS = 20_000
@@ -36,6 +38,10 @@ _BROKEN = (
     RuntimeError,
     OSError,
 )
+
+
+class ArchiveLimitError(DocumentError):
+    """More was unpacked than any document holds: nothing of the archive is read further."""
 
 
 class Archive:
@@ -83,7 +89,7 @@ class Archive:
             raise DocumentError(f"{self.name}: the archive is encrypted; save it without a password")
         if info.compress_type not in _PACKINGS:
             raise DocumentError(
-                f"{self.name}: expected {member} to be packed by deflate as in every docx and epub file, got another "
+                f"{self.name}: expected {member} to be packed by deflate as in every document, got another "
                 f"method ({info.compress_type}); save the file anew"
             )
         chunks: list[bytes] = []
@@ -99,7 +105,7 @@ class Archive:
     def _count(self, unpacked_bytes: int) -> None:
         self._unpacked_bytes += unpacked_bytes
         if self._unpacked_bytes > self._most_bytes:
-            raise DocumentError(
+            raise ArchiveLimitError(
                 f"{self.name}: expected at most {self._most_bytes:,} bytes when unpacked, got more; "
                 "split the file, or save it in another format"
             )
@@ -114,10 +120,70 @@ class Archive:
         try:
             return etree.fromstring(self.read(member), parser)
         except etree.XMLSyntaxError as error:
-            reason = " ".join(str(error).split())
-            raise DocumentError(
-                f"{self.name}: {member} in the archive is not well-formed XML ({reason}); get the file anew"
-            ) from error
+            raise self._not_well_formed(member, error) from error
+
+    def iterate(self, member: str, *names: str) -> Iterator[Any]:
+        """The elements of these local names of an XML member, one after the other; each is emptied behind the next.
+
+        For members that are too large to be held as a tree. Raises DocumentError where it is not well-formed.
+        """
+        from lxml import etree
+
+        walk = etree.iterparse(
+            io.BytesIO(self.read(member)),
+            events=("end",),
+            tag=[f"{{*}}{name}" for name in names],
+            resolve_entities=False,
+            no_network=True,
+            load_dtd=False,
+            remove_comments=True,
+            remove_pis=True,
+        )
+        try:
+            for _, element in walk:
+                yield element
+                element.clear()
+                while element.getprevious() is not None:
+                    del element.getparent()[0]
+        except etree.XMLSyntaxError as error:
+            raise self._not_well_formed(member, error) from error
+
+    def _not_well_formed(self, member: str, error: Exception) -> DocumentError:
+        reason = " ".join(str(error).split())
+        return DocumentError(
+            f"{self.name}: {member} in the archive is not well-formed XML ({reason}); get the file anew"
+        )
+
+
+def related_parts(archive: Archive, member: str) -> dict[str, str]:
+    """Relation id -> member, of all that a part of an Office file refers to within the archive."""
+    folder, name = posixpath.split(member)
+    relations = f"{folder}/_rels/{name}.rels" if folder else f"_rels/{name}.rels"
+    if relations not in archive:
+        return {}
+    return {
+        relation.get("Id") or "": _part(member, relation.get("Target") or "")
+        for relation in archive.xml(relations)
+        if relation.get("TargetMode") != "External"
+    }
+
+
+def _part(base: str, target: str) -> str:
+    return target.lstrip("/") if target.startswith("/") else resolve(base, target)
+
+
+def core_title(archive: Archive) -> str | None:
+    """The title in the properties of an Office file."""
+    member = "docProps/core.xml"
+    if member not in archive:
+        return None
+    try:
+        found = archive.xml(member).find("{http://purl.org/dc/elements/1.1/}title")
+    except ArchiveLimitError:
+        raise
+    except DocumentError:
+        return None
+    return " ".join(clean_text(found.text or "").split()) or None if found is not None else None
 
 
 def resolve(base: str, reference: str) -> str:

@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,10 +184,17 @@ class MemoryLibrary:
 
     def copy(self, name: str, new_name: str, *, replace: bool = False) -> StoredMemory:
         """Copy a memory; `replace` and errors as for put, and LibraryError where the one to be copied is damaged."""
+        return self._copied(lambda: self[name], new_name, f"copy the memory {name!r} in", replace)
+
+    def adopt(self, memory: StoredMemory, name: str, *, replace: bool = False) -> StoredMemory:
+        """Put a copy of a memory that lies elsewhere into the library; `replace` and errors as for copy."""
+        return self._copied(lambda: memory, name, f"write the memory {name!r} to", replace)
+
+    def _copied(self, opened: Callable[[], StoredMemory], new_name: str, action: str, replace: bool) -> StoredMemory:
         new_name = normal_name(new_name)
         check_name(new_name)
-        with self._writing(f"copy the memory {name!r} in"):
-            memory = self[name]
+        with self._writing(action):
+            memory = opened()
             replacing = replace and (self.root / new_name).is_dir()
             if replacing:
                 _check_is_memory(self.root / new_name)

@@ -8,6 +8,7 @@ be a path, a control character for a terminal, or a number out of range.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import unicodedata
@@ -28,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from lift.documents.document import Omission, omission_warnings
 from lift.errors import LibraryError
 from lift.memories.durable import ForeignFileError, read_inside
 from lift.memories.identity import AbsorptionIdentity
@@ -45,10 +47,12 @@ TASKS_FILE = "tasks.jsonl"
 TRAINING_FILE = "training.jsonl"
 RECALL_FILE = "recall.jsonl"
 _MIB = 1 << 20
+MAX_ADAPTER_CONFIG_BYTES = _MIB
+MAX_ADAPTER_BYTES = 16384 * _MIB
 # The largest that each file is read as: far above what a text of a million sentences makes, far below any memory.
 _MAX_BYTES = {
-    ADAPTER_CONFIG_FILE: _MIB,
-    ADAPTER_STATE_FILE: 16384 * _MIB,
+    ADAPTER_CONFIG_FILE: MAX_ADAPTER_CONFIG_BYTES,
+    ADAPTER_STATE_FILE: MAX_ADAPTER_BYTES,
     DOCUMENT_FILE: 1024 * _MIB,
     PLACES_FILE: 1024 * _MIB,
     TASKS_FILE: 8192 * _MIB,
@@ -59,6 +63,7 @@ MAX_MANIFEST_BYTES = 16 * _MIB
 MAX_TITLE_CHARS = 1_000
 MAX_SOURCE_CHARS = 4_096
 _MOST_PARTS = 10_000
+MOST_OMISSIONS = 10_000
 _MOST_POINTS = 100_000
 # of each package its name on the index, where Lift's own is another's
 _RECORDED_PACKAGES = {"lift": "lift-memory", "torch": "torch", "transformers": "transformers", "peft": "peft"}
@@ -115,16 +120,33 @@ class PartRecord(_Record):
     source: Source
 
 
+class OmissionRecord(_Record):
+    """Parts of the original that are not in the text: their kind, page, file, and how many they are."""
+
+    kind: Line
+    page: Count | None = None
+    file: Source | None = None
+    count: Annotated[int, Field(ge=1, lt=1 << 53)] = 1
+
+
 class DocumentRecord(_Record):
     """Which document the memory holds; `sha256` is of its text, `source` is where it was read from.
 
-    `parts` is empty for a memory of one document.
+    `parts` is empty for a memory of one document. `language` is the ISO 639 code that its sentences are split by.
+    `omissions`: what of the original is not in the text.
     """
 
     title: Line
     source: Source
     sha256: Sha256
+    language: Annotated[str, StringConstraints(pattern="^[a-z]{2,8}$")] = "en"
     parts: Annotated[tuple[PartRecord, ...], Field(max_length=_MOST_PARTS)] = ()
+    omissions: Annotated[tuple[OmissionRecord, ...], Field(max_length=2 * MOST_OMISSIONS)] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """As Document.warnings."""
+        return omission_warnings([Omission(each.kind, each.page, each.file, each.count) for each in self.omissions])
 
     @field_validator("parts")
     @classmethod
@@ -335,13 +357,15 @@ def first_problem(error: ValidationError) -> str:
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that shape a memory, read without importing them."""
-    versions = {}
-    for package, distribution in _RECORDED_PACKAGES.items():
-        try:
-            versions[package] = version(distribution)
-        except PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return versions
+    return {package: _installed_version(distribution) for package, distribution in _RECORDED_PACKAGES.items()}
+
+
+@functools.cache
+def _installed_version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed as a package"
 
 
 def _damaged(path: Path, reason: str) -> LibraryError:

@@ -23,7 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lift.documents.document import Document, DocumentPart
+from lift.documents.document import Document, DocumentPart, Omission, grouped_omissions
+from lift.documents.language import document_language
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.durable import open_inside, read_inside
 from lift.memories.identity import AbsorptionIdentity
@@ -34,6 +35,7 @@ from lift.memories.manifest import (
     MANIFEST_FILE,
     MAX_SOURCE_CHARS,
     MAX_TITLE_CHARS,
+    MOST_OMISSIONS,
     PLACES_FILE,
     RECALL_FILE,
     TASKS_FILE,
@@ -43,6 +45,7 @@ from lift.memories.manifest import (
     DocumentRecord,
     FileRecord,
     Manifest,
+    OmissionRecord,
     PartRecord,
     RecallPoint,
     RecallSummary,
@@ -143,6 +146,16 @@ class MemoryDraft:
                     )
                     for part in self.document.parts
                 ),
+                language=document_language(self.document),
+                omissions=tuple(
+                    OmissionRecord(
+                        kind=printable(each.kind, MAX_TITLE_CHARS),
+                        page=each.page,
+                        file=None if each.file is None else printable(each.file, MAX_SOURCE_CHARS),
+                        count=each.count,
+                    )
+                    for each in grouped_omissions(self.document.omissions, MOST_OMISSIONS)
+                ),
             ),
             base=BaseRecord(id=self.base_id, fingerprint=self.base_fingerprint),
             recipe_name=self.recipe_name,
@@ -214,7 +227,8 @@ class StoredMemory:
         text = self._parsed(DOCUMENT_FILE, lambda: read_text(content, record))
         places = self._parsed(PLACES_FILE, lambda: read_places(rows, len(text)))
         parts = tuple(DocumentPart(part.start, part.title, part.source) for part in record.parts)
-        return Document(record.title, text, record.source, places, parts)
+        omissions = tuple(Omission(each.kind, each.page, each.file, each.count) for each in record.omissions)
+        return Document(record.title, text, record.source, places, parts, omissions, record.language)
 
     @cached_property
     def tasks(self) -> list[Task]:

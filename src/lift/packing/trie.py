@@ -113,10 +113,12 @@ class Batch:
         """
         size = self.tokens
         allowed = torch.zeros(size, size, dtype=torch.bool)  # [T, T]
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                allowed[node] = allowed[parent]
-            allowed[node, node] = True
+        # a chain at a time: nodes that follow each other share all that the first one's parent attends to
+        starts = [node for node, parent in enumerate(self.parents) if node == 0 or parent != node - 1]
+        for start, end in itertools.pairwise([*starts, size]):
+            if self.parents[start] >= 0:
+                allowed[start:end] = allowed[self.parents[start]]
+            allowed[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril_()
         if window_tokens is not None:
             allowed &= self.positions[:, None] - self.positions[None] < window_tokens
         mask = torch.full((size, size), torch.finfo(dtype).min, dtype=dtype)  # [T, T]

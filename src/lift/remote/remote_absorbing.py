@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from threading import Event as StopFlag
 from typing import Any
 
@@ -15,7 +16,7 @@ from lift.absorbing.recall_report import choose_probes, probe_recall
 from lift.absorbing.reuse import absorbed_before
 from lift.absorbing.task_writing import TaskWriter, prepared, write_tasks
 from lift.documents.document import Document
-from lift.documents.language import detect_language
+from lift.documents.language import document_language
 from lift.endpoints.openai_endpoint import Endpoint, resolve_base_url
 from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import UsageError
@@ -147,8 +148,10 @@ def cancel_remotely(
 
 def _prepare_document(document: Document) -> PreparedDocument:
     """The document before its tasks are written; its tokens are estimated."""
+    language = document_language(document)
+    document = replace(document, language=language)
     sentences = learnable_sentences(document)
-    return PreparedDocument(document, estimate_tokens(document.text), detect_language(document.text), sentences, ())
+    return PreparedDocument(document, estimate_tokens(document.text), language, sentences, document.warnings)
 
 
 def fine_tuning_key(document: Document, model: str, base_url: str, recipe: Recipe, settings: RemoteSettings) -> str:

@@ -11,7 +11,7 @@ from lift.answering.answer import Answer, check_questions, supported_answer
 from lift.answering.strategies import EVIDENCE_SENTENCES
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
-from lift.documents.sentences import Sentence, joined, split_sentences
+from lift.documents.sentences import Sentence, document_sentences, joined
 from lift.endpoints.openai_endpoint import (
     OPENAI_URL,
     Endpoint,
@@ -48,7 +48,7 @@ def open_remote_memory(
             f"the memory {memory.name!r} is asked at {remote.base_url}, which is not the endpoint you have chosen; "
             "if you trust it with your API key and questions, set OPENAI_BASE_URL to it"
         )
-    sentences = split_sentences(memory.document.text)
+    sentences = document_sentences(memory.document)
     return RemoteAnswerer(
         Endpoint(remote.base_url, retry_policy), remote.model, memory.document, sentences, remote.window_tokens
     )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from lift.absorbing.recall_report import suggested_questions
-from lift.documents.sentences import split_sentences
+from lift.documents.sentences import document_sentences
 from lift.errors import UsageError
 from lift.memories.manifest import ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE, Manifest, RecallPoint
 from lift.memories.memory import StoredMemory
@@ -202,7 +202,7 @@ def show_document(request: Request, name: Name) -> DocumentText:
         text=document.text,
         sentences=[
             SentenceState(index=each.index, start=each.start, end=each.end, state=states.get(each.index, "not probed"))
-            for each in split_sentences(document.text)
+            for each in document_sentences(document)
         ],
         places=[PlaceLine(start=each.start, page=each.page, heading=each.heading) for each in document.places],
         parts=[PartLine(start=each.start, title=each.title) for each in document.parts],

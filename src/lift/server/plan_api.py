@@ -51,10 +51,13 @@ class PlanLine(Plan):
 
     `timing`: where the speed is from. "timed": steps were timed for this plan. Else the plan is an estimate, since a
     document is being absorbed: at the speed of an "earlier" plan by that recipe, of the "running job", or, where
-    neither is known yet, of a "short trial" that reads a piece of the text.
+    neither is known yet, of a "short trial" that reads a piece of the text. `text` is the beginning of the text as it
+    was read, of `text_chars` characters in all.
     """
 
     timing: Timing
+    text: str
+    text_chars: int
 
 
 class Planner:

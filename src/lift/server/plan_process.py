@@ -19,6 +19,9 @@ from lift.errors import BudgetError, DocumentError, LiftError, UsageError
 if TYPE_CHECKING:
     from lift.models.base_model import BaseModel
 
+# of a text, the part that is shown beside its plan
+_SHOWN_CHARS = 20_000
+
 
 def main() -> None:
     """Make the plans that standard input orders, until it ends."""
@@ -49,8 +52,9 @@ def plan(
 ) -> dict[str, Any]:
     """What absorbing the file at `path` would take, as `lift plan --json` tells it; raises children of LiftError.
 
-    `known`: the fields of a KnownSpeed, to estimate from instead of timing steps. The plan has a `speed` of that kind
-    too. `bases`: models that are loaded already, by name; the one that this plan needs is added.
+    `text`: its beginning as it was read, of `text_chars` characters in all. `known`: the fields of a KnownSpeed, to
+    estimate from instead of timing steps. The plan has a `speed` of that kind too. `bases`: models that are loaded
+    already, by name; the one that this plan needs is added.
     """
     from lift.documents.read import read_document
     from lift.recipes.recipe import load_recipe
@@ -70,7 +74,8 @@ def plan(
     else:
         made = make_plan(document, loaded[model], settings, budget_s)
         speed = KnownSpeed.of_plan(made)
-    return {**asdict(made), "speed": asdict(speed)}
+    shown = {"text": document.text[:_SHOWN_CHARS], "text_chars": len(document.text)}
+    return {**asdict(made), **shown, "speed": asdict(speed)}
 
 
 def _import() -> None:

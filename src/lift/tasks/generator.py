@@ -13,6 +13,7 @@ from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.language_model import LanguageModelGenerator, Writer
 from lift.tasks.requests import plan_requests
+from lift.tasks.rules.lines import rows_left_out
 from lift.tasks.rules.rule_generator import tasks_by_sentence
 from lift.tasks.selection import spread
 from lift.tasks.task import Task
@@ -65,6 +66,8 @@ class RulesGenerator:
     def stream(self) -> Generator[Generated]:
         """See TaskGenerator. With tasks.per_document, as many trained tasks, spread evenly over the document."""
         counts = self.counts = GenerationCounts()
+        if left_out := len(rows_left_out(self._sentences)):
+            counts.rejected["row of a long table"] = left_out
         groups: Iterable[Sequence[Task]] = tasks_by_sentence(
             self._title,
             self._sentences,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
-from lift.documents.sentences import split_sentences
+from lift.documents.sentences import document_sentences
 from lift.evaluation.embedding_index import EmbeddingIndex
 from lift.evaluation.reader import Reader
 from lift.evaluation.records import Question, Record
@@ -21,7 +21,7 @@ class Lookup:
     """The sentences of a document and what finds them, each index built when it is first used."""
 
     def __init__(self, document: Document) -> None:
-        self.sentences = split_sentences(document.text)
+        self.sentences = document_sentences(document)
 
     @cached_property
     def words(self) -> SentenceIndex:

@@ -4,7 +4,8 @@ import { json, request } from "./api.js";
 import { button, fault, h, waiting } from "./dom.js";
 import { bytes, duration, number, plural } from "./words.js";
 
-const KINDS = ".pdf,.docx,.epub,.html,.htm,.md,.txt";
+const KINDS =
+  ".pdf,.docx,.pptx,.xlsx,.odt,.ods,.odp,.rtf,.epub,.html,.htm,.mhtml,.md,.txt,.csv,.tsv,.eml,.mbox,.ipynb,.srt,.vtt,.json";
 const BUDGETS = [
   ["60", "1 minute"],
   ["300", "5 minutes"],
@@ -85,7 +86,7 @@ async function plan(panel, file, signal, take) {
       const made = await json("POST", "/api/plan", body, stopped.signal);
       if (mine !== asked) return;
       title.value ||= made.title;
-      facts.replaceChildren(planFacts(made));
+      facts.replaceChildren(planFacts(made), leftOut(made), sourceText(made));
       go.disabled = false;
     } catch (error) {
       if (!stopped.signal.aborted && mine === asked) facts.replaceChildren(fault(error.message, ask));
@@ -146,6 +147,24 @@ function planFacts(made) {
       `${number(made.tokens)} tokens`,
       `${plural(made.sentences, "sentence")}, ${number(made.tasks)} questions to learn`,
     ),
+  );
+}
+
+/** What of the original is not in the text. */
+function leftOut(made) {
+  return made.warnings.length
+    ? h("ul.left-out", { "aria-label": "Left out" }, made.warnings.map((warning) => h("li", warning)))
+    : "";
+}
+
+/** The text as it was read, or its beginning. */
+function sourceText(made) {
+  const all = made.text.length >= made.text_chars;
+  return h(
+    "details.source",
+    h("summary", "The text as it was read"),
+    h("pre", { tabindex: "0" }, made.text),
+    all ? "" : h("p.soft", `The first ${number(made.text.length)} of ${number(made.text_chars)} characters.`),
   );
 }
 

@@ -13,14 +13,14 @@ from lift.documents.sentences import Sentence
 from lift.tasks.candidate_file import CandidateFile, text_key
 from lift.tasks.rules.coreference import Resolver, TitleReference, plain_title
 from lift.tasks.rules.dependency_parse import ParseFile, parse_sentences
-from lift.tasks.rules.lines import entry_tasks, row_tasks
+from lift.tasks.rules.lines import entry_tasks, row_tasks, rows_left_out
 from lift.tasks.rules.questions import Candidate, question_candidates
 from lift.tasks.rules.recitation import blank_tasks, continuation_tasks, recitation_tasks
 from lift.tasks.selection import diverse, hold_out
 from lift.tasks.task import Task
 
 # To be raised where the same text gives other tasks than before: memories made by earlier rules are then made anew.
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 
 def generate_tasks(
@@ -57,15 +57,16 @@ def tasks_by_sentence(
 
     At most `per_sentence` tasks of a sentence are to be trained on; up to `held_out_per_sentence` more probe facts
     that those teach. Every sentence has at least one task, if only a recitation, but for one without a letter or digit,
-    and one that repeats an earlier one word by word. Languages other than English get recitations and sentences with
-    blanks, without a parser.
+    one that repeats an earlier one word by word, and the rows that lines.rows_left_out names. Languages other than
+    English get recitations and sentences with blanks, without a parser.
     """
     generator = random.Random(seed)
     found = _questions(title, sentences) if language == "en" else _blanks(sentences, per_sentence, generator)
     candidates = CandidateFile(found)
+    left_out = rows_left_out(sentences)
     asked: set[int] = set()
     for position, (sentence, possible) in enumerate(zip(sentences, candidates.worth_keeping(), strict=True)):
-        if not any(map(str.isalnum, sentence.text)):
+        if sentence.index in left_out or not any(map(str.isalnum, sentence.text)):
             yield []
             continue
         recited = [*recitation_tasks(title, sentences, position), *continuation_tasks(title, sentence)]
