@@ -190,7 +190,11 @@ def test_a_word_of_grammar_is_no_answer_to_yes_or_no(
     tiny_model: BaseModel, context: str, said: str, shown: str
 ) -> None:
     asked = "Is there a telephone in the cellar?"
-    answer, _ = take(tiny_model, AnsweringAdapters("memory", "reader"), context, lambda _want: said, RULES, asked)
+
+    def bring(want: ModelRequest) -> Any:
+        return [-9.0] * len(want.answers) if isinstance(want, ScoreRequest) else said
+
+    answer, _ = take(tiny_model, AnsweringAdapters("memory", "reader"), context, bring, RULES, asked)
     assert shown in answer.text
     assert not answer.supported
     assert answer.evidence == () or answer.evidence[0].relation != "supports"
@@ -316,6 +320,8 @@ def test_where_nothing_is_read_the_memory_answers_if_it_is_sure(
 ) -> None:
     def bring(want: ModelRequest) -> Any:
         if isinstance(want, ScoreRequest):
+            if want.answers == (TEXT_TELLS_NOTHING,):
+                return [-0.1]
             return [memory_says if want.adapter == "memory" else -8.0] * len(want.answers)
         return "1911" if want.adapter == "memory" else TEXT_TELLS_NOTHING
 
@@ -335,7 +341,7 @@ def test_where_nothing_is_read_the_reader_is_shown_where_the_memorys_answer_stan
 
     def bring(want: ModelRequest) -> Any:
         if isinstance(want, ScoreRequest):
-            return [-1.0] * len(want.answers)
+            return [-0.1 if each == TEXT_TELLS_NOTHING else -1.0 for each in want.answers]
         if want.adapter == "memory":
             return "Bram Holt"
         return "Bram Holt" if want.prompt_ids == around else TEXT_TELLS_NOTHING

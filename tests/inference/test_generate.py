@@ -287,3 +287,38 @@ def test_shared_prefixes_are_what_their_rows_begin_with_and_pay(prompts: list[li
 def test_prompts_with_nothing_in_common_go_by_length(lengths: list[int]) -> None:
     prompts = [text(100 + row, length) for row, length in enumerate(lengths)]
     assert order_alike(prompts) == sorted(range(len(prompts)), key=lambda row: (lengths[row], row))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_excluded_tokens_are_never_said_and_others_are_as_before(temperature: float) -> None:
+    model = tiny("llama")
+
+    def said(excluded: tuple[int, ...]) -> list[list[int]]:
+        drawn = torch.Generator().manual_seed(0)
+        return generate(
+            model,
+            LAYOUTS["two documents, one that stands alone, and a short prompt"],
+            max_new_tokens=8,
+            end_ids=[],
+            temperature=temperature,
+            generator=drawn,
+            excluded=excluded,
+        )
+
+    usual = said(())
+    first = usual[0][0]
+    unused = next(token for token in range(VOCABULARY) if all(token not in answer for answer in usual))
+    assert first not in {token for answer in said((first,)) for token in answer}
+    if not temperature:
+        assert said((unused,)) == usual
+
+
+def test_what_is_excluded_for_one_row_is_not_for_another_and_odds_are_the_models_own() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])
+    bare, without = sampling.sample(
+        logits, [sampling.SamplingParams(top_logprobs=1), sampling.SamplingParams(top_logprobs=1, excluded=(1,))]
+    )
+    odds = torch.log_softmax(logits[0], -1)
+    assert (bare.token, without.token) == (1, 2)
+    assert without.logprob == pytest.approx(float(odds[2]))
+    assert without.top_logprobs == bare.top_logprobs

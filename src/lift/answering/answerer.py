@@ -177,9 +177,15 @@ class Answerer:
                     on_text=on_text,
                     quotes=self.strategies.quotes,
                     prefixes=self._prefixes,
+                    excluded=requests[0].excluded,
                 )
 
-        return execute(self.base, requests, lambda request: (request.adapter, request.max_new_tokens), generate_all)
+        return execute(
+            self.base,
+            requests,
+            lambda request: (request.adapter, request.max_new_tokens, request.excluded),
+            generate_all,
+        )
 
 
 def generate_texts(
@@ -192,8 +198,9 @@ def generate_texts(
     quotes: TemplateQuotes = NO_QUOTES,
     adapters: Sequence[str | None] | None = None,
     prefixes: PrefixCache | None = None,
+    excluded: tuple[int, ...] = (),
 ) -> list[str]:
-    """The model's answers to all prompts, until it ends its answer; `adapters` and `prefixes` as for generate.
+    """The model's answers to all prompts, until it ends its answer; `adapters`, `prefixes`, `excluded` as for generate.
 
     `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
     """
@@ -208,6 +215,7 @@ def generate_texts(
         on_token=shown.hear if shown else None,
         adapters=adapters,
         prefixes=prefixes,
+        excluded=excluded,
     )
     if shown:
         shown.close()

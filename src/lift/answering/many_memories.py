@@ -95,6 +95,7 @@ def _execute(base: BaseModel, requests: Sequence[ModelRequest], batch_size: int)
             requests[0].max_new_tokens,
             batch_size,
             adapters=[request.adapter for request in requests],
+            excluded=requests[0].excluded,
         )
 
-    return execute(base, requests, lambda request: request.max_new_tokens, generate_all)
+    return execute(base, requests, lambda request: (request.max_new_tokens, request.excluded), generate_all)

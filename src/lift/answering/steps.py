@@ -21,11 +21,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """A text: what the model says behind these tokens with the attached adapter of that name, None: the base alone."""
+    """A text: what the model says behind these tokens with the attached adapter of that name, None: the base alone.
+
+    `excluded` are tokens that it does not say.
+    """
 
     adapter: str | None
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
+    excluded: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from lift.answering.attribution.attribute import says_nothing, verdict
 from lift.answering.attribution.polar import PolarVerdict
 from lift.answering.attribution.question_form import question_form
 from lift.answering.prose import PROSE_TOKENS, answer_tokens, asks_for_prose, repeats_itself
+from lift.answering.refusal import declines, kept_refusals
 from lift.answering.reranking import CITING_PMI_WEIGHT, PMI_WEIGHT, likeliest
 from lift.answering.scoring import f1
 from lift.answering.steps import GenerateRequest, ScoreRequest, Strategy, fit_window
@@ -52,7 +53,7 @@ from lift.packing.prompts import (
     prompt_ids,
 )
 
-VERSION = 8  # to be raised where a question may get another answer than before: kept answers are asked for anew then
+VERSION = 9  # to be raised where a question may get another answer than before: kept answers are asked for anew then
 EVIDENCE_SENTENCES = 3
 WIDE_SENTENCES = (
     2 * EVIDENCE_SENTENCES
@@ -271,24 +272,27 @@ class Strategies:
             GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens),
             GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens),
         ]
-        shown, texts = [narrow], [read]
         reads_itself = self.adapters.reader == self.adapters.memory
-        if not reads_itself and (_declines(read) or (read != said and not alone)):
+        if not reads_itself:
+            asked = GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens)
+            (read,) = yield from kept_refusals(self._base.tokenizer, [asked], [read])
+        shown, texts = [narrow], [read]
+        if not reads_itself and (declines(read) or (read != said and not alone)):
             more = self.index.evidence(question, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
             wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
                 shown.append(wide)
-                texts += yield [GenerateRequest(self.adapters.reader, wide.ids, max_new_tokens)]
-        if not reads_itself and all(map(_declines, texts)):
+                texts.append((yield from self._read(wide, max_new_tokens)))
+        if not reads_itself and all(map(declines, texts)):
             around = self._around(question, said)
             if not around:
                 return (yield from self._unread(question, bare, said))
             shown = [self.prompt(question, "evidence", max_new_tokens, around)]
-            texts = [*(yield [GenerateRequest(self.adapters.reader, shown[0].ids, max_new_tokens)])]
-            if _declines(texts[0]):
+            texts = [(yield from self._read(shown[0], max_new_tokens))]
+            if declines(texts[0]):
                 return (yield from self._unread(question, bare, said))
         if not reads_itself:
-            told = [place for place, text in enumerate(texts) if not _declines(text)]
+            told = [place for place, text in enumerate(texts) if not declines(text)]
             shown, texts = [shown[place] for place in told], [texts[place] for place in told]
         pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
         chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
@@ -296,6 +300,13 @@ class Strategies:
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
         return answer if agreed else self._with_best_sentence(question, answer)
+
+    def _read(self, prompt: Prompt, max_new_tokens: int) -> Strategy[str]:
+        """What the reader says behind the prompt; that it tells nothing only where it is sure of that."""
+        asked = GenerateRequest(self.adapters.reader, prompt.ids, max_new_tokens)
+        texts = yield [asked]
+        (text,) = yield from kept_refusals(self._base.tokenizer, [asked], texts)
+        return text
 
     def _around(self, question: str, said: str) -> list[Sentence]:
         """The sentence in which most of the words of an answer stand, and those beside it; none where few stand."""
@@ -388,8 +399,3 @@ class Strategies:
                 "use --context truncated, evidence or auto"
             )
         return text, cut
-
-
-def _declines(text: str) -> bool:
-    """Whether a text says that nothing answers the question; one that is empty says nothing at all."""
-    return bool(text) and abstains(text)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from lift.adapters.resident import attach_stored, release
+from lift.adapters.row_assignment import using
 from lift.adapters.warm_start import WarmStart
-from lift.answering.answerer import Answerer, kept_prefixes, open_memory
+from lift.answering.answerer import Answerer, generate_texts, kept_prefixes, open_memory
+from lift.answering.refusal import kept_refusals
+from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
 from lift.errors import UsageError
 from lift.inference.generate import generate
 from lift.memories.memory import StoredMemory
@@ -154,7 +157,7 @@ class ModelReader:
         pairs, form = batch.pairs, batch.form
         prompts = [prompt_ids(self.base.tokenizer, *pair, form) for pair in pairs]
         groups = [[prompt] for prompt in prompts] if batch.one_by_one else [prompts] if prompts else []
-        replies = [reply for group in groups for reply in self._generate(group, batch.max_new_tokens)]
+        replies = [reply for group in groups for reply in self._read_group(group, batch.max_new_tokens)]
         return [
             replace(reply, prompt=clipped(user_text(*pair, form))) for reply, pair in zip(replies, pairs, strict=True)
         ]
@@ -186,6 +189,41 @@ class ModelReader:
             )
             for (question, shown), answer in zip(batch.pairs, answers, strict=True)
         ]
+
+    def _read_group(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
+        """The replies to a batch of prompts; a warm start's refusals are kept where it is sure of them."""
+        replies = self._generate(prompts, max_new_tokens)
+        if self.start is None:
+            return replies
+        started = time.perf_counter()
+        asked = [GenerateRequest(self.start.digest, tuple(prompt), max_new_tokens) for prompt in prompts]
+        kept = kept_refusals(self.base.tokenizer, asked, [reply.text for reply in replies])
+        (texts,) = run_strategies([kept], self._execute)
+        more_s = (time.perf_counter() - started) / len(prompts)
+        return [
+            replace(
+                reply,
+                text=text,
+                answer_tokens=len(content_ids(self.base.tokenizer, text))
+                if text != reply.text
+                else reply.answer_tokens,
+                seconds=reply.seconds + more_s,
+            )
+            for reply, text in zip(replies, texts, strict=True)
+        ]
+
+    def _execute(self, requests: Sequence[ModelRequest]) -> list[Any]:
+        def generate_all(requests: Sequence[GenerateRequest]) -> list[str]:
+            with using(self.base.model, requests[0].adapter):
+                return generate_texts(
+                    self.base,
+                    [request.prompt_ids for request in requests],
+                    requests[0].max_new_tokens,
+                    self._batch_size,
+                    excluded=requests[0].excluded,
+                )
+
+        return execute(self.base, requests, lambda request: request.excluded, generate_all)
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
         tokenizer = self.base.tokenizer

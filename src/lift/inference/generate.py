@@ -30,6 +30,7 @@ def generate(
     on_token: Callable[[int, int], None] | None = None,
     adapters: Sequence[str | None] | None = None,
     prefixes: PrefixCache | None = None,
+    excluded: tuple[int, ...] = (),
 ) -> list[list[int]]:
     """Continue each prompt until an end token or `max_new_tokens`; end tokens are not returned.
 
@@ -37,8 +38,8 @@ def generate(
     0 is greedy; where one row is alone its tokens may come several at a time (speculative.py). `on_token(row, token)`
     is called as tokens come, `row` counting in the order of `prompts`. `adapters`: the attached adapter of each prompt,
     None: the base; without them, those that the model applies to all rows now. What `prefixes` keeps of earlier calls
-    is not read again, and it is given what is read now; it is not used where `adapters` are named. Raises ValueError on
-    an empty prompt, and ModelError where the model's numbers are not finite.
+    is not read again, and it is given what is read now; it is not used where `adapters` are named. `excluded` tokens
+    are never generated. Raises ValueError on an empty prompt, and ModelError where the model's numbers are not finite.
     """
     if any(not prompt for prompt in prompts):
         raise ValueError("expected prompts of at least one token")
@@ -48,7 +49,7 @@ def generate(
     share = adapters is None and can_share(model)
     order = order_alike(prompts) if share else sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     kept = prefixes.open(model) if prefixes is not None and share else None
-    sampling = SamplingParams(temperature, generator=generator)
+    sampling = SamplingParams(temperature, generator=generator, excluded=excluded)
     with rows(model, []) if adapters is not None else contextlib.nullcontext() as assignment:
         scheduler = Scheduler(
             model,

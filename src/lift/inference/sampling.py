@@ -14,12 +14,14 @@ class SamplingParams:
 
     `generator` is what a row draws from (row_generator), None for the process's own. `top_logprobs`: how many of
     the likeliest tokens are returned with their log-probabilities; None: none, and the chosen one's neither.
+    `excluded`: tokens that are never chosen; log-probabilities are those of the model without it.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     generator: torch.Generator | None = None
     top_logprobs: int | None = None
+    excluded: tuple[int, ...] = ()
 
     @property
     def is_greedy(self) -> bool:
@@ -54,19 +56,29 @@ def row_generator(seed: int | None, device: torch.device) -> torch.Generator:
 
 def sample(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[SampledToken]:
     """A token for each row of `logits`, [B, vocabulary]; equal for a row whatever the others are."""
-    highest, greedy = logits.max(-1)  # [B], [B]; an infinite or undefined number shows in the highest
+    allowed = _without_excluded(logits, samplings)
+    highest, greedy = allowed.max(-1)  # [B], [B]; an infinite or undefined number shows in the highest
     finite: list[bool] = highest.isfinite().tolist()
     tokens: list[int] = greedy.tolist()
     return [
-        _sampled_token(logits[row], tokens[row], sampling) if finite[row] else SampledToken(None)
+        _sampled_token(logits[row], allowed[row], tokens[row], sampling) if finite[row] else SampledToken(None)
         for row, sampling in enumerate(samplings)
     ]
 
 
-def _sampled_token(logits: torch.Tensor, greedy: int, sampling: SamplingParams) -> SampledToken:
+def _without_excluded(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> torch.Tensor:
+    """The logits, [B, vocabulary], at the least number where a token is excluded."""
+    places = [(row, token) for row, sampling in enumerate(samplings) for token in sampling.excluded]
+    if not places:
+        return logits
+    rows, tokens = torch.tensor(places, device=logits.device).T
+    return logits.index_put((rows, tokens), torch.tensor(torch.finfo(logits.dtype).min).to(logits))
+
+
+def _sampled_token(logits: torch.Tensor, allowed: torch.Tensor, greedy: int, sampling: SamplingParams) -> SampledToken:
     token = greedy
     if not sampling.is_greedy:
-        token = _sampled(logits.float(), sampling)
+        token = _sampled(allowed.float(), sampling)
     if sampling.top_logprobs is None:
         return SampledToken(token)
     odds = torch.log_softmax(logits.float(), dim=-1)  # [vocabulary]

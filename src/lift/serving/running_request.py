@@ -193,7 +193,7 @@ class RunningRequest:
         row = SequenceState(
             model_request.prompt_ids,
             model_request.adapter,
-            _sampling_params(self.handle, self._device),
+            replace(_sampling_params(self.handle, self._device), excluded=model_request.excluded),
             model_request.max_new_tokens,
         )
         if not self.conversation.in_one_step:  # else nothing comes behind it
