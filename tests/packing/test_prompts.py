@@ -190,7 +190,7 @@ def exactly_fitted(tokenizer: Any, question: str, text: str, limit_tokens: int, 
         min_size=90,
     ),
     question=st.text("abc the?.\n", min_size=1, max_size=30),
-    limit_tokens=st.integers(60, 3000),
+    limit_tokens=st.integers(120, 3000),
     step_tokens=st.sampled_from([1, 32]),
 )
 def test_a_long_text_is_cut_as_if_every_prompt_were_tokenised_whole(

@@ -219,8 +219,10 @@ def test_memories_that_cite_answer_as_each_alone_in_every_context(
     assert engine.statistics()["running_rows"] == 0
     engine.close(5)
     # closed book some say what was read in their citation, and not what the same adapters say that do not cite
+    every = [(number, question, "none") for number in range(len(citing)) for question in QUESTIONS]
+    cited = alone(tiny_model, [(citing[number], *asking) for number, *asking in every])
     plain = [put_memory(library, tiny_model, 10 + number, replace=True) for number in range(len(citing))]
-    assert alone(tiny_model, [(memory, QUESTIONS[1], "none") for memory in plain]) != expected[: len(citing)]
+    assert alone(tiny_model, [(plain[number], *asking) for number, *asking in every]) != cited
 
 
 @pytest.mark.parametrize("context", ["none", "auto", "evidence"])

@@ -4,8 +4,7 @@ A question comes up behind a text of its document: the passage that proves its a
 brings, one to eight of them. Where that text does not tell, the answer says so: behind sentences of which those that
 answer were withheld, behind another passage of the same document, and wherever people found that the document does not
 answer. Most of these texts are made like those that answer, so that only what they say tells them apart. Yes/no
-questions are made by rules of the document's own sentences (tasks/rules/polar_questions.py). Turned round, passage and
-answer ask for the question, which teaches the same adapter to write what people would ask.
+questions are made by rules of the document's own sentences (tasks/rules/polar_questions.py).
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import Sentence, document_sentences, joined
 from lift.models.control_tokens import content_ids
-from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example, writing_question
+from lift.packing.prompts import MAX_ANSWER_TOKENS, TEXT_TELLS_NOTHING, Example, question_example
 from lift.tasks.rules.polar_questions import polar_questions
 
 _FEW = (1, 2, 3, 3, 3, 5, 8)
 _CARRIED_COVERAGE = 0.75
 _WITHHELD_COVERAGE = 0.5
 _MISPLACED_SHARE = 0.2  # of the texts that do not tell
-_WRITING_WEIGHT = 0.3  # a question has three times the tokens of its answer
 _LONGEST_PASSAGE_CHARS = 6000
 
 
@@ -77,9 +75,8 @@ class ReadingSettings(Settings):
     """Settings of what is read."""
 
     questions_per_source: int = Field(1200, ge=1, description="questions of documents of one source, at most")
-    absent_share: float = Field(0.08, ge=0, lt=1, description="share of questions behind a text that does not tell")
-    polar_share: float = Field(0.05, ge=0, lt=1, description="share of yes/no questions")
-    writing_share: float = Field(0.5, ge=0, le=1, description="share of passages' answers whose question is written")
+    absent_share: float = Field(0.25, ge=0, lt=1, description="share of questions behind a text that does not tell")
+    polar_share: float = Field(0.03, ge=0, lt=1, description="share of yes/no questions")
     kept_passages: int = Field(400, ge=0, description="passages that the warm start keeps, for memories to go on with")
     seed: int = 0
 
@@ -136,8 +133,6 @@ class ReadingExamples:
                 continue
             if passage:
                 behind[passage].append(self._example(question.text, said or "", passage))
-                if _is_literal(question, passage) and generator.random() < settings.writing_share:
-                    behind[passage].append(self._written(question, passage))
             told = _told(question, text, passage, shown, index)
             if told is not None and text != passage:
                 behind[text].append(self._example(question.text, told, text))
@@ -195,10 +190,6 @@ class ReadingExamples:
                 shown = index.evidence(each.question, generator.choice(_FEW))
                 if each.sentence in [sentence.index for sentence in shown]:
                     yield each.question, joined(shown), each.yes
-
-    def _written(self, question: AnsweredQuestion, passage: str) -> Example:
-        asked = writing_question(question.answers[0])
-        return question_example(self._tokenizer, asked, question.text, passage, _WRITING_WEIGHT, reads_evidence=True)
 
     def _example(self, question: str, answer: str, text: str) -> Example:
         return question_example(self._tokenizer, question, answer, text, reads_evidence=True)

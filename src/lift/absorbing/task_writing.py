@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Generator, Sequence
-from contextlib import closing
 from functools import cached_property
 
 from lift.absorbing.absorption_events import AbsorptionEvent, Prepared, Writing
@@ -18,9 +17,8 @@ from lift.tasks.task_file import TaskFile
 from lift.training.budget import Budget
 
 _SAY_EVERY_S = 1.0
-# Of what is left of a budget, what writing tasks may take: beside the rules, and alone.
-_SHARE_BESIDE_RULES = 0.15
-_SHARE_ALONE = 0.35
+# Of what is left of a budget, what writing tasks may take.
+_WRITING_SHARE = 0.35
 
 
 class TaskWriter:
@@ -54,17 +52,17 @@ class TaskWriter:
         return found
 
     @property
+    def skipped(self) -> int:
+        """Sentences before the first that tasks are written about."""
+        return self._generators[0][1] if self._generators else 0
+
+    @property
     def counts(self) -> GenerationCounts:
         """The counts of the generators of all parts: asked, got and rejected so far."""
         total = GenerationCounts()
         for generator, _ in self._generators:
             total.add(generator.counts)
         return total
-
-    @property
-    def budget_share(self) -> float:
-        """Of what is left of a budget, what writing may take."""
-        return _SHARE_BESIDE_RULES if self._recipe.generator.kind == "writer" else _SHARE_ALONE
 
     @property
     def requests(self) -> tuple[int, int]:
@@ -81,10 +79,9 @@ class TaskWriter:
         if not tasks.weight and not tasks.held_out_per_sentence:
             return
         for generator, before in self._generators:
-            with closing(generator.stream()) as pieces:
-                for piece in pieces:
-                    self.position = before + piece.position
-                    yield Generated(self.position, piece.tasks)
+            for piece in generator.stream():
+                self.position = before + piece.position
+                yield Generated(self.position, piece.tasks)
 
 
 def write_tasks(
@@ -96,27 +93,25 @@ def write_tasks(
     """
     tasks = TaskFile()
     begun = said = budget.clock()
-    ends_at = begun + writer.budget_share * budget.left_s()
+    ends_at = begun + _WRITING_SHARE * budget.left_s()
     trained = False
-    with closing(writer.stream()) as pieces:
-        for piece in pieces:
-            tasks.extend(piece.tasks)
-            trained = trained or any(not task.held_out for task in piece.tasks)
-            now, counts = budget.clock(), writer.counts
-            if now > ends_at and trained:
-                break
-            if counts.requests and now - said >= _SAY_EVERY_S:
-                said = now
-                failed = sum(counts.failed.values())
-                done = counts.answered + failed
-                yield Writing(
-                    sentences_done=len(made.sentences) * done // counts.requests,
-                    sentences=len(made.sentences),
-                    kept=len(tasks),
-                    failed=failed,
-                    rejected=sum(counts.rejected.values()),
-                    eta_s=(now - begun) * (counts.requests - done) / max(done, 1),
-                )
+    for piece in writer.stream():
+        tasks.extend(piece.tasks)
+        trained = trained or any(not task.held_out for task in piece.tasks)
+        now, counts = budget.clock(), writer.counts
+        if now > ends_at and trained:
+            break
+        if counts.requests and now - said >= _SAY_EVERY_S:
+            said = now
+            left = len(made.sentences) - piece.position
+            yield Writing(
+                sentences_done=piece.position,
+                sentences=len(made.sentences),
+                kept=len(tasks),
+                failed=sum(counts.failed.values()),
+                rejected=sum(counts.rejected.values()),
+                eta_s=(now - begun) * left / max(piece.position - writer.skipped, 1),
+            )
     return tasks
 
 
@@ -129,10 +124,6 @@ def prepared(made: PreparedDocument, tasks: Sequence[Task], writer: TaskWriter, 
             f"the budget left time for questions about {writer.position:,} of {len(made.sentences):,} sentences; "
             "more time teaches more",
         )
-    counts = writer.counts
-    unwritten = counts.requests - counts.answered - sum(counts.failed.values())
-    if not streaming and unwritten and writer.position == len(made.sentences):
-        warnings += (f"the budget left time to write {counts.answered:,} of {counts.requests:,} questions anew",)
     if not held_out and not streaming:
         warnings = (*warnings, "no question is held out from the training, so there will be no recall report")
     return Prepared(
@@ -143,6 +134,6 @@ def prepared(made: PreparedDocument, tasks: Sequence[Task], writer: TaskWriter, 
         held_out=held_out,
         language=made.language,
         warnings=warnings,
-        generation=counts.as_dict(),
+        generation=writer.counts.as_dict(),
         streaming=streaming,
     )

@@ -134,7 +134,6 @@ def tune_reader(
         documents=tuple(f"{record.document.title} ({record.document.source})" for record in records),
         licence=licence,
         tuning=settings.model_dump(mode="json", exclude_defaults=True),
-        writes_questions=settings.reading.writing_share > 0,
     )
     found.append(WarmStart.of(about, config, state, _passages(records, settings.reading)))
 

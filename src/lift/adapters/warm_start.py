@@ -51,17 +51,13 @@ class WarmStartPassage:
 
 @dataclass(frozen=True)
 class WarmStartOrigin:
-    """Where a warm start comes from: the base's weights, the documents and their licences, and how it was tuned.
-
-    `writes_questions`: it has learned which question an answer belongs to as well.
-    """
+    """Where a warm start comes from: the base's weights, the documents and their licences, and how it was tuned."""
 
     base_id: str
     base_fingerprint: str
     documents: tuple[str, ...]
     licence: str
     tuning: dict[str, Any]
-    writes_questions: bool = False
 
 
 @dataclass(frozen=True)

@@ -202,11 +202,6 @@ def citation_question(question: str) -> str:
     return question + CITE
 
 
-def writing_question(answer: str) -> str:
-    """What asks, behind a text, for the question that a person would ask to be told this answer."""
-    return f'Which question is answered by "{answer}"?'
-
-
 def citation_example(tokenizer: Any, question: str, sentence: str, weight: float = 1.0) -> Example:
     """A task whose answer is the sentence that tells it: what can be cited closed book can be read from."""
     return replace(

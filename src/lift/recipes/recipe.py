@@ -51,10 +51,7 @@ class TaskSettings(Settings):
 class GeneratorSettings(Settings):
     """Who writes the tasks (method 1.2, 3.1); all but `kind` is for the language models among them."""
 
-    kind: Literal["rules", "writer", "self", "openai"] = Field(
-        "rules",
-        description="rules; rules and the warm start, where that has learned to write; the base model; or an endpoint",
-    )
+    kind: Literal["rules", "self", "openai"] = Field("rules", description="rules, the base model, or an endpoint")
     model: str = Field("", description="openai: the model's name at the endpoint")
     base_url: str = Field("", description="openai: where the endpoint is; empty reads OPENAI_BASE_URL")
     form: Literal["questions", "paragraph"] = Field(
@@ -250,13 +247,13 @@ class Recipe(Settings):
             )
         if self.tasks.weight and not self.objective.cross_entropy + self.objective.distillation:
             raise ValueError("objective.cross_entropy and objective.distillation are both 0, so tasks teach nothing")
-        if self.generator.kind in {"self", "writer"} and self.generator.stream:
+        if self.generator.kind == "self" and self.generator.stream:
             raise ValueError(
-                "generator.stream needs generator.kind rules or openai: the base model cannot write and learn"
+                "generator.stream needs another generator than self: the base model cannot write and learn"
             )
         if self.generator.kind == "openai" and not self.generator.model:
             raise ValueError("generator.kind openai needs generator.model, the name of the model at the endpoint")
-        if self.generator.form == "paragraph" and self.generator.kind in {"rules", "writer"}:
+        if self.generator.form == "paragraph" and self.generator.kind == "rules":
             raise ValueError("generator.form paragraph needs generator.kind self or openai: rules write no summaries")
         if self.generator.form == "paragraph" and not self.tasks.per_document:
             raise ValueError("generator.form paragraph needs tasks.per_document above 0, the number of summaries")

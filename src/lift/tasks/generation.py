@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -75,7 +75,7 @@ class TaskGenerator(Protocol):
     counts: GenerationCounts
     cached_requests: int
 
-    def stream(self) -> Generator[Generated]:
+    def stream(self) -> Iterator[Generated]:
         """Pieces in document order, each as soon as it and all before it are there.
 
         The same for the same answers. Closing the iterator ends all work under way. Raises GenerationError where

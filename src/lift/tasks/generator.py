@@ -1,12 +1,10 @@
-"""Which task generator a recipe asks for: `rules`, `writer`, `self` or `openai`."""
+"""Which task generator a recipe asks for: `rules`, `self` or `openai`."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lift.adapters.warm_start import find_warm_start
 from lift.documents.sentences import Sentence
 from lift.errors import UsageError
 from lift.recipes.recipe import Recipe
@@ -30,16 +28,8 @@ def open_generator(
     `language` is an ISO 639-1 code, for the rules. Raises GenerationError where an endpoint lacks its package or key,
     or a sentence does not fit the base model's window; ReplyCacheError where replies cannot be kept.
     """
-    if recipe.generator.kind in {"rules", "writer"}:
-        rules = RulesGenerator(title, sentences, recipe, language)
-        start = None
-        if recipe.generator.kind == "writer" and base is not None and language == "en":
-            start = find_warm_start(base, recipe.adapter)
-        if base is None or start is None or not start.about.writes_questions:
-            return rules
-        from lift.tasks.question_writer import QuestionWriter, reading_with
-
-        return QuestionWriter(rules, sentences, partial(reading_with, base, start), recipe.training.seed)
+    if recipe.generator.kind == "rules":
+        return RulesGenerator(title, sentences, recipe, language)
     writer: Writer
     if recipe.generator.kind == "self":
         if base is None:
@@ -63,7 +53,7 @@ class RulesGenerator:
         self._title, self._sentences, self._recipe, self._language = title, sentences, recipe, language
         self.counts = GenerationCounts()
 
-    def stream(self) -> Generator[Generated]:
+    def stream(self) -> Iterator[Generated]:
         """See TaskGenerator. With tasks.per_document, as many trained tasks, spread evenly over the document."""
         counts = self.counts = GenerationCounts()
         if left_out := len(rows_left_out(self._sentences)):

@@ -5,7 +5,7 @@ Who answers is a Writer: an endpoint (`endpoint_generator.py`) or the base model
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
@@ -66,7 +66,7 @@ class LanguageModelGenerator:
             self.cached_requests = cache.count(keys)
         self.counts = GenerationCounts(requests=len(self._requests))
 
-    def stream(self) -> Generator[Generated]:
+    def stream(self) -> Iterator[Generated]:
         """See TaskGenerator."""
         counts = self.counts = GenerationCounts(requests=len(self._requests))
         checker = ReplyChecker(self._writer.origin, self._held_out, len(self._requests), counts.rejected)
