@@ -104,6 +104,15 @@ def test_a_question_without_answers_is_one_that_the_document_does_not_answer(tmp
     assert bad.faults == []
 
 
+def test_a_document_may_be_a_file_beside_the_data(tmp_path: Path) -> None:
+    write(tmp_path / "texts" / "merrow.md", f"# Port Merrow\n\n{FIRST}\n\n{SECOND}\n".encode())
+    titled = document(context=..., file="texts/merrow.md", id="titled", title="The town")
+    path = write(tmp_path / "own.jsonl", lines(document(context=..., file="texts/merrow.md", title=...), titled))
+    first, second = read("qa", path)
+    assert (first.document.title, second.document.title) == ("Port Merrow", "The town")
+    assert FIRST in first.document.text and SECOND in first.document.text
+
+
 BAD_DOCUMENTS = [
     (document(context=" \n"), "context", "expected text, got none"),
     (document(context=...), "context", "is missing"),
@@ -115,6 +124,10 @@ BAD_DOCUMENTS = [
     (document(questions={"question": "Who?"}), "questions", "expected a list, got dict"),
     (document(id="good"), "id", "'good' again"),
     (document(title="\ud83d"), "", "surrogate"),
+    (document(file="merrow.md"), "file", "got both"),
+    (document(context=..., file="nosuch.md"), "file", "nosuch.md"),
+    (document(context=..., file="../merrow.md"), "file", "got one outside"),
+    (document(context=..., file=["merrow.md"]), "file", "expected text, got list"),
 ]
 BAD_QUESTIONS = [
     (question(answers=[" "]), "answers", "none of them blank"),

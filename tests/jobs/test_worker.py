@@ -508,14 +508,14 @@ def test_a_worker_that_dies_at_once_is_started_ever_more_seldom(place: Place, st
 
 @pytest.mark.slow
 def test_kills_of_real_workers_under_a_supervisor(place: Place) -> None:
-    """Twenty kills of the server with its workers are in test_server_kills.py."""
+    """Kills of the server with its workers are in test_server_kills.py."""
     for text in TEXTS:
-        place.submit(text, overrides=(*SMALL, "training.epochs=12"))
+        place.submit(text, overrides=(*SMALL, "training.epochs=8"))
     supervisor = Supervisor(place.store, place.library.root, place.model, checkpoint_every_s=0.1)
     killer = Killer(place, 1, 4.0)
     supervisor.start()
     try:
-        while killer.kills < 8:
+        while killer.kills < 4:
             killer.wait()
             if (worker := supervisor.pid) is not None:
                 os.kill(worker, signal.SIGKILL)

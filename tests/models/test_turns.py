@@ -414,7 +414,7 @@ def test_three_threads_ask_three_memories_of_the_real_model(smollm2: BaseModel, 
     library = lift.Library(tmp_path / "library", smollm2)
     for seed in range(3):
         text = f"The mill of Hallby number {seed} was opened in {1700 + 31 * seed}. Its owner is Greta Moll {seed}."
-        recipe = load_recipe("default", ["training.epochs=3"])
+        recipe = load_recipe("default", ["training.epochs=2", "tasks.per_sentence=4"])
         lift.absorb(Document(f"Mill {seed}", text, "test"), smollm2, recipe, library=library, name=f"mill{seed}")
     memories = [library[name] for name in library]
 

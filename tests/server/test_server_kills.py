@@ -27,7 +27,7 @@ from live_server import put_memory
 from lift.memories.library import MemoryLibrary
 from lift.models.load import load_model
 
-KILLS = 20
+KILLS = 6
 ASKERS = 3
 UNDER_WAY = 2  # jobs that are ordered ahead, so that hardly a kill finds none
 PATIENCE_S = 600.0
@@ -292,7 +292,7 @@ class Killer:
 
 
 @pytest.mark.slow
-def test_twenty_kills_of_a_server_lose_no_job_no_event_and_no_memory_and_make_no_answer_wrong(
+def test_kills_of_a_server_lose_no_job_no_event_and_no_memory_and_make_no_answer_wrong(
     tiny_directory: Path, tmp_path: Path
 ) -> None:
     library = MemoryLibrary(tmp_path / "library")

@@ -6,6 +6,7 @@ traceback comes before it.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -80,7 +81,7 @@ def main() -> None:
 def run(args: Sequence[str], *, started: float | None = None) -> int:
     """Run one command line and return its exit status; a budget counts from `started` (time.monotonic, default now)."""
     try:
-        result: Any = app(
+        result: Any = _command().main(
             args=list(args),
             prog_name="lift",
             standalone_mode=False,
@@ -103,6 +104,12 @@ def run(args: Sequence[str], *, started: float | None = None) -> int:
     if result == _INTERRUPTED:
         return _fail("interrupted", 1)
     return result if isinstance(result, int) else 0
+
+
+@functools.cache
+def _command() -> Any:
+    """The commands with their options, read from their functions once."""
+    return typer.main.get_command(app)
 
 
 def _fail(message: str, status: int) -> int:

@@ -23,7 +23,8 @@ SUITE = Suite(
     summary="documents and questions of your own, one document a line",
     data=(
         'give a JSONL file with one document a line: {"title", "context", "questions": [{"question", "answers": [..]}]}'
-        ", and where you have them id, source, and for a question id, evidence, type; "
+        ', in place of context "file", a path beside the data; where you have them id, source, and for a question '
+        "id, evidence, type; "
         "answers [] where the document tells none"
     ),
     takes=frozenset({"data"}),

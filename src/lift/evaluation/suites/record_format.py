@@ -4,6 +4,9 @@ One document a line:
 
     {"id", "source", "title", "context", "questions": [{"id", "question", "answers": [..], "evidence": [..], "type"}]}
 
+In place of `context` there may be `file`: the path of a document beside the data file or below it, read as `lift
+absorb` reads it.
+
 `id`, `source`, `title`, `evidence` and `type` may be missing. `answers` is [] where the document does not answer the
 question; its `evidence` is then the passage that it was asked about. A faulty question is reported and left out, and
 the others of its document stay; a fault of the document itself leaves out the document. A document with no question
@@ -19,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from lift.documents.document import Document
-from lift.errors import DataError, UsageError
+from lift.documents.read import read_document
+from lift.errors import DataError, DocumentError, UsageError
 from lift.evaluation import data_files
 from lift.evaluation.data_files import BadData, Fault, FieldFault, read_lines, text_field, texts_field
 from lift.evaluation.records import Asking, Question, Record
@@ -166,10 +170,26 @@ def parse_record(values: Mapping[str, Any], line: RecordLine, asking: Asking) ->
 def start_record(values: Mapping[str, Any], line: RecordLine) -> RecordDraft:
     """The document of an object of our format; raises FieldFault."""
     record_id = id_field(values, "id", "", line.name)
-    title = optional_text(values, "title", "") or record_id
+    title = optional_text(values, "title", "")
     source = optional_text(values, "source", "") or line.path.name
     list_field(values, "questions", "", least=1)
-    return RecordDraft(record_id, Document(title, text_field(values, "context"), source))
+    if "file" in values:
+        return RecordDraft(record_id, _document_in_file(values, line, title))
+    return RecordDraft(record_id, Document(title or record_id, text_field(values, "context"), source))
+
+
+def _document_in_file(values: Mapping[str, Any], line: RecordLine, title: str) -> Document:
+    """The document that `file` names; raises FieldFault, also where it is not below the data file's directory."""
+    if "context" in values:
+        raise FieldFault("file", "expected context or file, got both")
+    directory = line.path.parent.resolve()
+    path = (directory / text_field(values, "file")).resolve()
+    if not path.is_relative_to(directory):
+        raise FieldFault("file", f"expected a path below {directory.name}, where the data is, got one outside")
+    try:
+        return read_document(path, title=title or None)
+    except DocumentError as error:
+        raise FieldFault("file", str(error)) from None
 
 
 def parse_question(values: Mapping[str, Any], path: str, name: str) -> Question:
