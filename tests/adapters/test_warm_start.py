@@ -213,10 +213,11 @@ def test_a_tuning_that_was_stopped_goes_on_to_the_same_weights(tiny_model: BaseM
     assert tuning_checkpoint(out, tiny_model, [RECORD], other).directory != checkpoint.directory
 
 
-def test_tuned_methods_read_at_the_starting_point(tiny_model: BaseModel, start: Path) -> None:
+def test_tuned_methods_read_at_the_starting_point(tiny_model: BaseModel) -> None:
     batch = QuestionBatch(["Who sells the tickets?"], ["Bram Holt sells the tickets."], PLAIN_FORM, 8)
     plain = ModelReader(tiny_model)
-    reader = ModelReader(tiny_model, start=read_warm_start(start))
+    thorough = SETTINGS.model_copy(update={"training": SETTINGS.training.model_copy(update={"epochs": 20})})
+    reader = ModelReader(tiny_model, start=tuned(tiny_model, settings=thorough)[0])
     said = [each.read(batch)[0].text for each in (plain, reader, plain)]
     assert said[0] == said[2] != said[1]
     assert plain.fingerprint != reader.fingerprint

@@ -573,8 +573,8 @@ def test_only_what_is_asked_closed_book_has_the_memory(tiny_model: BaseModel, mo
     monkeypatch.setattr(ask, "generate", watching)
     plan = AskPlan(lengths=(400,), answer_tokens=2, in_flight=(4,), repeats=1)
     bench_ask(tiny_model, TEXT, plan, memory=None, adapter=recipe().adapter, say=lambda _: None)
-    assert {memory for count, length, memory in asked if count == 1 and length < 200} == {True}
-    assert {memory for count, length, memory in asked if count == 1 and length > 200} == {False}
+    assert {memory for count, length, memory in asked if count == 1 and length < 150} == {True}
+    assert {memory for count, length, memory in asked if count == 1 and length > 150} == {False}
     assert {count for count, _, _ in asked} == {1}
 
 
