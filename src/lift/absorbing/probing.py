@@ -20,7 +20,6 @@ from lift.absorbing.recall_report import (
 )
 from lift.absorbing.run_clock import LONGEST_PROBE_SHARE
 from lift.absorbing.session import Session
-from lift.adapters.adapter import Adapter
 from lift.answering.answerer import Answerer
 from lift.tasks.task import Task
 
@@ -47,20 +46,14 @@ def probe(session: Session, made: PreparedDocument, probes: Sequence[Task]) -> R
 
 
 def ask_probes(
-    session: Session,
-    made: PreparedDocument,
-    probes: Sequence[Task],
-    *,
-    longest_s: float = math.inf,
-    adapter: Adapter | None = None,
+    session: Session, made: PreparedDocument, probes: Sequence[Task], *, longest_s: float = math.inf
 ) -> Generator[Probing, None, RecallReport]:
     """Ask `probes` closed book, as many of them as there is time for in `longest_s` and before saving.
 
-    `adapter`: the attached one that is asked, by default the session's. Probing is told before the first batch of
-    questions and after each one.
+    Probing is told before the first batch of questions and after each one.
     """
     run = session.clock
-    answerer = Answerer.of(session.base, adapter or session.adapter, made.document, made.sentences)
+    answerer = Answerer.of(session.base, session.adapter, made.document, made.sentences)
     clock, order = run.budget.clock, spread(probes) if run.is_bounded else list(probes)
     ends_at = min(run.budget.ends_at - run.saving_s, clock() + longest_s)
     asked: list[Probe] = []

@@ -16,7 +16,6 @@ from lift.cli import progress
 from lift.cli.following import follow
 from lift.cli.options import (
     BaseGgufOption,
-    BudgetOption,
     JsonOption,
     LibraryOption,
     MemoryModelOption,
@@ -88,7 +87,15 @@ def export(
     convert: Annotated[
         bool, typer.Option("--convert", help="Make a plain LoRA of it first, which every program takes.")
     ] = False,
-    budget: BudgetOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="TIME",
+            help="With --convert: have it trained within this time, such as 5m; it is measured after that.",
+            show_default="as long as the recipe takes",
+        ),
+    ] = None,
     keep: Annotated[
         str | None,
         typer.Option("--keep", metavar="NAME", help="With --convert: keep the plain LoRA as a memory of that name."),

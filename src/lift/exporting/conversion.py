@@ -20,7 +20,8 @@ class Conversion:
     """Before and after, on the same held-out questions and the same other texts.
 
     `recalled_before`, `recalled_after`: sentences recalled closed book, of `probed`. `base`, `before`, `after`: the
-    ability of the base model alone, with the memory, and with the plain LoRA. `steps`, `tokens`: of the conversion.
+    ability of the base model alone, with the memory, and with the plain LoRA. `steps`, `tokens`, `seconds`: of the
+    training.
     """
 
     form: AdapterForm
@@ -62,12 +63,12 @@ def measure_conversion(memory: StoredMemory, converted: StoredMemory, base: Base
         measure_ability(reader, reader, record)
         for reader in (ModelReader(base), ModelReader(base, memory), ModelReader(base, converted))
     )
-    before, after = memory.manifest.cost, converted.manifest.cost
+    rows = converted.training[len(memory.training) :]
     return Conversion(
         form=adapter_form(memory.adapter_config),
-        steps=after.steps - before.steps,
-        tokens=after.tokens - before.tokens,
-        seconds=after.seconds - before.seconds,
+        steps=len(rows),
+        tokens=sum(row["tokens"] for row in rows),
+        seconds=sum(row["seconds"] for row in rows),
         probed=points[BEFORE].probed,
         recalled_before=points[BEFORE].recalled,
         recalled_after=points[AFTER].recalled,

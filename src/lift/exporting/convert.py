@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Prepared, Probed
+from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Prepared, Probed, Probing
 from lift.absorbing.preparation import PreparedDocument, prepare, prepare_document
-from lift.absorbing.probing import affordable_probes, ask_probes
-from lift.absorbing.recall_report import Probe, RecallReport, left_out
+from lift.absorbing.recall_report import PROBE_BATCH, Probe, RecallReport, choose_probes, probe_recall
 from lift.absorbing.reopen import check_sentences, gentler
 from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.reuse import absorbed_before
@@ -29,14 +29,15 @@ from lift.adapters.adapter import Adapter
 from lift.adapters.attach import restore_adapter
 from lift.adapters.resident import release
 from lift.adapters.sharing import shares_its_base
+from lift.answering.answerer import Answerer
 from lift.errors import ExportError, cleaning_up
 from lift.exporting.plain_lora import State, plain_lora
 from lift.exporting.targets import adapter_form, check_convertible
 from lift.memories.library import MemoryLibrary
-from lift.memories.manifest import RecallPoint
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import RECIPE_VERSION, Recipe, load_recipe
+from lift.tasks.task import Task
 from lift.training.batch_sampler import TRAINING_VERSION
 from lift.training.budget import Budget
 
@@ -45,8 +46,7 @@ _RECIPE = "portable"
 # To be raised where the same memory and settings are converted otherwise than before.
 _VERSION = 1
 _TEACHER = "converted memory"
-# The memory is asked for so many times as long as that is expected to take.
-_LONGEST_BEFORE = 3.0
+MOST_PROBES = 100
 _UNFINISHED = (
     "an interrupted run of this conversion is kept, and this one begins anew and will overwrite it; "
     "stop, and give --resume to go on from there"
@@ -63,9 +63,10 @@ def convert_events(
 ) -> Iterator[AbsorptionEvent]:
     """Distil `memory` into a plain LoRA and put that into `kept_in`, under `options.name` or the memory's own name.
 
-    What a run leaves unfinished lies in `library`. The budget is of all of it, from `options.started` to the stored
-    memory; the options `until`, `replace` and `wait_for_others` have no meaning here. The same held-out questions are
-    asked of both (Probed events, the last two of the new memory's recall_history). Raises ExportError for a memory that
+    What a run leaves unfinished lies in `library`. The budget is from `options.started` to the trained LoRA; then up to
+    MOST_PROBES held-out questions are asked of both, however long that takes, so that it is known what is kept (Probed
+    events, the last two of the new memory's recall_history). The options `until`, `replace` and `wait_for_others` have
+    no meaning here. Raises ExportError for a memory that
     cannot be converted, InterruptedAbsorption after `stop` (`resume` goes on), and what absorb_events raises.
     """
     budget = options.begin()
@@ -107,41 +108,39 @@ def _convert_alone(
     with cleaning_up(teacher.detach):
         factors = _factors(memory.adapter_config, state)
         student = resolved.create_adapter(base) if factors is None else _restore(base, *factors)
-        settings = recipe.training if factors is None else gentler(resolved.recipe)
+        # an Activated LoRA's own factors are near already, and have something to lose
+        near = adapter_form(memory.adapter_config) == "activated"
+        settings = gentler(resolved.recipe) if near else resolved.recipe.training
         session = Session(base, student, resolved, budget, options.stop, before=memory, taught_by=teacher)
         checkpoint = library.unfinished.path(key)
         saving = Saving(checkpoint, options.checkpoint_every_s, options.resume)
         with cleaning_up(session.close):
-            probes, probing_s = affordable_probes(session, made, memory.tasks)
-            longest_s = _LONGEST_BEFORE * probing_s
-            before = yield from ask_probes(session, made, probes, longest_s=longest_s, adapter=teacher)
-            answered = {probe.question for probe in before.probes}
-            asked = [task for task in probes if task.question in answered]
             preparation = prepare(made, memory.tasks, base, resolved)
             yield _prepared(memory, made, overwrites=checkpoint.exists() and not options.resume)
-            schedule = session.schedule(preparation, probing_s)
+            schedule = session.schedule(preparation, probing_s=0.0)
             yield schedule.planned
             yield from session.train(schedule.preparation.sampler, settings, schedule=schedule, saving=saving)
             session.round_to_stored()
-            after = yield from ask_probes(session, made, asked)
-    points = _points(session, before, after)
-    for point in points:
-        yield Probed(**point.model_dump())
+            probes = choose_probes(memory.tasks, MOST_PROBES)
+            points = []
+            for what, adapter in ((BEFORE, teacher), (AFTER, session.adapter)):
+                report = yield from _ask(base, adapter, made, probes)
+                points.append(session.point(what, report))
+                yield Probed(**points[-1].model_dump())
     draft = session.draft(
         made,
         name=name,
         key=key,
         identity=None,  # no text was absorbed in this way
         tasks=memory.tasks,
-        report=after,
+        report=report,
         history=[*memory.manifest.recall_history, *points],
         generation=memory.manifest.generation,
         predicted_s=schedule.predicted_s,
     )
     converted = kept_in.put(draft)
     library.unfinished.clear(key)
-    remarks = left_out(asked, after, held_out=bool(probes))
-    yield Finished(converted, after, budget.elapsed_s, schedule.predicted_s, reused=False, remarks=remarks)
+    yield Finished(converted, report, budget.elapsed_s, schedule.predicted_s, reused=False)
 
 
 def _recipe_for(memory: StoredMemory) -> Recipe:
@@ -205,12 +204,14 @@ def _prepared(memory: StoredMemory, made: PreparedDocument, *, overwrites: bool)
     )
 
 
-def _points(session: Session, before: RecallReport, after: RecallReport) -> tuple[RecallPoint, RecallPoint]:
-    """Recall of both, on the questions that both were asked."""
-    common = {probe.question for probe in before.probes} & {probe.question for probe in after.probes}
-
-    def point(what: str, probes: Sequence[Probe]) -> RecallPoint:
-        asked = tuple(probe for probe in probes if probe.question in common)
-        return session.point(what, RecallReport(asked, after.sentences))
-
-    return point(BEFORE, before.probes), point(AFTER, after.probes)
+def _ask(
+    base: BaseModel, adapter: Adapter, made: PreparedDocument, probes: Sequence[Task]
+) -> Generator[Probing, None, RecallReport]:
+    """Ask all `probes` of an attached adapter, closed book, whatever that takes."""
+    answerer = Answerer.of(base, adapter, made.document, made.sentences)
+    begun, found = time.monotonic(), list[Probe]()
+    for first in range(0, len(probes), PROBE_BATCH):
+        eta_s = (time.monotonic() - begun) / first * (len(probes) - first) if first else None
+        yield Probing(len(probes), first, eta_s)
+        found += probe_recall(answerer, len(made.sentences), probes[first : first + PROBE_BATCH]).probes
+    return RecallReport(tuple(found), len(made.sentences))
