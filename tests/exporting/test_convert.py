@@ -13,17 +13,19 @@ import torch
 from exporting.made_memories import QUESTIONS, make_memory
 from machines import Machine
 
+from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Planned, Prepared, Probed, Trained
 from lift.absorbing.run_options import AbsorptionOptions
 from lift.adapters.adapter import attached
 from lift.adapters.attach import restore_adapter
 from lift.cli import run
+from lift.documents.document import Document
 from lift.errors import ExportError, InterruptedAbsorption, LibraryError
 from lift.exporting.conversion import measure_conversion
 from lift.exporting.convert import convert_events
 from lift.exporting.export import export_memory
 from lift.exporting.replay import Replayer
-from lift.exporting.targets import adapter_form
+from lift.exporting.targets import TARGETS, adapter_form
 from lift.exporting.verify import verify_export
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
@@ -32,6 +34,7 @@ from lift.models.load import load_model
 from lift.packing.forward import labelled_logits
 from lift.packing.prompts import question_example
 from lift.packing.trie import pack
+from lift.recipes.recipe import load_recipe
 from lift.tasks.task import Task
 
 FORMS = ["activated", "dora", "gated"]
@@ -154,6 +157,27 @@ def test_the_export_says_what_was_kept_and_what_it_harms(
     assert f"| {found.base.perplexity:.2f} | {found.before.perplexity:.2f} | {found.after.perplexity:.2f} |" in readme
     with pytest.raises(ExportError, match="which was absorbed"):
         measure_conversion(memory, memory, base)
+
+
+def test_a_text_absorbed_by_the_portable_recipe_goes_to_every_program_as_it_is(
+    base: BaseModel, library: MemoryLibrary, tmp_path: Path
+) -> None:
+    recipe = load_recipe("portable", ["training.epochs=1", "tasks.per_sentence=2"])
+    text = Document("The museum", "Ada Quill founded the museum. The tower burned in 1902.", "museum.md")
+    *_, finished = absorb_events(text, base, recipe, library, AbsorptionOptions(name="plain"))
+    assert isinstance(finished, Finished)
+    for target in TARGETS:
+        export = export_memory(finished.memory, base, target, tmp_path / target)
+        assert all(each.invocation == () for each in export.adapters)
+
+
+def test_nine_tenths_of_the_change_are_kept_by_the_portable_recipe() -> None:
+    portable, default = load_recipe("portable"), load_recipe("default")
+    assert not portable.adapter.acts_on_answers
+    assert portable.regularisation.wise_ft_alpha == 0.9
+    # all else is as in the default, so that what differs in a table is that it acts everywhere
+    changes = {"name", "version", "description", "adapter", "regularisation"}
+    assert portable.model_dump(exclude=changes) == default.model_dump(exclude=changes)
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ def convert_events(
     What a run leaves unfinished lies in `library`. The budget is from `options.started` to the trained LoRA; then up to
     MOST_PROBES held-out questions are asked of both, however long that takes, so that it is known what is kept (Probed
     events, the last two of the new memory's recall_history). The options `until`, `replace` and `wait_for_others` have
-    no meaning here. Raises ExportError for a memory that
-    cannot be converted, InterruptedAbsorption after `stop` (`resume` goes on), and what absorb_events raises.
+    no meaning here. Raises ExportError for a memory that cannot be converted, InterruptedAbsorption after `stop`
+    (`resume` goes on), and what absorb_events raises.
     """
     budget = options.begin()
     check_convertible(memory.name, adapter_form(memory.adapter_config))
