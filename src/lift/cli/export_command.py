@@ -271,12 +271,12 @@ def _describe_conversion(found: Conversion) -> list[tuple[str, str]]:
     """The base model, the memory and the plain LoRA side by side."""
     recalled = [format_recall(count, found.probed) for count in (found.recalled_before, found.recalled_after)]
     perplexities = [f"{each.perplexity:.2f}" for each in found.abilities]
-    contained = [f"{each.contained:.0%}" for each in found.abilities]
+    read = [f"{each.contained:.0%} / {each.f1:.0%}" for each in found.abilities]
     return [
         ("converted in", f"{format_seconds(found.seconds)}, {found.steps:,} steps, {found.tokens:,} tokens"),
         ("recalled", f"{recalled[0]} before, {recalled[1]} after"),
         ("perplexity", f"of an unrelated text: {_three(perplexities)}"),
-        ("other questions", f"{found.base.questions} behind their paragraph, contained: {_three(contained)}"),
+        ("other questions", f"{found.base.questions} behind their paragraph, contained / F1: {_three(read)}"),
     ]
 
 

@@ -43,6 +43,9 @@ from lift.training.budget import Budget
 
 BEFORE, AFTER = "before converting", "converted"
 _RECIPE = "portable"
+# What is to be said is near from the beginning, other texts are not: half as many pieces of them as groups of tasks, at a
+# weight that leaves the answers of a batch, a tenth of its tokens, as much to say.
+_REGULARISATION = {"kl_share": 0.5, "kl_weight": 0.2, "replay_share": 0.2}
 # To be raised where the same memory and settings are converted otherwise than before.
 _VERSION = 1
 _TEACHER = "converted memory"
@@ -111,6 +114,9 @@ def _convert_alone(
         # an Activated LoRA's own factors are near already, and have something to lose
         near = adapter_form(memory.adapter_config) == "activated"
         settings = gentler(resolved.recipe) if near else resolved.recipe.training
+        if near:  # in a short budget all of its questions once, not the weightiest of them several times
+            trained = sum(not task.held_out for task in memory.tasks)
+            resolved = resolved.change(tasks=recipe.tasks.model_copy(update={"per_document": trained}))
         session = Session(base, student, resolved, budget, options.stop, before=memory, taught_by=teacher)
         checkpoint = library.unfinished.path(key)
         saving = Saving(checkpoint, options.checkpoint_every_s, options.resume)
@@ -156,7 +162,10 @@ def _recipe_for(memory: StoredMemory) -> Recipe:
     tasks = portable.tasks.model_copy(update={"cited_share": own.tasks.cited_share})
     # every prompt is as the memory is asked: closed book
     context = portable.context.model_copy(update={"share": 0.0})
-    return portable.model_copy(update={"adapter": adapter, "tasks": tasks, "context": context})
+    regularisation = portable.regularisation.model_copy(update=_REGULARISATION)
+    return portable.model_copy(
+        update={"adapter": adapter, "tasks": tasks, "context": context, "regularisation": regularisation}
+    )
 
 
 def _key(memory: StoredMemory, recipe: Recipe, budget_s: float | None) -> str:

@@ -164,8 +164,8 @@ def _converted(export: Export) -> str:
         ),
         ("perplexity of an unrelated text", *(f"{each.perplexity:.2f}" for each in found.abilities)),
         (
-            f"{found.base.questions} unrelated questions behind their paragraph, contained",
-            *(f"{each.contained:.1%}" for each in found.abilities),
+            f"{found.base.questions} unrelated questions behind their paragraph, contained / F1",
+            *(f"{each.contained:.0%} / {each.f1:.0%}" for each in found.abilities),
         ),
     ]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
