@@ -43,8 +43,8 @@ from lift.training.budget import Budget
 
 BEFORE, AFTER = "before converting", "converted"
 _RECIPE = "portable"
-# What is to be said is near from the beginning, other texts are not: half as many pieces of them as groups of tasks, at a
-# weight that leaves the answers of a batch, a tenth of its tokens, as much to say.
+# What is to be said is near from the beginning, other texts are not: a piece of them for every other group of tasks, at
+# a weight that leaves the answers, a tenth of a batch's tokens, as much to say.
 _REGULARISATION = {"kl_share": 0.5, "kl_weight": 0.2, "replay_share": 0.2}
 # To be raised where the same memory and settings are converted otherwise than before.
 _VERSION = 1
