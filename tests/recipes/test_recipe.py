@@ -212,7 +212,7 @@ def value(recipe: Recipe, path: str) -> Any:
 
 
 def test_every_recipe_but_lifts_own_is_held_against_the_paper() -> None:
-    assert set(PUBLISHED) == set(recipe_names()) - {"default", "fast"}
+    assert set(PUBLISHED) == set(recipe_names()) - {"default", "fast", "portable"}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

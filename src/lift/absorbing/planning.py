@@ -98,16 +98,17 @@ def calibrate(
     *,
     limit_s: float = CALIBRATION_S,
     clock: Clock = time.monotonic,
+    taught_by: Adapter | None = None,
 ) -> Calibration:
     """Time a few batches (forward and backward, nothing is updated) and estimate the tokens of the training.
 
     Of a long text they are estimated from the first batches of an epoch, which hold a random sample of its examples.
     Takes about `limit_s` at most: it begins with the smallest batch and goes on only while there is time, with batches
-    cut to what there is time for.
+    cut to what there is time for. `taught_by`: as for Objective.
     """
     now = stopwatch(base.device, clock)
     ends_at = now() + limit_s
-    plain = Objective(base.model, adapter, recipe.objective)
+    plain = Objective(base.model, adapter, recipe.objective, taught_by=taught_by)
     packed, epoch_tokens, total_tokens = sample_epochs(sampler, recipe, lambda: now() > ends_at - limit_s / 2)
     adapter.set_trainable(True)
     with cleaning_up(lambda: _stop_training(adapter)):
@@ -118,7 +119,7 @@ def calibrate(
             if lower is None:
                 first_speed = later_speed = trial.time(plain, itertools.cycle(packed))
             else:
-                reusing = Objective(base.model, adapter, recipe.objective, lower)
+                reusing = Objective(base.model, adapter, recipe.objective, lower, taught_by=taught_by)
                 first_speed = trial.time(reusing, packed, share=0.5)
                 later_speed = max(trial.time(reusing, itertools.cycle(packed)), first_speed)
                 kept = min(1.0, lower.most_tokens / epoch_tokens)

@@ -36,6 +36,8 @@ _EPILOG = """\b
 Examples:
   lift evaluate qa --data questions.jsonl --budget 5m --out report
   lift evaluate squad --data xquad_en.jsonl --limit 12 --methods full,bm25,lift:none,lift:auto --out report
+  lift evaluate squad --data xquad_en.jsonl --limit 6 --budget 8m --out report \\
+      --methods lift:none,lift:auto,lift:none@portable,lift:auto@portable    two recipes at equal seconds
   lift evaluate niah --lengths 1k,4k --depths 0,0.5,1 --data novel.txt --out report
   lift evaluate run plan.toml --data benchmarks --out report    several suites in one run
   lift evaluate compare report other-report

@@ -27,6 +27,7 @@ from typing import Any
 
 from lift.answering.answerer import reader_adapter
 from lift.errors import ExportError
+from lift.exporting.conversion import Conversion
 from lift.exporting.gguf_files import write_gguf_lora, write_merged_gguf
 from lift.exporting.gguf_names import GgufNames, base_gguf
 from lift.exporting.merged_model import write_merged_model
@@ -59,7 +60,8 @@ class ExportedAdapter:
 class Export:
     """What stands in an exported directory. `base_files`: where the base model lay when it was exported.
 
-    `model`: of a merged memory, the path of the model, relative to the directory.
+    `model`: of a merged memory, the path of the model, relative to the directory. `conversion`: of a memory that was
+    made a plain LoRA for this export.
     """
 
     directory: Path
@@ -75,6 +77,7 @@ class Export:
     model: str | None
     prompt: PromptNotes
     replay: tuple[ReplayRow, ...]
+    conversion: Conversion | None = None
 
     def adapter(self, role: str) -> ExportedAdapter | None:
         """The adapter of that role, "memory" or "reader", where there is one."""
@@ -91,6 +94,7 @@ class Export:
             "model": self.model,
             "adapters": [asdict(each) for each in self.adapters],
             "replayed_questions": len(self.replay),
+            "conversion": self.conversion.record() if self.conversion is not None else None,
         }
 
 
@@ -103,17 +107,19 @@ def export_memory(
     questions: int = DEFAULT_QUESTIONS,
     as_gguf: bool = False,
     gguf: Path | None = None,
+    conversion: Conversion | None = None,
 ) -> Export:
     """Write a memory into `directory` for the program `target`, whole or not at all.
 
     At most `questions` held-out questions are answered for replay.jsonl, by `base` as it is loaded. `as_gguf`: a merged
     model as a GGUF file. `gguf`: the base model as llama.cpp reads it, by default the file that it was loaded from.
-    Raises ExportError for a directory that holds something, for what the program cannot take, and where the disk
-    refuses; WrongBaseModelError and LibraryError as open_memory.
+    `conversion`: how `memory` was made of another one, for the record. Raises ExportError for a directory that holds
+    something, for what the program cannot take, and where the disk refuses; WrongBaseModelError and LibraryError as
+    open_memory.
     """
     form = adapter_form(memory.adapter_config)
     check_target(memory.name, form, target, as_gguf=as_gguf)
-    _check_empty(directory)
+    check_empty(directory)
     if gguf is not None and not gguf.is_file():
         raise ExportError(f"expected the base model as a GGUF file, got {gguf}, which is not there; give another")
     source = gguf or base_gguf(base)
@@ -142,6 +148,7 @@ def export_memory(
             model=model,
             prompt=notes,
             replay=replay,
+            conversion=conversion,
         )
         invocation = next((each.invocation for each in adapters if each.role == MEMORY), ())
         texts = {
@@ -231,7 +238,8 @@ def _hash_of(paths: list[Path]) -> str:
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _check_empty(directory: Path) -> None:
+def check_empty(directory: Path) -> None:
+    """Raise ExportError unless `directory` is new or empty."""
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ExportError(f"expected a new or an empty directory, got {directory}, which holds something already")
