@@ -36,6 +36,7 @@ ORDER = [
     "jobs",
     "evaluation",
     "exporting",
+    "engines",
     "bench",
     "api",
     "server",
