@@ -155,6 +155,32 @@ def test_nothing_is_lost_or_said_twice_where_vllm_is_killed(
         assert len(vllm.loads) > len(memories)
 
 
+def test_a_question_that_the_server_dies_of_fails_alone(
+    tiny_model: BaseModel, library: MemoryLibrary, vllm: ScriptedVllm, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = put_served(library, tiny_model, 1)
+    answer = ScriptedVllm._stream
+
+    def stream(server: ScriptedVllm, handler: Any, body: dict[str, Any], model: Any) -> None:
+        if body["max_tokens"] == 13:
+            handler.close_connection = True
+            return
+        answer(server, handler, body, model)
+
+    monkeypatch.setattr(ScriptedVllm, "_stream", stream)
+    monkeypatch.setattr("lift.engines.remote_backend._FIRST_PAUSE_S", 0.001)
+    base = served(vllm)
+    engine = Engine(base, library, backend=base.backend(4))
+    engine.start()
+    try:
+        deadly = engine.submit(question(memory, QUESTIONS[0], max_tokens=13))
+        assert engine.submit(question(memory, QUESTIONS[0], max_tokens=12)).result(60).finish_reason
+        with pytest.raises(EngineError, match="vLLM"):
+            deadly.result(60)
+    finally:
+        engine.close(5)
+
+
 def test_adapters_that_an_earlier_process_loaded_are_used_and_unloaded(
     tiny_model: BaseModel, library: MemoryLibrary, vllm: ScriptedVllm, served: Served
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from lift.engines.server_url import KEY_VARIABLE
-from lift.engines.token_server import ServerGone
+from lift.engines.token_server import BrokenOff, ServerGone
 from lift.errors import EngineError
 
 _CONNECT_S = 5.0
@@ -78,7 +78,8 @@ class HttpServer:
         try:
             yield
         except httpx.TransportError as error:
-            raise ServerGone(
+            is_reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            raise (BrokenOff if is_reached else ServerGone)(
                 f"expected a reply of {self.name} at {self.url} to {path}, got none "
                 f"({str(error) or type(error).__name__}); start it, or give its address with --engine-url"
             ) from error

@@ -18,7 +18,7 @@ import torch
 
 from lift.adapters.resident import Load
 from lift.engines.http_server import Refused
-from lift.engines.token_server import AdapterGone, Continuation, ServerGone, TokenServer
+from lift.engines.token_server import AdapterGone, BrokenOff, Continuation, ServerGone, TokenServer
 from lift.errors import EngineError, LiftError
 from lift.inference.sampling import SampledToken
 from lift.inference.scheduler import SequenceState, StepOutput
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 _STEP_S = 0.01  # that a step waits for an output
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-_MOST_REFUSALS = 5  # of one sequence, by a server that answers but has lost the adapter, or fails
+_MOST_FAILURES = 8  # of one sequence, in a server that is there: it may be what the server dies of
 WAIT_S = 180.0  # for a server that has gone away: vLLM takes more than a minute to start
 
 
@@ -182,18 +182,18 @@ class RemoteBackend:
         """All outputs of a sequence, its error in the end where there is one."""
         given: list[int] = []
         gone_since: float | None = None
-        pause_s, refusals, before = _FIRST_PAUSE_S, 0, 0
+        pause_s, failures, before = _FIRST_PAUSE_S, 0, 0
         while True:
             try:
                 await self._continue(row, load, given)
                 return
             except (ServerGone, AdapterGone, Refused) as error:
                 if len(given) > before:  # it has said more since
-                    gone_since, pause_s, refusals, before = None, _FIRST_PAUSE_S, 0, len(given)
+                    gone_since, pause_s, failures, before = None, _FIRST_PAUSE_S, 0, len(given)
                 gone_since = time.monotonic() if gone_since is None else gone_since
-                refusals += not isinstance(error, ServerGone)
+                failures += isinstance(error, BrokenOff) or not isinstance(error, ServerGone)
                 is_final = isinstance(error, Refused) and error.status < 500
-                if is_final or refusals > _MOST_REFUSALS or time.monotonic() - gone_since > self._wait_s:
+                if is_final or failures > _MOST_FAILURES or time.monotonic() - gone_since > self._wait_s:
                     self._outputs.put(StepOutput(row, error=error))
                     return
             except LiftError as error:

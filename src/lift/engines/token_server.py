@@ -17,6 +17,10 @@ class ServerGone(EngineError):
     """The server cannot be reached, or went away before it had answered; the same request may be made again."""
 
 
+class BrokenOff(ServerGone):
+    """The server was reached, and went away before it had answered: by chance, or because of that very request."""
+
+
 class AdapterGone(EngineError):
     """The server does not know an adapter that was loaded, as after its restart; it is to be loaded again."""
 

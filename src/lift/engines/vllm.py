@@ -20,7 +20,7 @@ from lift.adapters.resident import Load
 from lift.engines.adapter_files import AdapterFile, AdapterFiles
 from lift.engines.gate import Gate
 from lift.engines.http_server import HttpServer, Refused
-from lift.engines.token_server import AdapterGone, Continuation, ServerGone
+from lift.engines.token_server import AdapterGone, BrokenOff, Continuation
 from lift.errors import EngineError, ExportError, UsageError
 from lift.exporting.readme import vllm_rank
 from lift.exporting.targets import adapter_form, check_target
@@ -110,12 +110,13 @@ class VllmServer:
             yield None
             return
         file = await asyncio.to_thread(self._files.get, key, load, list(self._loaded))
-        if file.name not in self._loaded:
-            async with self._loading:
-                if file.name not in self._loaded:
-                    await self._load(file)
         self._used[file.name] += 1
         try:
+            if file.name not in self._loaded or len(self._loaded) > self._at_most:
+                async with self._loading:
+                    if file.name not in self._loaded:
+                        await self._load(file)
+                    await self._unload_unused()
             if file.name in self._loaded:
                 self._loaded.move_to_end(file.name)
             yield file.name
@@ -202,7 +203,6 @@ class VllmServer:
                         "unknown in another; start vLLM with --api-server-count 1, and Lift with the address of one"
                     )
             self._loaded[file.name] = file
-            await self._unload_unused()
 
     async def _has(self, file: AdapterFile, *, again: bool = False) -> bool:
         """Whether vLLM has loaded that very file; one of its name at another path is unloaded and loaded anew."""
@@ -220,8 +220,7 @@ class VllmServer:
         for name in list(self._loaded):
             if len(self._loaded) <= self._at_most:
                 return
-            # the one that was loaded last is about to be used
-            if not self._used[name] and name != next(reversed(self._loaded)):
+            if not self._used[name]:
                 del self._loaded[name]
                 with contextlib.suppress(Refused):  # where it was restarted, there is nothing to unload
                     await self._http.post("/v1/unload_lora_adapter", {"lora_name": name})
@@ -270,5 +269,5 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def _broken(url: str, what: str) -> ServerGone:
-    return ServerGone(f"vLLM at {url} went away while it answered ({what})")
+def _broken(url: str, what: str) -> BrokenOff:
+    return BrokenOff(f"vLLM at {url} went away while it answered ({what})")
