@@ -82,7 +82,7 @@ def running_server(
     It is stopped at the end of the block. Raises ExportError, with the last line that it wrote, where it ends or is
     not ready within so many seconds.
     """
-    port = _free_port()
+    port = free_port()
     variables = {key: value for key, value in os.environ.items() if key not in _OWN_VARIABLES} | dict(environment)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         try:
@@ -138,7 +138,8 @@ def _last_line(log: Any) -> str:
     return (errors or lines or ["it wrote nothing"])[-1][:300]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
