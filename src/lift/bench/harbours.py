@@ -60,7 +60,8 @@ def fill_library(
 ) -> None:
     """A memory for each place: an adapter where memories of `recipe` begin, with a little noise of its own.
 
-    Those of a later `version` replace the earlier ones, with other noise. The base model has nothing attached afterwards. Raises as resolve and MemoryLibrary.put.
+    Those of a later `version` replace the earlier ones, with other noise. The base model has nothing attached
+    afterwards. Raises as resolve and MemoryLibrary.put.
     """
     recipe = recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update={"warm_start": "auto"})})
     adapter = resolve(recipe, base).create_adapter(base)

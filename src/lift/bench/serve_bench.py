@@ -77,7 +77,7 @@ class ServePlan:
 
 
 class Serving(Protocol):
-    """Starts the server of a side, LIFT, NAIVE or an engine's, over the library in `root`; it runs as long as the block."""
+    """Starts the server of a side (LIFT, NAIVE, an engine) over the library in `root`; it runs as long as the block."""
 
     def __call__(self, side: str, root: Path, model: str, plan: ServePlan) -> AbstractContextManager[Served]:
         """Raises BenchError where it does not start."""
