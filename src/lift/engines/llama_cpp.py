@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class LlamaCppServer:
         finally:
             self._wanted[file.name] -= 1
 
-    async def generate(self, wanted: Continuation) -> AsyncIterator[SampledToken]:
+    async def generate(self, wanted: Continuation) -> AsyncGenerator[SampledToken, None]:
         """See TokenServer."""
         sampling = wanted.sampling
         said: list[int] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -76,7 +76,7 @@ class TokenServer(Protocol):
         """
         ...
 
-    def generate(self, wanted: Continuation) -> AsyncIterator[SampledToken]:
+    def generate(self, wanted: Continuation) -> AsyncGenerator[SampledToken, None]:
         """The tokens as they come, the end token among them; raises EngineError, ServerGone and AdapterGone."""
         ...
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import re
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class VllmServer:
         finally:
             self._used[file.name] -= 1
 
-    async def generate(self, wanted: Continuation) -> AsyncIterator[SampledToken]:
+    async def generate(self, wanted: Continuation) -> AsyncGenerator[SampledToken, None]:
         """See TokenServer."""
         sampling = wanted.sampling
         body: dict[str, Any] = {

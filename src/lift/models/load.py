@@ -177,8 +177,9 @@ def _outline(directory: Path, config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    build: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = build.from_config(config, trust_remote_code=False)
     if (directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
     return model
