@@ -1,7 +1,8 @@
 """A llama-server in small, in the place of its process: it really computes, with adapters that it reads from GGUF.
 
 It knows the adapters that it was started with, lets an activated one act behind its invocation alone, tells of odds as
-llama.cpp does (nothing of a token that is no whole character), and ends when it is told to.
+llama.cpp does (nothing of a token that is no whole character), and ends when it is told to. Its fault is llama.cpp's,
+too: of two requests with one activated adapter that are under way together, the second is computed without it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +33,7 @@ class ScriptedLlama:
         self.asked = 0
         self._models: dict[Path, tuple[Any, list[int]]] = {}
         self._adapters: list[Path] = []
+        self._under_way: list[Path] = []
         self._server: Any = None
 
     @property
@@ -86,9 +89,22 @@ class ScriptedLlama:
 
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         model, invocation = self.base.model, []
+        path: Path | None = None
         if body["lora"]:
             (chosen,) = body["lora"]
-            model, invocation = self._models[self._adapters[chosen["id"]]]
+            path = self._adapters[chosen["id"]]
+            model, invocation = self._models[path]
+            if invocation and path in self._under_way:
+                model = self.base.model
+            self._under_way.append(path)
+        try:
+            return self._say(body, model, invocation)
+        finally:
+            if path is not None:
+                self._under_way.remove(path)
+
+    def _say(self, body: dict[str, Any], model: Any, invocation: list[int]) -> dict[str, Any]:
+        time.sleep(0.01)
         ids, said, told, stop_type = list(body["prompt"]), [], [], "limit"
         generator = torch.Generator().manual_seed(body.get("seed", 0))
         biases = body.get("logit_bias", [])

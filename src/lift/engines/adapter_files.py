@@ -33,11 +33,15 @@ _GGUF = "adapter.gguf"
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter of a server: `name`, `path` (PEFT's directory, or a GGUF file), both with a hash, and its rank."""
+    """An adapter of a server: `name`, `path` (PEFT's directory, or a GGUF file), both with a hash, and its rank.
+
+    `is_activated`: it acts behind its invocation tokens alone.
+    """
 
     name: str
     path: Path
     rank: int
+    is_activated: bool = False
 
 
 class AdapterFiles:
@@ -100,7 +104,8 @@ class AdapterFiles:
                 f"cannot write an adapter for the engine into {self.directory} "
                 f"({(error.strerror or str(error)).lower()}); make room, or choose another with --engine-adapters"
             ) from error
-        return AdapterFile(name, final / _GGUF if self._form == "gguf" else final, int(config["r"]))
+        path = final / _GGUF if self._form == "gguf" else final
+        return AdapterFile(name, path, int(config["r"]), bool(config.get("alora_invocation_tokens")))
 
     def _prune(self, in_use: Collection[str]) -> None:
         with suppress(OSError):

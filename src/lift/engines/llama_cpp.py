@@ -3,7 +3,9 @@
 It loads adapters at its start alone. A server that Lift has started is therefore started again, when nothing is under
 way, with those that are wanted and those used last; one at a URL answers with the adapters that it was given, and an
 adapter that it lacks is named with the file that it wants. Requests with different adapters are computed one after
-another. The tokens of a stream lack those that are part of a character, so answers are asked for in pieces.
+another. Two with one activated adapter are never under way together: the server would compute both prompts in one
+batch, and the second one without its adapter. The tokens of a stream lack those that are part of a character, so
+answers are asked for in pieces.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class LlamaCppServer:
         self._ids: dict[str, int] = {}  # of the adapters that it was started with
         self._recent: OrderedDict[str, AdapterFile] = OrderedDict()  # the longest unused first
         self._wanted: Counter[str] = Counter()  # by requests that wait or run
+        self._activated: set[str] = set()
         # one that tells of no odds where a character is not whole; ASCII is whole whatever the vocabulary
         self._plain_token = int(base.tokenizer("a", add_special_tokens=False)["input_ids"][0])
 
@@ -69,6 +72,7 @@ class LlamaCppServer:
     async def open(self) -> None:
         """See TokenServer."""
         self._gate = Gate()
+        self._one_activated = asyncio.Lock()
         if self._process is not None:
             await self._start([])
         else:
@@ -105,6 +109,8 @@ class LlamaCppServer:
             return
         file = await asyncio.to_thread(self._files.get, key, load, list(self._recent))
         self._wanted[file.name] += 1
+        if file.is_activated:
+            self._activated.add(file.name)
         self._recent[file.name] = file
         self._recent.move_to_end(file.name)
         try:
@@ -172,7 +178,8 @@ class LlamaCppServer:
                 raise AdapterGone(f"llama-server at {self.url} was started again without an adapter that is wanted")
             lora = [{"id": self._ids[adapter], "scale": 1.0}]
         body = {"prompt": list(prompt), "cache_prompt": True, "return_tokens": True, "lora": lora, **options}
-        reply = await self._server.post("/completion", body)
+        async with self._one_activated if adapter in self._activated else contextlib.nullcontext():
+            reply = await self._server.post("/completion", body)
         if not isinstance(reply, dict):
             raise EngineError(f"expected JSON of llama-server at {self.url}, got something else; check the address")
         return reply
