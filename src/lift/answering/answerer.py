@@ -198,7 +198,7 @@ def generate_texts(
     `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
     """
     tokenizer = base.tokenizer
-    shown = _ShownText(tokenizer, on_text, quotes) if on_text else None
+    shown = ShownText(tokenizer, on_text, quotes) if on_text else None
     generated = generate(
         base.model,
         prompts,
@@ -214,7 +214,7 @@ def generate_texts(
     return [decode_content(tokenizer, ids).strip() for ids in generated]
 
 
-class _ShownText:
+class ShownText:
     """Turns the tokens of one text into pieces, holding out a character that is incomplete, and possible quotes."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None], quotes: TemplateQuotes) -> None:

@@ -13,7 +13,6 @@ Names hold a hash of the content: programs know an adapter, and what they keep o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from lift.exporting.conversion import Conversion
 from lift.exporting.gguf_files import write_gguf_lora, write_merged_gguf
 from lift.exporting.gguf_names import GgufNames, base_gguf
 from lift.exporting.merged_model import write_merged_model
+from lift.exporting.peft_files import content_hash, write_peft_adapter
 from lift.exporting.plain_lora import State, lora_paths, plain_lora
 from lift.exporting.prompt_notes import PromptNotes
 from lift.exporting.readme import describe
@@ -41,7 +41,6 @@ from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 
 DEFAULT_QUESTIONS = 100
-_HASH_DIGITS = 12
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a path that stands in commands and addresses
 
 
@@ -182,11 +181,11 @@ def _write_weights(
         if target == "gguf" or merged_into:
             path = place / "adapters" / "new.gguf"
             write_gguf_lora(path, config, state, GgufNames.of(base))
-            final = path.with_name(f"{name}-{_hash_of([path])}.gguf")
+            final = path.with_name(f"{name}-{content_hash([path])}.gguf")
         else:
             path = place / "adapters" / "new"
-            _write_peft(path, config, state)
-            final = path.with_name(f"{name}-{_hash_of(sorted(path.iterdir()))}")
+            write_peft_adapter(path, config, state)
+            final = path.with_name(f"{name}-{content_hash(sorted(path.iterdir()))}")
         os.rename(path, final)
         written.append(
             ExportedAdapter(
@@ -207,35 +206,18 @@ def _write_merged(
     if merged_into is not None:
         path = place / "model.gguf"
         write_merged_gguf(path, merged_into, config, state, GgufNames.of(base))
-        final = path.with_name(f"{name}-{_hash_of([path])}.gguf")
+        final = path.with_name(f"{name}-{content_hash([path])}.gguf")
         os.rename(path, final)
         return final.name
     with tempfile.TemporaryDirectory(dir=place) as temporary:
-        _write_peft(Path(temporary) / "adapter", config, state)
+        write_peft_adapter(Path(temporary) / "adapter", config, state)
         write_merged_model(place / "model", base, Path(temporary) / "adapter")
     return "model"
-
-
-def _write_peft(directory: Path, config: dict[str, Any], state: State) -> None:
-    from safetensors.torch import save
-
-    directory.mkdir()
-    tensors = {f"base_model.model.{key}": tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    write_file(directory / "adapter_config.json", (json.dumps(config, indent=2) + "\n").encode("utf-8"))
-    write_file(directory / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
 def _paths(state: State) -> list[str]:
     weights = {key: tensor for key, tensor in state.items() if key.endswith((".lora_A.weight", ".lora_B.weight"))}
     return lora_paths(weights)
-
-
-def _hash_of(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:_HASH_DIGITS]
 
 
 def check_empty(directory: Path) -> None:
