@@ -13,7 +13,7 @@ from typing import Protocol
 
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.warm_start import WarmStart
-from lift.answering.answerer import Answerer, kept_prefixes, open_memory
+from lift.answering.answerer import Answerer, kept_prefixes, open_memory, trained_form
 from lift.errors import UsageError
 from lift.inference.generate import generate
 from lift.memories.memory import StoredMemory
@@ -135,7 +135,11 @@ class ModelReader:
     def fit(self, question: str, text: str, form: PromptForm, max_new_tokens: int) -> tuple[str, bool]:
         """As much of `text`, head and tail, as the window takes; raises UsageError for too long a question."""
         limit_tokens = self.window_tokens - max_new_tokens
-        return fit_context(self.base.tokenizer, question, text, limit_tokens, CUT_STEP_TOKENS, form)
+        return fit_context(self.base.tokenizer, question, text, limit_tokens, CUT_STEP_TOKENS, self._form(form))
+
+    def _form(self, form: PromptForm) -> PromptForm:
+        """A benchmark without words of its own is asked of a memory in those that it was trained with."""
+        return trained_form(self.memory) if self.memory is not None and form == PLAIN_FORM else form
 
     def attach(self, form: PromptForm = PLAIN_FORM) -> Answerer | None:
         """Put the memory or the warm start on the base, in place of what is there; returns the memory to ask."""
@@ -151,7 +155,7 @@ class ModelReader:
     def read(self, batch: QuestionBatch) -> list[Reply]:
         """Answer greedily, in batches or each question alone."""
         self.attach()
-        pairs, form = batch.pairs, batch.form
+        pairs, form = batch.pairs, self._form(batch.form)
         prompts = [prompt_ids(self.base.tokenizer, *pair, form) for pair in pairs]
         groups = [[prompt] for prompt in prompts] if batch.one_by_one else [prompts] if prompts else []
         replies = [reply for group in groups for reply in self._generate(group, batch.max_new_tokens)]
@@ -178,7 +182,7 @@ class ModelReader:
         return [
             Reply(
                 text=answer.text,
-                prompt=clipped(user_text(question, shown, batch.form)),
+                prompt=clipped(user_text(question, shown, self._form(batch.form))),
                 prompt_tokens=answer.prompt_tokens,
                 answer_tokens=len(content_ids(tokenizer, answer.text)),
                 seconds=answer.seconds,
