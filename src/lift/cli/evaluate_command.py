@@ -27,7 +27,7 @@ SUITES = {
     "loogle": "LooGLE: short- and long-dependency questions on long documents",
     "qmsum": "QMSum: query-focused summaries of meetings",
     "narrativeqa": "NarrativeQA: questions on books and film scripts",
-    "longbench": "LongBench v1: its sixteen English tasks, official prompts and metrics",
+    "longbench": "LongBench v1: its sixteen English and five Chinese tasks, official prompts and metrics",
     "longbench2": "LongBench v2: multiple choice on long texts",
     "niah": "a needle in a haystack: a grid of lengths and depths",
     "ruler": "RULER: needles and variable tracking, generated",
@@ -120,6 +120,16 @@ def _suite_command(suite: str) -> Any:
         depths: Annotated[
             str | None, typer.Option("--depths", metavar="D,D", help="niah: depths as shares, such as 0,0.5,1.")
         ] = None,
+        needle: Annotated[
+            str | None, typer.Option("--needle", metavar="TEXT", help="niah: this needle in every text.")
+        ] = None,
+        question: Annotated[
+            str | None, typer.Option("--question", metavar="TEXT", help="niah: what is asked about the --needle.")
+        ] = None,
+        keywords: Annotated[
+            str | None,
+            typer.Option("--keywords", metavar="W,W", help="niah: what a right answer about the --needle must hold."),
+        ] = None,
         needles: Annotated[
             int | None, typer.Option("--needles", metavar="N", help="niah: needles in one text, each at its own depth.")
         ] = None,
@@ -149,6 +159,9 @@ def _suite_command(suite: str) -> Any:
             "tasks": _parts(tasks),
             "lengths": [parse_tokens(part, "--lengths") for part in _parts(lengths) or []] or None,
             "depths": _parts(depths),
+            "needle": needle,
+            "question": question,
+            "keywords": _parts(keywords),
             "needles": needles,
             "samples": samples,
             "seed": seed,

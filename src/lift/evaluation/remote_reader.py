@@ -191,7 +191,8 @@ class RemoteReader:
 
 def _with_prefix(text: str, form: PromptForm) -> str:
     prefix = form.answer_prefix.strip()
-    return f"{text}\n{prefix}" if prefix else text
+    said = f"{form.system}\n\n{text}" if form.system else text
+    return f"{said}\n{prefix}" if prefix else said
 
 
 def _ask(endpoint: Endpoint, request: Callable[[], EndpointCompletion]) -> EndpointCompletion:

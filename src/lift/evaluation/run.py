@@ -184,7 +184,9 @@ class Evaluation:
         if self._remote is not None:
             return CachedReader(self._remote, self._cache)
         assert self.base is not None  # one of both is given
-        return CachedReader(ModelReader(self.base, memory, start=start), self._cache)
+        return CachedReader(
+            ModelReader(self.base, memory, start=start, prompt_tokens=self.plan.window_tokens), self._cache
+        )
 
     def _start(self, recipe: Recipe) -> WarmStart | None:
         return resolve(recipe, self.base).warm_start if self.base is not None else None
@@ -205,7 +207,7 @@ class Evaluation:
             self._ask_judge(job, rows)
             yield Answered(
                 suite=job.suite.plan.title,
-                document=job.record.document.title,
+                document=job.record.label,
                 method=job.method.name,
                 metric=rows[0]["main"],
                 score=fmean(row["scores"][row["main"]] for row in rows),
@@ -241,7 +243,9 @@ class Evaluation:
                     )
             elif job.recipe is not None:
                 document, budget_s = job.other or job.record.document, job.suite.plan.budget_s
-                memory = yield from self._store.memory(document, job.recipe, budget_s, job.suite.plan.title)
+                memory = yield from self._store.memory(
+                    document, job.recipe, budget_s, job.suite.plan.title, job.record.label
+                )
             passages, replies = yield from self._answers(job, self._reader(memory, start), lookup)
             if memory is not None and job.other is None:
                 self._measure_harms(job, memory)
@@ -283,9 +287,7 @@ class Evaluation:
             if self._stop.is_set():
                 raise InterruptedAbsorption("stopped; the same command goes on from here")
             eta_s = (time.monotonic() - begun) / done * (len(possible) - done) if done else None
-            yield AskingProgress(
-                job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s
-            )
+            yield AskingProgress(job.suite.plan.title, job.record.label, method.name, done, len(possible), eta_s)
             texts, contexts = [questions[row].text for row in rows], [passages[row].text for row in rows]
             given = read(QuestionBatch(texts, contexts, asking.form, asking.max_new_tokens, one_by_one))
             for row, reply in zip(rows, given, strict=True):
@@ -297,7 +299,7 @@ class Evaluation:
         identity = (job.suite.plan.title, job.record.id, memory.name)
         if identity in self._harms or self.base is None:
             return
-        title = job.record.document.title
+        title = job.record.label
         if title not in self._abilities:
             self._abilities[title] = measure_ability(ModelReader(self.base), self._reader(None), job.record)
         after = measure_ability(ModelReader(self.base, memory), self._reader(memory), job.record)

@@ -50,8 +50,9 @@ def describe_run(
     named = {suite["name"] for suite in suites}
     earlier = [suite for suite in before.get("suites", []) if suite["name"] not in named]
     recipes = {plan.recipe: load_recipe(plan.recipe, plan.overrides).model_dump(mode="json")}
-    for recipe in {method.recipe for method in methods.values() if method.recipe}:
-        recipes[recipe] = load_recipe(recipe).model_dump(mode="json")
+    for method in methods.values():
+        if method.recipe:
+            recipes[method.recipe] = plan.load_recipe(method).model_dump(mode="json")
     began = datetime.now(UTC) - timedelta(seconds=seconds)
     return {
         "command": command,
