@@ -46,17 +46,21 @@ def ends_asking(error: RemoteError) -> bool:
     return isinstance(error, Unreachable)
 
 
-def complete_chat(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int) -> EndpointCompletion:
-    """The greedy reply to one user's turn over /chat/completions.
+def complete_chat(
+    endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int, system: str = ""
+) -> EndpointCompletion:
+    """The greedy reply to one user's turn over /chat/completions, behind what the `system` says, if anything.
 
     Raises Refusal where the endpoint refuses, Unreachable where no connection can be made, and RemoteError where it
     fails otherwise in all its tries.
     """
 
+    turns = [*([("system", system)] if system else []), ("user", prompt)]
+
     def request() -> EndpointCompletion:
         reply: Any = endpoint.client.chat.completions.create(
             model=model,
-            messages=[{"role": "user", "content": without_known_marks(prompt)}],
+            messages=[{"role": role, "content": without_known_marks(said)} for role, said in turns],
             max_tokens=max_new_tokens,
             temperature=0,
         )

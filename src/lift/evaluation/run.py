@@ -32,6 +32,7 @@ from lift.evaluation.method_runs import MethodRun, make_jobs
 from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
 from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.metrics import check_metrics
+from lift.evaluation.paper.loogle_judge import LoogleJudge
 from lift.evaluation.reader import ModelReader, QuestionBatch, Reader, Reply
 from lift.evaluation.result_lines import cost_line, result_line
 from lift.evaluation.run_description import describe_run, describe_suite
@@ -60,7 +61,8 @@ _BATCH = 16  # questions between two looks at whether to stop
 class Evaluation:
     """One evaluation in the directory `out`. `base` is the model, or `remote` a model at an endpoint, without memories.
 
-    `command` is what the report says was run; `judge_labels` is what the judge is measured on. Raises UsageError for
+    `command` is what the report says was run; `judge_labels` is what the judge is measured on, and `loogle_judge` gives
+    the verdicts of the published tables beside its own. Raises UsageError for
     methods that a remote model cannot do, for unknown suites, methods and settings.
     """
 
@@ -73,6 +75,7 @@ class Evaluation:
         command: str = "",
         remote: Reader | None = None,
         judge: Judge | None = None,
+        loogle_judge: LoogleJudge | None = None,
         judge_labels: Path | None = None,
         skip_bad: bool = False,
         stop: StopFlag | None = None,
@@ -86,10 +89,13 @@ class Evaluation:
         self.suites: list[SuiteRecords] = []
         self._remote = remote
         self._judge = judge
+        self._loogle_judge = loogle_judge
         self._judge_labels = judge_labels
         self._skip_bad = skip_bad
         self._stop = stop or StopFlag()
         self._abilities: dict[str, Ability] = {}
+        if remote is not None and plan.window_tokens:
+            raise UsageError("a model at an endpoint has a window of its own here; leave window_tokens out of the plan")
         if remote is not None and (needing := [name for name, each in self.methods.items() if each.memory != "none"]):
             raise UsageError(f"a model at an endpoint has no memories here; leave out the methods {', '.join(needing)}")
         (out / "cache").mkdir(parents=True, exist_ok=True)
@@ -112,6 +118,15 @@ class Evaluation:
             jobs = list(make_jobs(self.suites, self.plan, self.methods, fingerprint, self._start_digest))
             yield from self._do_all(jobs)
             self._write_files(jobs, time.monotonic() - begun)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each token of `text`, for the model that is asked."""
+        return self._remote.offsets(text) if self._remote is not None else ModelReader(self._model).offsets(text)
+
+    @property
+    def _model(self) -> BaseModel:
+        assert self.base is not None  # one of both is given
+        return self.base
 
     def summary(self) -> dict[str, Any]:
         """Means of the main metrics by suite and method, errors and faults counted; for the end of a run.
@@ -204,7 +219,7 @@ class Evaluation:
                 rows = yield from self._do(job)
             else:
                 rows = known
-            self._ask_judge(job, rows)
+            self._ask_judges(job, rows)
             yield Answered(
                 suite=job.suite.plan.title,
                 document=job.record.label,
@@ -313,6 +328,15 @@ class Evaluation:
         }
         self._harms[identity] = row
         append_row(self.out / HARMS_FILE, row)
+
+    def _ask_judges(self, job: MethodRun, rows: Sequence[dict[str, Any]]) -> None:
+        self._ask_judge(job, rows)
+        if self._loogle_judge is None or not job.record.asking.judged:
+            return
+        asked = [row for row in rows if row.get("loogle_judge") in (None, "undecided") and not row["error"]]
+        items = [(row["question"], row["gold"], row["answer"]) for row in asked]
+        for row, verdict in zip(asked, self._loogle_judge.grade_many(items), strict=True):
+            row["loogle_judge"] = verdict.verdict
 
     def _ask_judge(self, job: MethodRun, rows: Sequence[dict[str, Any]]) -> None:
         if self._judge is None or not job.record.asking.judged:
