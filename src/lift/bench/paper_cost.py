@@ -51,8 +51,8 @@ class PaperCost:
         fits = "" if self.fits else ", which does not fit"
         return (
             f"By arithmetic, all {self.documents:,} documents and {self.questions:,} questions of each method on an 8B "
-            f"base ({self.quantization}) take one {self.device} of 80 GB {self.train_s / 3600:.1f} h of absorbing and "
-            f"{self.ask_s / 3600:.1f} h of asking; a training holds up to {self.train_bytes / GB:.0f} GB{fits}. "
+            f"base ({self.quantization}) take one {self.device} of 80 GB {self.train_s / 3600:.2f} h of absorbing and "
+            f"{self.ask_s / 3600:.2f} h of asking; a training holds up to {self.train_bytes / GB:.0f} GB{fits}. "
             "Writing tasks and judging at endpoints is not counted."
         )
 

@@ -238,7 +238,7 @@ def paper(
     LooGLE's words, as published, and in Lift's. Writes paper.md beside the report.
     """
     from lift.bench.paper_cost import cost_of_table
-    from lift.evaluation.paper.paper_comparison import as_markdown, compare_table, table_rows
+    from lift.evaluation.paper.paper_comparison import as_markdown, compare_table
     from lift.evaluation.paper.paper_table import load_table
     from lift.evaluation.run_files import load_run
 
@@ -249,19 +249,17 @@ def paper(
     )
     evaluation, stop = _open(plan, out, model, judge, judge_labels, skip_bad, as_json, is_paper=True)
     cost = cost_of_table(published, plan, evaluation.offsets)
-    if not as_json:
-        stdout().print(str(cost), markup=False, soft_wrap=True)
     _follow(evaluation, stop, as_json)
     run = load_run(out)
     cells = compare_table(published, run.results, run.costs)
     page = out / "paper.md"
-    page.write_text(as_markdown(published, cells, str(cost)), "utf-8")
+    shown = as_markdown(published, cells, str(cost))
+    page.write_text(shown, "utf-8")
     if as_json:
         write_json({"cells": [cell.as_dict() for cell in cells], "cost": cost.as_dict(), "written": str(page)})
         return
-    columns, rows = table_rows(cells)
-    stdout().print(build_table(columns, rows, title=published.title))
     _finish(evaluation, as_json)
+    stdout().print(shown, markup=False, soft_wrap=True, end="")
     stdout().print(f"written: {page}", markup=False, soft_wrap=True)
 
 

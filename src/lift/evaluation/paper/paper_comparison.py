@@ -86,8 +86,7 @@ def _seconds(costs: Iterable[_Row], suite: str, method: str, documents: set[str]
     return fmean(found) if found else None
 
 
-def table_rows(cells: Sequence[ComparedCell]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines of the comparison, for the terminal and Markdown."""
+def _table_rows(cells: Sequence[ComparedCell]) -> tuple[list[str], list[list[str]]]:
     head = [
         "suite",
         "of",
@@ -122,7 +121,7 @@ def table_rows(cells: Sequence[ComparedCell]) -> tuple[list[str], list[list[str]
 
 def as_markdown(table: PaperTable, cells: Sequence[ComparedCell], cost: str) -> str:
     """The comparison as a page, with what a full run costs."""
-    head, lines = table_rows(cells)
+    head, lines = _table_rows(cells)
     unit = "seconds" if table.scored_by == "seconds" else "per cent"
     rows = ["| " + " | ".join(each) + " |" for each in (head, ["---"] * len(head), *lines)]
     return f"# {table.title}\n\nPublished on {table.base} ({table.quantization}), in {unit}.\n\n" + "\n".join(
