@@ -25,7 +25,7 @@ from lift.recipes.recipe import Recipe, load_recipe, recipe_names
 
 HERE = [name for name in recipe_names() if not load_recipe(name).remote.only]
 NUMBERS = itertools.count(1)
-NAMES = ("Orla Finn", "Bram Holt", "Tilda Voss")
+NAMES = ("Orla Finn", "Bram Holt")
 TEXT = "\n\n".join(
     f"{name} opened the harbour office of Skarvik in {1900 + 7 * number}. The office of {name} owns {number + 3} boats "
     f"and {20 + number} nets. Visitors of {name} come by ferry from the island every summer and stay there for a week, "
@@ -60,9 +60,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEndpoint]:
 
 def small(name: str, *overrides: str) -> Recipe:
     quick = ["adapter.rank=2"] if load_recipe(name).adapter.kind != "gated-memory" else []
-    if name in ("default", "fast"):
-        quick += ["training.epochs=2", "tasks.per_sentence=3"]
-    return load_recipe(name, [*quick, *overrides])
+    training = load_recipe(name).training
+    quick += [f"training.{stage}=1" for stage in ("segment_epochs", "epochs") if getattr(training, stage)]
+    return load_recipe(name, [*quick, "tasks.per_sentence=2", *overrides])
 
 
 def by_rules(name: str) -> list[str]:
@@ -98,7 +98,7 @@ def test_a_recipe_runs_to_its_end_with_rules(name: str, budget_s: float | None, 
 def test_a_recipe_runs_to_its_end_with_an_endpoint(
     name: str, budget_s: float | None, tiny_model: BaseModel, endpoint: ScriptedEndpoint
 ) -> None:
-    check_end(tiny_model, small(name, *by_endpoint(name, endpoint), "tasks.per_sentence=2"), budget_s)
+    check_end(tiny_model, small(name, *by_endpoint(name, endpoint)), budget_s)
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_a_budget_shortens_both_stages_in_proportion(full_batch: bool, tiny_mode
     # the tokens of both stages, as a whole training has them: 30 epochs of segments, 50 of these and the tasks
     whole = list(absorb_events(DOCUMENT, tiny_model, small("lift-v3", *TWO_STAGES[:1]), MemoryLibrary()))
     tokens = {event.step.epoch: event.step.tokens for event in whole if isinstance(event, Trained)}
-    share = 30 * tokens[0] / (30 * tokens[0] + 50 * tokens[3])
+    share = 30 * tokens[0] / (30 * tokens[0] + 50 * tokens[1])
     assert second > 0
     assert first / (first + second) == pytest.approx(share, abs=0.15)
 

@@ -22,7 +22,7 @@ Outcome = ParsedReply | Unusable
 # A reply that could not be used is asked for again at no less than this: greedy would repeat it (method 7, fault 13).
 RETRY_TEMPERATURE = 0.7
 # Requests of family A that gave no task are replaced by others so many times, until tasks.per_document are there.
-MOST_REPLACEMENTS = 4
+MOST_REPLACEMENTS = 8
 Replace = Callable[[Sequence[TaskRequest], int, int], tuple[TaskRequest, ...]]
 # A document may come in parts, and no reply about one of a sentence or two says little of the others.
 FEWEST_TO_JUDGE = 3
@@ -67,7 +67,7 @@ class LanguageModelGenerator:
         settings: TaskSettings,
         replace: Replace = lambda before, count, turn: (),
     ) -> None:
-        """`replace` gives that many more requests in place of those before, the how-manieth time; none: none are."""
+        """`replace` gives, for requests before, a number and a turn from 1 on, so many more requests in their place."""
         self._writer = writer
         self._requests = tuple(requests)
         self._settings = settings
@@ -97,7 +97,7 @@ class LanguageModelGenerator:
             counts.requests += len(more)
             asked += more
             yield from self._ask(more, checker)
-            if counts.kept == kept:  # who gives no task in a whole round will hardly give one in the next
+            if counts.kept == kept and len(more) >= FEWEST_TO_JUDGE:  # the next ones would hardly bring any
                 break
         if counts.requests >= FEWEST_TO_JUDGE and not counts.answered:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.failed.items()))
