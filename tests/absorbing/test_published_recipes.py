@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,8 +76,9 @@ def by_endpoint(name: str, endpoint: ScriptedEndpoint) -> list[str]:
 
 def check_end(base: BaseModel, recipe: Recipe, budget_s: float | None, document: Document = DOCUMENT) -> list[Any]:
     """All events, none of which tells of a time below zero; the last is the memory."""
-    clock = Machine(base.model).clock if budget_s else None
-    options = AbsorptionOptions(budget_s=budget_s, **({"clock": clock} if clock else {}))
+    options = AbsorptionOptions(budget_s=budget_s)
+    if budget_s:
+        options = replace(options, clock=Machine(base.model).clock)
     events = list(absorb_events(document, base, recipe, MemoryLibrary(), options))
     for event in events:
         told = [getattr(event, name, None) for name in ("eta_s", "predicted_s", "seconds", "tokens_per_s", "epochs")]
@@ -142,7 +144,7 @@ def test_calibrating_a_long_text_takes_its_part_of_the_budget(tiny_model: BaseMo
     machine = Machine(tiny_model.model, s_per_token=0.0005)
     long = Document("Skarvik", "\n\n".join(TEXT.replace("Skarvik", f"Skarvik {part}") for part in range(20)), "long")
     options = AbsorptionOptions(budget_s=60.0, clock=machine.clock)
-    at = {}
+    at: dict[type, float] = {}
     for event in absorb_events(long, tiny_model, small("lift-v3", *TWO_STAGES), MemoryLibrary(), options):
         at.setdefault(type(event), machine.now)
     assert at[Planned] - at[Prepared] < 0.2 * 60.0

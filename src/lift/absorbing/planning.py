@@ -194,7 +194,8 @@ def sample_epochs(
     """
     settings = recipe.training
     packed: list[Batch] = []
-    epoch_tokens, stages = 0, []
+    epoch_tokens = 0
+    stages: list[int] = []
     for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
         if epochs:
             packed, epoch_tokens = _sampled(sampler, first, late)

@@ -25,7 +25,6 @@ from lift.recipes.recipe import AdapterSettings, Recipe, load_recipe, recipe_nam
 
 Quantization = Literal["none", "nf4", "int8"]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
-ADAPTERS: tuple[str, ...] = get_args(AdapterSettings.model_fields["kind"].annotation)
 READ_UTILISATION = 0.7
 OWN_RECIPES = ("default", "fast")
 _NUMBER_BYTES = 2  # bfloat16
