@@ -66,11 +66,11 @@ def small(name: str, *overrides: str) -> Recipe:
     return load_recipe(name, [*quick, "tasks.per_sentence=2", *overrides])
 
 
-def by_rules(name: str) -> list[str]:
+def by_rules() -> list[str]:
     return ["generator.kind=rules", "generator.form=questions", "generator.stream=false"]
 
 
-def by_endpoint(name: str, endpoint: ScriptedEndpoint) -> list[str]:
+def by_endpoint(endpoint: ScriptedEndpoint) -> list[str]:
     return ["generator.kind=openai", "generator.model=m", f"generator.base_url={endpoint.base_url}"]
 
 
@@ -92,7 +92,7 @@ def check_end(base: BaseModel, recipe: Recipe, budget_s: float | None, document:
 @pytest.mark.parametrize("budget_s", [None, 40.0], ids=["whole", "in a budget"])
 @pytest.mark.parametrize("name", HERE)
 def test_a_recipe_runs_to_its_end_with_rules(name: str, budget_s: float | None, tiny_model: BaseModel) -> None:
-    check_end(tiny_model, small(name, *by_rules(name)), budget_s)
+    check_end(tiny_model, small(name, *by_rules()), budget_s)
 
 
 @pytest.mark.parametrize("budget_s", [None, 40.0], ids=["whole", "in a budget"])
@@ -100,7 +100,7 @@ def test_a_recipe_runs_to_its_end_with_rules(name: str, budget_s: float | None, 
 def test_a_recipe_runs_to_its_end_with_an_endpoint(
     name: str, budget_s: float | None, tiny_model: BaseModel, endpoint: ScriptedEndpoint
 ) -> None:
-    check_end(tiny_model, small(name, *by_endpoint(name, endpoint)), budget_s)
+    check_end(tiny_model, small(name, *by_endpoint(endpoint)), budget_s)
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_a_recipe_runs_to_its_end_on_the_default_model(
     name: str, budget_s: float | None, smollm2: BaseModel, endpoint: ScriptedEndpoint
 ) -> None:
     document = Document("Skarvik", TEXT.split("\n\n")[0], "skarvik.txt")
-    for overrides in (by_rules(name), by_endpoint(name, endpoint)):
+    for overrides in (by_rules(), by_endpoint(endpoint)):
         recipe = load_recipe(name, [*overrides, "tasks.per_sentence=2"])
         options = AbsorptionOptions(budget_s=budget_s)
         *_, finished = absorb_events(document, smollm2, recipe, MemoryLibrary(), options)
@@ -163,7 +163,7 @@ def test_tasks_that_fail_are_replaced_until_all_are_there(
         return reply(request) if len(asked) % 2 else '{"tasks": []}'
 
     with ScriptedEndpoint(every_other) as endpoint:
-        overrides = [*by_endpoint("lift-v3", endpoint), "generator.window_sentences=2", "generator.concurrency=1"]
+        overrides = [*by_endpoint(endpoint), "generator.window_sentences=2", "generator.concurrency=1"]
         events = check_end(tiny_model, small("lift-v3", *overrides), None)
     (prepared,) = [event for event in events if isinstance(event, Prepared)]
     assert prepared.tasks == 10
@@ -185,7 +185,7 @@ def test_fewer_tasks_than_the_recipe_states_are_told_and_none_are_an_error(
 
     def asked(answer: Any) -> list[Any]:
         with ScriptedEndpoint(answer) as endpoint:
-            overrides = [*by_endpoint("lift-v3", endpoint), "generator.concurrency=1"]
+            overrides = [*by_endpoint(endpoint), "generator.concurrency=1"]
             return list(absorb_events(DOCUMENT, tiny_model, small("lift-v3", *overrides), MemoryLibrary()))
 
     (prepared,) = [event for event in asked(first_alone) if isinstance(event, Prepared)]

@@ -12,6 +12,7 @@ from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.paper.paper_table import PaperTable
 from lift.evaluation.suite_plan import RunPlan, SuitePlan
 from lift.evaluation.suite_reading import read_suite
+from lift.recipes.recipe import load_recipe
 
 _SHAPE = "llama-8b"
 _CLOSED_BOOK_TOKENS = 64
@@ -89,9 +90,9 @@ def cost_of_table(table: PaperTable, plan: RunPlan, offsets: Offsets, *, checkpo
             window = size.document_tokens if method.context == "full" else plan.window_tokens or size.document_tokens
             prompt_tokens = min(size.document_tokens, window) if reads else _CLOSED_BOOK_TOKENS
             work = Workload(size.document_tokens, 1, prompt_tokens, size.answer_tokens)
-            row = limit_of_recipe(
-                shape, device, plan.load_recipe(method), work, table.quantization, checkpointing=checkpointing
-            )
+            # a method without a memory trains nothing, and only its asking counts
+            recipe = plan.load_recipe(method) if method.memory != "none" else load_recipe("default")
+            row = limit_of_recipe(shape, device, recipe, work, table.quantization, checkpointing=checkpointing)
             ask_s += size.documents * size.questions * row.ask_s
             if method.memory == "own":
                 train_s += size.documents * (row.train_s + row.write_s)
