@@ -90,7 +90,7 @@ def adapter_parameters(shape: Shape, adapter: AdapterSettings) -> int:
     if adapter.kind == "gated-memory":
         if shape.name not in SHAPES:
             raise UsageError(f"expected a shape of {', '.join(SHAPES)} for Gated Memory, got {shape.name}")
-        heads = SHAPES[shape.name]["num_attention_heads"]
+        heads: int = SHAPES[shape.name]["num_attention_heads"]
         size = shape.hidden // heads
         gate = math.isqrt(size)
         return layers * heads * (2 * round(adapter.width * size) * size + size * gate + gate)

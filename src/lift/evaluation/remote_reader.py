@@ -56,11 +56,12 @@ def complete_chat(
     """
 
     turns = [*([("system", system)] if system else []), ("user", prompt)]
+    messages: Any = [{"role": role, "content": without_known_marks(said)} for role, said in turns]
 
     def request() -> EndpointCompletion:
         reply: Any = endpoint.client.chat.completions.create(
             model=model,
-            messages=[{"role": role, "content": without_known_marks(said)} for role, said in turns],
+            messages=messages,
             max_tokens=max_new_tokens,
             temperature=0,
         )
