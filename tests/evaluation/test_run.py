@@ -476,6 +476,7 @@ def test_method_names_are_those_of_the_contract_and_the_tuned_readers() -> None:
         "finetune-raw",
         *(f"tuned:{name}" for name in reading),
         "lift:none",
+        "lift:greedy",
         "lift:truncated",
         "lift:evidence",
         "lift:auto",

@@ -17,6 +17,8 @@ from lift.training.batch_sampler import BatchSampler
 from lift.training.pace import Pace
 
 _CALIBRATION_SHARE = 0.05
+# Of what is left of a budget, writing tasks may have left little.
+_CALIBRATION_LEFT_SHARE = 0.2
 # A plan is made anew where it would change what is trained by this share, but no longer at the very end.
 _REPLANNED_FROM = 0.25
 _REPLANNED_UNTIL = 0.9
@@ -96,7 +98,8 @@ def _calibrated(
     clock: RunClock,
     taught_by: Adapter | None,
 ) -> Calibration:
-    limit_s = clock.budget.share_of(_CALIBRATION_SHARE, CALIBRATION_S)
+    left_s = _CALIBRATION_LEFT_SHARE * clock.budget.left_s(clock.reserve_s)
+    limit_s = min(clock.budget.share_of(_CALIBRATION_SHARE, CALIBRATION_S), left_s)
     found = calibrate(base, adapter, sampler, recipe, limit_s=limit_s, clock=clock.budget.clock, taught_by=taught_by)
     clock.calibrated(found)
     return found

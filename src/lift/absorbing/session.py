@@ -117,6 +117,7 @@ class Session:
         if schedule is not None:
             plan = schedule.limited
             pace.expect(plan.epoch_tokens, plan.first_tokens_per_s / plan.later_tokens_per_s)
+            pace.expect_stages(plan.first_stage_share)
         with caching_frozen_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, recipe.objective, lower, taught_by=self._taught_by)
             training = train(

@@ -30,6 +30,7 @@ from lift.models.control_tokens import decode_content
 from lift.models.template_text import NO_QUOTES, TemplateQuotes
 from lift.models.turns import turn_of
 from lift.packing.prompts import PLAIN_FORM, PromptForm, end_of_answer_id
+from lift.packing.published_prompts import PROMPT_FORMS
 from lift.recipes.recipe import AdapterSettings
 
 _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
@@ -79,11 +80,21 @@ def reader_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load] | 
 
 
 def strategies_of(memory: StoredMemory, base: BaseModel, form: PromptForm, key: str, reader: str | None) -> Strategies:
-    """The ways to answer about a memory's document; `key` and `reader` are the names under which they are attached."""
+    """The ways to answer about a memory's document; `key` and `reader` are the names under which they are attached.
+
+    Where `form` is the plain one, the words around a question are those that the memory was trained with.
+    """
     recipe = memory.manifest.recipe
+    form = trained_form(memory) if form == PLAIN_FORM else form
     adapters = AnsweringAdapters(key, reader or key, cites=bool(recipe.get("tasks", {}).get("cited_share")))
     window_tokens = recipe.get("context", {}).get("window_tokens", 0)
     return Strategies(base, memory.document, document_sentences(memory.document), adapters, window_tokens, form)
+
+
+def trained_form(memory: StoredMemory) -> PromptForm:
+    """The words around a question that a memory was trained with."""
+    name = memory.manifest.recipe.get("tasks", {}).get("prompt", "plain")
+    return PROMPT_FORMS.get(name, PLAIN_FORM).about(memory.document.title)
 
 
 class Answerer:
@@ -117,11 +128,12 @@ class Answerer:
         sentences: Sequence[Sentence],
         truncated_tokens: int = 0,
         *,
+        form: PromptForm = PLAIN_FORM,
         keeps_text: bool = False,
     ) -> Answerer:
-        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Strategies."""
+        """Answers by an attached adapter alone, or by the base; `truncated_tokens` and `form` as for Strategies."""
         name = adapter.name if adapter is not None else None
-        strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens)
+        strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens, form)
         return cls(base, strategies, keeps_text=keeps_text)
 
     @property

@@ -125,6 +125,10 @@ def absorb(
     own = overrides or () if into is None else ()  # a memory's own recipe is not this one
     settings = load_recipe(recipe, [*own, *where])
     memories = MemoryLibrary(library)
+    if not remote and into is None:
+        from lift.absorbing.resolved_recipe import check_local
+
+        check_local(settings)  # before a model is loaded
     if name is not None:
         from lift.memories.memory_names import check_name, normal_name
 

@@ -430,17 +430,59 @@ def limits(
     utilisation: Annotated[
         float, typer.Option("--utilisation", metavar="SHARE", help="Share of the peak that trainings reach.")
     ] = 0.4,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="R,R", help="Gigabytes and hours of these recipes; all: of every published one."
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="A", help="With --recipe: lora, pissa, dora or gated-memory.")
+    ] = None,
+    quantization: Annotated[
+        str, typer.Option("--quantization", metavar="Q", help="With --recipe: how the base is held: none, nf4 or int8.")
+    ] = "none",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="With --recipe: activations are computed twice and not kept.")
+    ] = False,
+    overrides: SetOption = None,
+    questions: Annotated[
+        int, typer.Option("--questions", min=0, metavar="N", help="With --recipe: questions about each document.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """What a large model would take on one 80-GB GPU, by arithmetic alone: nothing is measured, no weights are loaded.
 
-    Prints a table of Markdown. Trainings of this size are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.
+    Prints a table of Markdown: of a LoRA of --rank, or with --recipe of what that recipe trains. Trainings of this size
+    are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.
     """
     sizes = _token_counts(lengths, "--lengths")
     if not 0 < utilisation <= 1:
         raise UsageError(f"expected --utilisation with a share above 0 and up to 1, got {utilisation:g}")
     from lift.bench import limits_bench as arithmetic
 
+    if recipe is not None:
+        from lift.bench import recipe_limits
+
+        settings = [*(overrides or ()), *([f"adapter.kind={adapter}"] if adapter else [])]
+        rows = recipe_limits.limits_of_recipes(
+            arithmetic.shape_of(shape),
+            recipe_limits.load_recipes(recipe, settings),
+            [recipe_limits.Workload(size, questions) for size in sizes],
+            quantization,
+            checkpointing=checkpointing,
+            utilisation=utilisation,
+        )
+        if as_json:
+            write_json(recipe_limits.as_dict(rows))
+        else:
+            stdout().print(recipe_limits.as_markdown(rows), markup=False, soft_wrap=True, end="")
+        return
+    if adapter or overrides or checkpointing or questions or quantization != "none":
+        raise UsageError(
+            "expected --adapter, --quantization, --checkpointing, --questions and --set with --recipe, got them alone; "
+            "add --recipe"
+        )
     setting = arithmetic.Setting(rank=rank, batch_tokens=batch_tokens, utilisation=utilisation)
     result = arithmetic.limits(arithmetic.shape_of(shape), sizes, setting)
     if as_json:

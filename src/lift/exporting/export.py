@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lift.answering.answerer import reader_adapter
+from lift.answering.answerer import reader_adapter, trained_form
 from lift.errors import ExportError
 from lift.exporting.conversion import Conversion
 from lift.exporting.gguf_files import write_gguf_lora, write_merged_gguf
@@ -132,7 +132,7 @@ def export_memory(
         replay = tuple(replayer.record(questions))
     with _written_whole(directory) as place:
         adapters, model = _write_weights(place, memory, base, target, source if as_gguf else None)
-        notes = PromptNotes.of(base)
+        notes = PromptNotes.of(base, trained_form(memory))
         export = Export(
             directory=directory.absolute(),
             target=target,

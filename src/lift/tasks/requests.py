@@ -8,6 +8,7 @@ what stands before it, several tasks about the sentence alone.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -76,16 +77,39 @@ def _sentences(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> lis
     return requests
 
 
-def _windows(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+def replacing_requests(
+    title: str, sentences: Sequence[Sentence], recipe: Recipe, before: Sequence[TaskRequest], count: int, turn: int
+) -> tuple[TaskRequest, ...]:
+    """`count` more requests of family A, at other places drawn anew, in place of those `before` that gave no task.
+
+    `turn`: how often there have been replacements with these, from 1. Empty for family B, whose requests are one a
+    sentence.
+    """
+    if not recipe.tasks.per_document:
+        return ()
+    plan = _paragraphs if recipe.generator.form == "paragraph" else _windows
+    return tuple(plan(title, sentences, recipe, count, f"{recipe.training.seed}/{turn}", before))
+
+
+def _windows(
+    title: str,
+    sentences: Sequence[Sentence],
+    recipe: Recipe,
+    total: int = 0,
+    seed: int | str | None = None,
+    before: Sequence[TaskRequest] = (),
+) -> list[TaskRequest]:
     if not any(character.isalnum() for sentence in sentences for character in sentence.text):
         return []
-    total, length = recipe.tasks.per_document, min(recipe.generator.window_sentences, len(sentences))
-    generator = random.Random(recipe.training.seed)
+    total, length = total or recipe.tasks.per_document, min(recipe.generator.window_sentences, len(sentences))
+    generator = random.Random(recipe.training.seed if seed is None else seed)
     starts = sorted(generator.randrange(len(sentences) - length + 1) for _ in range(total))
+    asked = Counter(request.shown[0].index for request in before)
     requests: list[TaskRequest] = []
     for number, start in enumerate(starts):
         shown = tuple(sentences[start : start + length])
-        repeat = number - starts.index(start)
+        repeat = asked[shown[0].index]
+        asked[shown[0].index] += 1
         hint = ""
         if repeat:
             focus = _focus(shown, f"{recipe.training.seed} {start}", repeat)
@@ -93,20 +117,30 @@ def _windows(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[
                 f"This is request {repeat + 1} for the same passage. Ask about another detail than a reader would "
                 f"think of first, if you can one of this sentence: {focus}"
             )
-        position = round((number + 1) * len(sentences) / total)
+        position = len(sentences) if before else round((number + 1) * len(sentences) / total)
         requests.append(
             TaskRequest(number, position, title, shown, 1, "window", recipe.generator.instruction.strip(), hint)
         )
     return requests
 
 
-def _paragraphs(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+def _paragraphs(
+    title: str,
+    sentences: Sequence[Sentence],
+    recipe: Recipe,
+    total: int = 0,
+    seed: int | str | None = None,
+    before: Sequence[TaskRequest] = (),
+) -> list[TaskRequest]:
     paragraphs = askable_paragraphs(sentences)
-    drawn = draw_paragraphs(len(paragraphs), recipe.tasks.per_document, recipe.training.seed)
+    seed = recipe.training.seed if seed is None else seed
+    drawn = draw_paragraphs(len(paragraphs), total or recipe.tasks.per_document, seed)
+    asked = Counter(request.shown[0].index for request in before)
     requests: list[TaskRequest] = []
     for number, place in enumerate(drawn):
         shown, target = paragraphs[place].sentences, paragraphs[place].target
-        repeat = number - drawn.index(place)
+        repeat = asked[shown[0].index]
+        asked[shown[0].index] += 1
         hint = ""
         if repeat:
             focus = _focus(shown, f"{recipe.training.seed} {place}", repeat)
@@ -114,7 +148,7 @@ def _paragraphs(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> li
                 f"This is request {repeat + 1} for the same paragraph. Choose other words, and other details than a "
                 f"reader would think of first, if you can this one: {focus}"
             )
-        position = round((number + 1) * len(sentences) / len(drawn))
+        position = len(sentences) if before else round((number + 1) * len(sentences) / len(drawn))
         requests.append(
             TaskRequest(
                 number, position, title, shown, 1, "paragraph", recipe.generator.instruction.strip(), hint, target
@@ -184,10 +218,11 @@ def material(request: TaskRequest) -> str:
     A paragraph is shown without its label, so that no summary can repeat it.
     """
     passage = joined(request.shown)
+    titled = f"Title: {request.title}" if request.title else ""
     if request.form == "paragraph":
-        shown = [f"Title: {request.title}", f"Paragraph: {without_label(passage)}", request.hint]
+        shown = [titled, f"Paragraph: {without_label(passage)}", request.hint]
         return "\n\n".join(filter(None, shown))
-    parts = [f"Title: {request.title}", f"Passage: {passage}"]
+    parts = [titled, f"Passage: {passage}"]
     if request.windowed:
         parts += [request.hint]
     else:
