@@ -1,7 +1,8 @@
 """A vLLM in small: it really computes, with a tiny model whose weights get each adapter's product added.
 
 It keeps what vLLM keeps, with the same faults: the weights of an adapter by name and path, however its files change;
-adapters apart in each API server; and before 0.32 a request under way goes on with an adapter that is loaded meanwhile.
+adapters apart in each API server; on a CPU a failure where it judges beside other requests; and before 0.32 a request
+under way goes on with an adapter that is loaded meanwhile.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ class ScriptedVllm:
         loads_adapters: bool = True,
         max_model_len: int = 1024,
         token_s: float = 0.0,
+        on_cpu: bool = False,
     ) -> None:
         self.base = base
         self.version = version
         self.loads_adapters = loads_adapters
         self.max_model_len = max_model_len
         self.token_s = token_s
+        self.on_cpu = on_cpu
+        self.faults = 0
         self.loads: list[str] = []
         self.unloads: list[str] = []
         self.asked: list[str] = []
@@ -200,6 +204,10 @@ class ScriptedVllm:
             if body.get("stream"):
                 return self._stream(handler, body, model)
             self.judged.append(name)
+            time.sleep(self.token_s)
+            if self.on_cpu and self.under_way > 1:
+                self.faults += 1
+                return handler.refuse(500, "EngineCore encountered an issue.")
             with torch.inference_mode():
                 odds = torch.log_softmax(model(torch.tensor([prompt])).logits[0], -1)
             told = [None] + [

@@ -249,6 +249,20 @@ def test_older_versions_load_no_adapter_while_a_request_is_under_way(
             engine.close(5)
 
 
+def test_after_a_failure_of_judging_answers_are_judged_while_nothing_else_is_under_way(
+    tiny_model: BaseModel, library: MemoryLibrary, computing: BaseModel, served: Served, tmp_path: Path
+) -> None:
+    memory = put_served(library, tiny_model, 1, reader=write_reader(tiny_model, tmp_path / "reader"), cites=True)
+    expected = texts(open_memory(memory, tiny_model).ask_many(QUESTIONS, "auto", max_new_tokens=8))
+    with ScriptedVllm(computing, on_cpu=True, token_s=0.01) as vllm:
+        answerer = open_served_memory(memory, served(vllm))
+        assert texts(answerer.ask_many(QUESTIONS, "auto", max_new_tokens=8)) == expected
+        faults = vllm.faults
+        assert faults
+        assert texts(answerer.ask_many(QUESTIONS, "auto", max_new_tokens=8)) == expected
+        assert vllm.faults == faults
+
+
 def test_what_cannot_be_served_is_refused_with_the_way_out(
     tiny_model: BaseModel, library: MemoryLibrary, computing: BaseModel, served: Served
 ) -> None:

@@ -3,7 +3,9 @@
 An adapter's name and path hold the hash of its content: vLLM keys what it keeps of prompts on both, so nothing stale
 answers after a new version. A name that is loaded there from another path than ours is never asked. vLLM before 0.32
 could answer a request that was under way with an adapter that was loaded meanwhile; there, loading waits until nothing
-is under way. Each API server has adapters of its own, so there may be one alone behind the URL.
+is under way. On a CPU it dies (0.32) of judging an answer with an adapter in one batch with other requests and does not
+tell where it computes: after such a failure answers are judged while nothing else is under way. Each API server has
+adapters of its own, so there may be one alone behind the URL.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ class VllmServer:
         self._loading = asyncio.Lock()
         self.version = str((await self._http.get("/version")).get("version", "unknown"))
         self._is_safe = _numbers(self.version) >= _SAFE_FROM
+        self._judges_alone = False
         cards = await self._cards()
         card = next((each for each in cards.values() if not each.get("parent")), None)
         if card is None:
@@ -162,8 +165,12 @@ class VllmServer:
             "temperature": 0.0,
             "prompt_logprobs": 0,
         }
-        async with self._asking(adapter):
-            reply = await self._http.post("/v1/completions", body)
+        try:
+            async with self._asking(adapter, alone=self._judges_alone):
+                reply = await self._http.post("/v1/completions", body)
+        except Refused as refusal:
+            self._judges_alone = self._judges_alone or (adapter is not None and refusal.status == 500)
+            raise
         try:
             told = reply["choices"][0]["prompt_logprobs"][len(prompt) :]
             return sum(float(each[str(token)]["logprob"]) for each, token in zip(told, answer, strict=True))
@@ -174,9 +181,9 @@ class VllmServer:
             ) from None
 
     @contextlib.asynccontextmanager
-    async def _asking(self, adapter: str | None) -> AsyncIterator[None]:
-        passing = contextlib.nullcontext() if self._is_safe else self._gate.passing()
-        async with passing:
+    async def _asking(self, adapter: str | None, *, alone: bool = False) -> AsyncIterator[None]:
+        together = contextlib.nullcontext() if self._is_safe and not self._judges_alone else self._gate.passing()
+        async with self._gate.changing() if alone else together:
             try:
                 yield
             except Refused as refusal:
