@@ -201,5 +201,5 @@ def test_a_recipe_does_what_the_official_script_does(recipe: str, overrides: lis
 
 def test_every_published_recipe_has_a_script_or_says_that_values_were_not_found() -> None:
     held = {recipe for _, recipe, _, _ in SCRIPTS}
-    without = set(recipe_names()) - {"default", "fast"} - held
+    without = set(recipe_names()) - {"default", "fast", "portable"} - held
     assert {name for name in without if "not found" not in load_recipe(name).description} == set()
