@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from lift.errors import ExportError
+from lift.exporting.guarded_process import start_guarded, stop_guarded
 
-_STOPPING_S = 20.0
 _ASKED_S = 300.0
 # another interpreter must not import what this one was told to
 _OWN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -79,29 +79,19 @@ def running_server(
 ) -> Iterator[ServerProgram]:
     """The server that `command` starts, once `ready_path` answers; "{port}" in it is a free port.
 
-    It is stopped at the end of the block. Raises ExportError, with the last line that it wrote, where it ends or is
-    not ready within so many seconds.
+    It is stopped at the end of the block, and ends where this process does. Raises ExportError, with the last line that
+    it wrote, where it ends or is not ready within so many seconds.
     """
     port = free_port()
     variables = {key: value for key, value in os.environ.items() if key not in _OWN_VARIABLES} | dict(environment)
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        try:
-            process = subprocess.Popen(
-                [part.replace("{port}", str(port)) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=variables,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ExportError(f"expected to start {name} as {command[0]}, got {error.strerror}") from None
+        process = start_guarded([part.replace("{port}", str(port)) for part in command], variables, log)
         try:
             server = ServerProgram(name, f"http://127.0.0.1:{port}", process)
             _wait(process, server, ready_path, within_s, log)
             yield server
         finally:
-            _stop(process)
+            stop_guarded(process)
 
 
 def _wait(process: subprocess.Popen[bytes], server: ServerProgram, ready_path: str, within_s: float, log: Any) -> None:
@@ -120,15 +110,6 @@ def _wait(process: subprocess.Popen[bytes], server: ServerProgram, ready_path: s
                     f"expected {server.name} to be ready within {within_s:.0f} s, got no answer ({_last_line(log)})"
                 ) from None
         time.sleep(0.25)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOPPING_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _last_line(log: Any) -> str:
