@@ -103,7 +103,7 @@ def test_a_recipe_runs_to_its_end_with_an_endpoint(
     check_end(tiny_model, small(name, *by_endpoint(endpoint)), budget_s)
 
 
-@pytest.mark.slow
+@pytest.mark.recipes
 @pytest.mark.parametrize("budget_s", [None, 40.0], ids=["whole", "in a budget"])
 @pytest.mark.parametrize("name", HERE)
 def test_a_recipe_runs_to_its_end_on_the_default_model(
