@@ -431,6 +431,8 @@ def test_a_model_is_named_by_its_address(
     memory = put_served(library, base, 1)
     expected = open_memory(memory, base).ask(QUESTIONS[0], "none").text
     monkeypatch.setenv("LIFT_HOME", str(library.root))
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr("lift.engines.served_model.atexit.register", at_exit.append)
     computing = BaseModel(load_model(str(tiny_directory), dtype="float32").model, tiny_tokenizer, "c", "0" * 64)
     with ScriptedVllm(computing) as vllm:
         monkeypatch.setattr(ScriptedVllm, "root", str(tiny_directory), raising=False)
@@ -445,3 +447,6 @@ def test_a_model_is_named_by_its_address(
             assert capsys.readouterr().out.splitlines()[0] == (expected or "(no answer)")
     assert run(["ask", memory.name, QUESTIONS[0], "--engine", "vllm"]) == 2
     assert "--engine-url" in capsys.readouterr().err
+    for close in at_exit:
+        close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("asyncio", "lift-engine"))]

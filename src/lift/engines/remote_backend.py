@@ -68,6 +68,7 @@ class EngineConnection:
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
 
