@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -279,9 +280,10 @@ def test_what_cannot_be_served_is_refused_with_the_way_out(
             engine.submit(question(activated, QUESTIONS[0]))
         with pytest.raises(EngineError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
             open_served_memory(plain, base).ask(QUESTIONS[0], "none")
-        with pytest.raises(WrongBaseModelError):
-            other = BaseModel(tiny_llama(1), tiny_model.tokenizer, "other", "1" * 64)
-            open_served_memory(foreign, serve_model(other, EngineSettings("vllm", vllm.url), library.root))
+        other = BaseModel(tiny_llama(1), tiny_model.tokenizer, "other", "1" * 64)
+        elsewhere = serve_model(other, EngineSettings("vllm", vllm.url), library.root)
+        with contextlib.closing(elsewhere), pytest.raises(WrongBaseModelError):
+            open_served_memory(foreign, elsewhere)
         with pytest.raises(UsageError, match="expected a model that this process computes"):
             lift.absorb(foreign.document, base)
     with pytest.raises(EngineError, match=r"got none .*--engine-url"):
