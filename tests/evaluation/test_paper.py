@@ -26,10 +26,10 @@ from lift.evaluation.suites.suite_registry import find_suite
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import prompt_ids, user_text
 
-TEXT = " ".join(f"The boat number {number} lies at the pier of Merrow." for number in range(120))
+TEXT = " ".join(f"The boat number {number} lies at the pier of Merrow." for number in range(20))
 PAIRS = [
     {"Q": "Where does boat 7 lie?", "A": "at the pier", "S": ["The boat number 7 lies at the pier of Merrow."]},
-    {"Q": "How many boats are there?", "A": "120", "S": [], "type": "computation"},
+    {"Q": "How many boats are there?", "A": "20", "S": [], "type": "computation"},
 ]
 # v3 Table 2, 3, 4, 5, 6 and figures of v5, as printed
 PUBLISHED = {
@@ -145,6 +145,25 @@ def test_measured_numbers_stand_beside_published_ones() -> None:
     assert (nothing.published, nothing.judge, nothing.main, nothing.questions) == (44.49, None, None, 0)
 
 
+def test_an_answer_that_a_judge_could_not_be_asked_about_is_left_out_and_counted() -> None:
+    table = load_table("2")
+    row = {"suite": "ShortQA", "document": "d", "method": "truncated", "kind": "", "main": "f1", "error": None}
+    row |= {"scores": {"f1": 0.5}, "judge": "right", "loogle_judge": "right"}
+    unasked = {**row, "loogle_judge": "undecided", "loogle_judge_error": "no endpoint answers"}
+    failed = {**row, "judge": None, "loogle_judge": None, "error": "the text is too long"}
+
+    def cell(*rows: dict[str, Any]) -> tuple[float | None, float | None, int]:
+        (found,) = [
+            each for each in compare_table(table, rows, []) if (each.suite, each.method) == ("ShortQA", "truncated")
+        ]
+        return found.loogle_judge, found.judge, found.errors
+
+    assert cell(row, unasked) == (100.0, 100.0, 1)
+    assert cell(unasked, unasked) == (None, 100.0, 2)
+    assert cell({**unasked, "judge": "undecided", "judge_error": "no endpoint answers"}) == (None, None, 1)
+    assert cell(row, unasked, failed) == (50.0, pytest.approx(200 / 3), 2)  # what cannot be answered is wrong
+
+
 def test_loogles_judge_is_asked_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -170,10 +189,26 @@ def test_a_full_run_costs_what_all_data_cost_whatever_is_run(data: Path) -> None
     size = size_of(plan.suite[0], lambda text: [(0, 1)] * (len(text) // 4))
     assert (size.documents, size.questions, size.answer_tokens) == (2, 2.0, 200)
     assert size.document_tokens == pytest.approx(len(TEXT) / 4, rel=0.01)
-    cost = cost_of_table(table, plan, lambda text: [(0, 1)] * (len(text) // 4))
+    cost = cost_of_table(plan, lambda text: [(0, 1)] * (len(text) // 4))
     assert (cost.documents, cost.questions) == (4, 8)
-    assert cost.train_s > 0 and cost.ask_s > 0 and cost.quantization == "nf4"
+    assert cost.train_s > 0 and cost.ask_s > 0
     assert "one H100 of 80 GB" in str(cost) and "\n" not in str(cost)
+
+
+def test_a_cost_is_that_of_the_base_as_it_is_held_and_not_of_the_published_one(data: Path) -> None:
+    long = json.dumps({"title": "Boats", "input": 120 * TEXT, "qa_pairs": str(PAIRS)}) + "\n"
+    for path in (data / "loogle").iterdir():
+        path.write_text(long, "utf-8")
+    plan = load_table("2").plan_on(data)
+
+    def offsets(text: str) -> list[tuple[int, int]]:
+        return [(0, 1)] * (len(text) // 6)
+
+    whole, quantised = (cost_of_table(plan, offsets, held) for held in (None, "nf4"))
+    assert (whole.held_as, whole.fits) == ("bfloat16", False)
+    assert "(bfloat16)" in str(whole) and "which does not fit" in str(whole)
+    assert (quantised.held_as, quantised.fits) == ("nf4", True)
+    assert cost_of_table(plan, offsets, "gptq").held_as == "bfloat16"
 
 
 def test_settings_change_the_recipes_of_named_methods_and_no_baseline() -> None:
@@ -212,4 +247,8 @@ def test_the_command_runs_a_table_to_its_end(
     )
     assert told["cost"]["documents"] == 4
     page = (tmp_path / "out" / "paper.md").read_text("utf-8")
+    assert told["held_as"] in ("bfloat16", "float32")  # as this processor holds it
+    measured = f"measured on {tmp_path / 'model'} ({told['held_as']})"
+    assert f"Published on Meta-Llama-3-8B-Instruct (nf4), {measured}" in page
+    assert told["cost"]["held_as"] == "bfloat16"
     assert "| 47.51 |" in page and "By arithmetic, all 4 documents" in page

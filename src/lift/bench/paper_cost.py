@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lift.bench.limits_bench import DEVICES, GB, shape_of
-from lift.bench.recipe_limits import Workload, limit_of_recipe
+from lift.bench.recipe_limits import QUANTIZATIONS, Workload, limit_of_recipe
 from lift.evaluation.methods.method_registry import find_methods
-from lift.evaluation.paper.paper_table import PaperTable
 from lift.evaluation.suite_plan import RunPlan, SuitePlan
 from lift.evaluation.suite_reading import read_suite
 from lift.recipes.recipe import load_recipe
@@ -33,10 +32,13 @@ class SuiteSize:
 
 @dataclass(frozen=True)
 class PaperCost:
-    """What a run over all data of a table takes: seconds, and the most bytes that a training holds."""
+    """What a run over all data of a table takes: seconds, and the most bytes that a training holds.
+
+    `held_as`: how the base's weights are held there, bfloat16 where they are not quantised.
+    """
 
     device: str
-    quantization: str
+    held_as: str
     documents: int
     questions: int
     train_s: float
@@ -52,7 +54,7 @@ class PaperCost:
         fits = "" if self.fits else ", which does not fit"
         return (
             f"By arithmetic, all {self.documents:,} documents and {self.questions:,} questions of each method on an 8B "
-            f"base ({self.quantization}) take one {self.device} of 80 GB {self.train_s / 3600:.2f} h of absorbing and "
+            f"base ({self.held_as}) take one {self.device} of 80 GB {self.train_s / 3600:.2f} h of absorbing and "
             f"{self.ask_s / 3600:.2f} h of asking; a training holds up to {self.train_bytes / GB:.0f} GB{fits}. "
             "Writing tasks and judging at endpoints is not counted."
         )
@@ -76,8 +78,13 @@ def size_of(suite: SuitePlan, offsets: Offsets) -> SuiteSize:
     return SuiteSize(count, max(round(chars / chars_per_token / count), 1), read.questions / count, answer_tokens)
 
 
-def cost_of_table(table: PaperTable, plan: RunPlan, offsets: Offsets, *, checkpointing: bool = False) -> PaperCost:
-    """What all data of `plan` take on the first of DEVICES; raises what reading the data raises, and UsageError."""
+def cost_of_table(plan: RunPlan, offsets: Offsets, quantization: str | None = None) -> PaperCost:
+    """What all data of `plan` take on the first of DEVICES; raises what reading the data raises, and UsageError.
+
+    `quantization` is that of the model which is run, not of the published one. A model without one, or with one that is
+    not reckoned with, counts as bfloat16, which is how such a GPU holds it.
+    """
+    reckoned = quantization if quantization in QUANTIZATIONS else "none"
     shape, device = shape_of(_SHAPE), DEVICES[0]
     train_s = ask_s = most_bytes = 0.0
     documents = questions = 0
@@ -92,14 +99,14 @@ def cost_of_table(table: PaperTable, plan: RunPlan, offsets: Offsets, *, checkpo
             work = Workload(size.document_tokens, 1, prompt_tokens, size.answer_tokens)
             # a method without a memory trains nothing, and only its asking counts
             recipe = plan.load_recipe(method) if method.memory != "none" else load_recipe("default")
-            row = limit_of_recipe(shape, device, recipe, work, table.quantization, checkpointing=checkpointing)
+            row = limit_of_recipe(shape, device, recipe, work, reckoned)
             ask_s += size.documents * size.questions * row.ask_s
             if method.memory == "own":
                 train_s += size.documents * (row.train_s + row.write_s)
                 most_bytes = max(most_bytes, row.train_bytes)
     return PaperCost(
         device=device.name,
-        quantization="bfloat16" if table.quantization == "none" else table.quantization,
+        held_as="bfloat16" if reckoned == "none" else reckoned,
         documents=documents,
         questions=questions,
         train_s=train_s,

@@ -250,15 +250,17 @@ def paper(
         data, limit=limit, questions_limit=questions_limit, budget_s=budget_s, overrides=overrides or ()
     )
     evaluation, stop = _open(plan, out, model, judge, judge_labels, skip_bad, as_json, is_paper=True)
-    cost = cost_of_table(published, plan, evaluation.offsets)
+    cost = cost_of_table(plan, evaluation.offsets, evaluation.quantization)
     _follow(evaluation, stop, as_json)
     run = load_run(out)
     cells = compare_table(published, run.results, run.costs)
     page = out / "paper.md"
-    shown = as_markdown(published, cells, str(cost))
+    held_as = evaluation.held_as
+    shown = as_markdown(published, cells, str(cost), model=str(run.description["model"]), held_as=held_as)
     page.write_text(shown, "utf-8")
     if as_json:
-        write_json({"cells": [cell.as_dict() for cell in cells], "cost": cost.as_dict(), "written": str(page)})
+        told = {"cells": [cell.as_dict() for cell in cells], "cost": cost.as_dict(), "held_as": held_as}
+        write_json({**told, "written": str(page)})
         return
     _finish(evaluation, as_json)
     stdout().print(shown, markup=False, soft_wrap=True, end="")

@@ -124,6 +124,16 @@ class Evaluation:
         return self._remote.offsets(text) if self._remote is not None else ModelReader(self._model).offsets(text)
 
     @property
+    def quantization(self) -> str | None:
+        """nf4, int8 or the method's own name, where the model's files are quantised; None for one as it is."""
+        return self.base.identity.quantization if self.base is not None else None
+
+    @property
+    def held_as(self) -> str:
+        """How the weights of the model are held: its quantization, else their number type, such as bfloat16."""
+        return self.quantization or (self.base.identity.dtype if self.base is not None else "at an endpoint")
+
+    @property
     def _model(self) -> BaseModel:
         assert self.base is not None  # one of both is given
         return self.base
@@ -337,6 +347,7 @@ class Evaluation:
         items = [(row["question"], row["gold"], row["answer"]) for row in asked]
         for row, verdict in zip(asked, self._loogle_judge.grade_many(items), strict=True):
             row["loogle_judge"] = verdict.verdict
+            row["loogle_judge_error"] = verdict.error
 
     def _ask_judge(self, job: MethodRun, rows: Sequence[dict[str, Any]]) -> None:
         if self._judge is None or not job.record.asking.judged:

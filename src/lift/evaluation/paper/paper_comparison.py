@@ -10,13 +10,15 @@ from typing import Any
 from lift.evaluation.paper.paper_table import PaperTable
 
 _Row = dict[str, Any]
+_ERRORS = ("error", "judge_error", "loogle_judge_error")
 
 
 @dataclass(frozen=True)
 class ComparedCell:
     """One cell: per cent, or seconds in `seconds`. None: not published, or nothing measured.
 
-    `loogle_judge` is by the papers' own judge, `judge` by Lift's, `main` by the suite's first metric.
+    `loogle_judge` is by the papers' own judge, `judge` by Lift's, `main` by the suite's first metric. `errors`:
+    questions that could not be answered, or that a judge could not be asked about.
     """
 
     suite: str
@@ -61,17 +63,22 @@ def compare_table(table: PaperTable, rows: Sequence[_Row], costs: Sequence[_Row]
                     main=100 * fmean(row["scores"][row["main"]] for row in own) if own else None,
                     seconds=_seconds(costs, expected.suite, method, {row["document"] for row in own}),
                     questions=len(own),
-                    errors=sum(bool(row["error"]) for row in own),
+                    errors=sum(any(row.get(name) for name in _ERRORS) for row in own),
                 )
             )
     return cells
 
 
 def _right(rows: Sequence[_Row], judge: str) -> float | None:
-    """Per cent of the answers that a judge found right; what is undecided, or has an error, is not right."""
-    if not any(row.get(judge) for row in rows):
+    """Per cent of the answers that a judge found right; None where it gave no verdict.
+
+    An answer that it could not decide on, or that was an error, is not right; one that it could not be asked about is
+    left out.
+    """
+    asked = [row for row in rows if not row.get(f"{judge}_error")]
+    if not any(row.get(judge) for row in asked):
         return None
-    return 100 * fmean(row.get(judge) == "right" for row in rows)
+    return 100 * fmean(row.get(judge) == "right" for row in asked)
 
 
 def _seconds(costs: Iterable[_Row], suite: str, method: str, documents: set[str]) -> float | None:
@@ -119,14 +126,14 @@ def _table_rows(cells: Sequence[ComparedCell]) -> tuple[list[str], list[list[str
     return head, lines
 
 
-def as_markdown(table: PaperTable, cells: Sequence[ComparedCell], cost: str) -> str:
-    """The comparison as a page, with what a full run costs."""
+def as_markdown(table: PaperTable, cells: Sequence[ComparedCell], cost: str, *, model: str, held_as: str) -> str:
+    """The comparison as a page, with what a full run costs. `held_as`: how the weights of the `model` were held."""
     head, lines = _table_rows(cells)
     unit = "seconds" if table.scored_by == "seconds" else "per cent"
     rows = ["| " + " | ".join(each) + " |" for each in (head, ["---"] * len(head), *lines)]
-    return f"# {table.title}\n\nPublished on {table.base} ({table.quantization}), in {unit}.\n\n" + "\n".join(
-        [*rows, "", cost, ""]
-    )
+    published = "as it is" if table.quantization == "none" else table.quantization
+    bases = f"Published on {table.base} ({published}), measured on {model} ({held_as}), in {unit}."
+    return "\n".join([f"# {table.title}", "", bases, "", *rows, "", cost, ""])
 
 
 def _number(value: float | None) -> str:
