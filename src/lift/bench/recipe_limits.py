@@ -26,7 +26,7 @@ from lift.recipes.recipe import AdapterSettings, Recipe, load_recipe, recipe_nam
 Quantization = Literal["none", "nf4", "int8"]
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 READ_UTILISATION = 0.7
-OWN_RECIPES = ("default", "fast")
+OWN_RECIPES = ("default", "fast", "portable")
 _NUMBER_BYTES = 2  # bfloat16
 # Bytes of a weight of the body. nf4: half a byte, and an 8-bit scale of 64 weights, whose own scale is of 256 scales;
 # int8: a byte, and a float32 scale a row, which is next to nothing. Embeddings, norms and the head stay in bfloat16.
