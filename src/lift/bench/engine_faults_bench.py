@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def bench_engine_faults(
 ) -> dict[str, Any]:
     """Measure `rounds` rounds, each a line of JSON in `out`; those that are there are not measured again.
 
-    Raises UsageError for a plan that cannot be, BenchError where a server does not start.
+    Raises UsageError for a plan that cannot be, BenchError where a server does not start, and what replacing memories
+    raises; a round that fails leaves no line.
     """
     plan.check()
     if recipe.adapter.acts_on_answers:
@@ -130,15 +132,13 @@ def _round(base: BaseModel, recipe: Recipe, plan: FaultsPlan, say: Callable[[str
         ended = threading.Event()
         load = Load(plan.clients, plan.seconds, plan.context)
         began_s = time.monotonic()
-        disturbing = threading.Thread(
-            target=_disturb, args=(base, recipe, library, plan, versions, vllm, ended, began_s, say)
-        )
-        disturbing.start()
-        try:
-            replies = put_under(served.url, load, places)
-        finally:
-            ended.set()
-            disturbing.join()
+        with ThreadPoolExecutor(1) as threads:
+            disturbing = threads.submit(_disturb, base, recipe, library, plan, versions, vllm, ended, began_s, say)
+            try:
+                replies = put_under(served.url, load, places)
+            finally:
+                ended.set()
+            disturbing.result()  # a round that was not disturbed to its end counts for nothing
         found = summary(replies, load, places, lambda text: len(text.split()))
         return {
             **found,
