@@ -27,6 +27,8 @@ gets an equal part. No answers: the document does not tell, and the model learns
 on where it was when the same command is given again."""
 
 _SAY_EVERY_STEPS = 25
+_OF_FILES = {"model": "--model", "overrides": "--set", "skip_bad": "--skip-bad"}
+_OF_MEMORY = {"library": "--library"}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -35,6 +37,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def warm_start(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the warm start goes.")],
     data: Annotated[
         list[Path] | None, typer.Argument(metavar="FILE...", help="JSONL of documents with questions and answers.")
@@ -70,6 +73,7 @@ def warm_start(
 
     if (memory is None) == (not data):
         raise UsageError("expected files of questions or --memory NAME, and not both; give one of them")
+    _refuse_without_effect(context, memory is not None)
     if memory is not None:
         from lift.absorbing.warm_start_tuning import warm_start_of
         from lift.memories.library import MemoryLibrary
@@ -124,3 +128,12 @@ def warm_start(
         ],
         title="Tuned",
     )
+
+
+def _refuse_without_effect(context: typer.Context, of_memory: bool) -> None:
+    """Raise UsageError for an option that only the other of the two ways has."""
+    way, unused = ("--memory", _OF_FILES) if of_memory else ("files of questions", _OF_MEMORY)
+    for parameter, option in unused.items():
+        source = context.get_parameter_source(parameter)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"expected {way} without {option}, got both; leave {option} out")
