@@ -20,7 +20,7 @@ import torch
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished, Prepared, Probed, Probing
 from lift.absorbing.preparation import PreparedDocument, prepare, prepare_document
 from lift.absorbing.recall_report import PROBE_BATCH, Probe, RecallReport, choose_probes, probe_recall
-from lift.absorbing.reopen import check_sentences, gentler
+from lift.absorbing.reopen import check_sentences, gentler, recipe_of
 from lift.absorbing.resolved_recipe import resolve
 from lift.absorbing.reuse import absorbed_before
 from lift.absorbing.run_options import AbsorptionOptions
@@ -151,7 +151,7 @@ def _convert_alone(
 
 def _recipe_for(memory: StoredMemory) -> Recipe:
     """The recipe that a memory is converted by: `portable`, in the shape of its own LoRA, citing where it cites."""
-    own, portable = Recipe.model_validate(memory.manifest.recipe), load_recipe(_RECIPE)
+    own, portable = recipe_of(memory), load_recipe(_RECIPE)
     adapter = portable.adapter
     if adapter_form(memory.adapter_config) != "gated-memory":
         start = own.adapter.warm_start

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import get_args
 
 from lift.packing.prompts import PLAIN_FORM, PromptForm
-from lift.recipes.recipe import PromptName
 
 SYSTEM = "You are a helpful assistant."
 
@@ -46,11 +44,11 @@ _PASSAGE_RETRIEVAL_V3 = PromptForm(
     system=SYSTEM,
 )
 PROMPT_FORMS: Mapping[str, PromptForm] = MappingProxyType(
-    dict(
-        zip(
-            get_args(PromptName),
-            (PLAIN_FORM, _LOOGLE_V3, _LOOGLE_V5, _ARTICLE_V3, _PASSAGE_RETRIEVAL_V3),
-            strict=True,
-        )
-    )
+    {
+        "plain": PLAIN_FORM,
+        "loogle-v3": _LOOGLE_V3,
+        "loogle-v5": _LOOGLE_V5,
+        "article-v3": _ARTICLE_V3,
+        "passage-retrieval-v3": _PASSAGE_RETRIEVAL_V3,
+    }
 )
