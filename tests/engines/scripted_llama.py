@@ -30,7 +30,9 @@ class ScriptedLlama:
         self.base = base
         self.window_tokens = window_tokens
         self.starts: list[list[Path]] = []
-        self.asked = 0
+        self.asked: list[dict[str, Any]] = []
+        self.port = 0  # a free one
+        self.meta: dict[str, int] = {}  # of its model
         self._models: dict[Path, tuple[Any, list[int]]] = {}
         self._adapters: list[Path] = []
         self._under_way: list[Path] = []
@@ -53,6 +55,8 @@ class ScriptedLlama:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                if self.path == "/v1/models":
+                    return self.reply({"data": [{"id": "base", "meta": scripted.meta}]})
                 if self.path == "/props":
                     return self.reply(
                         {"build_info": "b1-scripted", "default_generation_settings": {"n_ctx": scripted.window_tokens}}
@@ -63,7 +67,7 @@ class ScriptedLlama:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                scripted.asked += 1
+                scripted.asked.append(body)
                 self.reply(scripted._complete(body))
 
             def reply(self, value: Any) -> None:
@@ -76,7 +80,7 @@ class ScriptedLlama:
             def log_message(self, *_: Any) -> None:
                 """Silent."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return f"http://127.0.0.1:{self._server.server_address[1]}"

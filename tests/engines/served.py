@@ -42,9 +42,10 @@ def put_served(
     seed: int = -1,
     cites: bool = False,
     replace: bool = False,
+    changed: dict[str, Any] | None = None,
     **changes: Any,
 ) -> StoredMemory:
-    """A memory that answers like no other, acting on everything unless `activated`."""
+    """A memory that answers like no other, acting on everything unless `activated`; `changed` of its configuration."""
     seed = number if seed < 0 else seed
     settings = AdapterSettings(kind="lora", rank=2 + number % 3, alpha=4.0, activated=activated)
     invocation = invocation_of(base.tokenizer) if activated else ()
@@ -53,6 +54,7 @@ def put_served(
     for parameter in adapter.parameters():
         parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     config, state = adapter.stored()
+    config |= changed or {}
     adapter.detach()
     activate(base.model, None)
     text = f"Bo Finch {seed} founded the mill. It has {4 + seed} wheels. Ada saw it burn in 19{10 + seed}."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 from conftest import tiny_llama
 from engines.scripted_llama import ScriptedLlama
 from engines.served import CONTEXTS, QUESTIONS, put_served, write_reader
+from live_server import eventually
 
-from lift.answering.answerer import open_memory
+from lift.answering.answerer import open_memory, stored_adapter
 from lift.engines.adapter_files import AdapterFiles
 from lift.engines.engine_settings import EngineSettings
 from lift.engines.llama_cpp import LlamaCppServer
@@ -20,9 +23,10 @@ from lift.engines.remote_backend import EngineConnection
 from lift.engines.served_answerer import ask_served_memories, open_served_memory
 from lift.engines.served_model import ServedModel, serve_model
 from lift.errors import EngineError, UsageError
-from lift.inference.sampling import SamplingParams
-from lift.inference.scheduler import SequenceState
+from lift.inference.sampling import SamplingParams, row_generator
+from lift.inference.scheduler import SequenceState, StepOutput
 from lift.memories.library import MemoryLibrary
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import answer_ids, prompt_ids
 from lift.serving.engine import Engine
@@ -177,6 +181,132 @@ def test_a_server_at_an_address_answers_with_its_own_adapters_and_says_which_it_
     assert served(url=llama.start([])).window_tokens == 150
 
 
+def written(base: ServedModel, memory: StoredMemory) -> Path:
+    """The adapter of a memory, as a server at an address is told that it lacks it."""
+    with pytest.raises(EngineError, match="was not started with the adapter") as told:
+        ask_served_memories(base, [(memory, QUESTIONS[0])])
+    return Path(str(told.value).partition("the adapter ")[2].partition(", and loads")[0])
+
+
+def test_a_server_at_an_address_that_is_started_again_with_others_answers_from_none_of_them_in_silence(
+    tiny_model: BaseModel, library: MemoryLibrary, llama: ScriptedLlama, served: Served
+) -> None:
+    memories = [put_served(library, tiny_model, number) for number in range(2)]
+    right = [open_memory(each, tiny_model).ask_many([QUESTIONS[0]], "none", max_new_tokens=6)[0] for each in memories]
+    base = served(url=llama.start([]))
+    llama.port = int(base.connection.server.url.rpartition(":")[2])
+    first, second = (written(base, memory) for memory in memories)
+    for paths in ([first, second], [second, first]):
+        llama.start(paths)
+        found = ask_served_memories(base, [(memory, QUESTIONS[0]) for memory in memories], max_new_tokens=6)
+        assert [each.text for each in found] == [each.text for each in right]
+    llama.start([second])
+    assert written(base, memories[0]) == first
+
+
+def test_a_question_to_an_adapter_that_a_server_at_an_address_lacks_leaves_the_others_alone(
+    tiny_model: BaseModel,
+    library: MemoryLibrary,
+    llama: ScriptedLlama,
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = put_served(library, tiny_model, 1)
+    base = served(url=llama.start([]))
+    complete = ScriptedLlama._complete
+    may_go = threading.Event()
+
+    def wait(server: ScriptedLlama, body: dict[str, Any]) -> dict[str, Any]:
+        may_go.wait(10)
+        return complete(server, body)
+
+    monkeypatch.setattr(ScriptedLlama, "_complete", wait)
+    backend = base.backend(2)
+    row = SequenceState(tuple(prompt_ids(tiny_model.tokenizer, QUESTIONS[0])), None, SamplingParams(), 2)
+    backend.add([row])
+    eventually(lambda: len(llama.asked) == 1)
+    written(base, memory)
+    may_go.set()
+    outputs: list[StepOutput] = []
+    while backend.rows:
+        outputs += backend.step()
+    assert [output.error for output in outputs if output.end or output.error] == [None]
+    assert len(llama.asked) == 1  # not asked a second time, after its connection was closed
+
+
+def test_who_gives_up_while_the_server_starts_leaves_it_to_the_others(
+    tiny_model: BaseModel,
+    library: MemoryLibrary,
+    llama: ScriptedLlama,
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = put_served(library, tiny_model, 1)
+    base = served(llama)
+    start = ScriptedLlama.start
+
+    def start_slowly(server: ScriptedLlama, adapters: Sequence[Path]) -> str:
+        url = start(server, adapters)
+        time.sleep(0.2)
+        return url
+
+    monkeypatch.setattr(ScriptedLlama, "start", start_slowly)
+    key, load = stored_adapter(memory, tiny_model)
+    backend = base.backend(2)
+    backend.hold({key: load}, 1)
+    prompt = tuple(prompt_ids(tiny_model.tokenizer, QUESTIONS[0]))
+    given_up, wanted = (SequenceState(prompt, key, SamplingParams(), 2) for _ in range(2))
+    backend.add([given_up])
+    eventually(lambda: len(llama.starts) == 2)
+    backend.abort([given_up])
+    outputs = list(backend.run([wanted]))
+    assert [output.row for output in outputs if output.end] == [wanted]
+    assert len(llama.starts) == 2
+
+
+def test_a_server_ends_where_python_begins_no_thread_any_more(
+    llama: ScriptedLlama, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = served(llama)
+    with monkeypatch.context() as ending:
+        ending.setattr("concurrent.futures.thread._shutdown", True)  # as when the closings at exit run
+        base.close()
+    assert not llama.is_running
+
+
+@pytest.mark.parametrize("name", ["n_vocab", "n_embd"])
+def test_a_model_of_another_size_is_refused(
+    tiny_model: BaseModel, llama: ScriptedLlama, served: Served, name: str
+) -> None:
+    config = tiny_model.model.config
+    llama.meta = {"n_vocab": config.vocab_size, "n_embd": config.hidden_size}
+    url = llama.start([])
+    served(url=url)
+    llama.meta[name] += 1
+    with pytest.raises(EngineError, match=f"got a model of {name}"):
+        served(url=url)
+
+
+def test_the_share_of_the_odds_is_taken_after_the_temperature_as_by_lift(
+    tiny_model: BaseModel, llama: ScriptedLlama, served: Served
+) -> None:
+    sampling = SamplingParams(1.0, 0.9, row_generator(1, tiny_model.device))
+    prompt = tuple(prompt_ids(tiny_model.tokenizer, QUESTIONS[0]))
+    assert list(served(llama).backend(1).run([SequenceState(prompt, None, sampling, 2)]))
+    assert llama.asked[0]["samplers"] == ["temperature", "top_p"]
+
+
+def test_what_llama_cpp_has_no_place_for_is_refused_with_a_way_to_ask(
+    tiny_model: BaseModel, library: MemoryLibrary, llama: ScriptedLlama, served: Served
+) -> None:
+    plain = put_served(library, tiny_model, 1)
+    memory = put_served(library, tiny_model, 2, changed={"use_dora": True})
+    base = served(llama)
+    assert open_served_memory(plain, base)
+    with pytest.raises(UsageError, match=r"lift export 'mill 2' --to gguf DIR --convert --keep NEW.* --engine own$"):
+        open_served_memory(memory, base)
+
+
 def test_what_does_not_go_together_is_said_before_anything_is_loaded(
     tiny_model: BaseModel, library: MemoryLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,13 +318,18 @@ def test_what_does_not_go_together_is_said_before_anything_is_loaded(
         (EngineSettings("vllm"), "expected --engine-url"),
         (EngineSettings("own", url="http://a"), "no --engine-url with the engine own"),
         (EngineSettings("vllm", "http://user:pass@a"), "without name and password"),
+        (EngineSettings("vllm", "http://a:pass/1@b"), "without name and password"),
+        (EngineSettings("vllm", "user:pass?@a"), "without name and password"),
+        (EngineSettings("vllm", "http://a?key=pass"), "got 'http://a' and"),
+        (EngineSettings("vllm", "http://a:70000"), "got 'http://a:70000'; "),
         (EngineSettings("vllm", "http://a", gguf=program), "no --base-gguf"),
         (EngineSettings("llama.cpp", "http://a", program=program), "no --llama-server with the engine llama.cpp at"),
         (EngineSettings("llama.cpp", program=tmp_path / "none"), "expected the program llama-server at"),
         (EngineSettings("llama.cpp", program=program), "as a GGUF file for llama.cpp"),
     ]:
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=said) as told:
             serve_model(tiny_model, settings, library.root)
+        assert "pass" not in str(told.value).replace("name and password", "")
     (tmp_path / "base.gguf").write_bytes(b"read by the program alone")
     with pytest.raises(EngineError, match=r"status 3 .*no room"):
         serve_model(tiny_model, EngineSettings("llama.cpp", program=program, gguf=tmp_path / "base.gguf"), library.root)

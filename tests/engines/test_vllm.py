@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from conftest import tiny_llama
 from engines.scripted_vllm import ScriptedVllm
 from engines.served import CONTEXTS, QUESTIONS, put_served, write_reader
 from live_server import eventually, serving
+from memory_drafts import make_draft
 
 import lift
 from lift.answering.answer import Answer
 from lift.answering.answerer import open_memory
 from lift.cli import run
 from lift.engines.engine_settings import EngineSettings
+from lift.engines.http_server import HttpServer
 from lift.engines.served_answerer import ask_served_memories, open_served_memory
 from lift.engines.served_model import ServedModel, serve_model
-from lift.errors import EngineError, LiftError, UsageError, WrongBaseModelError
+from lift.errors import EngineError, LiftError, ModelError, UsageError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
@@ -274,7 +279,9 @@ def test_what_cannot_be_served_is_refused_with_the_way_out(
         base = served(vllm)
         with pytest.raises(UsageError, match="vLLM knows no Activated LoRA") as told:
             open_served_memory(activated, base)
-        assert "--recipe portable" in str(told.value)
+        said = str(told.value)
+        assert "`lift export 'mill 1' --to vllm DIR --convert --keep NEW`" in said
+        assert said.endswith("with --recipe portable, or ask it with --engine own or llama.cpp")
         with pytest.raises(UsageError, match="Activated LoRA"):
             engine = Engine(base, library, backend=base.backend(2))
             engine.submit(question(activated, QUESTIONS[0]))
@@ -296,6 +303,63 @@ def test_a_model_of_another_tokenizer_is_refused(
     monkeypatch.setattr(ScriptedVllm, "_tokenize", lambda _self, handler, _body: handler.reply({"tokens": [7, 8]}))
     with pytest.raises(EngineError, match="reads a text as other tokens"):
         serve_model(tiny_model, EngineSettings("vllm", vllm.url), library.root)
+
+
+@pytest.mark.parametrize("asks", ["/version", "/tokenize"])
+def test_a_page_in_place_of_json_is_refused(
+    tiny_model: BaseModel, library: MemoryLibrary, vllm: ScriptedVllm, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    read = HttpServer._read
+    page = httpx.Response(200, html="<html>Welcome</html>")
+    monkeypatch.setattr(
+        HttpServer, "_read", lambda self, path, reply: read(self, path, page if path == asks else reply)
+    )
+    with pytest.raises(
+        EngineError, match=r"expected JSON of vLLM at http://\S+, got something else; check the address"
+    ):
+        serve_model(tiny_model, EngineSettings("vllm", vllm.url), library.root)
+
+
+def test_no_more_texts_are_under_way_than_was_said(
+    tiny_model: BaseModel,
+    library: MemoryLibrary,
+    vllm: ScriptedVllm,
+    served: Served,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    under_way: list[int] = []
+    answer = ScriptedVllm._stream
+
+    def stream(server: ScriptedVllm, handler: Any, body: dict[str, Any], model: Any) -> None:
+        time.sleep(0.02)
+        under_way.append(server.under_way)
+        answer(server, handler, body, model)
+
+    monkeypatch.setattr(ScriptedVllm, "_stream", stream)
+    answerer = open_served_memory(put_served(library, tiny_model, 1), served(vllm))
+    asked = [f"Who saw wheel {number}?" for number in range(6)]
+    answers = answerer.ask_many(asked, "none", max_new_tokens=2)
+    under_way.clear()
+    limited = answerer.ask_many(asked, "none", max_new_tokens=2, batch_size=2)
+    assert [each.text for each in limited] == [each.text for each in answers]
+    assert max(under_way) <= 2
+
+
+def test_a_model_is_named_by_its_address_in_a_running_event_loop_too(vllm: ScriptedVllm) -> None:
+    async def load() -> None:
+        lift.load_model(f"vllm:{vllm.url}")
+
+    with pytest.raises(ModelError, match="/models/tiny"):  # found out at the address, and not here
+        asyncio.run(load())
+
+
+def test_an_engine_for_a_memory_at_an_endpoint_is_refused(
+    library: MemoryLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library.put(make_draft("minutes", base_id="openai:gpt-4o-mini"))
+    words = ["--library", str(library.root), "--engine", "vllm", "--engine-url", "http://127.0.0.1:9"]
+    assert run(["ask", "minutes", QUESTIONS[0], *words]) == 2
+    assert "expected no --engine for 'minutes', which is a model at an endpoint" in capsys.readouterr().err
 
 
 def test_a_window_that_vllm_has_made_shorter_counts(

@@ -241,6 +241,11 @@ def _opened(name: str, library: Path | None, model: str | None, computed_by: Eng
     from lift.remote.remote_model import is_remote
 
     if is_remote(memory):
+        if computed_by.engine != "own":
+            raise UsageError(
+                f"expected no --engine for {name!r}, which is a model at an endpoint and answers there, got "
+                f"{computed_by.engine}; leave it out"
+            )
         from lift.remote.remote_answering import open_remote_memory
 
         return open_remote_memory(memory)

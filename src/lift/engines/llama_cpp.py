@@ -20,11 +20,11 @@ from typing import Any
 from lift.adapters.resident import Load
 from lift.engines.adapter_files import AdapterFile, AdapterFiles
 from lift.engines.gate import Gate
-from lift.engines.http_server import HttpServer
+from lift.engines.http_server import HttpServer, Refused
 from lift.engines.llama_process import LlamaProcess
+from lift.engines.served_forms import check_served
 from lift.engines.token_server import AdapterGone, Continuation, ServerGone
-from lift.errors import EngineError, ExportError, UsageError
-from lift.exporting.targets import adapter_form, check_target
+from lift.errors import EngineError
 from lift.inference.sampling import SampledToken
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
@@ -64,10 +64,7 @@ class LlamaCppServer:
 
     def check_memory(self, memory: StoredMemory) -> None:
         """See TokenServer."""
-        try:
-            check_target(memory.name, adapter_form(memory.adapter_config), "gguf")
-        except ExportError as error:
-            raise UsageError(str(error)) from None
+        check_served(memory, "llama.cpp")
 
     async def open(self) -> None:
         """See TokenServer."""
@@ -77,6 +74,7 @@ class LlamaCppServer:
             await self._start([])
         else:
             await self._reach(self.url)
+        await self._check_model()
         props = await self._server.get("/props")
         if not isinstance(props, dict):
             raise EngineError(f"expected the properties of llama-server at {self.url}, got none; check the address")
@@ -85,6 +83,19 @@ class LlamaCppServer:
         if isinstance(window, int) and window > 0:
             self.window_tokens = min(self.window_tokens, window)
 
+    async def _check_model(self) -> None:
+        """Refuse a model of another size, where the server tells of its size."""
+        told: dict[str, Any] = {}
+        with contextlib.suppress(Refused, KeyError, IndexError, TypeError):
+            told = dict((await self._server.get("/v1/models"))["data"][0]["meta"])
+        config = self._base.model.config.get_text_config()
+        for name, expected in (("n_vocab", config.vocab_size), ("n_embd", config.hidden_size)):
+            if isinstance(found := told.get(name), int) and found != expected:
+                raise EngineError(
+                    f"expected llama-server at {self.url} to serve {self._base.id} ({name} {expected}), got a model of "
+                    f"{name} {found}; serve the base model of the memories there"
+                )
+
     async def close(self) -> None:
         """See TokenServer."""
         try:
@@ -92,7 +103,7 @@ class LlamaCppServer:
                 await self._http.close()
         finally:
             if self._process is not None:
-                await asyncio.to_thread(self._process.stop)
+                self._process.stop()  # in no other thread: none is begun any more while Python ends
 
     def keep(self, at_most: int) -> None:
         """See TokenServer."""
@@ -129,7 +140,7 @@ class LlamaCppServer:
         said: list[int] = []
         odds: dict[str, Any] = {"temperature": 0.0, "samplers": ["top_k"], "top_k": 1}
         if not sampling.is_greedy:
-            odds = {"temperature": sampling.temperature, "samplers": ["top_p", "temperature"], "top_p": sampling.top_p}
+            odds = {"temperature": sampling.temperature, "samplers": ["temperature", "top_p"], "top_p": sampling.top_p}
         while len(said) < wanted.max_tokens:
             piece_tokens = min(_PIECE_TOKENS, wanted.max_tokens - len(said))
             reply = await self._complete(
@@ -174,6 +185,8 @@ class LlamaCppServer:
     async def _complete(self, adapter: str | None, prompt: Sequence[int], **options: Any) -> dict[str, Any]:
         lora = []
         if adapter is not None:
+            if self._process is None:  # it may have been started again, with other adapters under these numbers
+                await self._read_adapters()
             if adapter not in self._ids:
                 raise AdapterGone(f"llama-server at {self.url} was started again without an adapter that is wanted")
             lora = [{"id": self._ids[adapter], "scale": 1.0}]
@@ -196,15 +209,29 @@ class LlamaCppServer:
             await self._http.close()
         self.url = url
         self._http = HttpServer(self.name, url)
-        told = await self._http.get("/lora-adapters")
+        await self._read_adapters()
+
+    async def _read_adapters(self) -> None:
+        """The adapters that the server has now, and their numbers there."""
+        told = await self._server.get("/lora-adapters")
         try:
             self._ids = {_name_of(str(each["path"])): int(each["id"]) for each in told}
         except (KeyError, TypeError, ValueError):
             raise EngineError(
-                f"expected the list of adapters of llama-server at {url}, got something else; check the address"
+                f"expected the list of adapters of llama-server at {self.url}, got something else; check the address"
             ) from None
 
     async def _start(self, files: Sequence[AdapterFile]) -> None:
+        """Start the own server with these; who is cancelled meanwhile waits too, so that the gate is shut so long."""
+        work = asyncio.ensure_future(self._start_now(files))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Exception):
+                await work
+            raise
+
+    async def _start_now(self, files: Sequence[AdapterFile]) -> None:
         assert self._process is not None
         self._ids = {}
         await self._reach(await asyncio.to_thread(self._process.start, [file.path for file in files]))
@@ -212,7 +239,7 @@ class LlamaCppServer:
     async def _start_with(self, file: AdapterFile) -> None:
         """Have that adapter in the server; one that Lift has not started can be given none."""
         if self._process is None:
-            await self._reach(self.url)  # it may have been started again
+            await self._read_adapters()  # it may have been started again
             if file.name in self._ids:
                 return
             raise EngineError(

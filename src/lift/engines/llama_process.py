@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,7 @@ class LlamaProcess:
         self._slots = slots
         self._window_tokens = min(window_tokens, _LONGEST_WINDOW_TOKENS)
         self._stack = ExitStack()
+        self._changing = threading.RLock()  # so that what is being started is stopped too
         self._server: ServerProgram | None = None
         atexit.register(self.stop)
 
@@ -36,6 +38,10 @@ class LlamaProcess:
 
     def start(self, adapters: Sequence[Path]) -> str:
         """Start it with these adapters, in place of one that runs; its URL. Raises EngineError."""
+        with self._changing:
+            return self._start(adapters)
+
+    def _start(self, adapters: Sequence[Path]) -> str:
         self.stop()
         command = [
             *(str(self._program), "--model", str(self._gguf), "--host", "127.0.0.1", "--port", "{port}"),
@@ -54,9 +60,10 @@ class LlamaProcess:
 
     def stop(self) -> None:
         """End it, where it runs."""
-        self._server = None
-        stack, self._stack = self._stack, ExitStack()
-        stack.close()
+        with self._changing:
+            self._server = None
+            stack, self._stack = self._stack, ExitStack()
+            stack.close()
 
 
 def _threads() -> int:

@@ -11,6 +11,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import torch
 from lift.adapters.resident import Load
 from lift.engines.http_server import Refused
 from lift.engines.token_server import AdapterGone, BrokenOff, Continuation, ServerGone, TokenServer
-from lift.errors import EngineError, LiftError
+from lift.errors import EngineError
 from lift.inference.sampling import SampledToken
 from lift.inference.scheduler import SequenceState, StepOutput
 from lift.memories.memory import StoredMemory
@@ -27,6 +28,7 @@ from lift.memories.memory import StoredMemory
 _T = TypeVar("_T")
 _STEP_S = 0.01  # that a step waits for an output
 _FIRST_PAUSE_S = 0.1
+_STOP_S = 1.0  # that tasks are given to end in, once they are cancelled
 _LONGEST_PAUSE_S = 2.0
 _MOST_FAILURES = 8  # of one sequence, in a server that is there: it may be what the server dies of
 WAIT_S = 180.0  # for a server that has gone away: vLLM takes more than a minute to start
@@ -65,9 +67,10 @@ class EngineConnection:
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        if tasks := asyncio.all_tasks(self._loop):
+            for task in tasks:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=_STOP_S))
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
@@ -86,7 +89,7 @@ class RemoteBackend:
         self._connection = connection
         self._server = connection.server
         self._end_ids = tuple(sorted(end_ids))
-        self._slots = rows
+        self._slots = max(1, rows)
         self._wait_s = wait_s
         self._loads: dict[str, Load] = {}
         self._running: dict[SequenceState, Any] = {}
@@ -168,10 +171,12 @@ class RemoteBackend:
         return told
 
     def run(self, rows: Sequence[SequenceState]) -> Iterator[StepOutput]:
-        """Add these sequences and step until they have ended; raises the error of the first one that fails."""
-        self.add(rows)
+        """Step until these sequences have ended, added as there is room; raises the error of the first that fails."""
+        waiting = deque(rows)
         try:
-            while self._running:
+            while waiting or self._running:
+                while waiting and len(self._running) < self._slots:
+                    self.add([waiting.popleft()])
                 for output in self.step():
                     if output.error is not None:
                         raise output.error
@@ -197,9 +202,6 @@ class RemoteBackend:
                 if is_final or failures > _MOST_FAILURES or time.monotonic() - gone_since > self._wait_s:
                     self._outputs.put(StepOutput(row, error=error))
                     return
-            except LiftError as error:
-                self._outputs.put(StepOutput(row, error=error))
-                return
             except Exception as error:  # a task nobody waits for must not fail in silence
                 self._outputs.put(StepOutput(row, error=error))
                 return

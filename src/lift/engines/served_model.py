@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,8 @@ def serve_model(base: BaseModel, settings: EngineSettings, library: Path | None 
     """The same base model, computed by a server; `base` may be an outline (load_outline).
 
     Adapters are written below the directory of the `library` unless the settings name another. Raises UsageError for
-    settings that do not go together, EngineError where the server cannot be reached or serves another model,
-    ExportError for a model that llama.cpp does not know.
+    settings that do not go together, EngineError where the server cannot be reached or serves a model
+    whose tokens differ, ExportError for a model that llama.cpp does not know.
     """
     settings.check()
     connection = EngineConnection(_server_of(base, settings, library))
@@ -143,7 +144,8 @@ def _model_of(url: str) -> str:
         finally:
             await server.close()
 
-    reply = asyncio.run(ask())
+    with ThreadPoolExecutor(1) as elsewhere:  # the caller's thread may run an event loop, as a notebook's does
+        reply = elsewhere.submit(asyncio.run, ask()).result()
     try:
         return str(next(card["root"] for card in reply["data"] if not card.get("parent")))
     except (KeyError, TypeError, StopIteration):

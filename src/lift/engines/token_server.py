@@ -58,7 +58,7 @@ class TokenServer(Protocol):
         ...
 
     async def open(self) -> None:
-        """Reach it, and check that it serves the base model; raises EngineError."""
+        """Reach it, and refuse a model whose tokens differ from the base model's; raises EngineError."""
         ...
 
     async def close(self) -> None:

@@ -22,10 +22,10 @@ from lift.adapters.resident import Load
 from lift.engines.adapter_files import AdapterFile, AdapterFiles
 from lift.engines.gate import Gate
 from lift.engines.http_server import HttpServer, Refused
+from lift.engines.served_forms import check_served
 from lift.engines.token_server import AdapterGone, BrokenOff, Continuation
-from lift.errors import EngineError, ExportError, UsageError
+from lift.errors import EngineError
 from lift.exporting.readme import vllm_rank
-from lift.exporting.targets import adapter_form, check_target
 from lift.inference.sampling import SampledToken
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
@@ -65,17 +65,14 @@ class VllmServer:
 
     def check_memory(self, memory: StoredMemory) -> None:
         """See TokenServer."""
-        try:
-            check_target(memory.name, adapter_form(memory.adapter_config), "vllm")
-        except ExportError as error:
-            raise UsageError(str(error)) from None
+        check_served(memory, "vLLM")
 
     async def open(self) -> None:
         """See TokenServer."""
         self._http = HttpServer(self.name, self.url)
         self._gate = Gate()
         self._loading = asyncio.Lock()
-        self.version = str((await self._http.get("/version")).get("version", "unknown"))
+        self.version = str(self._members(await self._http.get("/version")).get("version", "unknown"))
         self._is_safe = _numbers(self.version) >= _SAFE_FROM
         self._judges_alone = False
         cards = await self._cards()
@@ -89,9 +86,8 @@ class VllmServer:
             path = Path(str(found.get("root")))
             if found.get("parent") and path.parent == self._files.directory and path.name == name:
                 self._loaded[name] = AdapterFile(name, path, 0)
-        told = await self._http.post(
-            "/tokenize", {"model": self._model, "prompt": _PROBE_TEXT, "add_special_tokens": False}
-        )
+        probe = {"model": self._model, "prompt": _PROBE_TEXT, "add_special_tokens": False}
+        told = self._members(await self._http.post("/tokenize", probe))
         if told.get("tokens") != list(self._base.tokenizer(_PROBE_TEXT, add_special_tokens=False)["input_ids"]):
             raise EngineError(
                 f"expected vLLM at {self.url} to serve {self._base.id}, got {card.get('root') or self._model}, which "
@@ -231,6 +227,11 @@ class VllmServer:
                 del self._loaded[name]
                 with contextlib.suppress(Refused):  # where it was restarted, there is nothing to unload
                     await self._http.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    def _members(self, reply: Any) -> dict[str, Any]:
+        if not isinstance(reply, dict):
+            raise EngineError(f"expected JSON of vLLM at {self.url}, got something else; check the address")
+        return reply
 
     async def _cards(self, *, again: bool = False) -> dict[str, dict[str, Any]]:
         reply = await self._http.get("/v1/models", again=again)
