@@ -86,7 +86,7 @@ class LlamaCppServer:
     async def _check_model(self) -> None:
         """Refuse a model of another size, where the server tells of its size."""
         told: dict[str, Any] = {}
-        with contextlib.suppress(Refused, KeyError, IndexError, TypeError):
+        with contextlib.suppress(Refused, KeyError, IndexError, TypeError, ValueError):
             told = dict((await self._server.get("/v1/models"))["data"][0]["meta"])
         config = self._base.model.config.get_text_config()
         for name, expected in (("n_vocab", config.vocab_size), ("n_embd", config.hidden_size)):
