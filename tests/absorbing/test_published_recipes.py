@@ -25,12 +25,20 @@ from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe, load_recipe, recipe_names
 
 HERE = [name for name in recipe_names() if not load_recipe(name).remote.only]
+# In a budget others differ from these in nothing but what the runs with rules have too.
+QUICK = ("default", "lift-v3", "lift-v3-narrativeqa")
+WITH_AN_ENDPOINT = [
+    *(pytest.param(name, None, id=f"{name}-whole") for name in HERE),
+    *(
+        pytest.param(name, 40.0, id=f"{name}-in a budget", marks=[] if name in QUICK else pytest.mark.slow)
+        for name in HERE
+    ),
+]
 NUMBERS = itertools.count(1)
 NAMES = ("Orla Finn", "Bram Holt")
 TEXT = "\n\n".join(
     f"{name} opened the harbour office of Skarvik in {1900 + 7 * number}. The office of {name} owns {number + 3} boats "
-    f"and {20 + number} nets. Visitors of {name} come by ferry from the island every summer and stay there for a week, "
-    "since the way back is long."
+    f"and {20 + number} nets. Visitors of {name} come by ferry every summer."
     for number, name in enumerate(NAMES)
 )
 DOCUMENT = Document("Skarvik", TEXT, "skarvik.txt")
@@ -61,7 +69,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEndpoint]:
 
 def small(name: str, *overrides: str) -> Recipe:
     quick = ["adapter.rank=2"] if load_recipe(name).adapter.kind != "gated-memory" else []
-    training = load_recipe(name).training
+    training, tasks = load_recipe(name).training, load_recipe(name).tasks
+    if tasks.per_document:
+        quick.append(f"tasks.per_document={min(tasks.per_document, 10)}")
     quick += [f"training.{stage}=1" for stage in ("segment_epochs", "epochs") if getattr(training, stage)]
     return load_recipe(name, [*quick, "tasks.per_sentence=2", *overrides])
 
@@ -95,8 +105,7 @@ def test_a_recipe_runs_to_its_end_with_rules(name: str, budget_s: float | None, 
     check_end(tiny_model, small(name, *by_rules()), budget_s)
 
 
-@pytest.mark.parametrize("budget_s", [None, 40.0], ids=["whole", "in a budget"])
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(("name", "budget_s"), WITH_AN_ENDPOINT)
 def test_a_recipe_runs_to_its_end_with_an_endpoint(
     name: str, budget_s: float | None, tiny_model: BaseModel, endpoint: ScriptedEndpoint
 ) -> None:
@@ -128,7 +137,7 @@ def test_a_budget_shortens_both_stages_in_proportion(full_batch: bool, tiny_mode
     recipe = small(
         "lift-v3", *TWO_STAGES, f"training.full_batch={str(full_batch).lower()}", "training.batch_tokens=400"
     )
-    events = check_end(tiny_model, recipe, 60.0)
+    events = check_end(tiny_model, recipe, 40.0)
     steps = [event.step for event in events if isinstance(event, Trained)]
     first = sum(step.seconds for step in steps if step.epoch < 30)
     second = sum(step.seconds for step in steps if step.epoch >= 30)
@@ -141,8 +150,8 @@ def test_a_budget_shortens_both_stages_in_proportion(full_batch: bool, tiny_mode
 
 
 def test_calibrating_a_long_text_takes_its_part_of_the_budget(tiny_model: BaseModel) -> None:
-    machine = Machine(tiny_model.model, s_per_token=0.0005)
-    long = Document("Skarvik", "\n\n".join(TEXT.replace("Skarvik", f"Skarvik {part}") for part in range(20)), "long")
+    machine = Machine(tiny_model.model, s_per_token=0.004)
+    long = Document("Skarvik", "\n\n".join(TEXT.replace("Skarvik", f"Skarvik {part}") for part in range(6)), "long")
     options = AbsorptionOptions(budget_s=60.0, clock=machine.clock)
     at: dict[type, float] = {}
     for event in absorb_events(long, tiny_model, small("lift-v3", *TWO_STAGES), MemoryLibrary(), options):
