@@ -21,6 +21,7 @@ from lift.adapters.attach import restore_adapter
 from lift.cli import run
 from lift.documents.document import Document
 from lift.errors import ExportError, InterruptedAbsorption, LibraryError
+from lift.evaluation import harms
 from lift.exporting.conversion import measure_conversion
 from lift.exporting.convert import convert_events
 from lift.exporting.export import export_memory
@@ -56,6 +57,13 @@ def base(tiny_directory: Path) -> BaseModel:
 @pytest.fixture
 def library(tmp_path: Path) -> MemoryLibrary:
     return MemoryLibrary(tmp_path / "library")
+
+
+@pytest.fixture
+def few_unrelated_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many there are changes no claim here."""
+    few = harms.unrelated_questions()[:2]
+    monkeypatch.setattr(harms, "unrelated_questions", lambda: few)
 
 
 def make(library: MemoryLibrary, base: BaseModel, form: str, **changes: Any) -> StoredMemory:
@@ -138,6 +146,7 @@ def test_peft_says_what_the_converted_memory_says(
     assert told.largest_logit_difference < 1e-4
 
 
+@pytest.mark.usefixtures("few_unrelated_questions")
 def test_the_export_says_what_was_kept_and_what_it_harms(
     base: BaseModel, library: MemoryLibrary, tmp_path: Path
 ) -> None:
@@ -245,6 +254,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(base: BaseModel, library
     assert all(torch.equal(parted[key], whole[key]) for key in whole)
 
 
+@pytest.mark.usefixtures("few_unrelated_questions")
 def test_the_command_converts_exports_and_keeps(
     base: BaseModel, library: MemoryLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
