@@ -232,7 +232,8 @@ def test_the_command_runs_a_table_to_its_end(
 ) -> None:
     tiny_llama().save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    quick = ["generator.kind=rules", "tasks.per_document=2", "training.segment_epochs=1", "training.epochs=1", "adapter.width=1"]
+    quick = ["generator.kind=rules", "tasks.per_document=2", "adapter.width=1"]
+    quick += ["training.segment_epochs=1", "training.epochs=1"]
     given = ["evaluate", "paper", "--table", "2", "--data", str(data), "--limit", "1", "--questions-limit", "1"]
     given += ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")]
     given += [word for override in quick for word in ("--set", override)]
