@@ -49,13 +49,11 @@ def open_memory(
     `keeps_text` as for Answerer. Raises WrongBaseModelError on other weights than those it was trained on, LibraryError
     where its files are damaged.
     """
-    key, load = stored_adapter(memory, base)
-    reader = reader_adapter(memory, base)
-    loads = {key: load} | ({} if reader is None else dict([reader]))
+    key, reader, loads = stored_adapters(memory, base)
     with turn_of(base.model):
         hold_stored(base.model, loads, at_most=len(loads))
         activate(base.model, key)
-    strategies = strategies_of(memory, base, form, key, reader[0] if reader else None)
+    strategies = strategies_of(memory, base, form, key, reader)
     return Answerer(base, strategies, loads, keeps_text=keeps_text)
 
 
@@ -77,6 +75,13 @@ def reader_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load] | 
         return None
     start = find_warm_start(base, AdapterSettings(warm_start=wanted))
     return None if start is None else (start.digest, lambda: (start.config, start.state))
+
+
+def stored_adapters(memory: StoredMemory, base: BaseModel) -> tuple[str, str | None, dict[str, Load]]:
+    """The names of a memory's adapter and of its reader, None without one, and what loads each; as stored_adapter."""
+    key, load = stored_adapter(memory, base)
+    reader = reader_adapter(memory, base)
+    return (key, None, {key: load}) if reader is None else (key, reader[0], {key: load} | dict([reader]))
 
 
 def strategies_of(memory: StoredMemory, base: BaseModel, form: PromptForm, key: str, reader: str | None) -> Strategies:

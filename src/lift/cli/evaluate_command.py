@@ -60,6 +60,13 @@ THUDM/LongBench), niah/paul_graham_essays.txt (any long text)."""
 
 _OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results and report go.")]
 _DataOption = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="The file or directory of the data.")]
+_BudgetOption = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Time for each absorption: 90s, 10m, 1h.")
+]
+_QuestionsLimitOption = Annotated[
+    int | None,
+    typer.Option("--questions-limit", metavar="N", help="Only the first so many questions of a document."),
+]
 _SkipOption = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without faulty lines of the data; the report counts them.")
 ]
@@ -101,17 +108,11 @@ def _suite_command(suite: str) -> Any:
             typer.Option("--recipe", metavar="R", help="How memories are absorbed: a recipe's name or a .toml file."),
         ] = "default",
         overrides: SetOption = None,
-        budget: Annotated[
-            str | None,
-            typer.Option("--budget", metavar="TIME", help="Time for each absorption: 90s, 10m, 1h."),
-        ] = None,
+        budget: _BudgetOption = None,
         limit: Annotated[
             int | None, typer.Option("--limit", metavar="N", help="Only the first so many documents.")
         ] = None,
-        questions_limit: Annotated[
-            int | None,
-            typer.Option("--questions-limit", metavar="N", help="Only the first so many questions of a document."),
-        ] = None,
+        questions_limit: _QuestionsLimitOption = None,
         excerpt: Annotated[
             str | None,
             typer.Option(
@@ -220,13 +221,8 @@ def paper(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", help="Only the first so many documents of each suite.")
     ] = None,
-    questions_limit: Annotated[
-        int | None,
-        typer.Option("--questions-limit", metavar="N", help="Only the first so many questions of a document."),
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", metavar="TIME", help="Time for each absorption: 90s, 10m, 1h.")
-    ] = None,
+    questions_limit: _QuestionsLimitOption = None,
+    budget: _BudgetOption = None,
     overrides: SetOption = None,
     model: ModelOption = "smollm2",
     judge: _JudgeOption = None,

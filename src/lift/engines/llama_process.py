@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ class LlamaProcess:
         self._stack = ExitStack()
         self._changing = threading.RLock()  # so that what is being started is stopped too
         self._server: ServerProgram | None = None
-        atexit.register(self.stop)
 
     @property
     def is_running(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lift.adapters.resident import Load
 from lift.answering.answer import Answer, check_questions
-from lift.answering.answerer import ShownText, reader_adapter, stored_adapter, strategies_of
+from lift.answering.answerer import ShownText, stored_adapters, strategies_of
 from lift.answering.steps import GenerateRequest, ModelRequest, run_strategies
 from lift.answering.strategies import Strategies
 from lift.documents.document import Document
@@ -95,11 +95,9 @@ def ask_served_memories(
 
 def _opened(memory: StoredMemory, base: ServedModel) -> tuple[Strategies, dict[str, Load]]:
     """The strategies to a memory's answers, and the adapters that they name."""
-    key, load = stored_adapter(memory, base)
+    key, reader, loads = stored_adapters(memory, base)
     base.connection.server.check_memory(memory)
-    reader = reader_adapter(memory, base)
-    loads = {key: load} | ({} if reader is None else dict([reader]))
-    return strategies_of(memory, base, PLAIN_FORM, key, reader[0] if reader else None), loads
+    return strategies_of(memory, base, PLAIN_FORM, key, reader), loads
 
 
 def _answer(

@@ -56,10 +56,8 @@ def plan_requests(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> 
     Sentences without a letter or digit are not asked about, nor are paragraphs too short to be summed up: a text that
     has no longer one gets no requests in the form "paragraph".
     """
-    if recipe.generator.form == "paragraph":
-        return tuple(_paragraphs(title, sentences, recipe))
     if recipe.tasks.per_document:
-        return tuple(_windows(title, sentences, recipe))
+        return _document_requests(title, sentences, recipe, recipe.tasks.per_document, recipe.training.seed)
     return tuple(_sentences(title, sentences, recipe))
 
 
@@ -87,74 +85,63 @@ def replacing_requests(
     """
     if not recipe.tasks.per_document:
         return ()
-    plan = _paragraphs if recipe.generator.form == "paragraph" else _windows
-    return tuple(plan(title, sentences, recipe, count, f"{recipe.training.seed}/{turn}", before))
+    return _document_requests(title, sentences, recipe, count, f"{recipe.training.seed}/{turn}", before)
 
 
-def _windows(
+@dataclass(frozen=True)
+class _Drawn:
+    """A place of the document that a request shows; `target` of a paragraph, as in TaskRequest."""
+
+    place: int
+    shown: tuple[Sentence, ...]
+    target: str = ""
+
+
+def _document_requests(
     title: str,
     sentences: Sequence[Sentence],
     recipe: Recipe,
-    total: int = 0,
-    seed: int | str | None = None,
+    total: int,
+    seed: int | str,
     before: Sequence[TaskRequest] = (),
-) -> list[TaskRequest]:
+) -> tuple[TaskRequest, ...]:
+    """`total` requests of family A at places that `seed` draws, told apart from those `before` that show the same."""
+    form: Literal["paragraph", "window"] = "paragraph" if recipe.generator.form == "paragraph" else "window"
+    drawn = (_paragraphs if form == "paragraph" else _windows)(sentences, recipe, total, seed)
+    asked = Counter(request.shown[0].index for request in before)
+    instruction = recipe.generator.instruction.strip()
+    requests: list[TaskRequest] = []
+    for number, each in enumerate(drawn):
+        repeat = asked[each.shown[0].index]
+        asked[each.shown[0].index] += 1
+        focus = _focus(each.shown, f"{recipe.training.seed} {each.place}", repeat) if repeat else ""
+        hint = _ANOTHER[form].format(number=repeat + 1, focus=focus) if repeat else ""
+        position = len(sentences) if before else round((number + 1) * len(sentences) / len(drawn))
+        requests.append(TaskRequest(number, position, title, each.shown, 1, form, instruction, hint, each.target))
+    return tuple(requests)
+
+
+_ANOTHER = {
+    "window": "This is request {number} for the same passage. Ask about another detail than a reader would think of "
+    "first, if you can one of this sentence: {focus}",
+    "paragraph": "This is request {number} for the same paragraph. Choose other words, and other details than a reader "
+    "would think of first, if you can this one: {focus}",
+}
+
+
+def _windows(sentences: Sequence[Sentence], recipe: Recipe, total: int, seed: int | str) -> list[_Drawn]:
     if not any(character.isalnum() for sentence in sentences for character in sentence.text):
         return []
-    total, length = total or recipe.tasks.per_document, min(recipe.generator.window_sentences, len(sentences))
-    generator = random.Random(recipe.training.seed if seed is None else seed)
+    length = min(recipe.generator.window_sentences, len(sentences))
+    generator = random.Random(seed)
     starts = sorted(generator.randrange(len(sentences) - length + 1) for _ in range(total))
-    asked = Counter(request.shown[0].index for request in before)
-    requests: list[TaskRequest] = []
-    for number, start in enumerate(starts):
-        shown = tuple(sentences[start : start + length])
-        repeat = asked[shown[0].index]
-        asked[shown[0].index] += 1
-        hint = ""
-        if repeat:
-            focus = _focus(shown, f"{recipe.training.seed} {start}", repeat)
-            hint = (
-                f"This is request {repeat + 1} for the same passage. Ask about another detail than a reader would "
-                f"think of first, if you can one of this sentence: {focus}"
-            )
-        position = len(sentences) if before else round((number + 1) * len(sentences) / total)
-        requests.append(
-            TaskRequest(number, position, title, shown, 1, "window", recipe.generator.instruction.strip(), hint)
-        )
-    return requests
+    return [_Drawn(start, tuple(sentences[start : start + length])) for start in starts]
 
 
-def _paragraphs(
-    title: str,
-    sentences: Sequence[Sentence],
-    recipe: Recipe,
-    total: int = 0,
-    seed: int | str | None = None,
-    before: Sequence[TaskRequest] = (),
-) -> list[TaskRequest]:
+def _paragraphs(sentences: Sequence[Sentence], _recipe: Recipe, total: int, seed: int | str) -> list[_Drawn]:
     paragraphs = askable_paragraphs(sentences)
-    seed = recipe.training.seed if seed is None else seed
-    drawn = draw_paragraphs(len(paragraphs), total or recipe.tasks.per_document, seed)
-    asked = Counter(request.shown[0].index for request in before)
-    requests: list[TaskRequest] = []
-    for number, place in enumerate(drawn):
-        shown, target = paragraphs[place].sentences, paragraphs[place].target
-        repeat = asked[shown[0].index]
-        asked[shown[0].index] += 1
-        hint = ""
-        if repeat:
-            focus = _focus(shown, f"{recipe.training.seed} {place}", repeat)
-            hint = (
-                f"This is request {repeat + 1} for the same paragraph. Choose other words, and other details than a "
-                f"reader would think of first, if you can this one: {focus}"
-            )
-        position = len(sentences) if before else round((number + 1) * len(sentences) / len(drawn))
-        requests.append(
-            TaskRequest(
-                number, position, title, shown, 1, "paragraph", recipe.generator.instruction.strip(), hint, target
-            )
-        )
-    return requests
+    places = draw_paragraphs(len(paragraphs), total, seed)
+    return [_Drawn(place, tuple(paragraphs[place].sentences), paragraphs[place].target) for place in places]
 
 
 def _focus(shown: Sequence[Sentence], seed: str, repeat: int) -> str:
