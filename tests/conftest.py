@@ -9,14 +9,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are quickest on one thread, here and in the processes that a test starts. Read as torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
+from lift.documents.sentences import Sentence
 from lift.errors import ModelError
 from lift.models.base_model import BaseModel
+from lift.tasks.task import Task
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -43,6 +46,30 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def questions_asked_once() -> Iterator[None]:
+    """The questions of the rules about a text are kept for the next test that absorbs it: they are the same again."""
+    from lift.tasks.rules import rule_generator
+
+    ask = rule_generator._questions
+    kept: dict[tuple[str, tuple[Sentence, ...]], list[list[Task]]] = {}
+
+    def asked(title: str, sentences: Sequence[Sentence]) -> Iterator[list[Task]]:
+        key = (title, tuple(sentences))
+        if key in kept:
+            yield from map(list, kept[key])
+            return
+        found: list[list[Task]] = []
+        for questions in ask(title, sentences):
+            found.append(list(questions))
+            yield questions
+        kept[key] = found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rule_generator, "_questions", asked)
+        yield
 
 
 def byte_vocabulary() -> dict[str, int]:

@@ -37,6 +37,7 @@ ORDER = [
     "jobs",
     "evaluation",
     "exporting",
+    "engines",
     "bench",
     "api",
     "server",

@@ -59,6 +59,7 @@ OTHER_PROGRAMS = {
     "curl",
     "echo",
     "journalctl",
+    "llama-server",
     "pip",
     "podman",
     "printf",
@@ -66,6 +67,7 @@ OTHER_PROGRAMS = {
     "source",
     "systemctl",
     "tail",
+    "vllm",
 }
 # Budgets are shortened to this share of what the pages give, but for the smallest one.
 BUDGET_SHARE = 2 / 9

@@ -13,6 +13,7 @@
     absorbing     document + base model + recipe -> memory: plan, run, later updates, recall report
     remote        the same behind a fine-tuning endpoint
     jobs          a durable queue of absorptions
+    engines       servers of other programs that answer for Lift: vLLM, llama.cpp
     evaluation    memories beside reading, retrieval and doing nothing; bench: speed, bytes and cost
 
 The names below are imported on first use, so that `import lift` costs next to nothing.
@@ -26,10 +27,9 @@ from typing import TYPE_CHECKING, Any
 from lift.models.threads import bound_spinning
 
 if TYPE_CHECKING:
-    from lift.api import Library, Memory, absorb, ask_many
+    from lift.api import Library, Memory, absorb, ask_many, load_model
     from lift.documents.read import read_document
     from lift.errors import LiftError
-    from lift.models.load import load_model
     from lift.recipes.recipe import load_recipe
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _HOMES = {
     "Memory": "lift.api",
     "absorb": "lift.api",
     "ask_many": "lift.api",
-    "load_model": "lift.models.load",
+    "load_model": "lift.api",
     "load_recipe": "lift.recipes.recipe",
     "read_document": "lift.documents.read",
 }

@@ -21,17 +21,36 @@ from lift.answering.answerer import Answerer, open_memory
 from lift.answering.many_memories import ask_memories
 from lift.documents.document import Document, join_documents
 from lift.documents.read import read_document
+from lift.engines.engine_settings import VLLM_PREFIX
+from lift.engines.served_answerer import ServedAnswerer, ask_served_memories, open_served_memory
+from lift.engines.served_model import ServedModel, load_served_model
+from lift.errors import UsageError
 from lift.memories.library import MemoryLibrary as StoredLibrary
 from lift.memories.manifest import Manifest
 from lift.memories.memory import Problem, StoredMemory
 from lift.models.base_model import BaseModel
-from lift.models.load import load_model
+from lift.models.load import load_model as load_own_model
 from lift.recipes.recipe import Recipe, load_recipe
 from lift.remote.remote_answering import RemoteAnswerer, open_remote_memory
 from lift.remote.remote_model import is_remote
 
 _models: dict[str, BaseModel] = {}
 _loading = Lock()
+
+
+def load_model(name: str = "smollm2", **options: Any) -> BaseModel:
+    """The base model of that name; "vllm:URL" is the one that a vLLM there computes, which answers and is not trained.
+
+    `options` are those of models.load.load_model, for a model that this process computes. Raises ModelError, and for
+    "vllm:URL" UsageError and EngineError.
+    """
+    if not name.startswith(VLLM_PREFIX):
+        return load_own_model(name, **options)
+    if options:
+        raise UsageError(
+            f"expected no {sorted(options)[0]} with {name}, which computes as it was started; leave it out"
+        )
+    return load_served_model(name)
 
 
 def resident_model(name: str, fetch: bool = True) -> BaseModel:
@@ -42,7 +61,7 @@ def resident_model(name: str, fetch: bool = True) -> BaseModel:
     if name not in _models:
         with _loading:
             if name not in _models:
-                _models[name] = load_model(name, fetch=fetch)
+                _models[name] = load_own_model(name, fetch=fetch)
     return _models[name]
 
 
@@ -52,7 +71,7 @@ class Memory:
     def __init__(self, memory: StoredMemory, base: BaseModel | None = None) -> None:
         self.stored = memory
         self._base = base
-        self._opened: Answerer | None = None
+        self._opened: Answerer | ServedAnswerer | None = None
         self._opening = Lock()
 
     @property
@@ -86,19 +105,20 @@ class Memory:
         `options` are those of RunOptions; add_events is the iterator form. Raises every child of LiftError.
         """
         run = RunOptions(**options)
-        base = self._base or resident_model(self.manifest.base.id, fetch=False)
+        base = _trainable(self._base or resident_model(self.manifest.base.id, fetch=False))
         library = StoredLibrary(self.stored.directory.parent)
         document = _document(source, title)
         return _finished(add_events(document, self.stored, base, library, run, overrides=overrides), base)
 
-    def _answerer(self) -> Answerer | RemoteAnswerer:
+    def _answerer(self) -> Answerer | ServedAnswerer | RemoteAnswerer:
         """What answers, opened once: to find the sentences of a long text takes longer than an answer."""
         if is_remote(self.stored):
             return open_remote_memory(self.stored)
         base = self._base or resident_model(self.manifest.base.id, fetch=False)
         with self._opening:
             if self._opened is None:
-                self._opened = open_memory(self.stored, base)
+                served = base if isinstance(base, ServedModel) else None
+                self._opened = open_served_memory(self.stored, served) if served else open_memory(self.stored, base)
             return self._opened
 
     def __repr__(self) -> str:
@@ -159,7 +179,7 @@ def absorb(
         document = _document(source, title)
     else:
         document = join_documents([_document(each, None) for each in source], title)
-    base = model or resident_model("smollm2")
+    base = _trainable(model or resident_model("smollm2"))
     settings, stored = load_recipe(recipe, overrides), (library or Library()).stored
     return _finished(absorb_events(document, base, settings, stored, run), base)
 
@@ -175,7 +195,18 @@ def ask_many(asked: Sequence[tuple[Memory, str]], context: str = "auto", **optio
         return []
     first = asked[0][0]
     base = first._base or resident_model(first.manifest.base.id, fetch=False)
+    if isinstance(base, ServedModel):
+        return ask_served_memories(base, [(memory.stored, question) for memory, question in asked], context, **options)
     return ask_memories(base, [(memory.stored, question) for memory, question in asked], context, **options)
+
+
+def _trainable(base: BaseModel) -> BaseModel:
+    if isinstance(base, ServedModel):
+        raise UsageError(
+            f"expected a model that this process computes to train on, got one that {base.connection.server.name} "
+            f"computes; load it here: lift.load_model({base.id!r})"
+        )
+    return base
 
 
 def _document(source: str | Path | Document, title: str | None) -> Document:

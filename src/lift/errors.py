@@ -138,6 +138,10 @@ class QueueFull(LiftError):
         self.retry_after_s = retry_after_s
 
 
+class EngineError(LiftError):
+    """A server of another program that answers for Lift refused, cannot be reached, or lacks what is needed."""
+
+
 class EngineClosed(LiftError):
     """A question could not be taken or answered, since the engine is closing or was never started."""
 

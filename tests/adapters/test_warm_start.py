@@ -370,6 +370,19 @@ def test_the_command_makes_one_that_an_absorption_takes(
     assert "the nearest known one is 'epochs'" in capsys.readouterr().err
 
 
+def test_options_that_have_no_effect_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "made")]
+    of_memory = ["warm-start", "--memory", "sft", *out]
+    for option, value in (("--set", ["training.epochs=3"]), ("--model", ["smollm2"]), ("--skip-bad", [])):
+        assert run([*of_memory, option, *value]) == 2
+        said = capsys.readouterr().err
+        assert f"leave {option} out" in said and said.count("\n") == 1
+    assert run(["warm-start", "q.jsonl", *out, "--library", str(tmp_path)]) == 2
+    assert "leave --library out" in capsys.readouterr().err
+    assert run(of_memory) == 1  # there is no such memory
+    assert "sft" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_one_that_comes_with_lift_reads_an_article_that_it_was_not_tuned_on(smollm2: BaseModel) -> None:
     examples = Path(__file__).resolve().parents[2] / "examples"

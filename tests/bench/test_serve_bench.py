@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lift.bench.harbours import MOST, Harbour, fill_library, harbours
 from lift.bench.load_generator import Load, TimedReply, put_under, summary
 from lift.bench.naive_server import NaiveServer
 from lift.bench.processes import Served, serving_process
-from lift.bench.serve_bench import LIFT, NAIVE, ONE, ServePlan, bench_serve
+from lift.bench.serve_bench import LIFT, LLAMA, NAIVE, ONE, ServePlan, bench_serve
 from lift.errors import BenchError, UsageError
 from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
@@ -246,17 +247,18 @@ def test_the_sides_are_asked_in_turns_and_compared(tiny_model: BaseModel) -> Non
         asked.append(server.asked)
         ended.append(side)
 
-    plan = ServePlan(clients=3, memories=3, seconds=1.2)
+    plan = ServePlan(clients=3, memories=3, seconds=1.2, llama_server=Path("llama-server"))
     said: list[str] = []
     result = bench_serve(tiny_model, recipe(), plan, say=said.append, serving=serving)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     names = sorted(place.memory for place in PLACES[:3])
-    assert started == [(LIFT, names), (NAIVE, names)]
+    assert started == [(LIFT, names), (NAIVE, names), (LLAMA, names)]
     rows = {row["side"]: row for row in result["rows"]}
     assert [(side, row["clients"], row["seconds"]) for side, row in rows.items()] == [
         (LIFT, 3, 0.6),
         (ONE, 1, 0.3),
         (NAIVE, 3, 0.3),
+        (LLAMA, 3, 0.6),
     ]
     assert all(row["peak_bytes"] == 7 and row["lost"] == 0 for row in rows.values())
     assert rows[LIFT]["mixed"] == rows[ONE]["mixed"] == 0 < rows[NAIVE]["mixed"]
@@ -267,7 +269,11 @@ def test_the_sides_are_asked_in_turns_and_compared(tiny_model: BaseModel) -> Non
     assert all({body["model"] for body in first[:3]} == set(names) for first in asked)
     assert len(asked[0]) == 3 + rows[LIFT]["answers"] + rows[ONE]["answers"]
     assert len(asked[1]) == 3 + rows[NAIVE]["answers"]
-    assert len(said) == 4
+    assert len(said) == 5
+    everywhere = replace(plan, vllm_url="http://127.0.0.1:1")
+    assert list(everywhere.engines) == ["vllm", LLAMA]
+    with pytest.raises(UsageError, match=r"adapter\.activated=false"):
+        bench_serve(tiny_model, recipe(), everywhere, say=said.append, serving=serving)
 
 
 @pytest.mark.parametrize(

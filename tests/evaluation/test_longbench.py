@@ -19,6 +19,8 @@ from lift.packing.prompts import prompt_ids, user_text
 
 # Of the English prompts in LongBench/config/dataset2prompt.json as JSON, in their order there.
 PUBLISHED_PROMPTS_SHA256 = "b191c3b1eae7464a8d130d301337b3d962ed82ee119521bb281ab371ef84dbf6"
+# Of the Chinese ones, likewise.
+PUBLISHED_CHINESE_SHA256 = "41605ed3dba75bf9c98dc02dfb9ae97cedc3c5f2e86a2eaaa35ed5e8c5031298"
 # name: answer tokens, metric, chat template, first line only (dataset2maxlen.json, eval.py, pred.py)
 PUBLISHED = {
     "narrativeqa": (128, "longbench_qa_f1", True, False),
@@ -37,8 +39,14 @@ PUBLISHED = {
     "passage_retrieval_en": (32, "longbench_retrieval", True, False),
     "lcc": (64, "longbench_code_sim", False, False),
     "repobench-p": (64, "longbench_code_sim", False, False),
+    "multifieldqa_zh": (64, "longbench_qa_f1_zh", True, False),
+    "dureader": (128, "longbench_rouge_zh", True, False),
+    "vcsum": (512, "longbench_rouge_zh", True, False),
+    "lsht": (64, "longbench_classification", False, True),
+    "passage_retrieval_zh": (32, "longbench_retrieval_zh", True, False),
 }
-WITHOUT_INPUT = {"gov_report", "multi_news", "passage_count", "lcc"}
+CHINESE = ("multifieldqa_zh", "dureader", "vcsum", "lsht", "passage_retrieval_zh")
+WITHOUT_INPUT = {"gov_report", "multi_news", "passage_count", "lcc", "vcsum"}
 
 
 def line(dataset: str, **changed: Any) -> dict[str, Any]:
@@ -49,7 +57,7 @@ def line(dataset: str, **changed: Any) -> dict[str, Any]:
         "length": 4100,
         "dataset": dataset,
         "language": "en",
-        "all_classes": ["Person", "Place"] if dataset == "trec" else None,
+        "all_classes": ["Person", "Place"] if dataset in ("trec", "lsht") else None,
         "_id": "17",
     }
     return values | changed
@@ -71,8 +79,11 @@ def prompts(record: Record) -> tuple[str, str]:
 
 
 def test_prompts_are_the_published_ones_to_the_letter() -> None:
-    text = json.dumps({task.name: task.prompt for task in LONGBENCH_TASKS})
-    assert hashlib.sha256(text.encode()).hexdigest() == PUBLISHED_PROMPTS_SHA256
+    prompts = {task.name: task.prompt for task in LONGBENCH_TASKS}
+    english = {name: prompt for name, prompt in prompts.items() if name not in CHINESE}
+    assert hashlib.sha256(json.dumps(english).encode()).hexdigest() == PUBLISHED_PROMPTS_SHA256
+    chinese = {name: prompts[name] for name in CHINESE}
+    assert hashlib.sha256(json.dumps(chinese).encode()).hexdigest() == PUBLISHED_CHINESE_SHA256
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -100,7 +111,7 @@ def test_the_document_is_in_the_prompt_once_and_not_closed_book(name: str, tmp_p
         assert record.questions[0].text == own["input"]
     else:
         assert record.questions[0].text.casefold() in task.prompt.casefold()
-        assert len(record.questions[0].text) > 20
+        assert len(record.questions[0].text) > (5 if name in CHINESE else 20)
 
 
 def test_a_question_is_rendered_as_published(tmp_path: Path) -> None:
@@ -115,7 +126,7 @@ def test_a_question_is_rendered_as_published(tmp_path: Path) -> None:
     )
     assert record.questions[0].answers == ("Ada", "Ada Quill")
     assert (record.document.title, record.questions[0].kind, record.questions[0].choices) == (
-        "hotpotqa 17",
+        "",  # the data has none, and none is made up
         "hotpotqa",
         (),
     )
@@ -154,7 +165,7 @@ def test_a_prompt_without_its_document_keeps_what_is_asked() -> None:
 def test_files_of_a_directory_are_read_by_their_names(tmp_path: Path) -> None:
     write(tmp_path / "qasper.jsonl", line("qasper"), line("qasper", _id="18"))
     write(tmp_path / "trec.jsonl", line("trec"))
-    (tmp_path / "dureader.jsonl").write_text("not read", "utf-8")
+    (tmp_path / "another.jsonl").write_text("not read", "utf-8")
     assert [record.id for record in read(longbench, tmp_path)] == ["qasper-17", "qasper-18", "trec-17"]
     assert [record.id for record in read(longbench, tmp_path, tasks=("trec",))] == ["trec-17"]
     with pytest.raises(DataError, match=r"lines of the tasks lcc in .*none"):
@@ -199,7 +210,7 @@ def test_a_missing_field_is_named_with_its_line(dataset: str, name: str, tmp_pat
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"dataset": "dureader"}, "field 'dataset': expected a task of LongBench in English .*got 'dureader'"),
+        ({"dataset": "spoken"}, "field 'dataset': expected a task of LongBench .*got 'spoken'"),
         ({"input": " "}, "field 'input': expected text, got none"),
         ({"answers": []}, "field 'answers': expected at least one"),
         ({"_id": "17"}, "field '_id': .*'17' again"),

@@ -432,6 +432,20 @@ def test_a_method_takes_another_recipe(
     assert {row["recipe"] for row in load_run(tmp_path / "out").harms} == {"fast"}
 
 
+def test_two_recipes_stand_side_by_side_with_what_each_does_to_other_texts(
+    tiny_model: BaseModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lift.training.budget.SMALLEST_BUDGET_S", 1.0)
+    methods = ("lift:none", "lift:none@portable")
+    evaluation = Evaluation(plan(data, *methods, budget_s=4.0, limit=1), tmp_path / "out", tiny_model)
+    list(evaluation.run())
+    assert {row["method"] for row in results(tmp_path / "out")} == set(methods)
+    harms = {row["method"]: row for row in load_run(tmp_path / "out").harms}
+    # one that acts on answers alone leaves other texts as the base reads them
+    assert harms["lift:none"]["perplexity_memory"] == harms["lift:none"]["perplexity_base"]
+    assert harms["lift:none@portable"]["perplexity_memory"] != harms["lift:none@portable"]["perplexity_base"]
+
+
 def test_a_remote_model_has_no_memories(data: Path, tmp_path: Path) -> None:
     class Remote:
         id, fingerprint, window_tokens = "openai:x", "f", 4096
@@ -462,6 +476,7 @@ def test_method_names_are_those_of_the_contract_and_the_tuned_readers() -> None:
         "finetune-raw",
         *(f"tuned:{name}" for name in reading),
         "lift:none",
+        "lift:greedy",
         "lift:truncated",
         "lift:evidence",
         "lift:auto",

@@ -117,9 +117,9 @@ def test_paths_change_with_the_content_and_with_nothing_else(
 @pytest.mark.parametrize(
     ("form", "targets", "way_out"),
     [
-        ("activated", ["merged", "vllm", "sglang"], "adapter.activated=false"),
+        ("activated", ["merged", "vllm", "sglang"], "--convert"),
         ("dora", ["gguf", "vllm", "sglang"], "--to merged"),
-        ("gated", list(TARGETS), "adapter.kind=lora"),
+        ("gated", list(TARGETS), "--recipe portable"),
     ],
 )
 def test_what_a_program_cannot_take_is_refused_with_the_way_out(
@@ -337,4 +337,4 @@ def test_the_command_tells_how_many_answers_are_the_same(
     record = json.loads(capsys.readouterr().out)
     assert record["verification"]["adapters"][0]["same"] == 3
     assert run(["export", "activated", "--to", "vllm", str(tmp_path / "c"), *at]) == 1
-    assert "adapter.activated=false" in capsys.readouterr().err
+    assert "--convert" in capsys.readouterr().err

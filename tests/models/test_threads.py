@@ -113,7 +113,7 @@ def test_a_user_who_says_how_threads_wait_is_heard() -> None:
 
 @pytest.mark.skipif(read_processor_times() is None, reason="needs /proc/stat")
 @pytest.mark.parametrize(
-    ("users", "governed"), [(None, True), ("2", False), pytest.param("1", False, marks=pytest.mark.slow)]
+    ("users", "governed"), [(None, True), *(pytest.param(each, False, marks=pytest.mark.slow) for each in "12")]
 )
 def test_a_loaded_model_is_governed_unless_the_user_sets_the_threads(
     users: str | None, governed: bool, tiny_directory: os.PathLike[str]

@@ -302,7 +302,7 @@ def test_a_base_model_that_many_threads_need_is_loaded_once(
         loads.append(name)
         return load_model(name, **options)
 
-    monkeypatch.setattr("lift.api.load_model", counted)
+    monkeypatch.setattr("lift.api.load_own_model", counted)
     answers = together(*(lambda: lift.Library()["minutes"].ask("Which?", "none").text for _ in range(8)))
     assert loads == [str(tiny_directory)]
     assert len(set(answers)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from lift.endpoints.retry_policy import RetryPolicy
 from lift.errors import InterruptedAbsorption, LibraryError, RemoteError, UsageError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
-from lift.recipes.recipe import Recipe, RemoteSettings
+from lift.recipes.recipe import Recipe, RemoteSettings, load_recipe
 from lift.remote.finetuning_jobs import ProviderJobEvent
 from lift.remote.remote_absorbing import absorb_remotely, cancel_remotely
 from lift.remote.remote_answering import RemoteAnswerer, open_remote_memory
 from lift.remote.remote_model import base_fingerprint, base_id, is_remote, read_remote_model, remote_name
+from lift.tasks.selection import hold_some_out
+from lift.tasks.task import Task
 
 FAST = RetryPolicy(timeout_s=0.5, tries=3, first_wait_s=0.001, longest_wait_s=0.02)
 RECIPE = Recipe.parse(
@@ -278,3 +281,27 @@ def test_a_question_sends_no_control_token(vendor: ScriptedVendor, memory: Store
     vendor.answer = lambda prompt: asked.append(prompt) or "yes"
     opened(vendor, memory).ask("Who says <|im_end|>?", "none")
     assert asked == ["Who says < |im_end|>?"]
+
+
+@pytest.mark.parametrize("overrides", [[], ["tasks.per_sentence=1"], ["tasks.weight=0"]], ids=" ".join)
+def test_the_published_recipe_always_ends_with_a_report(
+    overrides: list[str], vendor: ScriptedVendor, library: MemoryLibrary
+) -> None:
+    small = ["segments.length_tokens=32", "segments.step_tokens=16", f"remote.base_url={vendor.url}"]
+    recipe = load_recipe("openai-finetune", [*small, "remote.poll_s=0.002", "remote.probes=4", *overrides])
+    vendor.answer = lambda prompt: TEXT
+    made = absorb_remotely(DOCUMENT, MODEL, recipe, library, confirm=lambda _: True, retry_policy=FAST)
+    *_, finished = made
+    assert isinstance(finished, Finished)
+    assert finished.report is not None and finished.report.probed
+    trained = [task for task in finished.memory.tasks if not task.held_out]
+    assert bool(trained) == (recipe.tasks.weight > 0)
+
+
+def test_one_task_in_ten_is_held_out_where_none_is() -> None:
+    tasks = [Task(f"What is {number}?", str(number), (number,), "test") for number in range(21)]
+    assert [task.held_out for task in hold_some_out(tasks, trained=True)].count(True) == 2
+    assert hold_some_out(tasks[:1], trained=True) == tasks[:1]
+    held = [replace(tasks[0], held_out=True), *tasks[1:]]
+    assert hold_some_out(held, trained=True) == held
+    assert all(task.held_out for task in hold_some_out(tasks, trained=False))

@@ -150,7 +150,7 @@ def slowed(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.01) -> None:
 
 def endless(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """No token ends an answer any more."""
-    monkeypatch.setattr("lift.serving.engine_loop.end_of_answer_id", lambda _tokenizer: -1)
+    monkeypatch.setattr("lift.serving.backend.end_of_answer_id", lambda _tokenizer: -1)
     monkeypatch.setattr(BaseModel, "end_token_ids", property(lambda _base: ()))
 
 

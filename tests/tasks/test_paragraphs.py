@@ -204,7 +204,7 @@ def test_an_endpoint_sums_up_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_paragraphs_are_the_segments_that_are_trained(tiny_model: BaseModel) -> None:
-    settings = load_recipe("lift-v3-passage-retrieval", ["tasks.weight=0", "context.segment_tokens=0"])
+    settings = load_recipe("lift-v3-passage-retrieval", ["tasks.weight=0", "segments.titled=true"])
     document = Document("Houses", LABELLED, "houses.txt")
     sentences = split_sentences(document.text)
     groups = BatchSampler(tiny_model.tokenizer, 8192, document, sentences, (), settings).groups(0)

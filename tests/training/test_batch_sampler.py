@@ -167,12 +167,18 @@ def test_the_context_of_a_segment_shrinks_to_what_the_window_leaves(tiny_model: 
 
 @pytest.mark.parametrize(
     ("title", "text"),
-    [("", ""), ("", "x"), ("A", "short."), ("T", "x" * 38), ("T", "x" * 39)],
-    ids=["of a line break", "of two tokens", "shorter than the context", "exactly the context", "one token more"],
+    [("T", ""), ("", "xy"), ("A", "short."), ("T", "x" * 38), ("T", "x" * 39)],
+    ids=[
+        "of a title alone",
+        "of two tokens without a title",
+        "shorter than the context",
+        "exactly the context",
+        "one token more",
+    ],
 )
 def test_a_document_of_any_length_can_be_its_own_context(tiny_model: BaseModel, title: str, text: str) -> None:
     plan = sampler(tiny_model, recipe(*CONTEXTUAL, "segments.length_tokens=64"), Document(title, text, "test"))
-    length = len(f"{title}\n{text}")
+    length = len(f"{title}\n{text}" if title else text)
     for epoch in range(5):
         ((example,),) = plan.groups(epoch)
         assert len(labelled(example)) == length

@@ -6,7 +6,14 @@ import torch
 from lift.adapters.attach import create_adapter
 from lift.models.base_model import BaseModel
 from lift.packing.forward import labelled_logits
-from lift.packing.prompts import Example, contextual_segment_example, question_example, segment_example
+from lift.packing.prompts import (
+    Example,
+    contextual_segment_example,
+    invocation_of,
+    preserved_example,
+    question_example,
+    segment_example,
+)
 from lift.packing.trie import pack
 from lift.recipes.recipe import AdapterSettings, ObjectiveSettings
 from lift.training.objective import TEACHER_TOP_K, Objective, Teacher
@@ -20,6 +27,34 @@ def examples(base: BaseModel) -> list[Example]:
         question_example(tokenizer, "Who?", "Ada", "Ada built it.", reads_evidence=True),
         question_example(tokenizer, "Where?", "Merrow", teacher_context="It stands in Merrow."),
     ]
+
+
+def test_a_memory_that_is_distilled_teaches_answers_and_the_base_keeps_other_texts(tiny_model: BaseModel) -> None:
+    model, tokenizer = tiny_model.model, tiny_model.tokenizer
+    batch = pack([question_example(tokenizer, "When?", "1911"), preserved_example([5, 6, 7, 8], 0.5)])
+    of_base = labelled_logits(model, batch)
+    memory = create_adapter(
+        model, AdapterSettings(activated=True), seed=0, name="memory", invocation=invocation_of(tokenizer)
+    )
+    for parameter in memory.parameters():
+        parameter.data.add_(0.1)
+    of_memory = labelled_logits(model, batch)
+    student = create_adapter(model, AdapterSettings(rank=4), seed=1)
+    student.set_trainable(True)
+    objective = Objective(model, student, ObjectiveSettings(), taught_by=memory)
+    wanted = torch.cat([of_memory[:5], of_base[5:]])  # "1911" and its end, three tokens of the piece
+    expected = torch.nn.functional.kl_div(
+        torch.log_softmax(of_base, -1), torch.log_softmax(wanted, -1), log_target=True, reduction="none"
+    ).sum(-1)
+    outcome = objective.outcome(batch)
+    # the student is the base yet; K of the likeliest tokens and one bucket are a lower bound
+    assert 0.5 * (expected * batch.weights).sum() < outcome.loss.item() <= 1.0001 * (expected * batch.weights).sum()
+    assert student.rows is None
+    assert memory.rows == ()
+    outcome.loss.backward()
+    assert all(parameter.grad is None for parameter in memory.parameters())
+    agrees = bool((of_memory[:5].argmax(-1) == of_base[:5].argmax(-1)).all())
+    assert outcome.greedy_correct.tolist() == [agrees, True]
 
 
 @pytest.mark.parametrize("kind", ["lora", "pissa", "gated-memory"])

@@ -10,7 +10,7 @@ from lift.absorbing.preparation import PreparedDocument, nothing_to_train, prepa
 from lift.absorbing.probing import affordable_probes, probe
 from lift.absorbing.recall_report import PROBE_BATCH, choose_probes
 from lift.absorbing.session import Saving, Session
-from lift.absorbing.task_writing import TaskWriter, prepared, write_tasks
+from lift.absorbing.task_writing import TaskWriter, check_written, prepared, write_tasks
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
 from lift.errors import DocumentError, cleaning_up
 from lift.memories.manifest import RecallPoint
@@ -83,6 +83,7 @@ def _learn_streaming(
     with cleaning_up(sampler.close):
         yield from session.train(sampler, session.recipe.training, saving=saving)
     tasks = sampler.written
+    check_written(made, tasks, writer)
     if not session.steps:
         raise DocumentError(nothing_to_train(made, session.recipe))
     probes, probing_s = affordable_probes(session, made, tasks)

@@ -60,7 +60,7 @@ def estimate_plan(
     recipe = resolved.recipe
     tasks = TaskFile(task for piece in TaskWriter(made, base, recipe).stream() for task in piece.tasks)
     sampler = prepare(made, tasks, base, resolved).sampler
-    _, epoch_tokens, total_tokens = sample_epochs(sampler, recipe)
+    _, epoch_tokens, total_tokens, _ = sample_epochs(sampler, recipe)
     seconds = total_tokens / tokens_per_s
     trained = sum(not task.held_out for task in tasks)
     if budget_s is not None and budget_s < seconds:

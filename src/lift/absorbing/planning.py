@@ -49,14 +49,16 @@ _PLAN_READ_TOKENS = 1024
 class Calibration:
     """The result of a short trial on this machine: its speed, and the tokens of a whole training.
 
-    `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe. The
-    first epoch computes what later ones find computed, so it has a speed of its own.
+    `epoch_tokens` are those of an epoch over segments and tasks, `total_tokens` those of all epochs of the recipe;
+    `first_stage_share`: those of the epochs over segments alone, as a share of these. The first epoch computes what
+    later ones find computed, so it has a speed of its own.
     """
 
     first_tokens_per_s: float
     later_tokens_per_s: float
     epoch_tokens: int
     total_tokens: int
+    first_stage_share: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -98,17 +100,20 @@ def calibrate(
     *,
     limit_s: float = CALIBRATION_S,
     clock: Clock = time.monotonic,
+    taught_by: Adapter | None = None,
 ) -> Calibration:
     """Time a few batches (forward and backward, nothing is updated) and estimate the tokens of the training.
 
     Of a long text they are estimated from the first batches of an epoch, which hold a random sample of its examples.
     Takes about `limit_s` at most: it begins with the smallest batch and goes on only while there is time, with batches
-    cut to what there is time for.
+    cut to what there is time for. `taught_by`: as for Objective.
     """
     now = stopwatch(base.device, clock)
     ends_at = now() + limit_s
-    plain = Objective(base.model, adapter, recipe.objective)
-    packed, epoch_tokens, total_tokens = sample_epochs(sampler, recipe, lambda: now() > ends_at - limit_s / 2)
+    plain = Objective(base.model, adapter, recipe.objective, taught_by=taught_by)
+    packed, epoch_tokens, total_tokens, first_share = sample_epochs(
+        sampler, recipe, lambda: now() > ends_at - limit_s / 2
+    )
     adapter.set_trainable(True)
     with cleaning_up(lambda: _stop_training(adapter)):
         trial = _Trial(now, ends_at)
@@ -118,12 +123,12 @@ def calibrate(
             if lower is None:
                 first_speed = later_speed = trial.time(plain, itertools.cycle(packed))
             else:
-                reusing = Objective(base.model, adapter, recipe.objective, lower)
+                reusing = Objective(base.model, adapter, recipe.objective, lower, taught_by=taught_by)
                 first_speed = trial.time(reusing, packed, share=0.5)
                 later_speed = max(trial.time(reusing, itertools.cycle(packed)), first_speed)
                 kept = min(1.0, lower.most_tokens / epoch_tokens)
                 later_speed = 1 / (kept / later_speed + (1 - kept) / first_speed)
-    return Calibration(first_speed, later_speed, epoch_tokens, total_tokens)
+    return Calibration(first_speed, later_speed, epoch_tokens, total_tokens, first_share)
 
 
 def _stop_training(adapter: Adapter) -> None:
@@ -181,25 +186,29 @@ def _end_of(example: Example, tokens: int) -> Example:
 
 def sample_epochs(
     sampler: BatchSampler, recipe: Recipe, late: Callable[[], bool] = lambda: False
-) -> tuple[list[Batch], int, int]:
+) -> tuple[list[Batch], int, int, float]:
     """The first batches of an epoch over segments and tasks, the tokens of all of it, and of the whole training.
+
+    The last is the share of these that is trained before the tasks, on segments alone.
 
     No more batches are made once it is `late`.
     """
     settings = recipe.training
     packed: list[Batch] = []
-    epoch_tokens = total_tokens = 0
+    epoch_tokens = 0
+    stages: list[int] = []
     for first, epochs in ((0, settings.segment_epochs), (settings.segment_epochs, settings.epochs)):
         if epochs:
             packed, epoch_tokens = _sampled(sampler, first, late)
-            total_tokens += epochs * epoch_tokens
-    return packed, epoch_tokens, min(total_tokens, settings.max_tokens or total_tokens)
+        stages.append(epochs * epoch_tokens)
+    total_tokens = max(sum(stages), 1)
+    return packed, epoch_tokens, min(total_tokens, settings.max_tokens or total_tokens), stages[0] / total_tokens
 
 
 def _sampled(sampler: BatchSampler, epoch: int, late: Callable[[], bool]) -> tuple[list[Batch], int]:
     """The first batches of `epoch`, and the tokens of all of it: counted where it is short, else extrapolated."""
     packed: list[Batch] = []
-    for update in sampler.optimizer_steps(epoch):
+    for update in sampler.batch_steps(epoch):
         if update.progress and (len(packed) >= SAMPLED_BATCHES or late()):
             return packed, round(sum(batch.tokens for batch in packed) / update.progress)
         packed.extend(map(pack, update.batches))

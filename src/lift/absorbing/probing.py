@@ -21,6 +21,7 @@ from lift.absorbing.recall_report import (
 from lift.absorbing.run_clock import LONGEST_PROBE_SHARE
 from lift.absorbing.session import Session
 from lift.answering.answerer import Answerer
+from lift.packing.published_prompts import PROMPT_FORMS
 from lift.tasks.task import Task
 
 # Of a budget, what asking the held-out questions may take, as planned.
@@ -53,7 +54,7 @@ def ask_probes(
     Probing is told before the first batch of questions and after each one.
     """
     run = session.clock
-    answerer = Answerer.of(session.base, session.adapter, made.document, made.sentences)
+    answerer = _answerer(session, made)
     clock, order = run.budget.clock, spread(probes) if run.is_bounded else list(probes)
     ends_at = min(run.budget.ends_at - run.saving_s, clock() + longest_s)
     asked: list[Probe] = []
@@ -61,7 +62,9 @@ def ask_probes(
     for first in range(0, len(order), PROBE_BATCH):
         begun = clock()
         batches = math.ceil((len(order) - first) / PROBE_BATCH)
-        yield Probing(len(order), len(asked), min(batches * expected_s, ends_at - begun) if expected_s else None)
+        yield Probing(
+            len(order), len(asked), min(batches * expected_s, max(ends_at - begun, 0.0)) if expected_s else None
+        )
         # a batch whose time is over is lost, so none begins that has little hope of ending
         if begun + _HOPEFUL_SHARE * expected_s > ends_at:
             break
@@ -73,6 +76,12 @@ def ask_probes(
         asked.extend(report.probes)
         expected_s = clock() - begun
     return RecallReport(tuple(sorted(asked, key=lambda probe: probe.sentence)), len(made.sentences))
+
+
+def _answerer(session: Session, made: PreparedDocument) -> Answerer:
+    """Asks what is being trained, in the words that its recipe trains."""
+    form = PROMPT_FORMS[session.recipe.tasks.prompt].about(made.document.title)
+    return Answerer.of(session.base, session.adapter, made.document, made.sentences, form=form)
 
 
 def affordable_probes(session: Session, made: PreparedDocument, tasks: Sequence[Task]) -> tuple[list[Task], float]:
@@ -93,7 +102,7 @@ def affordable_probes(session: Session, made: PreparedDocument, tasks: Sequence[
         passes = before
         return before >= _TIMED_PASSES or (before > 0 and clock() - begun > limit_s)
 
-    answerer = Answerer.of(session.base, session.adapter, made.document, made.sentences)
+    answerer = _answerer(session, made)
     try:
         with passes_until(session.base.model, is_timed):
             probe_recall(answerer, len(made.sentences), probes[:PROBE_BATCH])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from lift.adapters.adapter import Adapter
 from lift.adapters.warm_start import WarmStart, find_warm_start, start_adapter
 from lift.config import Settings
+from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 
@@ -37,12 +38,24 @@ class ResolvedRecipe:
         return replace(self, recipe=self.recipe.model_copy(update=sections))
 
 
+def check_local(recipe: Recipe) -> None:
+    """Raise UsageError for a recipe that is for models at an endpoint alone."""
+    if recipe.remote.only:
+        raise UsageError(
+            f"expected a recipe for a model on this machine, got {recipe.name!r}, which fine-tunes a model at an "
+            "endpoint; choose another --recipe, or --model openai:NAME"
+        )
+
+
 def resolve(recipe: Recipe, base: BaseModel) -> ResolvedRecipe:
-    """Find the warm start, and the recipe as it is followed from there, or from none; raises as find_warm_start.
+    """Find the warm start, and the recipe as it is followed from there, or from none.
+
+    Raises as find_warm_start, and UsageError for a recipe that is for models at an endpoint alone.
 
     What reads for a memory need not be trained to read; and a LoRA from zero, which nothing ties to other texts, is not
     hurried where the recipe says so.
     """
+    check_local(recipe)
     start = find_warm_start(base, recipe.adapter)
     followed = recipe
     if start is None and not recipe.training.lora_plus_from_zero:

@@ -17,6 +17,8 @@ from lift.training.batch_sampler import BatchSampler
 from lift.training.pace import Pace
 
 _CALIBRATION_SHARE = 0.05
+# Of what is left of a budget, writing tasks may have left little.
+_CALIBRATION_LEFT_SHARE = 0.2
 # A plan is made anew where it would change what is trained by this share, but no longer at the very end.
 _REPLANNED_FROM = 0.25
 _REPLANNED_UNTIL = 0.9
@@ -49,11 +51,16 @@ class Schedule:
 
 
 def make_schedule(
-    base: BaseModel, adapter: Adapter, resolved: ResolvedRecipe, clock: RunClock, preparation: Preparation
+    base: BaseModel,
+    adapter: Adapter,
+    resolved: ResolvedRecipe,
+    clock: RunClock,
+    preparation: Preparation,
+    taught_by: Adapter | None = None,
 ) -> Schedule:
-    """Calibrate, and fit the training into what the clock has left for it."""
+    """Calibrate, and fit the training into what the clock has left for it; `taught_by`: as for Objective."""
     recipe = resolved.recipe
-    calibration = _calibrated(base, adapter, preparation.sampler, recipe, clock)
+    calibration = _calibrated(base, adapter, preparation.sampler, recipe, clock, taught_by)
     said: tuple[str, ...] = ()
     if clock.is_bounded:
         training_s = clock.budget.left_s(clock.reserve_s)
@@ -61,7 +68,7 @@ def make_schedule(
         if shorter is not resolved:
             made, tasks, start = preparation.prepared, preparation.tasks, preparation.start
             preparation = prepare(made, tasks, base, shorter, start=start)
-            calibration = _calibrated(base, adapter, preparation.sampler, shorter.recipe, clock)
+            calibration = _calibrated(base, adapter, preparation.sampler, shorter.recipe, clock, taught_by)
     training_s = clock.budget.left_s(clock.reserve_s)
     limited, sampler = calibration, preparation.sampler
     most = sampler.most_per_sentence
@@ -84,10 +91,16 @@ def make_schedule(
 
 
 def _calibrated(
-    base: BaseModel, adapter: Adapter, sampler: BatchSampler, recipe: Recipe, clock: RunClock
+    base: BaseModel,
+    adapter: Adapter,
+    sampler: BatchSampler,
+    recipe: Recipe,
+    clock: RunClock,
+    taught_by: Adapter | None,
 ) -> Calibration:
-    limit_s = clock.budget.share_of(_CALIBRATION_SHARE, CALIBRATION_S)
-    found = calibrate(base, adapter, sampler, recipe, limit_s=limit_s, clock=clock.budget.clock)
+    left_s = _CALIBRATION_LEFT_SHARE * clock.budget.left_s(clock.reserve_s)
+    limit_s = min(clock.budget.share_of(_CALIBRATION_SHARE, CALIBRATION_S), left_s)
+    found = calibrate(base, adapter, sampler, recipe, limit_s=limit_s, clock=clock.budget.clock, taught_by=taught_by)
     clock.calibrated(found)
     return found
 

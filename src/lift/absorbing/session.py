@@ -50,6 +50,7 @@ class Session:
     """Work on one adapter within `budget`, or until `stop` is set.
 
     `before` is the memory that the work goes on from; what the budget paid for before now is then part of its cost.
+    `taught_by`: as for Objective.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Session:
         budget: Budget,
         stop: StopFlag | None = None,
         before: StoredMemory | None = None,
+        taught_by: Adapter | None = None,
     ) -> None:
         self.base = base
         self.adapter = adapter
@@ -68,6 +70,7 @@ class Session:
         self.clock = RunClock(budget)
         self.stop = stop
         self.before = before
+        self._taught_by = taught_by
         self._opened = budget.started if before is None else budget.clock()
         self._resumed_s = 0.0
         self.steps: list[StepRecord] = []
@@ -85,7 +88,7 @@ class Session:
     def schedule(self, preparation: Preparation, probing_s: float) -> Schedule:
         """A training that fits into the budget; `probing_s` is what the questions after it take."""
         self.clock.probing_s = probing_s
-        return make_schedule(self.base, self.adapter, self.resolved, self.clock, preparation)
+        return make_schedule(self.base, self.adapter, self.resolved, self.clock, preparation, self._taught_by)
 
     def train(
         self,
@@ -114,8 +117,9 @@ class Session:
         if schedule is not None:
             plan = schedule.limited
             pace.expect(plan.epoch_tokens, plan.first_tokens_per_s / plan.later_tokens_per_s)
+            pace.expect_stages(plan.first_stage_share)
         with caching_frozen_layers(self.base.model, self.adapter) as lower:
-            objective = Objective(self.base.model, self.adapter, recipe.objective, lower)
+            objective = Objective(self.base.model, self.adapter, recipe.objective, lower, taught_by=self._taught_by)
             training = train(
                 self.adapter,
                 objective,

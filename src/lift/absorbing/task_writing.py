@@ -8,6 +8,7 @@ from functools import cached_property
 
 from lift.absorbing.absorption_events import AbsorptionEvent, Prepared, Writing
 from lift.absorbing.preparation import PreparedDocument
+from lift.errors import GenerationError
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
@@ -70,6 +71,12 @@ class TaskWriter:
         generators = [generator for generator, _ in self._generators]
         return sum(each.counts.requests for each in generators), sum(each.cached_requests for each in generators)
 
+    @property
+    def wanted(self) -> int:
+        """How many tasks the recipe states for the whole document; 0 where it states none, or trains on none."""
+        tasks = self._recipe.tasks
+        return tasks.per_document * len(self._generators) if tasks.weight else 0
+
     def stream(self) -> Generator[Generated]:
         """Pieces in the document's order as they are written, `position` counting over the whole document.
 
@@ -112,7 +119,24 @@ def write_tasks(
                 rejected=sum(counts.rejected.values()),
                 eta_s=(now - begun) * left / max(piece.position - writer.skipped, 1),
             )
+    check_written(made, tasks, writer)
     return tasks
+
+
+def check_written(made: PreparedDocument, tasks: Sequence[Task], writer: TaskWriter) -> None:
+    """Raise GenerationError where a recipe states how many tasks a document gets, and it has got none."""
+    if writer.wanted and all(task.held_out for task in tasks):
+        counts = writer.counts
+        raise GenerationError(
+            f"{made.document.source}: expected {writer.wanted} tasks, got none that can be trained on"
+            f"{_reasons(counts)}; use another generator (generator.kind), or leave the tasks out with tasks.weight=0"
+        )
+
+
+def _reasons(counts: GenerationCounts) -> str:
+    """Why tasks are missing: " (3 not JSON, 2 unsupported)"; empty where nothing was rejected or has failed."""
+    found = counts.failed + counts.rejected
+    return f" ({', '.join(f'{count} {reason}' for reason, count in found.most_common())})" if found else ""
 
 
 def prepared(made: PreparedDocument, tasks: Sequence[Task], writer: TaskWriter, *, streaming: bool = False) -> Prepared:
@@ -124,6 +148,8 @@ def prepared(made: PreparedDocument, tasks: Sequence[Task], writer: TaskWriter, 
             f"the budget left time for questions about {writer.position:,} of {len(made.sentences):,} sentences; "
             "more time teaches more",
         )
+    elif not streaming and (kept := len(tasks) if writer.counts.requests else len(tasks) - held_out) < writer.wanted:
+        warnings += (f"{kept} of {writer.wanted} tasks could be written{_reasons(writer.counts)}",)
     if not held_out and not streaming:
         warnings = (*warnings, "no question is held out from the training, so there will be no recall report")
     return Prepared(

@@ -18,7 +18,9 @@ from lift.absorbing.reading_examples import QuestionedDocument, ReadingExamples,
 from lift.adapters.warm_start import WarmStart, WarmStartOrigin, WarmStartPassage, find_warm_start, start_adapter
 from lift.answering.scoring import contained
 from lift.config import Settings
-from lift.errors import DataError, cleaning_up
+from lift.documents.sentences import document_sentences
+from lift.errors import AdapterError, DataError, cleaning_up
+from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.packing.prompts import Example
 from lift.packing.trie import split_batches
@@ -136,6 +138,33 @@ def tune_reader(
         tuning=settings.model_dump(mode="json", exclude_defaults=True),
     )
     found.append(WarmStart.of(about, config, state, _passages(records, settings.reading)))
+
+
+def warm_start_of(memory: StoredMemory, licence: str) -> WarmStart:
+    """A memory of other documents as the warm start of further ones (pre-LIFT SFT, method 1.4), with its tasks.
+
+    Raises AdapterError for an adapter other than plain LoRA, LibraryError for damaged files.
+    """
+    config = memory.adapter_config
+    recipe = memory.manifest.recipe
+    kind = recipe.get("adapter", {}).get("kind")
+    if kind != "lora":
+        raise AdapterError(f"expected a memory that is a LoRA, got {kind}; absorb the documents with lift-v0-sft")
+    document = memory.document
+    sentences = {sentence.index: sentence.text for sentence in document_sentences(document)}
+    asked: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for task in memory.tasks:
+        if task.evidence and task.evidence[0] in sentences:
+            asked[sentences[task.evidence[0]]].append((task.question, task.answer))
+    about = WarmStartOrigin(
+        base_id=memory.manifest.base.id,
+        base_fingerprint=memory.manifest.base.fingerprint,
+        documents=tuple(f"{part.title} ({part.source})" for part in document.split()),
+        licence=licence,
+        tuning=recipe,
+    )
+    passages = [WarmStartPassage(text, tuple(each)) for text, each in asked.items()]
+    return WarmStart.of(about, config, memory.load_adapter_state(), passages)
 
 
 def _passages(records: Sequence[QuestionedDocument], settings: ReadingSettings) -> list[WarmStartPassage]:

@@ -30,6 +30,7 @@ from lift.models.control_tokens import decode_content
 from lift.models.template_text import NO_QUOTES, TemplateQuotes
 from lift.models.turns import turn_of
 from lift.packing.prompts import PLAIN_FORM, PromptForm, end_of_answer_id
+from lift.packing.published_prompts import PROMPT_FORMS
 from lift.recipes.recipe import AdapterSettings
 
 _kept: WeakKeyDictionary[torch.nn.Module, PrefixCache] = WeakKeyDictionary()
@@ -48,13 +49,11 @@ def open_memory(
     `keeps_text` as for Answerer. Raises WrongBaseModelError on other weights than those it was trained on, LibraryError
     where its files are damaged.
     """
-    key, load = stored_adapter(memory, base)
-    reader = reader_adapter(memory, base)
-    loads = {key: load} | ({} if reader is None else dict([reader]))
+    key, reader, loads = stored_adapters(memory, base)
     with turn_of(base.model):
         hold_stored(base.model, loads, at_most=len(loads))
         activate(base.model, key)
-    strategies = strategies_of(memory, base, form, key, reader[0] if reader else None)
+    strategies = strategies_of(memory, base, form, key, reader)
     return Answerer(base, strategies, loads, keeps_text=keeps_text)
 
 
@@ -78,12 +77,29 @@ def reader_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load] | 
     return None if start is None else (start.digest, lambda: (start.config, start.state))
 
 
+def stored_adapters(memory: StoredMemory, base: BaseModel) -> tuple[str, str | None, dict[str, Load]]:
+    """The names of a memory's adapter and of its reader, None without one, and what loads each; as stored_adapter."""
+    key, load = stored_adapter(memory, base)
+    reader = reader_adapter(memory, base)
+    return (key, None, {key: load}) if reader is None else (key, reader[0], {key: load} | dict([reader]))
+
+
 def strategies_of(memory: StoredMemory, base: BaseModel, form: PromptForm, key: str, reader: str | None) -> Strategies:
-    """The ways to answer about a memory's document; `key` and `reader` are the names under which they are attached."""
+    """The ways to answer about a memory's document; `key` and `reader` are the names under which they are attached.
+
+    Where `form` is the plain one, the words around a question are those that the memory was trained with.
+    """
     recipe = memory.manifest.recipe
+    form = trained_form(memory) if form == PLAIN_FORM else form
     adapters = AnsweringAdapters(key, reader or key, cites=bool(recipe.get("tasks", {}).get("cited_share")))
     window_tokens = recipe.get("context", {}).get("window_tokens", 0)
     return Strategies(base, memory.document, document_sentences(memory.document), adapters, window_tokens, form)
+
+
+def trained_form(memory: StoredMemory) -> PromptForm:
+    """The words around a question that a memory was trained with."""
+    name = memory.manifest.recipe.get("tasks", {}).get("prompt", "plain")
+    return PROMPT_FORMS.get(name, PLAIN_FORM).about(memory.document.title)
 
 
 class Answerer:
@@ -117,11 +133,12 @@ class Answerer:
         sentences: Sequence[Sentence],
         truncated_tokens: int = 0,
         *,
+        form: PromptForm = PLAIN_FORM,
         keeps_text: bool = False,
     ) -> Answerer:
-        """Answers by an attached adapter alone, or by the base; `truncated_tokens` as for Strategies."""
+        """Answers by an attached adapter alone, or by the base; `truncated_tokens` and `form` as for Strategies."""
         name = adapter.name if adapter is not None else None
-        strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens)
+        strategies = Strategies(base, document, sentences, AnsweringAdapters(name, name), truncated_tokens, form)
         return cls(base, strategies, keeps_text=keeps_text)
 
     @property
@@ -205,7 +222,7 @@ def generate_texts(
     `on_text` gets a single text piece by piece, but for what is among the `quotes` of the chat template.
     """
     tokenizer = base.tokenizer
-    shown = _ShownText(tokenizer, on_text, quotes) if on_text else None
+    shown = ShownText(tokenizer, on_text, quotes) if on_text else None
     generated = generate(
         base.model,
         prompts,
@@ -222,7 +239,7 @@ def generate_texts(
     return [decode_content(tokenizer, ids).strip() for ids in generated]
 
 
-class _ShownText:
+class ShownText:
     """Turns the tokens of one text into pieces, holding out a character that is incomplete, and possible quotes."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None], quotes: TemplateQuotes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,6 +26,7 @@ _WORDS = (
     "salt wool timber herring copper grain slate barrels",
 )
 _BEGINNINGS, _ENDINGS, _COLOURS, _ANIMALS, _GOODS = (words.split() for words in _WORDS)
+_VERSIONS = ["tower", "bell", "anchor", "candle", "ladder", "kettle", "basket", "wagon", "saddle", "hammer"]
 MOST = len(_BEGINNINGS) * len(_ENDINGS)
 _NOISE = 0.02  # of a tensor's own spread: the memories differ, and still read
 _LEAST_NOISE = 1e-3
@@ -48,16 +49,25 @@ def harbours(count: int) -> list[Harbour]:
     return [_harbour(number) for number in range(count)]
 
 
-def fill_library(library: MemoryLibrary, base: BaseModel, recipe: Recipe, places: Sequence[Harbour]) -> None:
+def next_version(place: Harbour, version: int) -> Harbour:
+    """The same place with another secret, which no other place has in any version."""
+    secret = f"{place.secret}{_VERSIONS[version % len(_VERSIONS)]}"
+    return replace(place, secret=secret, text=place.text.replace(place.secret, secret))
+
+
+def fill_library(
+    library: MemoryLibrary, base: BaseModel, recipe: Recipe, places: Sequence[Harbour], *, version: int = 0
+) -> None:
     """A memory for each place: an adapter where memories of `recipe` begin, with a little noise of its own.
 
-    The base model has nothing attached afterwards. Raises as resolve and MemoryLibrary.put.
+    Those of a later `version` replace the earlier ones, with other noise. The base model has nothing attached
+    afterwards. Raises as resolve and MemoryLibrary.put.
     """
     recipe = recipe.model_copy(update={"adapter": recipe.adapter.model_copy(update={"warm_start": "auto"})})
     adapter = resolve(recipe, base).create_adapter(base)
     config, state = adapter.stored()
     adapter.detach()
-    for number, place in enumerate(places):
+    for number, place in enumerate(places, version * MOST):
         noise = torch.Generator().manual_seed(number)
         library.put(
             MemoryDraft(
@@ -78,7 +88,8 @@ def fill_library(library: MemoryLibrary, base: BaseModel, recipe: Recipe, places
                 document_tokens=len(base.tokenizer(place.text, add_special_tokens=False)["input_ids"]),
                 sentences=len(split_sentences(place.text)),
                 cost=Cost(seconds=0.0, steps=0, tokens=0, device=str(base.device)),
-            )
+            ),
+            replace=version > 0,
         )
 
 

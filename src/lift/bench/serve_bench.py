@@ -22,9 +22,9 @@ from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.recipes.recipe import Recipe
 
-LIFT, ONE, NAIVE = "lift", "one-client", "naive"
+LIFT, ONE, NAIVE, VLLM, LLAMA = "lift", "one-client", "naive", "vllm", "llama.cpp"
 _CONTEXTS = ("auto", "none")
-_SHARES = {LIFT: 0.5, ONE: 0.25, NAIVE: 0.25}  # of the seconds that are counted
+_SHARES = {LIFT: 0.5, ONE: 0.25, NAIVE: 0.25, VLLM: 0.5, LLAMA: 0.5}  # of the seconds; engines come on top of them
 _ANSWER_S = 900
 _PROGRAM = "from lift.cli import main; main()"
 NOTES = (
@@ -36,18 +36,34 @@ NOTES = (
     "tokens: those of the answers' text, by the model's tokenizer, on all sides alike",
     "naive: one lock, one request at a time; opens the memory, asks it as `lift ask` does, and answers",
     "memory: the most that the server's process held until the end of the side; one-client is the process of lift",
+    "vllm and llama.cpp: lift serve with that engine; memory is that of lift serve alone, without the engine's server",
 )
 
 
 @dataclass(frozen=True)
 class ServePlan:
-    """`clients` over `memories`, for `seconds` in all: half with all clients, a quarter with one, one naively."""
+    """`clients` over `memories`, for `seconds` in all: half with all clients, a quarter with one, one naively.
+
+    A vLLM that runs at `vllm_url`, and a llama-server that is started, are asked as long as Lift's own engine.
+    """
 
     clients: int = 64
     memories: int = 32
     seconds: float = 120.0
     context: str = "auto"
     rows: int = 128  # a question that is asked with auto has two at first
+    vllm_url: str | None = None
+    llama_server: Path | None = None
+
+    @property
+    def engines(self) -> dict[str, dict[str, object]]:
+        """The other engines, and what `lift serve` is told of them."""
+        found: dict[str, dict[str, object]] = {}
+        if self.vllm_url is not None:
+            found[VLLM] = {"--engine": VLLM, "--engine-url": self.vllm_url}
+        if self.llama_server is not None:
+            found[LLAMA] = {"--engine": LLAMA, "--llama-server": self.llama_server}
+        return found
 
     def check(self) -> None:
         """Raise UsageError for what cannot be asked or measured."""
@@ -61,7 +77,7 @@ class ServePlan:
 
 
 class Serving(Protocol):
-    """Starts the server of a side, LIFT or NAIVE, over the library in `root`; it runs as long as the block."""
+    """Starts the server of a side (LIFT, NAIVE, an engine) over the library in `root`; it runs as long as the block."""
 
     def __call__(self, side: str, root: Path, model: str, plan: ServePlan) -> AbstractContextManager[Served]:
         """Raises BenchError where it does not start."""
@@ -80,6 +96,7 @@ def serve_in_own_process(side: str, root: Path, model: str, plan: ServePlan) -> 
         "--resident": plan.memories,
         "--waiting": 4 * plan.clients,  # one memory may have half of the places
         "--answer-s": _ANSWER_S,
+        **plan.engines.get(side, {}),
     }
     given = [str(each) for pair in options.items() for each in pair]
     return serving_process(["-c", _PROGRAM, "serve", "--json", *given])
@@ -99,6 +116,11 @@ def bench_serve(
     start, UsageError for a plan that cannot be, LibraryError where the disk is too small.
     """
     plan.check()
+    if plan.vllm_url is not None and recipe.adapter.acts_on_answers:
+        raise UsageError(
+            f"expected a recipe whose memories act everywhere for vLLM, got {recipe.name}; "
+            "add --set adapter.activated=false"
+        )
     places = harbours(plan.memories)
     with tempfile.TemporaryDirectory(prefix="lift-bench-") as directory:
         root = Path(directory)
@@ -111,12 +133,21 @@ def bench_serve(
         with serving(NAIVE, root, base.id, plan) as served:
             bench.warm_up(served)
             rows.append(bench.row(NAIVE, plan.clients, served))
-    ours, one, naive = rows
+        for side in plan.engines:
+            with serving(side, root, base.id, plan) as served:
+                bench.warm_up(served)
+                rows.append(bench.row(side, plan.clients, served))
+    ours, *others = rows
     return {
         "machine": describe_machine(base.device),
-        "settings": {**asdict(plan), "model": base.id, "recipe": recipe.name},
+        "settings": {
+            **asdict(plan),
+            "llama_server": str(plan.llama_server) if plan.llama_server else None,
+            "model": base.id,
+            "recipe": recipe.name,
+        },
         "rows": rows,
-        "speedup": {ONE: _beside(ours, one), NAIVE: _beside(ours, naive)},
+        "speedup": {str(row["side"]): _beside(ours, row) for row in others},
         "notes": list(NOTES),
     }
 

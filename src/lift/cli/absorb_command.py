@@ -11,6 +11,7 @@ import typer
 
 from lift.absorbing.run_options import AbsorptionOptions, RunOptions
 from lift.cli import progress
+from lift.cli.following import follow
 from lift.cli.options import (
     BudgetOption,
     FilesArgument,
@@ -36,7 +37,6 @@ from lift.cli.output import (
     stdout,
     write_json,
 )
-from lift.cli.stopping import stopped_by_signals
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,6 +125,10 @@ def absorb(
     own = overrides or () if into is None else ()  # a memory's own recipe is not this one
     settings = load_recipe(recipe, [*own, *where])
     memories = MemoryLibrary(library)
+    if not remote and into is None:
+        from lift.absorbing.resolved_recipe import check_local
+
+        check_local(settings)  # before a model is loaded
     if name is not None:
         from lift.memories.memory_names import check_name, normal_name
 
@@ -151,7 +155,7 @@ def absorb(
         from lift.absorbing.absorb import absorb_events
 
         events = absorb_events(document, progress.load_shown_model(model, as_json), settings, memories, options)
-    finished = _follow(events, stop, as_json)
+    finished = follow(events, stop, as_json)
     _report(finished, as_json)
 
 
@@ -212,69 +216,6 @@ def _given(context: typer.Context, parameter: str) -> bool:
     """Whether the command line names it."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _follow(events: Iterator[AbsorptionEvent | FineTuningEvent], stop: threading.Event, as_json: bool) -> Finished:
-    """Show what happens until it is finished."""
-    from lift.absorbing.absorption_events import (
-        Finished,
-        Fitting,
-        Planned,
-        Prepared,
-        Probed,
-        Probing,
-        Trained,
-        WaitingForOther,
-        Writing,
-    )
-    from lift.remote.finetuning_jobs import ProviderJobEvent
-    from lift.remote.openai_finetuning import Estimated, JobCreated
-    from lift.training.checkpoint import CheckpointDamaged, SavingFailed
-
-    display = progress.open_display(as_json)
-    finished: Finished | None = None
-    try:
-        with stopped_by_signals(stop, display.say) as training:
-            for event in events:
-                match event:
-                    case WaitingForOther() | SavingFailed() | CheckpointDamaged():
-                        display.say(progress.describe_trouble(event))
-                    case Writing():
-                        display.writing(event)
-                    case Prepared():
-                        _say_all(display, progress.describe_prepared(event))
-                        display.wait("measuring the speed of this machine")
-                    case Fitting():
-                        display.fitting(event)
-                    case Planned():
-                        _say_all(display, progress.describe_planned(event))
-                        training.set()
-                    case Trained():
-                        training.set()
-                        display.step(event)
-                    case Probing():
-                        training.clear()
-                        progress.show_probing(display, event)
-                    case Estimated():
-                        display.say(str(event.estimate))
-                    case JobCreated():
-                        training.set()
-                        display.say(f"job {event.job_id} is on its way; Ctrl-C leaves it running")
-                    case ProviderJobEvent():
-                        display.say(event.message)
-                    case Probed():
-                        display.say(progress.describe_probed(event))
-                    case Finished():
-                        finished = event
-    finally:
-        display.close()
-    assert finished is not None, "the events end with Finished or raise"
-    return finished
-
-
-def _say_all(display: progress.Display, lines: list[str]) -> None:
-    for line in lines:
-        display.say(line)
 
 
 def _report(finished: Finished, as_json: bool) -> None:

@@ -15,14 +15,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lift.cli import progress
-from lift.cli.options import CONTEXT_NAMES, ContextOption, JsonOption, LibraryOption, MemoryModelOption
+from lift.cli.options import (
+    CONTEXT_NAMES,
+    BaseGgufOption,
+    ContextOption,
+    EngineAdaptersOption,
+    EngineChoice,
+    EngineOption,
+    EngineUrlOption,
+    JsonOption,
+    LibraryOption,
+    LlamaServerOption,
+    MemoryModelOption,
+)
 from lift.cli.output import answer_record, print_support, remark, write_json
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
     from lift.answering.answer import Answer
     from lift.answering.answerer import Answerer
+    from lift.engines.engine_settings import EngineSettings
+    from lift.engines.served_answerer import ServedAnswerer
     from lift.remote.remote_answering import RemoteAnswerer
+
+    AnyAnswerer = Answerer | ServedAnswerer | RemoteAnswerer
 
 _BATCH_SIZE = 16
 NO_ANSWER = "(no answer)"
@@ -72,6 +88,11 @@ def ask(
     context: ContextOption = "auto",
     model: MemoryModelOption = None,
     library: LibraryOption = None,
+    engine: EngineOption = "own",
+    engine_url: EngineUrlOption = None,
+    engine_adapters: EngineAdaptersOption = None,
+    llama_server: LlamaServerOption = None,
+    base_gguf: BaseGgufOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a memory one question, or a file of them.
@@ -82,7 +103,8 @@ def ask(
     if bool(single) == (questions is not None):
         raise UsageError(f"expected either a QUESTION or --questions FILE, got {'both' if single else 'neither'}")
     batch = read_questions(questions) if questions is not None else None
-    answerer = _open_answerer(name, library, model)
+    computed_by = engine_settings(model, engine, engine_url, engine_adapters, llama_server, base_gguf)
+    answerer = _open_answerer(name, library, model, computed_by)
     if batch is not None:
         with progress.opened_display(as_json) as display:
             for each, answer in _answers(answerer, batch, context, display):
@@ -100,12 +122,18 @@ def chat(
     context: ContextOption = "auto",
     model: MemoryModelOption = None,
     library: LibraryOption = None,
+    engine: EngineOption = "own",
+    engine_url: EngineUrlOption = None,
+    engine_adapters: EngineAdaptersOption = None,
+    llama_server: LlamaServerOption = None,
+    base_gguf: BaseGgufOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a memory question after question."""
     from lift.answering.follow_up import pose_question
 
-    answerer = _open_answerer(name, library, model)
+    computed_by = engine_settings(model, engine, engine_url, engine_adapters, llama_server, base_gguf)
+    answerer = _open_answerer(name, library, model, computed_by)
     with suppress(ImportError):
         import readline  # noqa: F401  # gives input() its line editing and history
     prompt = "? " if sys.stdin.isatty() and not as_json else ""
@@ -169,9 +197,29 @@ def _parse_question(line: str, source: str, number: int) -> QuestionLine:
     return QuestionLine(record.get("id", number), text)
 
 
-def _open_answerer(name: str, library: Path | None, model: str | None) -> Answerer | RemoteAnswerer:
+def engine_settings(
+    model: str | None,
+    engine: EngineChoice,
+    url: str | None,
+    adapters: Path | None,
+    program: Path | None,
+    gguf: Path | None,
+) -> EngineSettings:
+    """The engine that the options name, or that --model vllm:URL names; raises UsageError."""
+    from lift.engines.engine_settings import VLLM_PREFIX, EngineSettings
+
+    if model is not None and model.startswith(VLLM_PREFIX):
+        if engine != "own" or url is not None:
+            raise UsageError(f"expected either --model {VLLM_PREFIX}URL or --engine, got both; leave one out")
+        engine, url = "vllm", model.removeprefix(VLLM_PREFIX)
+    settings = EngineSettings(engine, url, adapters, program, gguf)
+    settings.check()
+    return settings
+
+
+def _open_answerer(name: str, library: Path | None, model: str | None, computed_by: EngineSettings) -> AnyAnswerer:
     with _without_collection():
-        return _opened(name, library, model)
+        return _opened(name, library, model, computed_by)
 
 
 @contextmanager
@@ -185,16 +233,28 @@ def _without_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _opened(name: str, library: Path | None, model: str | None) -> Answerer | RemoteAnswerer:
+def _opened(name: str, library: Path | None, model: str | None, computed_by: EngineSettings) -> AnyAnswerer:
     from lift.memories.library import MemoryLibrary
 
-    memory = MemoryLibrary(library)[name]
+    memories = MemoryLibrary(library)
+    memory = memories[name]
     from lift.remote.remote_model import is_remote
 
     if is_remote(memory):
+        if computed_by.engine != "own":
+            raise UsageError(
+                f"expected no --engine for {name!r}, which is a model at an endpoint and answers there, got "
+                f"{computed_by.engine}; leave it out"
+            )
         from lift.remote.remote_answering import open_remote_memory
 
         return open_remote_memory(memory)
+    if computed_by.engine != "own":
+        from lift.engines.served_answerer import open_served_memory
+        from lift.engines.served_model import load_named_outline, serve_model
+
+        outline = load_named_outline(memory, model)
+        return open_served_memory(memory, serve_model(outline, computed_by, memories.root))
     base = progress.load_shown_model(model or memory.manifest.base.id, as_json=False, fetch=model is not None)
     from lift.answering.answerer import open_memory
 
@@ -202,7 +262,7 @@ def _opened(name: str, library: Path | None, model: str | None) -> Answerer | Re
 
 
 def _answers(
-    answerer: Answerer | RemoteAnswerer, questions: list[QuestionLine], context: str, display: progress.Display
+    answerer: AnyAnswerer, questions: list[QuestionLine], context: str, display: progress.Display
 ) -> Iterator[tuple[QuestionLine, Answer]]:
     """Batch by batch, so that a long file shows its first answers early, and how far it is."""
     begun = time.monotonic()
@@ -213,9 +273,7 @@ def _answers(
         yield from zip(batch, answerer.ask_many([each.text for each in batch], context), strict=True)
 
 
-def _ask_one(
-    answerer: Answerer | RemoteAnswerer, question: str, context: str, as_json: bool, asked: str | None = None
-) -> Answer:
+def _ask_one(answerer: AnyAnswerer, question: str, context: str, as_json: bool, asked: str | None = None) -> Answer:
     """Ask and print; `asked` is what the user wrote where that is not the question."""
     if as_json:
         answer = answerer.ask(question, context)

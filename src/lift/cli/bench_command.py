@@ -12,6 +12,7 @@ from lift.cli.bench_tables import (
     show_absorb,
     show_ask,
     show_budgets,
+    show_engine_faults,
     show_growth,
     show_parity,
     show_serve,
@@ -66,6 +67,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("ask", epilog=_EPILOG)(ask)
     bench.command("growth", epilog=_EPILOG)(growth)
     bench.command("serve", epilog=_EPILOG)(serve)
+    bench.command("engine", epilog=_EPILOG)(engine)
     bench.command("budgets", epilog=_EPILOG)(budgets)
     bench.command("threads", epilog=_EPILOG)(threads)
     bench.command("parity", epilog=_EPILOG)(parity)
@@ -262,6 +264,12 @@ def serve(
     rows: Annotated[
         int, typer.Option("--rows", min=2, metavar="N", help="Answers in the making at once, as for lift serve.")
     ] = 128,
+    vllm_url: Annotated[
+        str | None, typer.Option("--vllm-url", metavar="URL", help="A running vLLM, to be asked as Lift's engine too.")
+    ] = None,
+    llama_server: Annotated[
+        Path | None, typer.Option("--llama-server", metavar="FILE", help="The program, to be Lift's engine too.")
+    ] = None,
     recipe: RecipeOption = "default",
     overrides: SetOption = None,
     model: ModelOption = "smollm2",
@@ -274,7 +282,7 @@ def serve(
     """
     from lift.bench.serve_bench import ServePlan, bench_serve
 
-    plan = ServePlan(clients=clients, memories=memories, seconds=seconds, context=context, rows=rows)
+    plan = ServePlan(clients, memories, seconds, context, rows, vllm_url, llama_server)
     plan.check()
     from lift.models.load import load_model
     from lift.recipes.recipe import load_recipe
@@ -285,6 +293,47 @@ def serve(
         write_json(result)
     else:
         show_serve(result)
+
+
+def engine(
+    vllm: Annotated[Path, typer.Option("--vllm", metavar="FILE", help="The program vllm, as in DIR/bin/vllm.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="A line of JSON for each round; the same command goes on.")
+    ],
+    clients: Annotated[int, typer.Option("--clients", min=2, metavar="N", help="Who ask at the same time.")] = 64,
+    memories: Annotated[int, typer.Option("--memories", min=2, metavar="N", help="Memories that are asked.")] = 32,
+    resident: Annotated[
+        int, typer.Option("--resident", min=1, metavar="N", help="Adapters that vLLM has loaded; others are evicted.")
+    ] = 16,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="Of a round.")] = 600.0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Rounds, one after the other.")] = 1,
+    kills: Annotated[int, typer.Option("--kills", min=0, metavar="N", help="Times that vLLM is killed.")] = 2,
+    replace_every_s: Annotated[
+        float, typer.Option("--replace-every", metavar="S", help="A memory gets another secret so often.")
+    ] = 15.0,
+    recipe: RecipeOption = "default",
+    overrides: SetOption = None,
+    model: ModelOption = "smollm2",
+    as_json: JsonOption = False,
+) -> None:
+    """Many clients of `lift serve --engine vllm` while vLLM is killed, adapters are evicted and memories replaced.
+
+    Counts answers that are lost, mixed (another memory's secret) or stale (a secret that was replaced before the
+    question). vLLM takes plain LoRA alone: --set adapter.activated=false.
+    """
+    from lift.bench.engine_faults_bench import FaultsPlan, bench_engine_faults
+
+    plan = FaultsPlan(vllm, clients, memories, resident, seconds, kills, replace_every_s)
+    plan.check()
+    from lift.models.load import load_model
+    from lift.recipes.recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides or ())
+    result = bench_engine_faults(load_model(model, on_progress=remark), settings, plan, rounds, out, say=remark)
+    if as_json:
+        write_json(result)
+    else:
+        show_engine_faults(result)
 
 
 def budgets(
@@ -381,17 +430,59 @@ def limits(
     utilisation: Annotated[
         float, typer.Option("--utilisation", metavar="SHARE", help="Share of the peak that trainings reach.")
     ] = 0.4,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="R,R", help="Gigabytes and hours of these recipes; all: of every published one."
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="A", help="With --recipe: lora, pissa, dora or gated-memory.")
+    ] = None,
+    quantization: Annotated[
+        str, typer.Option("--quantization", metavar="Q", help="With --recipe: how the base is held: none, nf4 or int8.")
+    ] = "none",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="With --recipe: activations are computed twice and not kept.")
+    ] = False,
+    overrides: SetOption = None,
+    questions: Annotated[
+        int, typer.Option("--questions", min=0, metavar="N", help="With --recipe: questions about each document.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """What a large model would take on one 80-GB GPU, by arithmetic alone: nothing is measured, no weights are loaded.
 
-    Prints a table of Markdown. Trainings of this size are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.
+    Prints a table of Markdown: of a LoRA of --rank, or with --recipe of what that recipe trains. Trainings of this size
+    are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.
     """
     sizes = _token_counts(lengths, "--lengths")
     if not 0 < utilisation <= 1:
         raise UsageError(f"expected --utilisation with a share above 0 and up to 1, got {utilisation:g}")
     from lift.bench import limits_bench as arithmetic
 
+    if recipe is not None:
+        from lift.bench import recipe_limits
+
+        settings = [*(overrides or ()), *([f"adapter.kind={adapter}"] if adapter else [])]
+        rows = recipe_limits.limits_of_recipes(
+            arithmetic.shape_of(shape),
+            recipe_limits.load_recipes(recipe, settings),
+            [recipe_limits.Workload(size, questions) for size in sizes],
+            quantization,
+            checkpointing=checkpointing,
+            utilisation=utilisation,
+        )
+        if as_json:
+            write_json(recipe_limits.as_dict(rows))
+        else:
+            stdout().print(recipe_limits.as_markdown(rows), markup=False, soft_wrap=True, end="")
+        return
+    if adapter or overrides or checkpointing or questions or quantization != "none":
+        raise UsageError(
+            "expected --adapter, --quantization, --checkpointing, --questions and --set with --recipe, got them alone; "
+            "add --recipe"
+        )
     setting = arithmetic.Setting(rank=rank, batch_tokens=batch_tokens, utilisation=utilisation)
     result = arithmetic.limits(arithmetic.shape_of(shape), sizes, setting)
     if as_json:

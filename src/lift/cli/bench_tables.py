@@ -250,6 +250,24 @@ def show_serve(result: Mapping[str, Any]) -> None:
         stdout().print(f"- {note}", markup=False)
 
 
+def show_engine_faults(result: Mapping[str, Any]) -> None:
+    """Print what bench_engine_faults found."""
+    _show_machine(result)
+    columns = ["round", "answers", "lost", "mixed", "stale", "kills", "replaced", "adapters loaded", "first text"]
+    lines = [
+        (
+            str(number),
+            *(str(row[key]) for key in ("answers", "lost", "mixed", "stale", "kills", "replaced", "loads")),
+            _halfway(row["first_token_s"]),
+        )
+        for number, row in enumerate(result["rounds"], 1)
+    ]
+    stdout().print(build_table(columns, lines, title="lift serve --engine vllm; p50 / p95 in seconds"))
+    for row in result["rounds"]:
+        for fault, count in row["faults"].items():
+            stdout().print(f"- {count} times {fault}", markup=False)
+
+
 def _halfway(times: Mapping[str, float] | None) -> str:
     return f"{times['p50']:.2f} / {times['p95']:.2f}" if times else ""
 

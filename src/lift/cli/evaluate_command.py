@@ -27,7 +27,7 @@ SUITES = {
     "loogle": "LooGLE: short- and long-dependency questions on long documents",
     "qmsum": "QMSum: query-focused summaries of meetings",
     "narrativeqa": "NarrativeQA: questions on books and film scripts",
-    "longbench": "LongBench v1: its sixteen English tasks, official prompts and metrics",
+    "longbench": "LongBench v1: its sixteen English and five Chinese tasks, official prompts and metrics",
     "longbench2": "LongBench v2: multiple choice on long texts",
     "niah": "a needle in a haystack: a grid of lengths and depths",
     "ruler": "RULER: needles and variable tracking, generated",
@@ -36,21 +36,37 @@ _EPILOG = """\b
 Examples:
   lift evaluate qa --data questions.jsonl --budget 5m --out report
   lift evaluate squad --data xquad_en.jsonl --limit 12 --methods full,bm25,lift:none,lift:auto --out report
+  lift evaluate squad --data xquad_en.jsonl --limit 6 --budget 8m --out report \\
+      --methods lift:none,lift:auto,lift:none@portable,lift:auto@portable    two recipes at equal seconds
   lift evaluate niah --lengths 1k,4k --depths 0,0.5,1 --data novel.txt --out report
   lift evaluate run plan.toml --data benchmarks --out report    several suites in one run
+  lift evaluate paper --table 2 --model MODEL --data DATA --out table-2    a published table, beside its numbers
   lift evaluate compare report other-report
   lift evaluate break-even report                               run both ways, count the seconds
 
 Killed at any point, the same command goes on. It writes results.jsonl, costs.jsonl, harms.jsonl, report.md and
 report.html."""
 _SUITE_EPILOG = """\b
-Methods: closed-book, truncated, full, bm25, embeddings, hybrid, oracle, finetune-raw, lift:none, lift:truncated,
-lift:evidence, lift:auto, wrong-document; NAME@RECIPE is one with a memory of that recipe, such as lift:none@lift-v3.
+Methods: closed-book, truncated, full, bm25, embeddings, hybrid, oracle, finetune-raw, lift:none, lift:greedy,
+lift:truncated, lift:evidence, lift:auto, wrong-document; NAME@RECIPE is one with a memory of that recipe, such as
+lift:none@lift-v3. --set changes these recipes too, and no baseline.
 tuned:closed-book, tuned:truncated, tuned:full, tuned:bm25, tuned:embeddings, tuned:hybrid, tuned:oracle: the same
 reading, by the base at the warm start of the recipe's memories."""
 
+_PAPER_EPILOG = """\b
+Tables: 2, 2-gemma, 3, 4, 5, 6 of LIFT v3; loogle-v5, niah-v5 and efficiency-v5 of LIFT v5.
+Data below --data: loogle/shortdep_qa.jsonl and longdep_qa.jsonl (bigai-nlco/LooGLE), longbench/NAME.jsonl (data.zip of
+THUDM/LongBench), niah/paul_graham_essays.txt (any long text)."""
+
 _OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results and report go.")]
 _DataOption = Annotated[Path | None, typer.Option("--data", metavar="PATH", help="The file or directory of the data.")]
+_BudgetOption = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Time for each absorption: 90s, 10m, 1h.")
+]
+_QuestionsLimitOption = Annotated[
+    int | None,
+    typer.Option("--questions-limit", metavar="N", help="Only the first so many questions of a document."),
+]
 _SkipOption = Annotated[
     bool, typer.Option("--skip-bad", help="Go on without faulty lines of the data; the report counts them.")
 ]
@@ -73,6 +89,7 @@ def add_commands(app: typer.Typer) -> None:
     for name, summary in SUITES.items():
         evaluate.command(name, help=f"{summary[:1].upper()}{summary[1:]}.", epilog=_SUITE_EPILOG)(_suite_command(name))
     evaluate.command("run", epilog=_SUITE_EPILOG)(run_plan)
+    evaluate.command("paper", epilog=_PAPER_EPILOG)(paper)
     evaluate.command("compare", epilog=_EPILOG)(compare)
     evaluate.command("report", epilog=_EPILOG)(report)
     evaluate.command("break-even", epilog=_EPILOG)(break_even)
@@ -91,17 +108,11 @@ def _suite_command(suite: str) -> Any:
             typer.Option("--recipe", metavar="R", help="How memories are absorbed: a recipe's name or a .toml file."),
         ] = "default",
         overrides: SetOption = None,
-        budget: Annotated[
-            str | None,
-            typer.Option("--budget", metavar="TIME", help="Time for each absorption: 90s, 10m, 1h."),
-        ] = None,
+        budget: _BudgetOption = None,
         limit: Annotated[
             int | None, typer.Option("--limit", metavar="N", help="Only the first so many documents.")
         ] = None,
-        questions_limit: Annotated[
-            int | None,
-            typer.Option("--questions-limit", metavar="N", help="Only the first so many questions of a document."),
-        ] = None,
+        questions_limit: _QuestionsLimitOption = None,
         excerpt: Annotated[
             str | None,
             typer.Option(
@@ -119,6 +130,16 @@ def _suite_command(suite: str) -> Any:
         ] = None,
         depths: Annotated[
             str | None, typer.Option("--depths", metavar="D,D", help="niah: depths as shares, such as 0,0.5,1.")
+        ] = None,
+        needle: Annotated[
+            str | None, typer.Option("--needle", metavar="TEXT", help="niah: this needle in every text.")
+        ] = None,
+        question: Annotated[
+            str | None, typer.Option("--question", metavar="TEXT", help="niah: what is asked about the --needle.")
+        ] = None,
+        keywords: Annotated[
+            str | None,
+            typer.Option("--keywords", metavar="W,W", help="niah: what a right answer about the --needle must hold."),
         ] = None,
         needles: Annotated[
             int | None, typer.Option("--needles", metavar="N", help="niah: needles in one text, each at its own depth.")
@@ -149,6 +170,9 @@ def _suite_command(suite: str) -> Any:
             "tasks": _parts(tasks),
             "lengths": [parse_tokens(part, "--lengths") for part in _parts(lengths) or []] or None,
             "depths": _parts(depths),
+            "needle": needle,
+            "question": question,
+            "keywords": _parts(keywords),
             "needles": needles,
             "samples": samples,
             "seed": seed,
@@ -186,6 +210,57 @@ def run_plan(
     from lift.evaluation.suite_plan import load_plan
 
     _evaluate(load_plan(plan, data), out, model, judge, judge_labels, skip_bad, as_json)
+
+
+def paper(
+    out: _OutOption,
+    table: Annotated[str, typer.Option("--table", metavar="T", help="Which published table; see below.")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Where the data files are, as named below.")
+    ] = Path("data"),
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="Only the first so many documents of each suite.")
+    ] = None,
+    questions_limit: _QuestionsLimitOption = None,
+    budget: _BudgetOption = None,
+    overrides: SetOption = None,
+    model: ModelOption = "smollm2",
+    judge: _JudgeOption = None,
+    judge_labels: _LabelsOption = None,
+    skip_bad: _SkipOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """A published table: its plan, its prompts, its judge, and its numbers next to the measured ones.
+
+    Says what a run over all data takes on one 80-GB GPU, by arithmetic. With --judge the answers are judged twice: in
+    LooGLE's words, as published, and in Lift's. Writes paper.md beside the report.
+    """
+    from lift.bench.paper_cost import cost_of_table
+    from lift.evaluation.paper.paper_comparison import as_markdown, compare_table
+    from lift.evaluation.paper.paper_table import load_table
+    from lift.evaluation.run_files import load_run
+
+    published = load_table(table)
+    budget_s = parse_duration(budget) if budget else None
+    plan = published.plan_on(
+        data, limit=limit, questions_limit=questions_limit, budget_s=budget_s, overrides=overrides or ()
+    )
+    evaluation, stop = _open(plan, out, model, judge, judge_labels, skip_bad, as_json, is_paper=True)
+    cost = cost_of_table(plan, evaluation.offsets, evaluation.quantization)
+    _follow(evaluation, stop, as_json)
+    run = load_run(out)
+    cells = compare_table(published, run.results, run.costs)
+    page = out / "paper.md"
+    held_as = evaluation.held_as
+    shown = as_markdown(published, cells, str(cost), model=str(run.description["model"]), held_as=held_as)
+    page.write_text(shown, "utf-8")
+    if as_json:
+        told = {"cells": [cell.as_dict() for cell in cells], "cost": cost.as_dict(), "held_as": held_as}
+        write_json({**told, "written": str(page)})
+        return
+    _finish(evaluation, as_json)
+    stdout().print(shown, markup=False, soft_wrap=True, end="")
+    stdout().print(f"written: {page}", markup=False, soft_wrap=True)
 
 
 def compare(
@@ -283,12 +358,31 @@ def _evaluate(
     skip_bad: bool,
     as_json: bool,
 ) -> None:
+    evaluation, stop = _open(plan, out, model, judge_model, judge_labels, skip_bad, as_json)
+    _follow(evaluation, stop, as_json)
+    _finish(evaluation, as_json)
+
+
+def _open(
+    plan: RunPlan,
+    out: Path,
+    model: str,
+    judge_model: str | None,
+    judge_labels: Path | None,
+    skip_bad: bool,
+    as_json: bool,
+    *,
+    is_paper: bool = False,
+) -> tuple[Evaluation, threading.Event]:
+    """The evaluation, and what stops it; `is_paper`: with the judge of the published tables beside Lift's."""
     from lift.evaluation.judge import SAMPLE_PATH, open_judge
+    from lift.evaluation.paper.loogle_judge import open_loogle_judge
     from lift.evaluation.remote_reader import open_remote_reader
     from lift.evaluation.run import Evaluation
 
     stop = threading.Event()
     judge = open_judge(judge_model, out) if judge_model else None
+    loogle_judge = open_loogle_judge(judge_model, out) if judge_model and is_paper else None
     remote = open_remote_reader(model) if model.startswith("openai:") else None
     evaluation = Evaluation(
         plan,
@@ -297,12 +391,12 @@ def _evaluate(
         command="lift " + shlex.join(sys.argv[1:]),
         remote=remote,
         judge=judge,
+        loogle_judge=loogle_judge,
         judge_labels=judge_labels or SAMPLE_PATH,
         skip_bad=skip_bad,
         stop=stop,
     )
-    _follow(evaluation, stop, as_json)
-    _finish(evaluation, as_json)
+    return evaluation, stop
 
 
 def _follow(evaluation: Evaluation, stop: threading.Event, as_json: bool) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lift.documents.document import Document
 
 ContextName = Literal["auto", "none", "truncated", "full", "evidence"]
+EngineChoice = Literal["own", "vllm", "llama.cpp"]
 CONTEXT_NAMES: tuple[str, ...] = get_args(ContextName)
 _UNIT_S = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _UNITS = r"h|hr|hrs|hours?|m|min|mins|minutes?|s|sec|secs|seconds?"
@@ -61,6 +62,31 @@ BaseGgufOption = Annotated[
         help="The base model as llama.cpp reads it.",
         show_default="the file it was loaded from",
     ),
+]
+EngineOption = Annotated[
+    EngineChoice,
+    typer.Option(
+        "--engine",
+        metavar="E",
+        help="What computes the answers: own (this process), vllm (a running one, at --engine-url), or llama.cpp (a "
+        "llama-server that is started, or one at --engine-url).",
+    ),
+]
+EngineUrlOption = Annotated[
+    str | None, typer.Option("--engine-url", metavar="URL", help="Where that engine's server listens.")
+]
+EngineAdaptersOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--engine-adapters",
+        metavar="DIR",
+        help="Where adapters are written for the engine, which has to see them under the same path.",
+        show_default=".engines in the library",
+    ),
+]
+LlamaServerOption = Annotated[
+    Path | None,
+    typer.Option("--llama-server", metavar="FILE", help="The program.", show_default="from the PATH"),
 ]
 MemoryModelOption = Annotated[
     str | None,

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from lift.cli.options import JsonOption, LibraryOption, ModelOption
+from lift.cli.options import (
+    BaseGgufOption,
+    EngineAdaptersOption,
+    EngineOption,
+    EngineUrlOption,
+    JsonOption,
+    LibraryOption,
+    LlamaServerOption,
+    ModelOption,
+)
 from lift.cli.output import remark, write_json
 from lift.errors import UsageError
 
@@ -18,6 +27,7 @@ Examples:
   lift serve                                         then open http://127.0.0.1:8000
   lift serve --new-key anna --scopes read,ask --api-key-file keys.jsonl
   lift serve --host 0.0.0.0 --api-key-file keys.jsonl
+  lift serve --engine vllm --engine-url http://127.0.0.1:8001
   curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{"model": "minutes", "messages": [{"role": "user", "content": "Who chaired the meeting?"}]}'"""
 
@@ -79,6 +89,11 @@ def serve(
     scopes: Annotated[
         str, typer.Option("--scopes", metavar="S,S", help="What the new key may do: read, ask, absorb, admin.")
     ] = "read,ask",
+    engine: EngineOption = "own",
+    engine_url: EngineUrlOption = None,
+    engine_adapters: EngineAdaptersOption = None,
+    llama_server: LlamaServerOption = None,
+    base_gguf: BaseGgufOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the library: OpenAI's API for every chat program, Lift's own, and a page for the browser.
@@ -117,32 +132,37 @@ def serve(
         from lift.server.keys import KeyFile
 
         KeyFile(key_file)
+    from lift.engines.engine_settings import EngineSettings
+
+    computed_by = EngineSettings(engine, engine_url, engine_adapters, llama_server, base_gguf, rows)
+    computed_by.check()
     with open_socket(settings) as listener:
         from lift.jobs.store import JobStore
         from lift.memories.library import MemoryLibrary
 
         memories = MemoryLibrary(library)
         store = JobStore(memories.root / ".serve")
+        from lift.engines.served_model import ServedModel, opened_base
         from lift.jobs.supervisor import Supervisor
-        from lift.models.load import load_model
         from lift.server.app import create_app
         from lift.server.logs import log_to_stderr
         from lift.server.server_process import run_server
         from lift.serving.engine import Engine
 
-        base = load_model(model, on_progress=None if as_json else remark)
-        engine = Engine(base, memories, rows=rows, waiting=waiting, resident=resident)
-        app = create_app(engine, store, Supervisor(store, memories.root, model), memories, settings)
-        log_to_stderr()
-        url = url_of(listener)
+        with opened_base(model, computed_by, memories.root, on_progress=None if as_json else remark) as base:
+            backend = base.backend(rows) if isinstance(base, ServedModel) else None
+            lift_engine = Engine(base, memories, rows=rows, waiting=waiting, resident=resident, backend=backend)
+            app = create_app(lift_engine, store, Supervisor(store, memories.root, model), memories, settings)
+            log_to_stderr()
+            url = url_of(listener)
 
-        def ready() -> None:
-            if as_json:
-                write_json({"url": url, "library": str(memories.root), "model": base.id})
-            else:
-                print(f"serving {memories.root} at {url}; Ctrl-C stops", flush=True)
+            def ready() -> None:
+                if as_json:
+                    write_json({"url": url, "library": str(memories.root), "model": base.id, "engine": engine})
+                else:
+                    print(f"serving {memories.root} at {url}; Ctrl-C stops", flush=True)
 
-        run_server(app, listener, ready)
+            run_server(app, listener, ready)
 
 
 def _make_key(name: str, scopes: str, key_file: Path | None, as_json: bool) -> None:

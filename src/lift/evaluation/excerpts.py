@@ -48,7 +48,7 @@ def excerpt(
     window = _best_window(text, sentences, _ends(sentences, tokens, limit_tokens), spans, offsets, limit_tokens)
     if window is None:
         raise UsageError(
-            f"expected excerpts that hold a sentence of {record.document.title!r}, got {limit_tokens} tokens; "
+            f"expected excerpts that hold a sentence of {record.label!r}, got {limit_tokens} tokens; "
             "raise excerpt_tokens"
         )
     held = [

@@ -1,20 +1,33 @@
 """The scorers of LongBench and LongBench v2, value for value, quirks included: published numbers hold those too.
 
-Sources: LongBench/metrics.py and eval.py (LongBench, Bai et al. 2024, English tasks), pred.py (LongBench v2, Bai et al.
+Sources: LongBench/metrics.py and eval.py (LongBench, Bai et al. 2024), pred.py (LongBench v2, Bai et al.
 2025) of THUDM/LongBench. Each function takes one reference, each gives 0 to 1. Empty answers are the caller's concern.
 """
 
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+import string
+from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from lift.errors import DataError
+from lift.models.fingerprint import cache_directory
 
 _NUMBER = re.compile(r"\d+")
 _PARAGRAPH = re.compile(r"Paragraph (\d+)")
+_PARAGRAPH_ZH = re.compile(r"段落(\d+)")
+# The marks that the official script takes out of Chinese words, with those of ASCII.
+_MARKS_ZH = re.compile(
+    f"[{re.escape(string.punctuation)}{re.escape('！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》')}"
+    f"{re.escape('「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏.')}]"
+)
 _STATED_CHOICES = (
     re.compile(r"The correct answer is \(([A-D])\)"),
     re.compile(r"The correct answer is ([A-D])"),
@@ -69,6 +82,44 @@ def retrieval(answer: str, reference: str) -> float:
     if paragraph is None:
         raise DataError(f"expected a reference like 'Paragraph 7', got {reference!r}; mend the data's answers")
     return count(answer, paragraph[1])
+
+
+def retrieval_zh(answer: str, reference: str) -> float:
+    """As retrieval, of the reference "段落N"; raises DataError for another."""
+    paragraph = _PARAGRAPH_ZH.search(reference)
+    if paragraph is None:
+        raise DataError(f"expected a reference like '段落7', got {reference!r}; mend the data's answers")
+    return count(answer, paragraph[1])
+
+
+def rouge_zh(answer: str, reference: str) -> float:
+    """As rouge, of texts whose words jieba has found."""
+    return rouge(" ".join(_words_zh(answer)), " ".join(_words_zh(reference)))
+
+
+def qa_f1_zh(answer: str, reference: str) -> float:
+    """Harmonic mean of word precision and recall, of words that jieba has found, without marks and white space."""
+    found, wanted = (
+        Counter(bare for word in _words_zh(text) if (bare := "".join(_MARKS_ZH.sub("", word.lower()).split())))
+        for text in (answer, reference)
+    )
+    same = (found & wanted).total()
+    return 2 * same / (found.total() + wanted.total()) if same else 0.0
+
+
+def _words_zh(text: str) -> list[str]:
+    return list(_segmenter().cut(text, cut_all=False))
+
+
+@lru_cache(maxsize=1)
+def _segmenter() -> Any:
+    jieba = import_module("jieba")
+    jieba.setLogLevel(logging.WARNING)
+    segmenter = jieba.Tokenizer()
+    # what it keeps is read as code's own data: not out of a directory that everybody may write to
+    segmenter.tmp_dir = str(cache_directory() / "jieba")
+    Path(segmenter.tmp_dir).mkdir(parents=True, exist_ok=True)
+    return segmenter
 
 
 def code_similarity(answer: str, reference: str) -> float:

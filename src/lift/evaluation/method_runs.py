@@ -15,7 +15,7 @@ from lift.evaluation.methods.method import Method
 from lift.evaluation.records import Question, Record
 from lift.evaluation.suite_plan import RunPlan
 from lift.evaluation.suite_reading import SuiteRecords
-from lift.recipes.recipe import RECIPE_VERSION, Recipe, load_recipe
+from lift.recipes.recipe import RECIPE_VERSION, Recipe
 from lift.tasks.rules.rule_generator import RULES_VERSION
 from lift.training.batch_sampler import TRAINING_VERSION
 
@@ -56,20 +56,20 @@ def make_jobs(
 
     `start_digest` tells at which warm start memories of a recipe begin.
     """
-    chosen = load_recipe(plan.recipe, plan.overrides)
-    # the overrides are of the run's recipe; a baseline stays what it is
-    recipes = {method.recipe: load_recipe(method.recipe) if method.recipe else chosen for method in methods.values()}
-    needing = {method.recipe for method in methods.values() if method.memory != "none"}
-    starts = {name: start_digest(recipes[name]) for name in needing}
+    needing = {name: method for name, method in methods.items() if method.memory != "none"}
+    recipes = {name: plan.load_recipe(method) for name, method in needing.items()}
+    starts = {name: start_digest(recipe) for name, recipe in recipes.items()}
     for suite in suites:
         for record in suite.records:
             for name in suite.plan.methods or plan.methods:
                 method = methods[name]
-                recipe = recipes[method.recipe] if method.memory != "none" else None
+                recipe = recipes.get(name)
                 other = other_document(suite.records, record) if method.memory == "other" else None
                 parts: list[Any] = [VERSION, record.digest, name, fingerprint, plan.retrieved_sentences]
+                if plan.window_tokens:
+                    parts.append(["window", plan.window_tokens])
                 if recipe is not None:
-                    parts.append(starts[method.recipe])
+                    parts.append(starts[name])
                 if recipe is not None and method.memory != "start":
                     parts += [
                         [routes.VERSION, RULES_VERSION, TRAINING_VERSION, RECIPE_VERSION],

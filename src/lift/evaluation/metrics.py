@@ -207,6 +207,12 @@ _ALL = (
         _choiceless(_ruler_part),
     ),
     Metric(
+        "niah_keywords",
+        "all keywords",
+        "1 where every reference occurs in the answer, in any case (a needle in a haystack, LIFT v5)",
+        lambda answer, references, choices: float(_ruler_all(answer, references) == 1),
+    ),
+    Metric(
         "longbench_qa_f1",
         "F1 (LongBench)",
         "LongBench's word F1 of questions and answers, the same as SQuAD's",
@@ -230,6 +236,26 @@ _ALL = (
         "retrieval (LongBench)",
         "share of the answer's numbers that are the right paragraph's",
         _best(longbench.retrieval),
+    ),
+    Metric(
+        "longbench_qa_f1_zh",
+        "F1 in Chinese (LongBench)",
+        "LongBench's word F1 of Chinese answers, words by jieba",
+        _best(longbench.qa_f1_zh),
+        "jieba",
+    ),
+    Metric(
+        "longbench_rouge_zh",
+        "ROUGE-L in Chinese (LongBench)",
+        "LongBench's ROUGE-L of Chinese texts, words by jieba (rouge)",
+        _best(longbench.rouge_zh),
+        "jieba",
+    ),
+    Metric(
+        "longbench_retrieval_zh",
+        "retrieval in Chinese (LongBench)",
+        "share of the answer's numbers that are the right paragraph's",
+        _best(longbench.retrieval_zh),
     ),
     Metric(
         "longbench_count", "count (LongBench)", "share of the answer's numbers that are right", _best(longbench.count)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from lift.adapters.resident import attach_stored, release
 from lift.adapters.row_assignment import using
 from lift.adapters.warm_start import WarmStart
-from lift.answering.answerer import Answerer, generate_texts, kept_prefixes, open_memory
+from lift.answering.answerer import Answerer, generate_texts, kept_prefixes, open_memory, trained_form
 from lift.answering.refusal import kept_refusals
 from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
 from lift.errors import UsageError
@@ -106,6 +106,7 @@ class ModelReader:
 
     Its fingerprint names the weights and what is applied to them. `keeps_text`: what is read stays in memory, so
     that a later question to the same text is answered sooner; else each question pays for all that it reads.
+    `prompt_tokens`: the longest prompt, where it is not that of the memory's recipe or the window.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class ModelReader:
         *,
         start: WarmStart | None = None,
         keeps_text: bool = False,
+        prompt_tokens: int = 0,
     ) -> None:
         self.base = base
         self.memory = memory
@@ -123,12 +125,15 @@ class ModelReader:
         self.notes: tuple[str, ...] = ()
         self._batch_size = batch_size
         self._keeps_text = keeps_text
+        self._prompt_tokens = prompt_tokens
         stored = start.digest if start is not None else ""
         if memory is not None:
             stored = memory.manifest.adapter_id
         self.id = base.id
         self.fingerprint = f"{base.fingerprint}/{stored}"
         bound_tokens = memory.manifest.recipe.get("context", {}).get("window_tokens", 0) if memory is not None else 0
+        if prompt_tokens:
+            bound_tokens = 0  # one bound for all that is compared, whatever a recipe was trained with
         self.window_tokens = min(bound_tokens or base.window_tokens, base.window_tokens)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -138,7 +143,13 @@ class ModelReader:
     def fit(self, question: str, text: str, form: PromptForm, max_new_tokens: int) -> tuple[str, bool]:
         """As much of `text`, head and tail, as the window takes; raises UsageError for too long a question."""
         limit_tokens = self.window_tokens - max_new_tokens
-        return fit_context(self.base.tokenizer, question, text, limit_tokens, CUT_STEP_TOKENS, form)
+        if self._prompt_tokens:
+            limit_tokens = min(limit_tokens, self._prompt_tokens)
+        return fit_context(self.base.tokenizer, question, text, limit_tokens, CUT_STEP_TOKENS, self._form(form))
+
+    def _form(self, form: PromptForm) -> PromptForm:
+        """A benchmark without words of its own is asked of a memory in those that it was trained with."""
+        return trained_form(self.memory) if self.memory is not None and form == PLAIN_FORM else form
 
     def attach(self, form: PromptForm = PLAIN_FORM) -> Answerer | None:
         """Put the memory or the warm start on the base, in place of what is there; returns the memory to ask."""
@@ -154,7 +165,7 @@ class ModelReader:
     def read(self, batch: QuestionBatch) -> list[Reply]:
         """Answer greedily, in batches or each question alone."""
         self.attach()
-        pairs, form = batch.pairs, batch.form
+        pairs, form = batch.pairs, self._form(batch.form)
         prompts = [prompt_ids(self.base.tokenizer, *pair, form) for pair in pairs]
         groups = [[prompt] for prompt in prompts] if batch.one_by_one else [prompts] if prompts else []
         replies = [reply for group in groups for reply in self._read_group(group, batch.max_new_tokens)]
@@ -181,7 +192,7 @@ class ModelReader:
         return [
             Reply(
                 text=answer.text,
-                prompt=clipped(user_text(question, shown, batch.form)),
+                prompt=clipped(user_text(question, shown, self._form(batch.form))),
                 prompt_tokens=answer.prompt_tokens,
                 answer_tokens=len(content_ids(tokenizer, answer.text)),
                 seconds=answer.seconds,

@@ -60,6 +60,11 @@ class Record:
     cells: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """What the document is called in tables: its title, or where the data gives none the record's id."""
+        return self.document.title or self.id
+
+    @property
     def digest(self) -> str:
         """Hash of everything that an answer depends on but for model and method."""
         parts = [self.document.title, self.document.sha256, [asdict(each) for each in self.questions]]

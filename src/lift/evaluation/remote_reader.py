@@ -46,17 +46,22 @@ def ends_asking(error: RemoteError) -> bool:
     return isinstance(error, Unreachable)
 
 
-def complete_chat(endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int) -> EndpointCompletion:
-    """The greedy reply to one user's turn over /chat/completions.
+def complete_chat(
+    endpoint: Endpoint, model: str, prompt: str, max_new_tokens: int, system: str = ""
+) -> EndpointCompletion:
+    """The greedy reply to one user's turn over /chat/completions, behind what the `system` says, if anything.
 
     Raises Refusal where the endpoint refuses, Unreachable where no connection can be made, and RemoteError where it
     fails otherwise in all its tries.
     """
 
+    turns = [*([("system", system)] if system else []), ("user", prompt)]
+    messages: Any = [{"role": role, "content": without_known_marks(said)} for role, said in turns]
+
     def request() -> EndpointCompletion:
         reply: Any = endpoint.client.chat.completions.create(
             model=model,
-            messages=[{"role": "user", "content": without_known_marks(prompt)}],
+            messages=messages,
             max_tokens=max_new_tokens,
             temperature=0,
         )
@@ -191,7 +196,8 @@ class RemoteReader:
 
 def _with_prefix(text: str, form: PromptForm) -> str:
     prefix = form.answer_prefix.strip()
-    return f"{text}\n{prefix}" if prefix else text
+    said = f"{form.system}\n\n{text}" if form.system else text
+    return f"{said}\n{prefix}" if prefix else said
 
 
 def _ask(endpoint: Endpoint, request: Callable[[], EndpointCompletion]) -> EndpointCompletion:

@@ -48,7 +48,7 @@ def result_line(
         "answer_tokens": reply.answer_tokens,
         "seconds": reply.seconds,
         "error": reply.error,
-        "title": job.record.document.title,
+        "title": job.record.label,
         "kind": question.kind,
         "context": job.method.context,
         "prompt": reply.prompt,

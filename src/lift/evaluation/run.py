@@ -32,6 +32,7 @@ from lift.evaluation.method_runs import MethodRun, make_jobs
 from lift.evaluation.methods.method import AskedQuestion, Lookup, ShownPassage
 from lift.evaluation.methods.method_registry import find_methods
 from lift.evaluation.metrics import check_metrics
+from lift.evaluation.paper.loogle_judge import LoogleJudge
 from lift.evaluation.reader import ModelReader, QuestionBatch, Reader, Reply
 from lift.evaluation.result_lines import cost_line, result_line
 from lift.evaluation.run_description import describe_run, describe_suite
@@ -60,7 +61,8 @@ _BATCH = 16  # questions between two looks at whether to stop
 class Evaluation:
     """One evaluation in the directory `out`. `base` is the model, or `remote` a model at an endpoint, without memories.
 
-    `command` is what the report says was run; `judge_labels` is what the judge is measured on. Raises UsageError for
+    `command` is what the report says was run; `judge_labels` is what the judge is measured on, and `loogle_judge` gives
+    the verdicts of the published tables beside its own. Raises UsageError for
     methods that a remote model cannot do, for unknown suites, methods and settings.
     """
 
@@ -73,6 +75,7 @@ class Evaluation:
         command: str = "",
         remote: Reader | None = None,
         judge: Judge | None = None,
+        loogle_judge: LoogleJudge | None = None,
         judge_labels: Path | None = None,
         skip_bad: bool = False,
         stop: StopFlag | None = None,
@@ -86,10 +89,13 @@ class Evaluation:
         self.suites: list[SuiteRecords] = []
         self._remote = remote
         self._judge = judge
+        self._loogle_judge = loogle_judge
         self._judge_labels = judge_labels
         self._skip_bad = skip_bad
         self._stop = stop or StopFlag()
         self._abilities: dict[str, Ability] = {}
+        if remote is not None and plan.window_tokens:
+            raise UsageError("a model at an endpoint has a window of its own here; leave window_tokens out of the plan")
         if remote is not None and (needing := [name for name, each in self.methods.items() if each.memory != "none"]):
             raise UsageError(f"a model at an endpoint has no memories here; leave out the methods {', '.join(needing)}")
         (out / "cache").mkdir(parents=True, exist_ok=True)
@@ -112,6 +118,25 @@ class Evaluation:
             jobs = list(make_jobs(self.suites, self.plan, self.methods, fingerprint, self._start_digest))
             yield from self._do_all(jobs)
             self._write_files(jobs, time.monotonic() - begun)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each token of `text`, for the model that is asked."""
+        return self._remote.offsets(text) if self._remote is not None else ModelReader(self._model).offsets(text)
+
+    @property
+    def quantization(self) -> str | None:
+        """nf4, int8 or the method's own name, where the model's files are quantised; None for one as it is."""
+        return self.base.identity.quantization if self.base is not None else None
+
+    @property
+    def held_as(self) -> str:
+        """How the weights of the model are held: its quantization, else their number type, such as bfloat16."""
+        return self.quantization or (self.base.identity.dtype if self.base is not None else "at an endpoint")
+
+    @property
+    def _model(self) -> BaseModel:
+        assert self.base is not None  # one of both is given
+        return self.base
 
     def summary(self) -> dict[str, Any]:
         """Means of the main metrics by suite and method, errors and faults counted; for the end of a run.
@@ -184,7 +209,9 @@ class Evaluation:
         if self._remote is not None:
             return CachedReader(self._remote, self._cache)
         assert self.base is not None  # one of both is given
-        return CachedReader(ModelReader(self.base, memory, start=start), self._cache)
+        return CachedReader(
+            ModelReader(self.base, memory, start=start, prompt_tokens=self.plan.window_tokens), self._cache
+        )
 
     def _start(self, recipe: Recipe) -> WarmStart | None:
         return resolve(recipe, self.base).warm_start if self.base is not None else None
@@ -202,10 +229,10 @@ class Evaluation:
                 rows = yield from self._do(job)
             else:
                 rows = known
-            self._ask_judge(job, rows)
+            self._ask_judges(job, rows)
             yield Answered(
                 suite=job.suite.plan.title,
-                document=job.record.document.title,
+                document=job.record.label,
                 method=job.method.name,
                 metric=rows[0]["main"],
                 score=fmean(row["scores"][row["main"]] for row in rows),
@@ -241,7 +268,9 @@ class Evaluation:
                     )
             elif job.recipe is not None:
                 document, budget_s = job.other or job.record.document, job.suite.plan.budget_s
-                memory = yield from self._store.memory(document, job.recipe, budget_s, job.suite.plan.title)
+                memory = yield from self._store.memory(
+                    document, job.recipe, budget_s, job.suite.plan.title, job.record.label
+                )
             passages, replies = yield from self._answers(job, self._reader(memory, start), lookup)
             if memory is not None and job.other is None:
                 self._measure_harms(job, memory)
@@ -283,9 +312,7 @@ class Evaluation:
             if self._stop.is_set():
                 raise InterruptedAbsorption("stopped; the same command goes on from here")
             eta_s = (time.monotonic() - begun) / done * (len(possible) - done) if done else None
-            yield AskingProgress(
-                job.suite.plan.title, job.record.document.title, method.name, done, len(possible), eta_s
-            )
+            yield AskingProgress(job.suite.plan.title, job.record.label, method.name, done, len(possible), eta_s)
             texts, contexts = [questions[row].text for row in rows], [passages[row].text for row in rows]
             given = read(QuestionBatch(texts, contexts, asking.form, asking.max_new_tokens, one_by_one))
             for row, reply in zip(rows, given, strict=True):
@@ -297,7 +324,7 @@ class Evaluation:
         identity = (job.suite.plan.title, job.record.id, memory.name)
         if identity in self._harms or self.base is None:
             return
-        title = job.record.document.title
+        title = job.record.label
         if title not in self._abilities:
             self._abilities[title] = measure_ability(ModelReader(self.base), self._reader(None), job.record)
         after = measure_ability(ModelReader(self.base, memory), self._reader(memory), job.record)
@@ -311,6 +338,16 @@ class Evaluation:
         }
         self._harms[identity] = row
         append_row(self.out / HARMS_FILE, row)
+
+    def _ask_judges(self, job: MethodRun, rows: Sequence[dict[str, Any]]) -> None:
+        self._ask_judge(job, rows)
+        if self._loogle_judge is None or not job.record.asking.judged:
+            return
+        asked = [row for row in rows if row.get("loogle_judge") in (None, "undecided") and not row["error"]]
+        items = [(row["question"], row["gold"], row["answer"]) for row in asked]
+        for row, verdict in zip(asked, self._loogle_judge.grade_many(items), strict=True):
+            row["loogle_judge"] = verdict.verdict
+            row["loogle_judge_error"] = verdict.error
 
     def _ask_judge(self, job: MethodRun, rows: Sequence[dict[str, Any]]) -> None:
         if self._judge is None or not job.record.asking.judged:

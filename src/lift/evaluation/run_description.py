@@ -13,7 +13,6 @@ from lift.evaluation.methods.method import Method
 from lift.evaluation.suite_plan import RunPlan
 from lift.evaluation.suite_reading import SuiteRecords
 from lift.memories.manifest import installed_versions
-from lift.recipes.recipe import load_recipe
 
 
 def describe_suite(read: SuiteRecords) -> dict[str, Any]:
@@ -49,9 +48,8 @@ def describe_run(
     """The whole run. `before`: the description of an earlier run in the same directory, whose suites stay."""
     named = {suite["name"] for suite in suites}
     earlier = [suite for suite in before.get("suites", []) if suite["name"] not in named]
-    recipes = {plan.recipe: load_recipe(plan.recipe, plan.overrides).model_dump(mode="json")}
-    for recipe in {method.recipe for method in methods.values() if method.recipe}:
-        recipes[recipe] = load_recipe(recipe).model_dump(mode="json")
+    absorbing = [method for method in methods.values() if method.memory != "none"]
+    recipes = {method.recipe or plan.recipe: plan.load_recipe(method).model_dump(mode="json") for method in absorbing}
     began = datetime.now(UTC) - timedelta(seconds=seconds)
     return {
         "command": command,

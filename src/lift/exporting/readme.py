@@ -28,6 +28,7 @@ def describe(export: Export) -> str:
         f"Its base model is `{export.base_id}` (weights {export.base_fingerprint[:12]}); with other weights it answers "
         "nonsense.",
         _contents(export),
+        _converted(export),
         "## Start\n\nIn this directory:\n\n" + _start(export),
         _asking(export),
         _replaying(export),
@@ -148,6 +149,31 @@ def _start_sglang(export: Export) -> str:
 
 def _served_name(export: Export, adapter: ExportedAdapter) -> str:
     return export.memory if adapter.role == "memory" else adapter.role
+
+
+def _converted(export: Export) -> str:
+    found = export.conversion
+    if found is None:
+        return ""
+    kinds = {"activated": "an Activated LoRA", "dora": "a DoRA", "gated-memory": "a Gated Memory"}
+    rows = [
+        (
+            "sentences recalled closed book",
+            "",
+            *(f"{n} of {found.probed}" for n in (found.recalled_before, found.recalled_after)),
+        ),
+        ("perplexity of an unrelated text", *(f"{each.perplexity:.2f}" for each in found.abilities)),
+        (
+            f"{found.base.questions} unrelated questions behind their paragraph, contained / F1",
+            *(f"{each.contained:.0%} / {each.f1:.0%}" for each in found.abilities),
+        ),
+    ]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return (
+        f"## Converted\n\nThe memory was {kinds[found.form]}. This is a plain LoRA that was distilled from it in "
+        f"{found.seconds:.0f} s ({found.tokens:,} tokens); it acts on all that is read, other texts too.\n\n"
+        f"| | base model | memory | this |\n|---|---|---|---|\n{table}"
+    )
 
 
 def _asking(export: Export) -> str:

@@ -13,7 +13,7 @@ import torch
 from lift.absorbing.recall_report import choose_probes
 from lift.adapters.resident import holding_stored
 from lift.adapters.row_assignment import restoring, using
-from lift.answering.answerer import reader_adapter, stored_adapter, strategies_of
+from lift.answering.answerer import stored_adapters, strategies_of
 from lift.exporting.prompt_notes import render_tokens
 from lift.inference.generate import generate
 from lift.memories.memory import StoredMemory
@@ -58,11 +58,9 @@ class Replayer:
     def __init__(self, memory: StoredMemory, base: BaseModel) -> None:
         self.base = base
         self.memory = memory
-        key, load = stored_adapter(memory, base)
-        reader = reader_adapter(memory, base)
-        self._loads = {key: load} | ({} if reader is None else dict([reader]))
-        self._names: dict[ReplayedBy, str] = {MEMORY: key} | ({READER: reader[0]} if reader else {})
-        self._strategies = strategies_of(memory, base, PLAIN_FORM, key, reader[0] if reader else None)
+        key, reader, self._loads = stored_adapters(memory, base)
+        self._names: dict[ReplayedBy, str] = {MEMORY: key} | ({READER: reader} if reader else {})
+        self._strategies = strategies_of(memory, base, PLAIN_FORM, key, reader)
 
     @contextmanager
     def opened(self) -> Iterator[Replayer]:

@@ -11,7 +11,7 @@ Target = Literal["peft", "gguf", "merged", "vllm", "sglang"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 AdapterForm = Literal["lora", "activated", "dora", "gated-memory", "remote"]
 
-_ABSORB_PLAIN = "absorb the text with --set adapter.activated=false, which acts everywhere"
+_TO_PLAIN = "add --convert, which makes a plain LoRA of it, or absorb the text with --recipe portable"
 _NEEDS_PLAIN = {
     "vllm": "vLLM knows no Activated LoRA",
     "sglang": "SGLang ignores the invocation tokens of an Activated LoRA and would adapt every token",
@@ -41,17 +41,23 @@ def check_target(name: str, form: AdapterForm, target: Target, *, as_gguf: bool 
             "absorb its text on a base model of this machine"
         )
     if form == "gated-memory":
-        raise ExportError(
-            f"the memory {name!r} is a Gated Memory, which no other program reads; absorb its text with "
-            "--set adapter.kind=lora, or serve it with `lift serve`"
-        )
+        raise ExportError(f"the memory {name!r} is a Gated Memory, which no other program reads; {_TO_PLAIN}")
     if form == "activated" and target in _NEEDS_PLAIN:
         raise ExportError(
-            f"the memory {name!r} cannot go to {target}: {_NEEDS_PLAIN[target]}; export it to peft or gguf, "
-            f"or {_ABSORB_PLAIN}"
+            f"the memory {name!r} cannot go to {target}: {_NEEDS_PLAIN[target]}; export it to peft or gguf, {_TO_PLAIN}"
         )
     if form == "dora" and (target in ("gguf", "vllm", "sglang") or as_gguf):
         raise ExportError(
             f"the memory {name!r} is no plain LoRA (DoRA, or with biases), which {'gguf' if as_gguf else target} "
-            "does not take; export it with --to merged, as a model of its own, or to peft"
+            f"does not take; export it to peft, or with --to merged as a model of its own, {_TO_PLAIN}"
+        )
+
+
+def check_convertible(name: str, form: AdapterForm) -> None:
+    """Raise ExportError, naming the way out, where there is nothing to convert a memory of that form from, or to."""
+    if form == "remote":
+        check_target(name, form, "peft")
+    if form == "lora":
+        raise ExportError(
+            f"the memory {name!r} is a plain LoRA already, which every program takes as it is; leave --convert out"
         )

@@ -115,6 +115,11 @@ def copy_fingerprint(directory: Path) -> str:
     return str(json.loads((directory / MARKER).read_text("utf-8"))["fingerprint"])
 
 
+def is_converted_copy(directory: Path) -> bool:
+    """Whether Lift has made this directory, in its cache, of a GGUF file."""
+    return directory.resolve().parent == (cache_directory() / "models").resolve() and is_whole(directory)
+
+
 def read_header(gguf: Path) -> GgufHeader:
     """What `gguf` says about itself; raises ModelError where it is not a GGUF file or is cut off."""
     with gguf.open("rb") as stream:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lift.errors import ModelError
 from lift.models.base_model import BaseModel
 from lift.models.fingerprint import remembered, weight_files, weights_fingerprint
-from lift.models.gguf_conversion import converted_copy, copy_fingerprint
+from lift.models.gguf_conversion import converted_copy, copy_fingerprint, is_converted_copy
 from lift.models.quiet import quiet_transformers
 from lift.models.smollm2 import smollm2_directory
 from lift.models.threads import govern_threads
@@ -48,31 +48,58 @@ def load_model(
     ("nf4" or "int8", cuda only) is applied on loading. `on_progress` is told about the conversion on first use. Without
     `fetch` nothing is downloaded: for names that a memory gives, and not its user. Raises ModelError.
     """
-    if name.startswith("openai:"):
-        raise ModelError(
-            f"expected a model to load, got {name!r}, which is fine-tuned and asked behind an API and has no weights "
-            "here; give a directory, a GGUF file or a hub id"
-        )
+    _check_has_weights(name)
     target = _choose_device(device)
     chosen_dtype = _choose_dtype(dtype, target)
     # oneDNN compiles a product for every shape that it meets, and batches have hundreds: it keeps 1,024 unless told
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_PRODUCTS))
     extra = _quantization_settings(quantization, target, chosen_dtype)
-    fingerprint: str | None = None
-    if name == DEFAULT_MODEL:
-        directory, model_id = smollm2_directory(on_progress), name
-        fingerprint = copy_fingerprint(directory)
-    else:
-        # os.path, since pathlib takes "" for the current directory and raises on an unknown user or a null byte.
-        path = Path(os.path.expanduser(name))
-        if os.path.isdir(os.path.expanduser(name)):
-            directory, model_id = path, os.path.abspath(path)
-        elif os.path.isfile(path):
-            directory, model_id = converted_copy(path, on_progress=on_progress), os.path.abspath(path)
-            fingerprint = copy_fingerprint(directory)
-        else:
-            directory, model_id = _hub_directory(name, fetch), name
+    directory, model_id, fingerprint = _find(name, on_progress, fetch)
     return _load_directory(directory, model_id, target, chosen_dtype, extra, fingerprint)
+
+
+def load_outline(
+    name: str = DEFAULT_MODEL, *, on_progress: Callable[[str], None] | None = None, fetch: bool = True
+) -> BaseModel:
+    """A base model as load_model, but for the numbers of its weights: others compute with them.
+
+    It has tokenizer, configuration and identity, and takes no memory; its modules are on torch's device "meta". The
+    weights' files are hashed, so they have to be here. A directory that Lift has converted from a GGUF file is that
+    file's model. Raises ModelError.
+    """
+    _check_has_weights(name)
+    directory, model_id, fingerprint = _find(name, on_progress, fetch)
+    if fingerprint is None and is_converted_copy(directory):
+        fingerprint = copy_fingerprint(directory)
+    return _load_directory(directory, model_id, None, None, {}, fingerprint)
+
+
+def _check_has_weights(name: str) -> None:
+    if name.startswith("openai:"):
+        raise ModelError(
+            f"expected a model to load, got {name!r}, which is fine-tuned and asked behind an API and has no weights "
+            "here; give a directory, a GGUF file or a hub id"
+        )
+    if name.startswith("vllm:"):
+        raise ModelError(
+            f"expected a model to load, got {name!r}, which answers elsewhere and cannot be trained or measured from "
+            "here; give a directory, a GGUF file or a hub id"
+        )
+
+
+def _find(name: str, on_progress: Callable[[str], None] | None, fetch: bool) -> tuple[Path, str, str | None]:
+    """The directory of a model, its id, and its fingerprint where that is known."""
+    if name == DEFAULT_MODEL:
+        directory = smollm2_directory(on_progress)
+        return directory, name, copy_fingerprint(directory)
+    # os.path, since pathlib takes "" for the current directory and raises on an unknown user or a null byte.
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(os.path.expanduser(name)):
+        return path, os.path.abspath(path), None
+    if os.path.isfile(path):
+        directory = converted_copy(path, on_progress=on_progress)
+        return directory, os.path.abspath(path), copy_fingerprint(directory)
+    return _hub_directory(name, fetch), name, None
 
 
 def default_device_and_dtype() -> tuple[torch.device, torch.dtype]:
@@ -84,11 +111,12 @@ def default_device_and_dtype() -> tuple[torch.device, torch.dtype]:
 def _load_directory(
     directory: Path,
     model_id: str,
-    device: torch.device,
-    dtype: torch.dtype,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
     extra: dict[str, Any],
     fingerprint: str | None,
 ) -> BaseModel:
+    """Without a device, the model's outline."""
     if not (directory / "config.json").is_file():
         raise ModelError(
             f"expected a transformers model in {directory}, got a directory without config.json; "
@@ -107,12 +135,22 @@ def _load_directory(
         with loading(), quiet_transformers():
             config = AutoConfig.from_pretrained(directory, **common)
             _check_generator(config, model_id)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **common, **extra
+            loaded: Any = (
+                (_outline(directory, config), {"missing_keys": ()})
+                if device is None
+                else AutoModelForCausalLM.from_pretrained(
+                    directory,
+                    config=config,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **common,
+                    **extra,
+                )
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, **common)
             model, report = loaded
-            if not extra:
+            if not extra and device is not None:
                 model.to(device)
     except torch.OutOfMemoryError as error:
         raise ModelError(
@@ -129,9 +167,22 @@ def _load_directory(
             f"({len(report['missing_keys'])} missing); copy the model again"
         )
     _check_tokenizer(tokenizer, model, directory)
-    if device.type == "cpu":
+    if device is not None and device.type == "cpu":
         govern_threads(model)
     return BaseModel(model=model, tokenizer=tokenizer, id=model_id, fingerprint=fingerprint)
+
+
+def _outline(directory: Path, config: Any) -> Any:
+    """The modules of a model without numbers, and the settings that it is to generate with."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    build: Any = AutoModelForCausalLM
+    with torch.device("meta"):
+        model = build.from_config(config, trust_remote_code=False)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory, local_files_only=True)
+    return model
 
 
 def _choose_device(name: str | None) -> torch.device:

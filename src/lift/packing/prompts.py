@@ -29,7 +29,7 @@ _DOUBTED_TOKENS = 2  # arithmetic may be wrong by so many where a tokenizer know
 MAX_ANSWER_TOKENS = 48
 SYSTEM = "You are a helpful assistant."
 TEXT_TELLS_NOTHING = "The text does not tell."
-_SLOT = re.compile(r"\{question\}|\{context\}")
+_SLOT = re.compile(r"\{question\}|\{context\}|\{title\}")
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,23 @@ class Example:
 class PromptForm:
     """The words around a question. `reading` has {context} and {question}, `closed_book` {question} alone.
 
-    `chat`: whether the model's chat template is used, where it has one. `answer_prefix` begins the answer, behind the
-    header of the assistant's turn.
+    Both may have {title}, which stands for `title`, the document's. `chat`: whether the model's chat template is used,
+    where it has one; `system`: what its system message says, in front of the question where the template has no such
+    role. `special_tokens`: whether a prompt without a chat template begins with the tokenizer's own. `answer_prefix`
+    begins the answer, behind the header of the assistant's turn.
     """
 
     reading: str = "{context}\n\n{question}"
     closed_book: str = "{question}"
     chat: bool = True
     answer_prefix: str = ""
+    system: str = ""
+    title: str = ""
+    special_tokens: bool = True
+
+    def about(self, title: str) -> PromptForm:
+        """The same words about the document of that title; itself where they do not name it."""
+        return replace(self, title=title) if "{title}" in self.reading + self.closed_book else self
 
 
 PLAIN_FORM = PromptForm()
@@ -81,7 +90,7 @@ PLAIN_FORM = PromptForm()
 
 def user_text(question: str, context: str | None = None, form: PromptForm = PLAIN_FORM) -> str:
     """The text of the user's turn: the question, or the part of the document it may use and then the question."""
-    parts = {"{question}": question, "{context}": context or ""}
+    parts = {"{question}": question, "{context}": context or "", "{title}": form.title}
     template = form.closed_book if context is None else form.reading
     # one pass, so that braces within a document or question stay as they are
     return _SLOT.sub(lambda slot: parts[slot[0]], template)
@@ -91,11 +100,20 @@ def prompt_ids(tokenizer: Any, question: str, context: str | None = None, form: 
     """Tokens of the prompt up to where the answer begins, special tokens included once."""
     text = user_text(question, context, form)
     if tokenizer.chat_template and form.chat:
-        return rendered_ids(
-            tokenizer, lambda contents: _render_chat(tokenizer, contents[0]) + form.answer_prefix, [text]
-        )
-    bare = text if form is not PLAIN_FORM else f"{text}\nAnswer:"
-    return content_ids(tokenizer, bare + form.answer_prefix, add_special_tokens=True)
+        turns = [("system", form.system)] * bool(form.system) + [("user", text)]
+        if form.system and not takes_system_role(tokenizer):
+            turns = _folded(turns)
+        roles = [role for role, _ in turns]
+
+        def render(contents: Sequence[str]) -> str:
+            if len(roles) == 1:
+                return _render_chat(tokenizer, contents[0]) + form.answer_prefix
+            messages = [{"role": role, "content": said} for role, said in zip(roles, contents, strict=True)]
+            return _apply_template(tokenizer, messages) + form.answer_prefix
+
+        return rendered_ids(tokenizer, render, [said for _, said in turns])
+    bare = text if form != PLAIN_FORM else f"{text}\nAnswer:"
+    return content_ids(tokenizer, bare + form.answer_prefix, add_special_tokens=form.special_tokens)
 
 
 def invocation_of(tokenizer: Any) -> tuple[int, ...]:
@@ -172,9 +190,9 @@ def _folded(turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return others
 
 
-def answer_ids(tokenizer: Any, answer: str) -> list[int]:
-    """Tokens of the answer and of the token that ends it."""
-    lead = "" if tokenizer.chat_template else " "
+def answer_ids(tokenizer: Any, answer: str, form: PromptForm = PLAIN_FORM) -> list[int]:
+    """Tokens of the answer and of the token that ends it, behind a prompt of that form."""
+    lead = "" if tokenizer.chat_template and form.chat else " "
     return [*content_ids(tokenizer, lead + answer), end_of_answer_id(tokenizer)]
 
 
@@ -187,13 +205,15 @@ def question_example(
     *,
     reads_evidence: bool = False,
     teacher_context: str | None = None,
+    form: PromptForm = PLAIN_FORM,
 ) -> Example:
     """A task as an example: loss on the answer and its end token, on nothing else.
 
-    `teacher_context` is what the teacher of a context distillation reads; see Example.
+    `teacher_context` is what the teacher of a context distillation reads; see Example. `form`: the words around the
+    question.
     """
-    example = answer_example(tokenizer, prompt_ids(tokenizer, question, context), answer)
-    teacher = tuple(prompt_ids(tokenizer, question, teacher_context)) if teacher_context is not None else None
+    example = answer_example(tokenizer, prompt_ids(tokenizer, question, context, form), answer, form)
+    teacher = tuple(prompt_ids(tokenizer, question, teacher_context, form)) if teacher_context is not None else None
     return replace(example, weight=weight, reads_evidence=reads_evidence, teacher_ids=teacher)
 
 
@@ -209,9 +229,9 @@ def citation_example(tokenizer: Any, question: str, sentence: str, weight: float
     )
 
 
-def answer_example(tokenizer: Any, prompt: Sequence[int], answer: str) -> Example:
-    """An answer behind the tokens of a prompt: loss on the answer and its end token, on nothing else."""
-    target = answer_ids(tokenizer, answer)
+def answer_example(tokenizer: Any, prompt: Sequence[int], answer: str, form: PromptForm = PLAIN_FORM) -> Example:
+    """An answer behind the tokens of a prompt of that form: loss on the answer and its end token, on nothing else."""
+    target = answer_ids(tokenizer, answer, form)
     return Example((*prompt, *target), (*[IGNORED] * len(prompt), *target))
 
 

@@ -1,7 +1,7 @@
 """Segments of a document: windows that overlap, so that the order of a long text can be learnt, or paragraphs.
 
 Windows are the paper's rule (method 1.1), paragraphs its exception for a text of passages whose order means nothing
-(PassageRetrieval, method 1.2). Pure.
+(PassageRetrieval, method 1.2), sentences what its baseline of raw text is trained on (method 3.4). Pure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from lift.documents.sentences import split_sentences
 from lift.recipes.recipe import SegmentSettings
 
 _BETWEEN_PARAGRAPHS = re.compile(r"\n\s*\n\s*(?=\S)")
@@ -53,6 +54,16 @@ def split_paragraphs(text: str, offsets: Sequence[tuple[int, int]], length_token
     length_tokens is not positive.
     """
     starts = [match.end() for match in _BETWEEN_PARAGRAPHS.finditer(text)]
+    return _split_at(starts, offsets, length_tokens)
+
+
+def split_each_sentence(text: str, offsets: Sequence[tuple[int, int]], length_tokens: int) -> list[Segment]:
+    """As split_paragraphs, each segment within one sentence; white space behind a sentence belongs to it."""
+    return _split_at([sentence.start for sentence in split_sentences(text)][1:], offsets, length_tokens)
+
+
+def _split_at(starts: Sequence[int], offsets: Sequence[tuple[int, int]], length_tokens: int) -> list[Segment]:
+    """Segments that none of the characters `starts` lies within, at most `length_tokens` long."""
     edges, token = [0], 0
     for start in starts:
         while token < len(offsets) and offsets[token][1] <= start:
@@ -69,4 +80,6 @@ def segments_of(text: str, offsets: Sequence[tuple[int, int]], settings: Segment
     """The segments that `settings` ask for; `offsets` are the characters [start, end) of each token of `text`."""
     if settings.unit == "paragraph":
         return split_paragraphs(text, offsets, settings.length_tokens)
+    if settings.unit == "sentence":
+        return split_each_sentence(text, offsets, settings.length_tokens)
     return split_segments(len(offsets), settings.length_tokens, settings.step_tokens)

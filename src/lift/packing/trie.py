@@ -189,8 +189,12 @@ def pack(examples: Sequence[Example]) -> Batch:
     )
 
 
-def split_batches(groups: Iterable[Iterable[Example]], batch_tokens: int) -> Iterator[list[Example]]:
+def split_batches(
+    groups: Iterable[Iterable[Example]], batch_tokens: int, batch_examples: int = 0
+) -> Iterator[list[Example]]:
     """Fill batches of at most `batch_tokens` trie nodes with whole groups where they fit, in the order given.
+
+    None has more than `batch_examples` examples, where that is above 0.
 
     A group is a run of examples worth keeping together since they share a long prefix (one context). A group larger
     than a batch is cut; a single example longer than a batch makes a batch of its own. Of groups and examples, no more
@@ -204,7 +208,8 @@ def split_batches(groups: Iterable[Iterable[Example]], batch_tokens: int) -> Ite
             yield batch
             trie, batch = _Trie(), []
         for example in itertools.chain(drawn, rest):
-            if batch and len(trie.ids) + trie.new_tokens(example.ids[:-1]) > batch_tokens:
+            full = len(batch) == batch_examples or len(trie.ids) + trie.new_tokens(example.ids[:-1]) > batch_tokens
+            if batch and full:
                 yield batch
                 trie, batch = _Trie(), []
             trie.add(example.ids[:-1])

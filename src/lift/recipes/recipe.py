@@ -17,15 +17,20 @@ from lift.errors import RecipeError, nearest_hint
 
 # To be raised where the same settings mean something else than before.
 RECIPE_VERSION = 1
+# The words around a question, by the names of packing/published_prompts.py.
+PromptName = Literal["plain", "loogle-v3", "loogle-v5", "article-v3", "passage-retrieval-v3"]
 
 
 class SegmentSettings(Settings):
     """Pieces of raw text, trained by language modelling (method 1.1)."""
 
     weight: float = Field(0.0, ge=0, description="weight of a segment's mean token loss; 0 leaves them out")
-    unit: Literal["window", "paragraph"] = Field(
-        "window", description="windows that overlap, or each paragraph alone, cut where it is longer than length_tokens"
+    unit: Literal["window", "paragraph", "sentence"] = Field(
+        "window",
+        description="windows that overlap, or each paragraph or sentence alone, cut where it is longer than "
+        "length_tokens",
     )
+    titled: bool = Field(True, description="whether the document's title stands above the text that is cut")
     length_tokens: int = Field(2048, ge=8, description="l, tokens of a window")
     step_tokens: int = Field(768, ge=1, description="s, a window starts this many tokens after the one before")
 
@@ -45,6 +50,10 @@ class TaskSettings(Settings):
     held_out_per_sentence: int = Field(1, ge=0, le=20, description="tasks a sentence kept for the recall report")
     cited_share: float = Field(
         0.0, ge=0, le=1, description="share that is asked for the sentence that tells the answer, too"
+    )
+    prompt: PromptName = Field(
+        "plain",
+        description="the words around a question, in training and when the memory is asked: own or published ones",
     )
 
 
@@ -193,6 +202,7 @@ class TrainingSettings(Settings):
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="how the rate falls to zero")
     warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the training in which the rate rises")
     batch_tokens: int = Field(384, ge=16, description="tokens computed at once, shared prefixes counted once")
+    batch_examples: int = Field(0, ge=0, description="examples computed at once, at most; 0 sets no limit")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's second moment")
@@ -203,6 +213,7 @@ class TrainingSettings(Settings):
 class RemoteSettings(Settings):
     """Fine-tuning through an API (method 4.1, the rows of GPT-3.5)."""
 
+    only: bool = Field(False, description="whether the recipe is for a model at an endpoint alone")
     base_url: str = Field("", description="where the endpoint is; empty reads OPENAI_BASE_URL, else OpenAI's own")
     epochs: int = Field(3, ge=1, le=50, description="epochs over the training file")
     batch_size: Literal["all", "auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
@@ -247,6 +258,11 @@ class Recipe(Settings):
             )
         if self.tasks.weight and not self.objective.cross_entropy + self.objective.distillation:
             raise ValueError("objective.cross_entropy and objective.distillation are both 0, so tasks teach nothing")
+        if self.segments.unit == "sentence" and self.context.segment_tokens:
+            raise ValueError(
+                "segments.unit sentence is trained bare, as published; set context.segment_tokens to 0, or choose "
+                "another segments.unit"
+            )
         if self.generator.kind == "self" and self.generator.stream:
             raise ValueError(
                 "generator.stream needs another generator than self: the base model cannot write and learn"

@@ -32,6 +32,7 @@ from lift.remote.remote_model import RemoteModel, base_fingerprint, base_id
 from lift.remote.token_estimate import estimate_tokens
 from lift.remote.training_file import build_training_file
 from lift.tasks.rules.rule_generator import RULES_VERSION
+from lift.tasks.selection import hold_some_out
 from lift.training.budget import Budget
 
 RemoteEvent = FineTuningEvent | AbsorptionEvent
@@ -71,7 +72,9 @@ def absorb_remotely(
     made = _prepare_document(document)
     sentences = made.sentences
     writer = TaskWriter(made, None, recipe)
-    tasks = tuple((yield from write_tasks(made, writer, Budget(None, started))))
+    written = yield from write_tasks(made, writer, Budget(None, started))
+    # an endpoint costs money, and its memory is never without a report of what it recalls
+    tasks = tuple(hold_some_out(written, trained=recipe.tasks.weight > 0))
     yield prepared(made, tasks, writer)
     file = build_training_file(document, tasks, recipe, line_limit_tokens(model, base_url, settings.window_tokens))
     estimate = estimate_price(file, model, base_url, settings.epochs)

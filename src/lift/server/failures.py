@@ -17,6 +17,7 @@ from lift.errors import (
     BudgetError,
     DocumentError,
     EngineClosed,
+    EngineError,
     FileTooLargeError,
     JobConflictError,
     LibraryError,
@@ -108,6 +109,8 @@ def as_refusal(error: LiftError) -> Refusal:
         return Refusal(429, message, code="queue_full", retry_after_s=error.retry_after_s)
     if isinstance(error, EngineClosed):
         return Refusal(503, message, code="stopping", retry_after_s=5.0)
+    if isinstance(error, EngineError):
+        return Refusal(503, message, code="engine", retry_after_s=5.0)
     if isinstance(error, DocumentError):
         return Refusal(400, message, code="invalid_document")
     if isinstance(error, UsageError | BudgetError):

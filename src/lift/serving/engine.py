@@ -1,4 +1,4 @@
-"""The engine: one thread owns the base model, takes requests from a fair queue, and runs them all in one batch.
+"""The engine: one thread owns the backend, takes requests from a fair queue, and runs them all in one batch.
 
 Each engine step takes waiting requests as far as there is room, gives every running row one token, and settles
 what has ended. What goes wrong with one question ends that question alone.
@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import threading
 
-from lift.adapters.adapter import attached
-from lift.adapters.batched_lora import keeping_room, parking
-from lift.adapters.row_assignment import RowAssignment, rows
 from lift.answering.answerer import stored_adapter
 from lift.errors import EngineClosed, LiftError, UsageError
-from lift.inference.kv_cache import keeps_tokens
 from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
-from lift.models.turns import turn_of
+from lift.serving.backend import Backend, LocalBackend
 from lift.serving.engine_loop import COUNTED, EngineLoop
 from lift.serving.fair_queue import FairQueue
 from lift.serving.request import Request, check_request
@@ -27,26 +23,28 @@ _ROWS_OF_A_QUESTION = 2  # that it reads and recalls, or answers and cites, at a
 
 
 class Engine:
-    """Answers questions to the memories of `library`, and to their base model, on one resident `base`.
+    """Answers questions to the memories of `library`, and to their base model `base`, computed by `backend`.
 
-    At most `rows` rows run (a question whose answer is chosen among several takes two at a time), at most
-    `waiting` questions wait, and at most `resident` memories are attached, beside what reads for them; the longest
-    unused are detached for others. Raises UsageError for a bound that nothing fits, and for a model whose rows cannot
-    come and go.
+    Without one, by the resident `base` itself, of which at most `rows` rows run (a question whose answer is chosen
+    among several takes two at a time). At most `waiting` questions wait, and at most `resident` memories are attached,
+    beside what reads for them; the longest unused are detached for others. Raises UsageError for a bound that nothing
+    fits, and for a resident model whose rows cannot come and go.
     """
 
     def __init__(
-        self, base: BaseModel, library: MemoryLibrary, *, rows: int = 32, waiting: int = 256, resident: int = 32
+        self,
+        base: BaseModel,
+        library: MemoryLibrary,
+        *,
+        rows: int = 32,
+        waiting: int = 256,
+        resident: int = 32,
+        backend: Backend | None = None,
     ) -> None:
         if rows < _ROWS_OF_A_QUESTION or waiting < 1 or resident < 1:
             raise UsageError(
                 f"expected rows >= {_ROWS_OF_A_QUESTION}, waiting >= 1 and resident >= 1, "
                 f"got {rows}, {waiting} and {resident}"
-            )
-        if not keeps_tokens(base.model):
-            raise UsageError(
-                f"expected a model that keeps keys and values by token, got {base.id}; "
-                "ask its memories one by one, with `lift ask`"
             )
         self.base = base
         self.library = library
@@ -54,7 +52,8 @@ class Engine:
         self._changed = threading.Condition()
         self._waiting: FairQueue[QueuedRequest] = FairQueue(waiting)
         self._counts = dict.fromkeys(COUNTED, 0)
-        self._loop = EngineLoop(base, self._changed, self._waiting, self._counts, rows=rows, resident=resident)
+        self._backend = backend if backend is not None else LocalBackend(base, rows)
+        self._loop = EngineLoop(base, self._backend, self._changed, self._waiting, self._counts, resident=resident)
         self._closing = False
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -92,6 +91,7 @@ class Engine:
         if request.memory is not None:
             memory = self.library[request.memory]
             stored_adapter(memory, self.base)
+            self._backend.check_memory(memory)
         handle = RequestHandle(request, self._wake)
         with self._changed:
             if not self.alive:
@@ -115,7 +115,6 @@ class Engine:
             return {
                 **self._loop.now(),
                 "waiting": len(self._waiting),
-                "resident": len(attached(self.base.model)),
                 **self._counts,
             }
 
@@ -125,10 +124,8 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            model = self.base.model
-            with turn_of(model), keeping_room(model), parking(model), rows(model, []) as assignment:
-                self._loop.begin(assignment)
-                while self._wait(assignment):
+            with self._backend.opened():
+                while self._wait():
                     self._loop.step()
         except BaseException as error:  # the callers hear of it, nobody else would
             self._failure = error
@@ -142,11 +139,10 @@ class Engine:
                     EngineClosed(f"expected an answer, got an engine that ended ({self._failure}); ask later")
                 )
 
-    def _wait(self, assignment: RowAssignment) -> bool:
+    def _wait(self) -> bool:
         """Wait for something to do, and leave the model to others meanwhile; False where there is nothing to come."""
-        turn = turn_of(self.base.model)
-        if self._loop.busy or (len(self._waiting) > 0 and not turn.is_wanted):
+        if self._loop.busy or (len(self._waiting) > 0 and not self._backend.is_wanted):
             return True
-        with assignment.aside(), turn.released(), self._changed:
+        with self._backend.released(), self._changed:
             self._changed.wait_for(lambda: len(self._waiting) > 0 or self._closing)
             return len(self._waiting) > 0 or not self._closing

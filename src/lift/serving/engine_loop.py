@@ -1,24 +1,16 @@
-"""The engine step: requests are taken from the fair queue, the scheduler steps once, ended requests are answered."""
+"""The engine step: requests are taken from the fair queue, the backend steps once, ended requests are answered."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 
-from lift.adapters.adapter import attached
-from lift.adapters.resident import hold_stored
-from lift.adapters.row_assignment import RowAssignment
 from lift.answering.answer import Answer
-from lift.inference.kv_cache import can_share
-from lift.inference.prefix_cache import PrefixCache, Prefixes
-from lift.inference.scheduler import Scheduler, SequenceState, StepOutput
+from lift.inference.scheduler import SequenceState, StepOutput
 from lift.models.base_model import BaseModel
-from lift.models.turns import turn_of
-from lift.packing.prompts import end_of_answer_id
+from lift.serving.backend import Backend
 from lift.serving.conversation import Conversations
 from lift.serving.fair_queue import FairQueue
 from lift.serving.request import FinishReason
@@ -36,7 +28,6 @@ COUNTED = (
     "generated_tokens",
     "steps",
 )
-KV_TOKEN_BUDGET = 32768  # tokens of keys and values, padding included: 1.5 GB with SmolLM2-135M in float32
 _PREPARING_S = 0.05  # that running rows wait for questions to be prepared, one document aside
 _READY_DOCUMENTS = 64
 
@@ -47,22 +38,20 @@ class EngineLoop:
     def __init__(
         self,
         base: BaseModel,
+        backend: Backend,
         changed: threading.Condition,
         waiting: FairQueue[QueuedRequest],
         counts: dict[str, int],
         *,
-        rows: int,
         resident: int,
     ) -> None:
         self._base = base
+        self._backend = backend
         self._changed = changed
         self._waiting = waiting
         self._counts = counts
-        self._slots = rows
         self._resident = resident
         self._conversations = Conversations(base, max(resident, _READY_DOCUMENTS))
-        # adapters go by the hash of their file: what was read with one stays true when it is detached
-        self._kept = PrefixCache() if can_share(base.model) else None
         self._running: list[RunningRequest] = []
         self._forgotten: list[str] = []
         self._cut_off = False
@@ -78,7 +67,8 @@ class EngineLoop:
         return {
             "running": len(running),
             "running_rows": sum(len(each.rows) for each in running if not each.waits),
-            "kept_bytes": self._kept.bytes if self._kept else 0,
+            "kept_bytes": self._backend.kept_bytes,
+            "resident": self._backend.resident,
         }
 
     def handles(self) -> list[RequestHandle]:
@@ -95,18 +85,6 @@ class EngineLoop:
         with self._changed:
             self._cut_off = True
             self._changed.notify_all()
-
-    def begin(self, assignment: RowAssignment) -> None:
-        """Take the model over; `assignment` is of no rows."""
-        self._assignment = assignment
-        self._batch = Scheduler(
-            self._base.model,
-            assignment,
-            end_ids={end_of_answer_id(self._base.tokenizer), *self._base.end_token_ids},
-            rows=self._slots,
-            token_budget=KV_TOKEN_BUDGET,
-            prefixes=self._prefixes,
-        )
 
     def step(self) -> None:
         """Go on by one step. What goes wrong with a question ends it, and never this."""
@@ -129,7 +107,7 @@ class EngineLoop:
         for running in list(self._running):
             end = self._reason(running.handle)
             if end is not None:
-                self._batch.abort(running.rows)
+                self._backend.abort(running.rows)
                 self._running.remove(running)
                 self._count_end(end)
                 self._alone(running, partial(running.give_up, end))
@@ -143,13 +121,13 @@ class EngineLoop:
         """Add sequences while there are slots: those of running requests, then those of waiting requests."""
         waiting = [running for running in self._running if running.waits]
         joining: list[RunningRequest] = []
-        while waiting and self._batch.has_room(waiting[0].rows, _rows(joining)):
+        while waiting and self._backend.has_room(waiting[0].rows, _rows(joining)):
             joining.append(waiting.pop(0))
         # while one that runs waits nobody comes, so the batch becomes empty in the end, and an empty one has room
         admitted = [] if waiting else self._attached(self._next_requests(joining))
         self._running += admitted
         joining += admitted
-        self._batch.add(_rows(joining))
+        self._backend.add(_rows(joining))
         for running in joining:
             running.waits = False
 
@@ -158,7 +136,7 @@ class EngineLoop:
         begun = time.monotonic()
         admitted: list[RunningRequest] = []
         # where others want the model, what runs is brought to its end, and then they have it
-        while not (self._running and (turn_of(self._base.model).is_wanted or time.monotonic() - begun > _PREPARING_S)):
+        while not (self._running and (self._backend.is_wanted or time.monotonic() - begun > _PREPARING_S)):
             with self._changed:
                 asked = self._waiting.next()
             if asked is None:
@@ -171,7 +149,7 @@ class EngineLoop:
                 continue
             together = [*self._running, *admitted, running]
             memories = {each.conversation.memory for each in together if each.conversation.memory}
-            if len(memories) > self._resident or not self._batch.has_room(running.rows, _rows([*joining, *admitted])):
+            if len(memories) > self._resident or not self._backend.has_room(running.rows, _rows([*joining, *admitted])):
                 break
             self._take(asked)
             if running.conversation.answer is not None:  # the document alone answers, no model is asked
@@ -191,24 +169,21 @@ class EngineLoop:
             asked.handle,
             asked.conversation,
             self._base.tokenizer,
-            shares=self._kept is not None,
-            device=self._base.device,
+            shares=self._backend.shares,
+            device=self._backend.device,
         )
 
     def _attached(self, admitted: Sequence[RunningRequest]) -> list[RunningRequest]:
         """Those whose adapters could be attached; nothing that runs is detached for them."""
-        present = attached(self._base.model)
-        missing = any(name not in present for running in admitted for name in running.adapters)
         found: list[RunningRequest] = []
-        aside: AbstractContextManager[None] = self._assignment.aside() if missing else contextlib.nullcontext()
-        with aside:
+        with self._backend.joining([name for running in admitted for name in running.adapters]):
             for running in admitted:
                 together = [*self._running, *found, running]
                 loads = {name: load for each in together for name, load in each.conversation.loads}
                 memories = {each.conversation.memory for each in together}
                 readers = [name for name in loads if name not in memories]
                 try:
-                    hold_stored(self._base.model, loads, self._resident + len(readers))
+                    self._backend.hold(loads, self._resident + len(readers))
                 except Exception as error:
                     self._fail(running.handle, error)
                 else:
@@ -217,11 +192,11 @@ class EngineLoop:
 
     def _step(self) -> None:
         try:
-            outputs = self._batch.step()
+            outputs = self._backend.step()
         except Exception as error:
             # a step of all rows does not tell whose fault it was
-            outputs = [StepOutput(row, error=error) for row in self._batch.rows]
-            self._batch.abort(self._batch.rows)
+            outputs = [StepOutput(row, error=error) for row in self._backend.rows]
+            self._backend.abort(self._backend.rows)
         by_row = {row: running for running in self._running for row in running.rows}
         for each in outputs:
             if each.row in by_row:
@@ -238,7 +213,7 @@ class EngineLoop:
         if output.error is not None:
             raise output.error
         if running.take(output):
-            self._batch.abort([output.row])
+            self._backend.abort([output.row])
 
     def _advance_ended(self, ended: Sequence[RunningRequest]) -> None:
         """Go on with what has ended, up to its next rows or its answer."""
@@ -266,7 +241,7 @@ class EngineLoop:
             act()
         except Exception as error:
             if running in self._running:
-                self._batch.abort(running.rows)
+                self._backend.abort(running.rows)
                 self._running.remove(running)
             self._fail(running.handle, error)
             return False
@@ -280,13 +255,6 @@ class EngineLoop:
     def _count_end(self, reason: FinishReason) -> None:
         with self._changed:
             self._counts["timed_out" if reason == "timeout" else "cancelled"] += 1
-
-    def _prefixes(self, adapter: str | None) -> Prefixes | None:
-        if not self._kept:
-            return None
-        invocation = attached(self._base.model)[adapter].invocation if adapter else ()
-        # what stands in front of an invocation is the base's
-        return Prefixes(self._kept, "" if invocation else adapter or "", invocation)
 
 
 def _rows(questions: Sequence[RunningRequest]) -> list[SequenceState]:

@@ -25,11 +25,17 @@ TASKS_PER_PROBE = 4
 
 
 class ReplyChecker:
-    """Checks the replies of one run, in document order; `rejected` is counted into by reason."""
+    """Checks the replies of one run, in document order; `rejected` is counted into by reason.
 
-    def __init__(self, origin: str, held_out: int, requests: int, rejected: Counter[str]) -> None:
+    `bare_summaries`: the prompt itself asks which paragraph a summary is of, so that the question is the summary alone.
+    """
+
+    def __init__(
+        self, origin: str, held_out: int, requests: int, rejected: Counter[str], *, bare_summaries: bool = False
+    ) -> None:
         self._origin = origin
         self._held_out = held_out
+        self._bare_summaries = bare_summaries
         self._probes_of_family_a = held_out > 0 and requests >= REQUESTS_PER_PROBE
         self._rejected = rejected
         self._asked: set[str] = set()
@@ -49,7 +55,7 @@ class ReplyChecker:
         return tuple(self._some_held_out(request, kept))
 
     def _summarised(self, request: TaskRequest, summary: str) -> list[Task]:
-        question = question_about(request.title, summary, request.target)
+        question = summary if self._bare_summaries else question_about(request.title, summary, request.target)
         if not self._passes(question, summary_fault(summary, request.shown, request.target)):
             return []
         evidence = tuple(sentence.index for sentence in request.shown)

@@ -10,7 +10,7 @@ from lift.errors import UsageError
 from lift.recipes.recipe import Recipe
 from lift.tasks.generation import Generated, GenerationCounts, TaskGenerator
 from lift.tasks.language_model import LanguageModelGenerator, Writer
-from lift.tasks.requests import plan_requests
+from lift.tasks.requests import plan_requests, replacing_requests
 from lift.tasks.rules.lines import rows_left_out
 from lift.tasks.rules.rule_generator import tasks_by_sentence
 from lift.tasks.selection import spread
@@ -41,7 +41,12 @@ def open_generator(
         from lift.tasks.endpoint_generator import EndpointWriter
 
         writer = EndpointWriter(recipe.generator)
-    return LanguageModelGenerator(writer, plan_requests(title, sentences, recipe), recipe.tasks)
+    return LanguageModelGenerator(
+        writer,
+        plan_requests(title, sentences, recipe),
+        recipe.tasks,
+        lambda before, count, turn: replacing_requests(title, sentences, recipe, before, count, turn),
+    )
 
 
 class RulesGenerator:

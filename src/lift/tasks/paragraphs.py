@@ -58,7 +58,7 @@ def askable_paragraphs(sentences: Sequence[Sentence]) -> list[Paragraph]:
     return [paragraph for paragraph in labelled if times[paragraph.target.casefold()] == 1]
 
 
-def draw_paragraphs(count: int, total: int, seed: int) -> list[int]:
+def draw_paragraphs(count: int, total: int, seed: int | str) -> list[int]:
     """`total` places out of range(count), sorted: each once before any is drawn twice. Empty where count is 0."""
     generator = random.Random(seed)
     drawn: list[int] = []
@@ -75,8 +75,9 @@ def without_label(text: str) -> str:
 def question_about(title: str, summary: str, target: str) -> str:
     """The question that `target` answers: which paragraph of the text an abstract is of."""
     noun = target.split(maxsplit=1)[0]
+    of = f"“{title}”" if title else "the text"
     return (
-        f"This is an abstract of one {noun.lower()} of “{title}”:\n\n{summary}\n\n"
+        f"This is an abstract of one {noun.lower()} of {of}:\n\n{summary}\n\n"
         f"Which {noun.lower()} is it? Answer with its number alone, in the form “{noun} 1”."
     )
 

@@ -8,6 +8,7 @@ what stands before it, several tasks about the sentence alone.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -55,10 +56,8 @@ def plan_requests(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> 
     Sentences without a letter or digit are not asked about, nor are paragraphs too short to be summed up: a text that
     has no longer one gets no requests in the form "paragraph".
     """
-    if recipe.generator.form == "paragraph":
-        return tuple(_paragraphs(title, sentences, recipe))
     if recipe.tasks.per_document:
-        return tuple(_windows(title, sentences, recipe))
+        return _document_requests(title, sentences, recipe, recipe.tasks.per_document, recipe.training.seed)
     return tuple(_sentences(title, sentences, recipe))
 
 
@@ -76,51 +75,73 @@ def _sentences(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> lis
     return requests
 
 
-def _windows(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+def replacing_requests(
+    title: str, sentences: Sequence[Sentence], recipe: Recipe, before: Sequence[TaskRequest], count: int, turn: int
+) -> tuple[TaskRequest, ...]:
+    """`count` more requests of family A, at other places drawn anew, in place of those `before` that gave no task.
+
+    `turn`: how often there have been replacements with these, from 1. Empty for family B, whose requests are one a
+    sentence.
+    """
+    if not recipe.tasks.per_document:
+        return ()
+    return _document_requests(title, sentences, recipe, count, f"{recipe.training.seed}/{turn}", before)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A place of the document that a request shows; `target` of a paragraph, as in TaskRequest."""
+
+    place: int
+    shown: tuple[Sentence, ...]
+    target: str = ""
+
+
+def _document_requests(
+    title: str,
+    sentences: Sequence[Sentence],
+    recipe: Recipe,
+    total: int,
+    seed: int | str,
+    before: Sequence[TaskRequest] = (),
+) -> tuple[TaskRequest, ...]:
+    """`total` requests of family A at places that `seed` draws, told apart from those `before` that show the same."""
+    form: Literal["paragraph", "window"] = "paragraph" if recipe.generator.form == "paragraph" else "window"
+    drawn = (_paragraphs if form == "paragraph" else _windows)(sentences, recipe, total, seed)
+    asked = Counter(request.shown[0].index for request in before)
+    instruction = recipe.generator.instruction.strip()
+    requests: list[TaskRequest] = []
+    for number, each in enumerate(drawn):
+        repeat = asked[each.shown[0].index]
+        asked[each.shown[0].index] += 1
+        focus = _focus(each.shown, f"{recipe.training.seed} {each.place}", repeat) if repeat else ""
+        hint = _ANOTHER[form].format(number=repeat + 1, focus=focus) if repeat else ""
+        position = len(sentences) if before else round((number + 1) * len(sentences) / len(drawn))
+        requests.append(TaskRequest(number, position, title, each.shown, 1, form, instruction, hint, each.target))
+    return tuple(requests)
+
+
+_ANOTHER = {
+    "window": "This is request {number} for the same passage. Ask about another detail than a reader would think of "
+    "first, if you can one of this sentence: {focus}",
+    "paragraph": "This is request {number} for the same paragraph. Choose other words, and other details than a reader "
+    "would think of first, if you can this one: {focus}",
+}
+
+
+def _windows(sentences: Sequence[Sentence], recipe: Recipe, total: int, seed: int | str) -> list[_Drawn]:
     if not any(character.isalnum() for sentence in sentences for character in sentence.text):
         return []
-    total, length = recipe.tasks.per_document, min(recipe.generator.window_sentences, len(sentences))
-    generator = random.Random(recipe.training.seed)
+    length = min(recipe.generator.window_sentences, len(sentences))
+    generator = random.Random(seed)
     starts = sorted(generator.randrange(len(sentences) - length + 1) for _ in range(total))
-    requests: list[TaskRequest] = []
-    for number, start in enumerate(starts):
-        shown = tuple(sentences[start : start + length])
-        repeat = number - starts.index(start)
-        hint = ""
-        if repeat:
-            focus = _focus(shown, f"{recipe.training.seed} {start}", repeat)
-            hint = (
-                f"This is request {repeat + 1} for the same passage. Ask about another detail than a reader would "
-                f"think of first, if you can one of this sentence: {focus}"
-            )
-        position = round((number + 1) * len(sentences) / total)
-        requests.append(
-            TaskRequest(number, position, title, shown, 1, "window", recipe.generator.instruction.strip(), hint)
-        )
-    return requests
+    return [_Drawn(start, tuple(sentences[start : start + length])) for start in starts]
 
 
-def _paragraphs(title: str, sentences: Sequence[Sentence], recipe: Recipe) -> list[TaskRequest]:
+def _paragraphs(sentences: Sequence[Sentence], _recipe: Recipe, total: int, seed: int | str) -> list[_Drawn]:
     paragraphs = askable_paragraphs(sentences)
-    drawn = draw_paragraphs(len(paragraphs), recipe.tasks.per_document, recipe.training.seed)
-    requests: list[TaskRequest] = []
-    for number, place in enumerate(drawn):
-        shown, target = paragraphs[place].sentences, paragraphs[place].target
-        repeat = number - drawn.index(place)
-        hint = ""
-        if repeat:
-            focus = _focus(shown, f"{recipe.training.seed} {place}", repeat)
-            hint = (
-                f"This is request {repeat + 1} for the same paragraph. Choose other words, and other details than a "
-                f"reader would think of first, if you can this one: {focus}"
-            )
-        position = round((number + 1) * len(sentences) / len(drawn))
-        requests.append(
-            TaskRequest(
-                number, position, title, shown, 1, "paragraph", recipe.generator.instruction.strip(), hint, target
-            )
-        )
-    return requests
+    places = draw_paragraphs(len(paragraphs), total, seed)
+    return [_Drawn(place, tuple(paragraphs[place].sentences), paragraphs[place].target) for place in places]
 
 
 def _focus(shown: Sequence[Sentence], seed: str, repeat: int) -> str:
@@ -184,10 +205,11 @@ def material(request: TaskRequest) -> str:
     A paragraph is shown without its label, so that no summary can repeat it.
     """
     passage = joined(request.shown)
+    titled = f"Title: {request.title}" if request.title else ""
     if request.form == "paragraph":
-        shown = [f"Title: {request.title}", f"Paragraph: {without_label(passage)}", request.hint]
+        shown = [titled, f"Paragraph: {without_label(passage)}", request.hint]
         return "\n\n".join(filter(None, shown))
-    parts = [f"Title: {request.title}", f"Passage: {passage}"]
+    parts = [titled, f"Passage: {passage}"]
     if request.windowed:
         parts += [request.hint]
     else:

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from lift.tasks.task import Task
 
+# Where no task is held out by its answer, one of so many is.
+TASKS_A_PROBE = 10
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -70,6 +72,18 @@ def hold_out(tasks: Sequence[Task], count: int) -> list[Task]:
         remaining.remove(probe)
         held.append(replace(probe, held_out=True))
     return [*remaining, *held]
+
+
+def hold_some_out(tasks: Sequence[Task], *, trained: bool) -> list[Task]:
+    """The tasks, some of them held out if none is yet: all where tasks are not `trained`, else one of TASKS_A_PROBE.
+
+    A single task is left as it is: it is all that there is to train.
+    """
+    if not trained:
+        return [replace(task, held_out=True) for task in tasks]
+    if len(tasks) < 2 or any(task.held_out for task in tasks):
+        return list(tasks)
+    return [replace(task, held_out=number % TASKS_A_PROBE == 1) for number, task in enumerate(tasks)]
 
 
 def spread(groups: Sequence[Sequence[Task]], total: int) -> list[list[Task]]:

@@ -32,6 +32,7 @@ from lift.packing.prompts import (
     recitation_tokens,
     segment_example,
 )
+from lift.packing.published_prompts import PROMPT_FORMS
 from lift.packing.segments import Segment, segments_of
 from lift.packing.trie import split_batches
 from lift.recipes.recipe import Recipe
@@ -119,6 +120,7 @@ class BatchSampler:
         self._tokenizer = tokenizer
         self._window_tokens = min(window_tokens, recipe.context.window_tokens or window_tokens)
         self._document = document
+        self._form = PROMPT_FORMS[recipe.tasks.prompt].about(document.title)
         self._texts = [sentence.text for sentence in sentences]
         self._recipe = recipe
         self._passages = passages if recipe.regularisation.replay_share else ()
@@ -143,16 +145,22 @@ class BatchSampler:
 
     def optimizer_steps(self, epoch: int) -> Iterator[OptimizerStep]:
         """The optimiser steps of `epoch`, counted from 0: its groups in random order, cut into batches."""
+        steps = self.batch_steps(epoch)
+        if self._recipe.training.full_batch:
+            yield OptimizerStep(tuple(step.batches[0] for step in steps), 0.0)
+        else:
+            yield from steps
+
+    def batch_steps(self, epoch: int) -> Iterator[OptimizerStep]:
+        """As optimizer_steps, but always with one batch a step, each made when it is asked for."""
         settings = self._recipe.training
         groups = list(self._within_limit(self._due(self.plan(epoch), epoch), []))
         groups += self._of_others(len(groups), epoch)
         random.Random(f"{settings.seed}/{epoch}/order").shuffle(groups)
         left_out: list[int] = []
         within = self._within_limit(groups, left_out)
-        batches = split_batches((self._examples(group) for group in within), settings.batch_tokens)
-        if settings.full_batch:
-            yield OptimizerStep(tuple(batches), 0.0)
-            return
+        examples_of = (self._examples(group) for group in within)
+        batches = split_batches(examples_of, settings.batch_tokens, settings.batch_examples)
         done, examples = 0, sum(self._count_examples(group) for group in groups)
         for batch in batches:
             yield OptimizerStep((batch,), (done + sum(left_out)) / examples)
@@ -275,13 +283,13 @@ class BatchSampler:
         return fresh
 
     def _tokenised_segments(self, start: int) -> Iterator[tuple[array[int], Segment]]:
-        """Each segment with the tokens of the part it belongs to: the part's title, a line break, and its text."""
+        """Each segment with the tokens of the part it belongs to: its title and a line break, if any, and its text."""
         settings = self._recipe.segments
         starts = [part.start for part in self._document.parts] or [0]
         for part, part_start in zip(self._document.split(), starts, strict=True):
             if part_start < start:
                 continue
-            text = f"{part.title}\n{part.text}"
+            text = f"{part.title}\n{part.text}" if settings.titled and part.title else part.text
             tokens = encode_content(self._tokenizer, text)
             ids = array("L", tokens.ids)
             for segment in segments_of(text, tokens.offsets, settings):
@@ -357,7 +365,7 @@ class BatchSampler:
     def _truncated(self, number: int) -> Example:
         limit = self._window_tokens - MAX_ANSWER_TOKENS
         question = self._tasks[number].question
-        text, _ = fit_context(self._tokenizer, question, self._document.text, limit, CUT_STEP_TOKENS)
+        text, _ = fit_context(self._tokenizer, question, self._document.text, limit, CUT_STEP_TOKENS, self._form)
         return self._example(number, text)
 
     def _citation(self, number: int) -> Example:
@@ -376,6 +384,7 @@ class BatchSampler:
             task.weight * self._recipe.tasks.weight,
             reads_evidence=context is not None and all(self._texts[index] in context for index in task.evidence),
             teacher_context=evidence if self._recipe.objective.distillation and context is None else None,
+            form=self._form,
         )
         return replace(example, task=number)
 
@@ -426,7 +435,8 @@ class StreamedBatchSampler(BatchSampler):
     def _streamed(self, epoch: int) -> Iterator[OptimizerStep]:
         settings = self._recipe.training
         segments = list(self._recited(random.Random(f"{settings.seed}/{epoch}")))
-        batches = split_batches(map(self._examples, self._arriving(segments, epoch)), settings.batch_tokens)
+        examples_of = map(self._examples, self._arriving(segments, epoch))
+        batches = split_batches(examples_of, settings.batch_tokens, settings.batch_examples)
         if settings.full_batch:
             yield OptimizerStep(tuple(batches), 0.0)
             return

@@ -1,4 +1,8 @@
-"""Training objective of a batch: cross-entropy, context distillation, KL to the base, the gates' regulariser."""
+"""Training objective of a batch: cross-entropy, distillation, KL to the base, the gates' regulariser.
+
+Distillation is from the base model that reads the evidence (context distillation), or from another memory's adapter on
+the same base: then each answer is matched to that memory's odds behind the same prompt, and nothing to its label.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import torch
 
 from lift.adapters.adapter import Adapter
 from lift.adapters.gated_memory_adapter import GatedMemoryAdapter
+from lift.adapters.row_assignment import using
 from lift.packing.forward import labelled_logits
 from lift.packing.losses import bucket_divergence, cross_entropy, top_k_log_probabilities
 from lift.packing.prompts import IGNORED, Example
@@ -26,7 +31,8 @@ TEACHER_TOP_K = 32  # of the teacher's logits that are matched, the rest in one 
 class Outcome:
     """`loss` of a batch: scalar, with graph. `greedy_correct`, [S]: each token of an example's answer has p > 0.5.
 
-    Teacher-forced: such an answer is what greedy decoding would say.
+    Teacher-forced: such an answer is what greedy decoding would say. Distilled from a memory, it is that the likeliest
+    token is the memory's at each place of the answer.
     """
 
     loss: torch.Tensor
@@ -34,16 +40,26 @@ class Outcome:
 
 
 class Objective:
-    """The loss of a batch under one adapter on one base model; `lower`: the cache of its frozen layers, if any."""
+    """The loss of a batch under one adapter on one base model; `lower`: the cache of its frozen layers, if any.
+
+    `taught_by`: the attached adapter of the memory that is distilled, if one is; it is trained no further.
+    """
 
     def __init__(
-        self, model: Any, adapter: Adapter, settings: ObjectiveSettings, lower: FrozenLayerCache | None = None
+        self,
+        model: Any,
+        adapter: Adapter,
+        settings: ObjectiveSettings,
+        lower: FrozenLayerCache | None = None,
+        *,
+        taught_by: Adapter | None = None,
     ) -> None:
         self._model = model
         self._lower = lower
         self._adapter = adapter
         self._settings = settings
-        self._teacher = Teacher(model, adapter)
+        self._distils_memory = taught_by is not None
+        self._teacher = Teacher(model, adapter, taught_by)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Scalar, with graph: the mean over the batch's examples by weight."""
@@ -70,17 +86,20 @@ class Objective:
         weights = weights.to(logits.device)
         losses = cross_entropy(logits, batch.targets.to(logits.device))  # [M]
         greedy_correct = all_of_each(losses.detach() < _LOSS_AT_HALF, batch)  # [S]
-        if not settings.distillation and not any(example.kl_to_base for example in batch.members):
+        soft_weight, hard_weight = settings.distillation, settings.cross_entropy
+        if self._distils_memory:
+            soft_weight, hard_weight = 1.0, 0.0
+        if not soft_weight and not any(example.kl_to_base for example in batch.members):
             return Outcome(settings.cross_entropy * (losses * weights).sum() + extra, greedy_correct)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
         divergence = bucket_divergence(logits, log_probabilities, ids)  # [M]
+        if self._distils_memory:
+            greedy_correct = all_of_each(logits.detach().argmax(-1) == ids[:, 0], batch)  # [S]
         kept = torch.tensor([example.kl_to_base for example in batch.members]).repeat_interleave(_label_counts(batch))
         kept = kept.to(logits.device)  # [M]
-        alone = (
-            settings.cross_entropy if settings.distillation == 0 else 1.0
-        )  # segments have no teacher and keep their labels
-        hard = torch.where(taught, settings.cross_entropy, alone).masked_fill(kept, 0.0)  # [M]
-        soft = torch.where(kept, 1.0, settings.distillation) * taught  # [M]
+        alone = hard_weight if soft_weight == 0 else 1.0  # segments have no teacher and keep their labels
+        hard = torch.where(taught, hard_weight, alone).masked_fill(kept, 0.0)  # [M]
+        soft = torch.where(kept, 1.0, soft_weight) * taught  # [M]
         return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, greedy_correct)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
@@ -91,18 +110,25 @@ class Objective:
 class Teacher:
     """The same base model, adapter switched off: with the evidence in its prompt (context distillation), or as it is.
 
-    Its answers never change, so each is computed once and kept on the CPU: K log-probabilities and ids a token.
+    With `memory`, an attached adapter that is not trained, its odds are taught instead, behind the same prompt; pieces
+    of other texts keep the base's. Its answers never change, so each is computed once and kept on the CPU: K
+    log-probabilities and ids a token.
     """
 
-    def __init__(self, model: Any, adapter: Adapter) -> None:
+    def __init__(self, model: Any, adapter: Adapter, memory: Adapter | None = None) -> None:
         self._model = model
         self._adapter = adapter
+        self._memory = memory
         self._known: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def targets(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(log-probabilities [M, K], ids [M, K], whether the position has a teacher [M]), on the model's device."""
-        readers = [_reader(example) for example in batch.members]
-        self._learn([reader for reader in readers if reader is not None and reader.ids not in self._known])
+        readers = [example if self._memory is not None else _reader(example) for example in batch.members]
+        unknown = [reader for reader in readers if reader is not None and reader.ids not in self._known]
+        by_base = [reader for reader in unknown if self._memory is None or reader.kl_to_base]
+        self._learn(by_base, None)
+        if self._memory is not None:
+            self._learn([reader for reader in unknown if not reader.kl_to_base], self._memory.name)
         width = next((self._known[reader.ids][0].shape[-1] for reader in readers if reader is not None), 1)
         rows: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for example, reader in zip(batch.members, readers, strict=True):
@@ -116,10 +142,10 @@ class Teacher:
         log_probabilities, ids, taught = (torch.cat(column).to(device) for column in zip(*rows, strict=True))
         return log_probabilities, ids, taught
 
-    def _learn(self, readers: list[Example]) -> None:
+    def _learn(self, readers: list[Example], memory: str | None) -> None:
         if not readers:
             return
-        with torch.no_grad(), self._adapter.disabled():
+        with torch.no_grad(), self._adapter.disabled() if memory is None else using(self._model, memory):
             logits = labelled_logits(self._model, pack(readers))  # [M', vocabulary]
         values, ids = top_k_log_probabilities(logits, TEACHER_TOP_K)
         first = 0

@@ -39,6 +39,7 @@ class Pace:
         self._started = clock()
         self._already_s = 0.0
         self._later_factor = 1.0
+        self._first_stage_share: float | None = None
         self._epoch = -1
         self._epoch_tokens = 0  # of the epoch under way, so far
         self._epoch_before = 0.0  # tokens of the last whole epoch, or as many as are expected of one
@@ -62,6 +63,16 @@ class Pace:
         """
         self._epoch_before = epoch_tokens
         self._later_factor = later_factor
+
+    def expect_stages(self, first_share: float) -> None:
+        """Of the work of a training in two stages, the first one has that share, and so of its time."""
+        self._first_stage_share = first_share
+
+    def first_stage_share(self, first_epochs: int, epochs: int) -> float:
+        """The share of its time that the first `first_epochs` of the epochs get; 1 where there is no second stage."""
+        if not first_epochs or first_epochs >= epochs:
+            return float(first_epochs > 0)
+        return first_epochs / epochs if self._first_stage_share is None else self._first_stage_share
 
     @property
     def elapsed_s(self) -> float:

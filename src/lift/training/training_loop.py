@@ -120,8 +120,18 @@ def train(
     saved_at, saving_s = time.monotonic(), 0.0
     finished = False
     between_steps = True
+    first_share = pace.first_stage_share(settings.segment_epochs, sampler.epochs)
+
+    def stage_is_over(epoch: int) -> bool:
+        # each stage gets its part of a short time, or the second would be what that leaves out
+        spent = position.tokens / settings.max_tokens if settings.max_tokens else 0.0
+        in_first = epoch < settings.segment_epochs < sampler.epochs
+        return in_first and max(spent, pace.used_share()) >= first_share
+
     with cleaning_up(save_unfinished, lambda: adapter.set_trainable(False)):
         for epoch in range(resumed.epoch, sampler.epochs):
+            if history and stage_is_over(epoch):
+                continue
             for index, update in enumerate(sampler.optimizer_steps(epoch)):
                 if epoch == resumed.epoch and index < resumed.update:
                     continue
@@ -130,6 +140,8 @@ def train(
                 if settings.max_tokens:
                     progress = max(progress, position.tokens / settings.max_tokens)
                 over = max(progress, pace.used_share()) >= 1
+                if history and stage_is_over(epoch):
+                    break
                 if over and history:
                     _check_weights(parameters, position.step, settings.learning_rate)
                     finished = True
@@ -140,7 +152,7 @@ def train(
                 gathered = 0.0
                 examples_left = sum(map(len, update.batches))
                 for examples in update.batches:
-                    if answered and pace.clock() - begun > pace.longest_update_s:
+                    if answered and (pace.clock() - begun > pace.longest_update_s or stage_is_over(epoch)):
                         break
                     batch = pace.fit(examples, at_least_one=not history and not answered)
                     if batch is None:

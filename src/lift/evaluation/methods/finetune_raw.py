@@ -3,5 +3,11 @@
 from lift.evaluation.methods.method import Method, no_context
 
 METHOD = Method(
-    "finetune-raw", "a memory of the raw text without tasks, closed book", "none", no_context, "own", "finetune-raw"
+    "finetune-raw",
+    "a memory of the raw text without tasks, closed book",
+    "none",
+    no_context,
+    "own",
+    "finetune-raw",
+    True,
 )

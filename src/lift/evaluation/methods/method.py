@@ -62,7 +62,8 @@ class Method:
     """One way of answering. `context` is the word for the part of the document that `choose` puts into the prompt.
 
     `memory`: none, the warm start that memories begin at, the document's own, or that of another document. With
-    `recipe` it is absorbed by that one instead of the run's. With `routed` the answer takes the memory's own
+    `recipe` it is absorbed by that one instead of the run's; `is_baseline`: by that one as it is, whatever settings the
+    run changes. With `routed` the answer takes the memory's own
     route (strategies.py), and `choose` only says what it reads. With `needs_evidence` it is not asked a question that
     nothing answers and whose data gives no passage: there is nothing that it could read, and no answer that it misses.
     """
@@ -73,6 +74,7 @@ class Method:
     choose: Callable[[Question, AskedQuestion], ShownPassage]
     memory: MemoryUse = "none"
     recipe: str = ""
+    is_baseline: bool = False
     routed: bool = False
     needs_evidence: bool = False
 

@@ -33,7 +33,7 @@ def find_methods(names: Sequence[str]) -> list[Method]:
         method = known[bare]
         if recipe and method.memory == "none":
             raise UsageError(f"the method {bare} uses no memory, so {name!r} cannot have a recipe")
-        found[name] = replace(method, name=name, recipe=recipe) if recipe else method
+        found[name] = replace(method, name=name, recipe=recipe, is_baseline=False) if recipe else method
     if not found:
         raise UsageError("expected at least one method, got none")
     return list(found.values())

@@ -1,4 +1,4 @@
-"""LongBench (Bai et al. 2024): sixteen tasks in English with their official prompts and metrics.
+"""LongBench (Bai et al. 2024): sixteen tasks in English and five in Chinese, with their official prompts and metrics.
 
 LongBench-E is read likewise: its files are called NAME_e.jsonl. The published way to generate stops samsum at a line
 break; here its first line is scored, which is the same answer.
@@ -71,7 +71,7 @@ def _task(line: Mapping[str, Any]) -> tuple[LongBenchTask, bool]:
     dataset = text_field(line, "dataset")
     name = dataset.removesuffix(_EVEN_MARK)
     if name not in TASKS:
-        raise FieldFault("dataset", f"expected a task of LongBench in English ({', '.join(TASKS)}), got {dataset!r}")
+        raise FieldFault("dataset", f"expected a task of LongBench ({', '.join(TASKS)}), got {dataset!r}")
     return TASKS[name], name != dataset
 
 
@@ -82,7 +82,6 @@ def _record(
     if own in known:
         raise FieldFault("_id", f"expected an id of its own, got {line['_id']!r} again")
     known.add(own)
-    title = f"{task.name} {line['_id']}"
     question = Question(
         own,
         _input(line, task),
@@ -90,7 +89,7 @@ def _record(
         kind=f"{task.name}/{_length_class(line)}" if even or path.stem.endswith(_EVEN_MARK) else task.name,
         choices=_classes(line, task),
     )
-    document = Document(title, text_field(line, "context"), f"{path.name}, line {number}")
+    document = Document("", text_field(line, "context"), f"{path.name}, line {number}")  # the data has no titles
     return Record(own, document, (question,), task.asking)
 
 
@@ -119,7 +118,7 @@ def _length_class(line: Mapping[str, Any]) -> str:
 
 SUITE = Suite(
     name="longbench",
-    summary="LongBench, sixteen tasks in English: questions, summaries, labels, retrieval, counting, code",
+    summary="LongBench, sixteen tasks in English and five in Chinese, with their own prompts and metrics",
     data="unpack data.zip of THUDM/LongBench (Hugging Face) and give its directory of NAME.jsonl files, or one file",
     takes=frozenset({"data", "tasks"}),
     read=read,

@@ -83,7 +83,7 @@ def _record(path: Path, number: int, line: Mapping[str, Any], known: set[str]) -
         kind="/".join(text_field(line, name) for name in ("domain", "difficulty", "length")),
         choices=LETTERS,
     )
-    document = Document(f"longbench2 {own}", text_field(line, "context").strip(), f"{path.name}, item {number}")
+    document = Document("", text_field(line, "context").strip(), f"{path.name}, item {number}")
     return Record(own, document, (question,), ASKING)
 
 

@@ -1,4 +1,4 @@
-"""The tasks of LongBench in English, as published: prompts, answer lengths, metrics and exceptions.
+"""The tasks of LongBench, as published: prompts, answer lengths, metrics and exceptions.
 
 Quoted from https://github.com/THUDM/LongBench (MIT licence, commit 2e00731): prompts from
 LongBench/config/dataset2prompt.json, answer lengths from dataset2maxlen.json, metrics from eval.py, and which tasks are
@@ -17,6 +17,8 @@ from lift.packing.prompts import PromptForm
 QA_METRIC = "longbench_qa_f1"
 SUMMARY_METRIC = "longbench_rouge"
 LABEL_METRIC = "longbench_classification"
+QA_METRIC_ZH = "longbench_qa_f1_zh"
+SUMMARY_METRIC_ZH = "longbench_rouge_zh"
 _PASSAGES_PROMPT = (
     "Answer the question based on the given passages. Only give me the answer and do not output any other words.\n\n"
     "The following are given passages.\n{context}\n\n"
@@ -46,7 +48,7 @@ class LongBenchTask:
     def asking(self) -> Asking:
         """How its questions are put and scored; a judge is asked where the answer is free text."""
         form = PromptForm(_question_slot(self.prompt), _question_slot(without_document(self.prompt)), self.chat)
-        judged = self.metric in {QA_METRIC, SUMMARY_METRIC}
+        judged = self.metric in {QA_METRIC, SUMMARY_METRIC, QA_METRIC_ZH, SUMMARY_METRIC_ZH}
         return Asking(form, self.max_new_tokens, (self.metric,), self.first_line, judged)
 
 
@@ -58,7 +60,7 @@ def without_document(prompt: str) -> str:
     before the document stays, without the sentence that announces examples.
     """
     before, _, behind = prompt.partition("{context}")
-    if "." in behind:
+    if "." in behind or "。" in behind:
         return behind.lstrip()
     return _BLANK_LINES.sub("\n\n", _EXAMPLES_SENTENCE.sub("", before) + behind)
 
@@ -186,5 +188,40 @@ LONGBENCH_TASKS = (
         64,
         "longbench_code_sim",
         chat=False,
+    ),
+    LongBenchTask(
+        "multifieldqa_zh",
+        "阅读以下文字并用中文简短回答：\n\n{context}\n\n"
+        "现在请基于上面的文章回答下面的问题，只告诉我答案，不要输出任何其他字词。\n\n问题：{input}\n回答：",
+        64,
+        QA_METRIC_ZH,
+    ),
+    LongBenchTask(
+        "dureader",
+        "请基于给定的文章回答下述问题。\n\n文章：{context}\n\n请基于上述文章回答下面的问题。\n\n问题：{input}\n回答：",
+        128,
+        SUMMARY_METRIC_ZH,
+    ),
+    LongBenchTask(
+        "vcsum",
+        "下面有一段会议记录，请你阅读后，写一段总结，总结会议的内容。\n会议记录：\n{context}\n\n会议总结：",
+        512,
+        SUMMARY_METRIC_ZH,
+        "写一段总结，总结会议的内容。",
+    ),
+    LongBenchTask(
+        "lsht",
+        "请判断给定新闻的类别，下面是一些例子。\n\n{context}\n{input}",
+        64,
+        LABEL_METRIC,
+        chat=False,
+        first_line=True,
+    ),
+    LongBenchTask(
+        "passage_retrieval_zh",
+        "以下是若干段落文字，以及其中一个段落的摘要。请确定给定的摘要出自哪一段。\n\n{context}\n\n下面是一个摘要\n\n{input}\n\n"
+        '请输入摘要所属段落的编号。答案格式必须是"段落1"，"段落2"等格式\n\n答案是：',
+        32,
+        "longbench_retrieval_zh",
     ),
 )

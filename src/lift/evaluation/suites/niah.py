@@ -1,4 +1,8 @@
-"""A needle in a haystack: one planted sentence a question, on a grid of lengths and depths in tokens."""
+"""A needle in a haystack: one planted sentence a question, on a grid of lengths and depths in tokens.
+
+Needles are drawn, each text with one of its own; or all texts have the same, as the benchmark was published, with a
+question and the keywords that a right answer must hold.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from lift.documents.document import Document
 from lift.errors import UsageError
 from lift.evaluation.records import Asking, Question, Record
 from lift.evaluation.suites.needles import NeedleDrawer, NeedleWriter, check_depths, read_haystack
-from lift.evaluation.suites.suite import Reading, Suite
+from lift.evaluation.suites.suite import Reading, Suite, SuiteSettings
 
 DEPTH_TOLERANCE = 0.1
 ASKING = Asking(judged=False)
+KEYWORDS_ASKING = Asking(metrics=("niah_keywords",), judged=False)
 
 
 def read(reading: Reading) -> Iterator[Record]:
@@ -33,6 +38,7 @@ def read(reading: Reading) -> Iterator[Record]:
             f"expected a depth for each of the {settings.needles} needles of a text, got {len(depths)}; "
             "give more depths or fewer needles"
         )
+    _check_own_needle(settings)
     texts = -(-len(depths) // settings.needles)
     haystack = read_haystack(settings.data, max(lengths))
     writer = NeedleWriter(haystack, reading.offsets)
@@ -40,14 +46,37 @@ def read(reading: Reading) -> Iterator[Record]:
     for length in lengths:
         for sample in range(settings.samples):
             for first in range(texts):
-                yield _record(writer, drawer, length, sample, depths[first::texts])
+                yield _record(writer, drawer, settings, length, sample, depths[first::texts])
 
 
-def _record(writer: NeedleWriter, drawer: NeedleDrawer, length: int, sample: int, depths: Sequence[float]) -> Record:
+def _check_own_needle(settings: SuiteSettings) -> None:
+    """Raise UsageError where a needle comes without its question or keywords, or these without a needle."""
+    given = [name for name in ("needle", "question", "keywords") if getattr(settings, name)]
+    if given and len(given) < 3:
+        raise UsageError(f"expected a needle together with its question and keywords, got {' and '.join(given)} alone")
+    if given and settings.needles > 1:
+        raise UsageError(
+            f"expected one needle a text where all are the same, got {settings.needles}; leave needles out"
+        )
+
+
+def _record(
+    writer: NeedleWriter,
+    drawer: NeedleDrawer,
+    settings: SuiteSettings,
+    length: int,
+    sample: int,
+    depths: Sequence[float],
+) -> Record:
     name = f"niah-{length}-{'+'.join(f'{depth:g}' for depth in depths)}-{sample}"
-    pairs = drawer.draw(name, len(depths))
-    needles = [f"The secret word of {city} is {word}." for city, word in pairs]
-    written = writer.write(needles, depths, length)
+    frame = f"{settings.preface}\n{{}}" if settings.preface else "{}"
+    if settings.needle:
+        needles, asked = [settings.needle.strip()], [(settings.question, settings.keywords)]
+    else:
+        pairs = drawer.draw(name, len(depths))
+        needles = [f"The secret word of {city} is {word}." for city, word in pairs]
+        asked = [(f"What is the secret word of {city}?", (word,)) for city, word in pairs]
+    written = writer.write(needles, depths, length, lambda text: frame.replace("{}", text))
     for depth, reached in zip(depths, written.depths, strict=True):
         if abs(depth - reached) > DEPTH_TOLERANCE:
             raise UsageError(
@@ -55,21 +84,24 @@ def _record(writer: NeedleWriter, drawer: NeedleDrawer, length: int, sample: int
                 f"nearest ends at {reached:.2f}; ask for longer texts, or give a haystack with shorter sentences"
             )
     questions = tuple(
-        Question(f"{name}-{depth:g}", f"What is the secret word of {city}?", (word,), (needle,), "niah")
-        for depth, needle, (city, word) in zip(depths, needles, pairs, strict=True)
+        Question(f"{name}-{depth:g}", question, answers, (needle,), "niah")
+        for depth, needle, (question, answers) in zip(depths, needles, asked, strict=True)
     )
     cells = {
         question.id: {"length": float(length), "depth": depth}
         for question, depth in zip(questions, depths, strict=True)
     }
-    document = Document(f"{writer.haystack.name}, {name}", written.text, writer.haystack.source)
-    return Record(name, document, questions, ASKING, cells)
+    text = frame.replace("{}", written.text)
+    document = Document(f"{writer.haystack.name}, {name}", text, writer.haystack.source)
+    return Record(name, document, questions, KEYWORDS_ASKING if settings.needle else ASKING, cells)
 
 
 SUITE = Suite(
     name="niah",
     summary="a needle in a haystack: one planted sentence a question, by length and depth in tokens",
     data="",
-    takes=frozenset({"data", "lengths", "depths", "needles", "samples", "seed"}),
+    takes=frozenset(
+        {"data", "lengths", "depths", "needles", "samples", "seed", "needle", "question", "keywords", "preface"}
+    ),
     read=read,
 )

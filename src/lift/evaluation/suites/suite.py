@@ -31,6 +31,10 @@ class SuiteSettings(Settings):
     needles: int = Field(1, ge=1, description="niah: needles in one text, each at a depth of its own")
     samples: int = Field(1, ge=1, description="niah, ruler: texts for each cell of the grid")
     seed: int = Field(0, ge=0, description="niah, ruler: what is drawn")
+    needle: str = Field("", description="niah: this needle in every text, instead of drawn ones")
+    question: str = Field("", description="niah: what is asked about that needle")
+    keywords: tuple[str, ...] = Field((), description="niah: words that a right answer about it holds, in any case")
+    preface: str = Field("", description="niah: what stands above the haystack")
 
 
 @dataclass(frozen=True)
