@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from lift.absorbing.reuse import absorption_identity
 from lift.absorbing.task_writing import TaskWriter
 from lift.absorbing.warm_start_tuning import ReaderSettings, WarmStartSampler, tune_reader, tuning_checkpoint
 from lift.adapters.resident import release
-from lift.adapters.warm_start import WarmStart, find_warm_start, read_warm_start, start_adapter
+from lift.adapters.warm_start import (
+    WarmStart,
+    find_reader,
+    find_warm_start,
+    packaged_base_ids,
+    read_warm_start,
+    start_adapter,
+)
 from lift.answering.scoring import f1
 from lift.cli import run
 from lift.documents.document import Document
@@ -143,6 +151,28 @@ def test_layers_that_it_lacks_begin_at_zero(tiny_model: BaseModel, start: Path) 
 def test_where_none_fits_an_adapter_begins_as_the_base(tiny_model: BaseModel, start: Path, settings: Any) -> None:
     chosen = AdapterSettings(**{"warm_start": str(start), **settings})
     assert find_warm_start(tiny_model, chosen) is None
+    assert find_reader(tiny_model, chosen) is None
+
+
+def test_a_warm_start_in_a_directory_reads_for_the_memories_that_begin_at_it(
+    tiny_model: BaseModel, start: Path
+) -> None:
+    settings = AdapterSettings(warm_start=str(start))
+    began, reads = find_warm_start(tiny_model, settings), find_reader(tiny_model, settings)
+    assert began is not None and reads is not None
+    assert reads.digest == began.digest
+
+
+def test_the_packaged_reader_is_of_the_same_weights_as_the_packaged_warm_start(tiny_model: BaseModel) -> None:
+    started = next(iter(packaged_base_ids()))
+    fingerprint = json.loads(
+        (resources.files("lift.adapters") / "warm_starts" / started / "warm_start.json").read_text("utf-8")
+    )["base_fingerprint"]
+    same, wanted = dataclasses.replace(tiny_model, fingerprint=fingerprint), AdapterSettings(warm_start="auto")
+    began, reads = find_warm_start(same, wanted), find_reader(same, wanted)
+    assert began is not None and reads is not None
+    assert reads.about.base_fingerprint == began.about.base_fingerprint
+    assert reads.digest != began.digest
 
 
 def test_one_of_other_weights_is_refused(tiny_model: BaseModel, start: Path) -> None:
@@ -388,7 +418,7 @@ def test_the_one_that_comes_with_lift_reads_an_article_that_it_was_not_tuned_on(
     examples = Path(__file__).resolve().parents[2] / "examples"
     article = read_document(examples / "university-of-chicago.txt", title="University of Chicago")
     asked = [json.loads(line) for line in (examples / "questions.jsonl").read_text("utf-8").splitlines()]
-    point = find_warm_start(smollm2, load_recipe("default").adapter)
+    point = find_reader(smollm2, load_recipe("default").adapter)
     assert point is not None
     assert not any("Chicago" in document for document in point.about.documents)
     index = SentenceIndex(split_sentences(article.text))

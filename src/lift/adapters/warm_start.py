@@ -4,6 +4,9 @@ A small base model answers at length and beside the point; a warm start has lear
 that people asked, how an answer looks. What a memory then has to learn is its own text. It is an adapter like any other
 (PEFT's layout), bound to the weights that it was tuned on, and fits every rank and choice of layers. It acts on all
 that it reads; a memory that acts on answers alone takes of it what acts there.
+
+The reader, who answers from sentences that stand before a question, is an adapter of the same kind: one of its own for
+the weights that Lift has one for, else the warm start itself.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ _CONFIG_FILE = "adapter_config.json"
 _STATE_FILE = "adapter_model.safetensors"
 _PASSAGES_FILE = "passages.jsonl"
 _FILES = (_ABOUT_FILE, _CONFIG_FILE, _STATE_FILE, _PASSAGES_FILE)
-_PACKAGED = "warm_starts"
+_WARM_STARTS = "warm_starts"
+_READERS = "readers"
 _MAX_FILE_BYTES = 16 << 30
 _PEFT_PREFIX = "base_model.model."
 _STORED_DTYPE = torch.bfloat16
@@ -149,7 +153,7 @@ def find_warm_start(base: BaseModel, settings: AdapterSettings) -> WarmStart | N
     if wanted == "none" or settings.kind != "lora":
         return None
     if wanted == "auto":
-        return _packaged(base.fingerprint)
+        return _packaged(_WARM_STARTS, base.fingerprint)
     found = read_warm_start(Path(wanted))
     if found.about.base_fingerprint != base.fingerprint:
         raise WrongBaseModelError(
@@ -157,6 +161,17 @@ def find_warm_start(base: BaseModel, settings: AdapterSettings) -> WarmStart | N
             "tune one for this model with `lift warm-start`, or use adapter.warm_start=auto"
         )
     return found
+
+
+def find_reader(base: BaseModel, settings: AdapterSettings) -> WarmStart | None:
+    """The adapter that reads for memories with these settings: that which comes with Lift, else their warm start.
+
+    None where they begin at none, since nothing but the memory has learned to answer then. Raises as find_warm_start.
+    """
+    start = find_warm_start(base, settings)
+    if start is None or settings.warm_start != "auto":
+        return start
+    return _packaged(_READERS, base.fingerprint) or start
 
 
 def read_warm_start(directory: Path) -> WarmStart:
@@ -183,14 +198,14 @@ def _read_bounded(path: Path) -> bytes:
 
 def packaged_base_ids() -> frozenset[str]:
     """The ids of the base models that a warm start comes with Lift for."""
-    entries = (resources.files("lift.adapters") / _PACKAGED).iterdir()
+    entries = (resources.files("lift.adapters") / _WARM_STARTS).iterdir()
     abouts = (entry / _ABOUT_FILE for entry in entries)
     return frozenset(json.loads(about.read_text("utf-8"))["base_id"] for about in abouts if about.is_file())
 
 
 @lru_cache(maxsize=4)
-def _packaged(fingerprint: str) -> WarmStart | None:
-    for entry in (resources.files("lift.adapters") / _PACKAGED).iterdir():
+def _packaged(kind: str, fingerprint: str) -> WarmStart | None:
+    for entry in (resources.files("lift.adapters") / kind).iterdir():
         about = entry / _ABOUT_FILE
         if about.is_file() and json.loads(about.read_text("utf-8"))["base_fingerprint"] == fingerprint:
             return _parse(entry.name, *((entry / name).read_bytes() for name in _FILES))

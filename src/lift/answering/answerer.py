@@ -14,7 +14,7 @@ import torch
 from lift.adapters.adapter import Adapter, applied_invocation, applied_state
 from lift.adapters.resident import Load, hold_stored, holding_stored
 from lift.adapters.row_assignment import activate, restoring, using
-from lift.adapters.warm_start import find_warm_start
+from lift.adapters.warm_start import find_reader
 from lift.answering.answer import Answer, check_questions
 from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
 from lift.answering.strategies import AnsweringAdapters, Strategies
@@ -66,15 +66,15 @@ def stored_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load]:
 
 
 def reader_adapter(memory: StoredMemory, base: BaseModel) -> tuple[str, Load] | None:
-    """The warm start that the memory began at, as stored_adapter: it reads better than what it has become.
+    """The reader of memories that began where this one did, as stored_adapter: it reads better than a memory.
 
-    None where there was none, or it lay in a directory that is gone; the memory then reads itself.
+    None where there was no warm start, or it lay in a directory that is gone; the memory then reads itself.
     """
     wanted = memory.manifest.recipe.get("adapter", {}).get("warm_start", "none")
     if wanted not in ("none", "auto") and not Path(wanted).is_dir():
         return None
-    start = find_warm_start(base, AdapterSettings(warm_start=wanted))
-    return None if start is None else (start.digest, lambda: (start.config, start.state))
+    reader = find_reader(base, AdapterSettings(warm_start=wanted))
+    return None if reader is None else (reader.digest, lambda: (reader.config, reader.state))
 
 
 def stored_adapters(memory: StoredMemory, base: BaseModel) -> tuple[str, str | None, dict[str, Load]]:

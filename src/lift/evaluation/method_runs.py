@@ -50,15 +50,15 @@ def make_jobs(
     plan: RunPlan,
     methods: Mapping[str, Method],
     fingerprint: str,
-    start_digest: Callable[[Recipe], str | None],
+    warm_start_digests: Callable[[Recipe], list[str | None]],
 ) -> Iterator[MethodRun]:
     """All jobs in the order they are done in, none without questions; `fingerprint` is the model's. Raises RecipeError.
 
-    `start_digest` tells at which warm start memories of a recipe begin.
+    `warm_start_digests` names the warm start that memories of a recipe begin at, and what reads for them.
     """
     needing = {name: method for name, method in methods.items() if method.memory != "none"}
     recipes = {name: plan.load_recipe(method) for name, method in needing.items()}
-    starts = {name: start_digest(recipe) for name, recipe in recipes.items()}
+    starts = {name: warm_start_digests(recipe) for name, recipe in recipes.items()}
     for suite in suites:
         for record in suite.records:
             for name in suite.plan.methods or plan.methods:

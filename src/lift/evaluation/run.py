@@ -18,8 +18,8 @@ from typing import Any
 
 import filelock
 
-from lift.absorbing.resolved_recipe import resolve
-from lift.adapters.warm_start import WarmStart
+from lift.absorbing.resolved_recipe import check_local
+from lift.adapters.warm_start import WarmStart, find_reader, find_warm_start
 from lift.endpoints.reply_cache import ReplyCache
 from lift.errors import DataError, InterruptedAbsorption, LiftError, UsageError
 from lift.evaluation.abstention_scores import measure_abstention
@@ -115,7 +115,7 @@ class Evaluation:
                 yield SuiteRead(suite.title, len(read.records), read.questions, read.left_out, faults)
             check_metrics([name for read in self.suites for record in read.records for name in record.asking.metrics])
             fingerprint = self._reader(None).fingerprint
-            jobs = list(make_jobs(self.suites, self.plan, self.methods, fingerprint, self._start_digest))
+            jobs = list(make_jobs(self.suites, self.plan, self.methods, fingerprint, self._warm_start_digests))
             yield from self._do_all(jobs)
             self._write_files(jobs, time.monotonic() - begun)
 
@@ -213,12 +213,18 @@ class Evaluation:
             ModelReader(self.base, memory, start=start, prompt_tokens=self.plan.window_tokens), self._cache
         )
 
-    def _start(self, recipe: Recipe) -> WarmStart | None:
-        return resolve(recipe, self.base).warm_start if self.base is not None else None
+    def _tuned_reader(self, recipe: Recipe) -> WarmStart | None:
+        if self.base is None:
+            return None
+        check_local(recipe)
+        return find_reader(self.base, recipe.adapter)
 
-    def _start_digest(self, recipe: Recipe) -> str | None:
-        start = self._start(recipe)
-        return start.digest if start is not None else None
+    def _warm_start_digests(self, recipe: Recipe) -> list[str | None]:
+        """Of the warm start that memories of the recipe begin at, and of what reads for them."""
+        if self.base is None:
+            return [None, None]
+        found = [find_warm_start(self.base, recipe.adapter), self._tuned_reader(recipe)]
+        return [start.digest if start is not None else None for start in found]
 
     def _do_all(self, jobs: Sequence[MethodRun]) -> Iterator[EvaluationEvent]:
         begun, fresh = time.monotonic(), 0
@@ -260,7 +266,7 @@ class Evaluation:
         try:
             if job.method.memory == "start":
                 assert job.recipe is not None  # jobs say at whose warm start such a method reads
-                start = self._start(job.recipe)
+                start = self._tuned_reader(job.recipe)
                 if start is None:
                     raise UsageError(
                         f"expected a recipe whose memories begin at a warm start, got {job.recipe.name!r} on this "
