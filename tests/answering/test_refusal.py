@@ -13,13 +13,15 @@ from lift.models.base_model import BaseModel
 from lift.packing.prompts import TEXT_TELLS_NOTHING, answer_ids
 
 
-def asked(base: BaseModel, texts: Sequence[str], sureness: float) -> tuple[list[str], list[ModelRequest]]:
-    """What is kept of the texts by a reader that says "1907" where it may not refuse, and what was wanted for it."""
+def asked(
+    base: BaseModel, texts: Sequence[str], sureness: float, second: str = "1907"
+) -> tuple[list[str], list[ModelRequest]]:
+    """What is kept of the texts by a reader that says `second` where it may not refuse, and what was wanted for it."""
     wanted: list[ModelRequest] = []
 
     def fulfil(requests: Sequence[ModelRequest]) -> list[Any]:
         wanted.extend(requests)
-        return [[sureness] * len(each.answers) if isinstance(each, ScoreRequest) else "1907" for each in requests]
+        return [[sureness] * len(each.answers) if isinstance(each, ScoreRequest) else second for each in requests]
 
     requests = [GenerateRequest("reader", (number,), 8) for number in range(len(texts))]
     (found,) = run_strategies([kept_refusals(base.tokenizer, requests, texts)], fulfil)
@@ -37,6 +39,12 @@ def test_a_refusal_counts_where_the_reader_is_sure_of_it(tiny_model: BaseModel, 
     assert wanted[0] == ScoreRequest("reader", (1,), (TEXT_TELLS_NOTHING,))
     again = [GenerateRequest("reader", (1,), 8, refusal_tokens(tiny_model.tokenizer))]
     assert wanted[1:] == (again if nearer < 0 else [])
+
+
+@pytest.mark.parametrize("second", ["The lyrics do not tell.", "It does not tell.", "It is not mentioned in the text."])
+def test_a_refusal_in_other_words_is_no_answer(tiny_model: BaseModel, second: str) -> None:
+    found, _ = asked(tiny_model, [TEXT_TELLS_NOTHING], REFUSAL_NATS - 1, second)
+    assert found == [""]
 
 
 def test_no_refusal_can_be_said_without_its_second_token(tiny_model: BaseModel) -> None:

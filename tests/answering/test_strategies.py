@@ -80,8 +80,8 @@ def test_auto_asks_reader_and_memory_and_lets_them_vote(
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring)
     assert (answer.text, answer.context) == (chosen, context)
-    # the text has no more sentences than the narrow evidence, so it is read once
-    assert [want.adapter for want in wanted] == ["reader", "memory", "reader", "memory", "reader"]
+    # the sentence that holds all that is asked is read alone, and then the whole text; both are scored behind
+    assert [want.adapter for want in wanted] == ["reader", "memory", "reader", "reader", "reader", "memory", "reader"]
     assert not routes(tiny_model, BOTH).in_one_step("auto")
     # they differ, so what BM25 finds best stands beside what supports the answer
     assert "The tower burned in 1907." in [each.text for each in answer.evidence]
@@ -117,7 +117,7 @@ def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     assert len(wanted) == 2, "expected nothing more to be read where reading and memory agree"
 
 
-def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone(tiny_model: BaseModel) -> None:
+def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone_and_then_more(tiny_model: BaseModel) -> None:
     alone = tuple(prompt_ids(tiny_model.tokenizer, QUESTION, "The tower burned in 1907."))
 
     def bring(want: ModelRequest) -> Any:
@@ -125,10 +125,31 @@ def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone(tiny_model:
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_ONCE)
     assert (answer.text, answer.context) == ("1907", "evidence")
-    assert [want.prompt_ids for want in wanted if isinstance(want, GenerateRequest) and want.adapter == "reader"] == [
-        alone
+    read = [want for want in wanted if isinstance(want, GenerateRequest) and want.adapter == "reader"]
+    assert read[0].prompt_ids == alone
+    assert len(read[1].prompt_ids) > len(alone)
+    assert [want.prompt_ids for want in wanted if isinstance(want, ScoreRequest)][:2] == [
+        each.prompt_ids for each in read
     ]
-    assert next(want.prompt_ids for want in wanted if isinstance(want, ScoreRequest)) == alone
+
+
+def test_a_prompt_behind_which_the_reader_refuses_is_scored_behind_too(tiny_model: BaseModel) -> None:
+    refused: list[tuple[int, ...]] = []
+
+    def bring(want: ModelRequest) -> Any:
+        if isinstance(want, ScoreRequest):
+            return [0.0 if want.answers == (TEXT_TELLS_NOTHING,) else -1.0] * len(want.answers)
+        if want.adapter == "memory":
+            return "1911"
+        if not refused:
+            refused.append(want.prompt_ids)
+            return TEXT_TELLS_NOTHING
+        return "1907"
+
+    answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_ONCE)
+    assert answer.text == "1907"
+    scored = [want for want in wanted if isinstance(want, ScoreRequest) and want.answers == ("1907", "1911")]
+    assert refused[0] in [want.prompt_ids for want in scored]
 
 
 @pytest.mark.parametrize(
@@ -194,10 +215,33 @@ def test_a_word_of_grammar_is_no_answer_to_yes_or_no(
     def bring(want: ModelRequest) -> Any:
         return [-9.0] * len(want.answers) if isinstance(want, ScoreRequest) else said
 
-    answer, _ = take(tiny_model, AnsweringAdapters("memory", "reader"), context, bring, RULES, asked)
+    answer, _ = take(tiny_model, AnsweringAdapters("memory", "memory"), context, bring, RULES, asked)
     assert shown in answer.text
     assert not answer.supported
     assert answer.evidence == () or answer.evidence[0].relation != "supports"
+
+
+@pytest.mark.parametrize("context", ["auto", "evidence"])
+@pytest.mark.parametrize("said", ["Yes.", "no", "the keeper", "not"])
+def test_a_tuned_reader_that_says_yes_or_no_is_not_believed_and_the_text_is_quoted(
+    tiny_model: BaseModel, context: str, said: str
+) -> None:
+    def bring(want: ModelRequest) -> Any:
+        return [-9.0] * len(want.answers) if isinstance(want, ScoreRequest) else said
+
+    lent, _ = take(tiny_model, BOTH, context, bring, RULES, "Will visitors who pay get the key?", 400)
+    assert (lent.text, lent.supported) == ("The key may be kept if it is asked for.", False)
+    assert [each.relation for each in lent.evidence] == ["related"]
+    nowhere, _ = take(tiny_model, BOTH, context, bring, RULES, "Is there a telephone in the cellar?", 400)
+    assert (nowhere.text, nowhere.supported, nowhere.evidence) == (TEXT_TELLS_NOTHING, False, ())
+
+
+def test_a_tuned_reader_that_finds_no_answer_to_yes_or_no_is_believed(tiny_model: BaseModel) -> None:
+    def bring(want: ModelRequest) -> Any:
+        return [0.0] * len(want.answers) if isinstance(want, ScoreRequest) else TEXT_TELLS_NOTHING
+
+    answer, _ = take(tiny_model, BOTH, "auto", bring, RULES, "Will visitors who pay get the key?", 400)
+    assert (answer.text, answer.supported) == (TEXT_TELLS_NOTHING, False)
 
 
 def test_closed_book_the_text_does_not_answer_yes_or_no(tiny_model: BaseModel) -> None:

@@ -213,7 +213,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained(base: BaseMo
 
 @pytest.mark.parametrize("slower_from_s", [1000.0, 20.0])
 def test_a_budget_is_kept_on_every_machine(tiny_model: BaseModel, library: MemoryLibrary, slower_from_s: float) -> None:
-    machine = Machine(tiny_model.model, 0.02, 0.2, lambda now: 3.0 if now > slower_from_s else 1.0)
+    machine = Machine(tiny_model.model, 0.01, 0.2, lambda now: 3.0 if now > slower_from_s else 1.0)
     memory = make(library, tiny_model, "activated", tasks=[*TRAINED, *HELD_OUT])
     options = AbsorptionOptions(name="fast", budget_s=60.0, clock=machine.clock)
     events, trained_s = [], 0.0

@@ -24,7 +24,7 @@ EACH = -0.25  # log-probability of every token that is said
 def running(tiny_model: BaseModel, request: pytest.FixtureRequest) -> RunningRequest:
     """A question by "auto", that has been read and recalled next; `request.param` changes its sampling."""
     sampling = Sampling(max_tokens=8, **getattr(request, "param", {}))
-    asked = Request("tower", (Message("user", "When did the tower burn?"),), sampling=sampling)
+    asked = Request("tower", (Message("user", "When did the tower with the lenses burn?"),), sampling=sampling)
     routes = Strategies(
         tiny_model,
         Document("Tower", TEXT, "test"),

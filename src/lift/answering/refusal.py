@@ -2,7 +2,8 @@
 
 A small reader refuses too often what a text tells in other words, and what it would have answered is mostly right: of
 its greedy refusals those are kept whose log-probability is above a threshold (selective prediction, arXiv 1901.09192,
-with the threshold on the refusal itself), and for the others it is asked again without the refusal's words.
+with the threshold on the refusal itself), and for the others it is asked again without the refusal's words. Where it
+refuses in words of its own then ("The lyrics do not tell."), it has neither refused surely nor answered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lift.answering.steps import GenerateRequest, ScoreRequest, Strategy
 from lift.packing.prompts import TEXT_TELLS_NOTHING, answer_ids
 
 REFUSAL_NATS = -0.5
+_REFUSAL_END = " ".join(TEXT_TELLS_NOTHING.split()[-2:])
 
 
 def declines(text: str) -> bool:
@@ -28,7 +30,10 @@ def refusal_tokens(tokenizer: Any) -> tuple[int, ...]:
 
 
 def kept_refusals(tokenizer: Any, requests: Sequence[GenerateRequest], texts: Sequence[str]) -> Strategy[list[str]]:
-    """The texts of these requests, where one declines unsurely what its reader says in place of the refusal."""
+    """The texts of these requests, where one declines unsurely what its reader says in place of the refusal.
+
+    That is empty where the reader has nothing else to say.
+    """
     doubtful = [place for place, text in enumerate(texts) if declines(text)]
     if not doubtful:
         return list(texts)
@@ -45,5 +50,5 @@ def kept_refusals(tokenizer: Any, requests: Sequence[GenerateRequest], texts: Se
     ]
     found = list(texts)
     for place, answer in zip(unsure, answers, strict=True):
-        found[place] = answer
+        found[place] = "" if answer.endswith(_REFUSAL_END) or declines(answer) else answer
     return found

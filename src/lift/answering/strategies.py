@@ -3,19 +3,21 @@
 closed book   The memory answers; one that has learned to cite also says the sentence that tells the answer, and what
               can be read in that sentence is another answer (recitation before answering, arXiv 2210.01296).
 reading       The part of the document that the context names stands before the question.
-auto          A few sentences of evidence are read, and the memory is asked closed book. Where they differ, as many
-              sentences again are read behind the first, and all are reranked (reranking.py). Where one sentence alone
-              holds all that the question says, no other is read: what is like it distracts a small reader. A memory
-              that reads for itself scores both behind the evidence: it has what it knows in mind then, and a second
-              term would count it twice. Where the reader finds no answer in either, retrieval has missed or the
-              document does not tell: the reader is shown where the memory's answer stands; where that tells nothing
-              too, the memory's answer is given if it finds it much likelier than the prior does, and else the answer
-              is that the text does not tell. Where sentences are asked for (prose.py), the base model writes them, or
-              the document is quoted.
+auto          A few sentences of evidence are read, or that one alone which holds all that the question says, and the
+              memory is asked closed book. Where they differ, or the reader finds no answer, as many sentences again
+              are read behind the first, and all are reranked (reranking.py) behind both. A memory that reads for
+              itself scores both answers behind the evidence: it has what it knows in mind then, and a second term
+              would count it twice. Where the reader finds no answer in either, retrieval has missed or the document
+              does not tell: the reader is shown where the memory's answer stands; where that tells nothing too, the
+              memory's answer is given if it finds it much likelier than the prior does, and else the answer is that
+              the text does not tell. Where sentences are asked for (prose.py), the base model writes them, or the
+              document is quoted.
 yes or no     A small reader answers "Are dogs allowed?" with "the inn". Where the document may be read, such a
               question is answered by the sentence that speaks of all that is asked, behind a yes or no where rules are
-              sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way, and where nothing
-              but words of grammar comes of that ("not"), it is said that nothing is told.
+              sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way. A tuned reader is
+              believed where it finds no answer, but not where it says yes or no, which it does by chance: the sentence
+              that fits best is quoted, unsupported. Where nothing but words of grammar comes of another ("not"), it is
+              said that nothing is told.
 """
 
 from __future__ import annotations
@@ -230,16 +232,32 @@ class Strategies:
 
     def _yes_or_no(self, question: str, context: str, most_tokens: int, quoted_tokens: int) -> Strategy[Answer]:
         """The sentence that answers, where the text may be read; else a model's answer, unless that tells nothing."""
-        told = verdict(self.index, self.document, question) if context in ("auto", "evidence") else None
+        reads = context in ("auto", "evidence")
+        told = verdict(self.index, self.document, question) if reads else None
         text = self._verdict_text(told, quoted_tokens) if told else ""
         if told and text:
             evidence = Evidence.of(self.document, told.source.sentence, "supports")
             return Answer(text, "evidence", (evidence,), True, False, prompt_tokens=0, seconds=0.0)
         answer = yield from self._open(question, context, most_tokens)
+        if reads and self.adapters.reader not in (None, self.adapters.memory):
+            return answer if declines(answer.text) else self._quote(question, answer, quoted_tokens)
         if context in ("truncated", "full") or not says_nothing(answer.text):
             return answer
         nothing = MEMORY_TELLS_NOTHING if context == "none" else TEXT_TELLS_NOTHING
         return replace(answer, text=nothing, evidence=(), supported=False)
+
+    def _quote(self, question: str, answer: Answer, most_tokens: int) -> Answer:
+        """The answer with what is quoted in its place: the sentence that fits best; that nothing tells it without one.
+
+        A sentence of more than so many tokens is not quoted.
+        """
+        best = self.index.search(question, 1)
+        if not best:
+            return replace(answer, text=TEXT_TELLS_NOTHING, context="evidence", evidence=(), supported=False)
+        if len(content_ids(self._base.tokenizer, best[0].text)) > most_tokens:
+            return answer
+        beside = (Evidence.of(self.document, best[0], "related"),)
+        return replace(answer, text=best[0].text, context="evidence", evidence=beside, supported=False)
 
     def _wants_yes_or_no(self, question: str) -> bool:
         return bool(self.index.sentences) and question_form(question).wants == "polar"
@@ -277,7 +295,7 @@ class Strategies:
             asked = GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens)
             (read,) = yield from kept_refusals(self._base.tokenizer, [asked], [read])
         shown, texts = [narrow], [read]
-        if not reads_itself and (declines(read) or (read != said and not alone)):
+        if not reads_itself and (declines(read) or read != said):
             more = self.index.evidence(question, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
             wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
@@ -291,14 +309,12 @@ class Strategies:
             texts = [(yield from self._read(shown[0], max_new_tokens))]
             if declines(texts[0]):
                 return (yield from self._unread(question, bare, said))
-        if not reads_itself:
-            told = [place for place, text in enumerate(texts) if not declines(text)]
-            shown, texts = [shown[place] for place in told], [texts[place] for place in told]
         pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
-        chosen = yield from self._rerank((*texts, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
+        told = [text for text in texts if reads_itself or not declines(text)]
+        chosen = yield from self._rerank((*told, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
-        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*texts, said))
+        agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*told, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _read(self, prompt: Prompt, max_new_tokens: int) -> Strategy[str]:
