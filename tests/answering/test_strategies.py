@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lift.answering.answer import Answer
 from lift.answering.prose import asks_for_prose
+from lift.answering.reranking import REFUSAL_MARGIN_NATS
 from lift.answering.steps import GenerateRequest, ModelRequest, ScoreRequest, Strategy, run_strategies
 from lift.answering.strategies import EVIDENCE_SENTENCES, WIDE_SENTENCES, AnsweringAdapters, Strategies
 from lift.documents.document import Document
@@ -73,9 +74,9 @@ def test_auto_asks_reader_and_memory_and_lets_them_vote(
 ) -> None:
     def bring(want: ModelRequest) -> Any:
         if isinstance(want, ScoreRequest):
-            assert want.answers == ("1907", "1911")
-            # the prior is the reader closed book: it finds both alike
-            return [-2.0, memory_says if want.adapter == "memory" else -2.5]
+            assert want.answers[:2] == ("1907", "1911")
+            # the prior is the reader closed book: it finds both alike; behind the text it may also refuse
+            return [-2.0, memory_says if want.adapter == "memory" else -2.5, -9.0][: len(want.answers)]
         return "1911" if want.adapter == "memory" else "1907"
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring)
@@ -99,10 +100,11 @@ def test_auto_reads_narrow_and_wide_and_their_mean_counts(
     def bring(want: ModelRequest) -> Any:
         if isinstance(want, GenerateRequest):
             return "nobody knows" if want.adapter == "memory" else "1907" if want.prompt_ids == shortest else "in 1911"
-        assert want.answers == ("1907", "in 1911", "nobody knows")
+        assert want.answers[:3] == ("1907", "in 1911", "nobody knows")
         if want.adapter == "memory" or want.prompt_ids not in (shortest, longest):
             return [-1.0, -1.0, -1.0]
-        return [-3.0, narrow if want.prompt_ids == shortest else wide, -9.0]
+        assert want.answers[3:] == (TEXT_TELLS_NOTHING,)
+        return [-3.0, narrow if want.prompt_ids == shortest else wide, -9.0, -9.0]
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_TWICE)
     assert answer.text == chosen
@@ -121,7 +123,9 @@ def test_the_one_sentence_that_holds_all_that_is_asked_is_read_alone_and_then_mo
     alone = tuple(prompt_ids(tiny_model.tokenizer, QUESTION, "The tower burned in 1907."))
 
     def bring(want: ModelRequest) -> Any:
-        return [-1.0, -2.0] if isinstance(want, ScoreRequest) else "1907" if want.adapter == "reader" else "1911"
+        if isinstance(want, ScoreRequest):
+            return [-1.0, -2.0, -9.0][: len(want.answers)]
+        return "1907" if want.adapter == "reader" else "1911"
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_ONCE)
     assert (answer.text, answer.context) == ("1907", "evidence")
@@ -148,8 +152,8 @@ def test_a_prompt_behind_which_the_reader_refuses_is_scored_behind_too(tiny_mode
 
     answer, wanted = take(tiny_model, BOTH, "auto", bring, TOLD_ONCE)
     assert answer.text == "1907"
-    scored = [want for want in wanted if isinstance(want, ScoreRequest) and want.answers == ("1907", "1911")]
-    assert refused[0] in [want.prompt_ids for want in scored]
+    scored = [want.prompt_ids for want in wanted if isinstance(want, ScoreRequest) and "1907" in want.answers]
+    assert refused[0] in scored
 
 
 @pytest.mark.parametrize(
@@ -293,8 +297,6 @@ def test_nothing_is_judged_where_all_say_the_same(tiny_model: BaseModel) -> None
     for context in ("auto", "none"):
         _, wanted = take(tiny_model, BOTH, context, lambda _want: "1907")
         assert not any(isinstance(want, ScoreRequest) for want in wanted)
-    silent, _ = take(tiny_model, BOTH, "auto", lambda want: "" if want.adapter == "reader" else "1907")
-    assert silent.text == "1907"
     assert take(tiny_model, BOTH, "auto", lambda _want: "")[0].text == ""
 
 
@@ -358,39 +360,56 @@ def test_an_error_on_the_way_is_raised() -> None:
         run_strategies([failing()], lambda wants: [""] * len(wants))
 
 
-@pytest.mark.parametrize(("memory_says", "expected"), [(-1.0, "1911"), (-9.0, TEXT_TELLS_NOTHING)])
-def test_where_nothing_is_read_the_memory_answers_if_it_is_sure(
-    tiny_model: BaseModel, memory_says: float, expected: str
+@pytest.mark.parametrize("read", [TEXT_TELLS_NOTHING, "1907", ""])
+@pytest.mark.parametrize(
+    ("refusing", "refused"), [(REFUSAL_MARGIN_NATS + 0.1, True), (REFUSAL_MARGIN_NATS - 0.1, False)]
+)
+def test_the_text_does_not_tell_where_that_is_much_likelier_than_every_answer(
+    tiny_model: BaseModel, read: str, refusing: float, refused: bool
 ) -> None:
+    """The reader gives the memory's answer -9 nats, and memory and prior find it alike, so that is its score."""
+
     def bring(want: ModelRequest) -> Any:
         if isinstance(want, ScoreRequest):
             if want.answers == (TEXT_TELLS_NOTHING,):
-                return [-0.1]
-            return [memory_says if want.adapter == "memory" else -8.0] * len(want.answers)
-        return "1911" if want.adapter == "memory" else TEXT_TELLS_NOTHING
+                return [0.0]  # it is sure enough not to be asked again
+            return [-9.0 + refusing if each == TEXT_TELLS_NOTHING else -9.0 for each in want.answers]
+        return "1911" if want.adapter == "memory" else read
 
-    answer, wanted = take(tiny_model, BOTH, "auto", bring)
-    assert answer.text == expected
-    assert not answer.supported
-    assert [each.relation for each in answer.evidence] == ["related"]
-    # more sentences are read, and no other place: nothing of the text has the memory's words
-    assert [want.adapter for want in wanted if isinstance(want, GenerateRequest)] == ["reader", "memory", "reader"]
+    answer, _ = take(tiny_model, BOTH, "auto", bring)
+    assert (answer.text == TEXT_TELLS_NOTHING) == refused
+    assert refused or answer.text == (read if read == "1907" else "1911")
+    if refused:
+        assert (answer.context, answer.supported) == ("evidence", False)
+        assert [each.relation for each in answer.evidence] == ["related"]
 
 
-def test_where_nothing_is_read_the_reader_is_shown_where_the_memorys_answer_stands(tiny_model: BaseModel) -> None:
-    text = f"Ada Quill gave the lenses to Bram Holt.\n\n{ROOMS}"
-    around = tuple(
-        prompt_ids(tiny_model.tokenizer, "Who got the optics of the tower?", "Ada Quill gave the lenses to Bram Holt.")
-    )
-
+def test_the_memory_tells_what_was_not_found_where_it_is_much_likelier_than_before(tiny_model: BaseModel) -> None:
     def bring(want: ModelRequest) -> Any:
         if isinstance(want, ScoreRequest):
-            return [-0.1 if each == TEXT_TELLS_NOTHING else -1.0 for each in want.answers]
-        if want.adapter == "memory":
-            return "Bram Holt"
-        return "Bram Holt" if want.prompt_ids == around else TEXT_TELLS_NOTHING
+            if want.adapter == "memory":
+                return [-1.0]
+            return [-0.1 if each == TEXT_TELLS_NOTHING else -20.0 for each in want.answers]
+        return "1911" if want.adapter == "memory" else TEXT_TELLS_NOTHING
 
-    answer, wanted = take(tiny_model, BOTH, "auto", bring, text, "Who got the optics of the tower?")
-    assert answer.text == "Bram Holt"
-    assert around in [want.prompt_ids for want in wanted if isinstance(want, GenerateRequest)]
-    assert any(each.text == "Ada Quill gave the lenses to Bram Holt." for each in answer.evidence)
+    answer, _ = take(tiny_model, BOTH, "auto", bring)
+    assert answer.text == TEXT_TELLS_NOTHING
+
+    def sure(want: ModelRequest) -> Any:
+        told = bring(want)
+        if isinstance(want, ScoreRequest) and want.adapter == "reader" and len(want.answers) == 1:
+            return [-40.0 if want.answers == ("1911",) else -0.1]
+        return told
+
+    answer, _ = take(tiny_model, BOTH, "auto", sure)
+    assert (answer.text, answer.supported) == ("1911", False)
+
+
+def test_closed_book_a_refusal_behind_what_was_cited_is_no_answer(tiny_model: BaseModel) -> None:
+    def bring(want: ModelRequest) -> Any:
+        if isinstance(want, ScoreRequest):
+            return [0.0] * len(want.answers)
+        return TEXT_TELLS_NOTHING if want.adapter == "reader" else "1911"
+
+    answer, _ = take(tiny_model, BOTH, "none", bring)
+    assert answer.text == "1911"

@@ -10,7 +10,7 @@ from lift.documents.sentences import split_sentences
 from lift.inference.sampling import SampledToken
 from lift.inference.scheduler import SequenceState, StepOutput
 from lift.models.base_model import BaseModel
-from lift.packing.prompts import answer_ids
+from lift.packing.prompts import TEXT_TELLS_NOTHING, answer_ids
 from lift.serving.conversation import Conversation
 from lift.serving.request import Message, Request, Sampling
 from lift.serving.request_handle import RequestHandle
@@ -61,7 +61,8 @@ def test_what_was_said_is_not_judged_again(tiny_model: BaseModel, running: Runni
     say(running, recalled, tiny_model, "1911")
     running.advance()
     judged = [(row.adapter, answer_of(tiny_model, row)) for row in running.rows]
-    assert judged == [("reader", "1911"), ("memory", "1907"), ("reader", "1907"), ("reader", "1911")]
+    refusal = ("reader", TEXT_TELLS_NOTHING)
+    assert judged == [("reader", "1911"), refusal, ("memory", "1907"), ("reader", "1907"), ("reader", "1911")]
     for row in running.rows:
         running.take(StepOutput(row, end="stop", logprob=-9.0))
     assert running.ended

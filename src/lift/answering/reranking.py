@@ -8,6 +8,10 @@ or common, gains nothing by that. The reader is shown evidence from the document
 the mean counts; or closed book a sentence that the memory has cited, which may be wrong, and the weight w is twice as
 much then. A memory that reads the evidence itself has no second term. (w was found on other documents than those
 reported on: docs/log.md.)
+
+A reader may have learned to refuse. A memory has not, so a refusal has no second term. It wins where
+
+    log P_reader(refusal | question, shown) > max_a score(a) + m
 """
 
 from __future__ import annotations
@@ -24,23 +28,23 @@ from lift.packing.trie import pack, split_batches
 
 PMI_WEIGHT = 0.5
 CITING_PMI_WEIGHT = 1.0
+REFUSAL_MARGIN_NATS = 2.0
 _BATCH_TOKENS = 1024
 
 
-def likeliest(
+def vote(
     reading: Sequence[float],
     recalling: Sequence[float] = (),
     prior: Sequence[float] = (),
     *,
     pmi_weight: float = PMI_WEIGHT,
-) -> int:
-    """Which answer has the highest score, the first of equal ones; each sequence has one log-probability an answer.
+) -> list[float]:
+    """The score of each answer, in nats; each sequence has one log-probability an answer.
 
     Without `recalling` and `prior` the reader alone decides.
     """
     gained = [recalled - before for recalled, before in zip(recalling, prior, strict=True)] or [0.0] * len(reading)
-    scores = [read + pmi_weight * more for read, more in zip(reading, gained, strict=True)]
-    return max(range(len(scores)), key=scores.__getitem__)
+    return [read + pmi_weight * more for read, more in zip(reading, gained, strict=True)]
 
 
 @torch.no_grad()

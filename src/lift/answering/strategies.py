@@ -7,11 +7,9 @@ auto          A few sentences of evidence are read, or that one alone which hold
               memory is asked closed book. Where they differ, or the reader finds no answer, as many sentences again
               are read behind the first, and all are reranked (reranking.py) behind both. A memory that reads for
               itself scores both answers behind the evidence: it has what it knows in mind then, and a second term
-              would count it twice. Where the reader finds no answer in either, retrieval has missed or the document
-              does not tell: the reader is shown where the memory's answer stands; where that tells nothing too, the
-              memory's answer is given if it finds it much likelier than the prior does, and else the answer is that
-              the text does not tell. Where sentences are asked for (prose.py), the base model writes them, or the
-              document is quoted.
+              would count it twice. That the text does not tell is an answer among the others: it wins where the
+              reader finds it much likelier than reader and memory together find the best of them. Where sentences are
+              asked for (prose.py), the base model writes them, or the document is quoted.
 yes or no     A small reader answers "Are dogs allowed?" with "the inn". Where the document may be read, such a
               question is answered by the sentence that speaks of all that is asked, behind a yes or no where rules are
               sure of it (attribution/polar.py), and no model is asked. Else it goes the usual way. A tuned reader is
@@ -28,14 +26,14 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from lift.answering.abstention import MEMORY_TELLS_NOTHING, abstains
+from lift.answering.abstention import MEMORY_TELLS_NOTHING
 from lift.answering.answer import Answer, Evidence, supported_answer
 from lift.answering.attribution.attribute import says_nothing, verdict
 from lift.answering.attribution.polar import PolarVerdict
 from lift.answering.attribution.question_form import question_form
 from lift.answering.prose import PROSE_TOKENS, answer_tokens, asks_for_prose, repeats_itself
 from lift.answering.refusal import declines, kept_refusals
-from lift.answering.reranking import CITING_PMI_WEIGHT, PMI_WEIGHT, likeliest
+from lift.answering.reranking import CITING_PMI_WEIGHT, PMI_WEIGHT, REFUSAL_MARGIN_NATS, vote
 from lift.answering.scoring import f1
 from lift.answering.steps import GenerateRequest, ScoreRequest, Strategy, fit_window
 from lift.documents.document import Document
@@ -63,8 +61,6 @@ WIDE_SENTENCES = (
 MAX_CITED_TOKENS = 96
 AGREEMENT_F1 = 0.5
 CARRIED_COVERAGE = 0.6
-AROUND_COVERAGE = 0.6
-SURE_NATS = 4.0
 Render = Callable[[str, str | None], Sequence[int]]  # question, text in front of it -> tokens
 
 
@@ -274,74 +270,52 @@ class Strategies:
         bare = self.prompt(question, "none", max_new_tokens)
         said, cited = yield [GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
         recited = self._ids(question, cited)
-        (read,) = yield [GenerateRequest(self.adapters.reader, recited, max_new_tokens)]
-        chosen = yield from self._rerank((read, said), bare.ids, [recited], CITING_PMI_WEIGHT)
-        return self.answer(bare, chosen)
+        read = yield from self._read(recited, max_new_tokens)
+        told = [text for text in (read, said) if not declines(text)] or [said]
+        chosen = yield from self._rerank(told, bare.ids, [recited], CITING_PMI_WEIGHT)
+        return self.answer(bare, chosen or "")
 
     def _auto(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
-        """Read in the evidence and recall closed book; where these differ, read in more evidence and rerank.
-
-        Where nothing can be read, read where the memory's answer stands; see _unread for what is said then.
-        """
+        """Read in the evidence and recall closed book; where these differ, read in more evidence and rerank."""
         alone = self.index.holder(question)
         narrow = self.prompt(question, "evidence", max_new_tokens, [alone] if alone else None)
         bare = self.prompt(question, "none", max_new_tokens)
-        read, said = yield [
-            GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens),
-            GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens),
-        ]
+        reading = GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens)
+        read, said = yield [reading, GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens)]
+        read = yield from self._kept(reading, read)
         reads_itself = self.adapters.reader == self.adapters.memory
-        if not reads_itself:
-            asked = GenerateRequest(self.adapters.reader, narrow.ids, max_new_tokens)
-            (read,) = yield from kept_refusals(self._base.tokenizer, [asked], [read])
+        differ = not reads_itself and (declines(read) or read != said)
         shown, texts = [narrow], [read]
-        if not reads_itself and (declines(read) or read != said):
+        if differ:
             more = self.index.evidence(question, WIDE_SENTENCES, read=EVIDENCE_SENTENCES)
             wide = self.prompt(question, "evidence", max_new_tokens, more)
             if wide.ids != narrow.ids:
                 shown.append(wide)
-                texts.append((yield from self._read(wide, max_new_tokens)))
-        if not reads_itself and all(map(declines, texts)):
-            around = self._around(question, said)
-            if not around:
-                return (yield from self._unread(question, bare, said))
-            shown = [self.prompt(question, "evidence", max_new_tokens, around)]
-            texts = [(yield from self._read(shown[0], max_new_tokens))]
-            if declines(texts[0]):
-                return (yield from self._unread(question, bare, said))
-        pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
+                texts.append((yield from self._read(wide.ids, max_new_tokens)))
         told = [text for text in texts if reads_itself or not declines(text)]
-        chosen = yield from self._rerank((*told, said), bare.ids, [prompt.ids for prompt in shown], pmi_weight)
+        pmi_weight = 0.0 if reads_itself else PMI_WEIGHT
+        prompts = [prompt.ids for prompt in shown]
+        chosen = yield from self._rerank((*told, said), bare.ids, prompts, pmi_weight, may_refuse=differ)
+        if chosen is None:
+            nothing = self.answer(narrow, TEXT_TELLS_NOTHING)
+            return self._with_best_sentence(question, replace(nothing, evidence=(), supported=False))
         behind = next((prompt for prompt, text in zip(shown, texts, strict=True) if text == chosen), bare)
         answer = self.answer(behind, chosen)
         agreed = all(f1(chosen, [other]) > AGREEMENT_F1 for other in (*told, said))
         return answer if agreed else self._with_best_sentence(question, answer)
 
-    def _read(self, prompt: Prompt, max_new_tokens: int) -> Strategy[str]:
-        """What the reader says behind the prompt; that it tells nothing only where it is sure of that."""
-        asked = GenerateRequest(self.adapters.reader, prompt.ids, max_new_tokens)
-        texts = yield [asked]
-        (text,) = yield from kept_refusals(self._base.tokenizer, [asked], texts)
-        return text
+    def _read(self, ids: tuple[int, ...], max_new_tokens: int) -> Strategy[str]:
+        """What the reader says behind a prompt; that it tells nothing only where it is sure of that."""
+        asked = GenerateRequest(self.adapters.reader, ids, max_new_tokens)
+        (text,) = yield [asked]
+        return (yield from self._kept(asked, text))
 
-    def _around(self, question: str, said: str) -> list[Sentence]:
-        """The sentence in which most of the words of an answer stand, and those beside it; none where few stand."""
-        found = self.index.support(question, said)
-        if found is None or found.coverage < AROUND_COVERAGE:
-            return []
-        place, paragraph = found.sentence.index, found.sentence.paragraph
-        beside = self.index.sentences[max(place - 1, 0) : place + 2]
-        return [sentence for sentence in beside if sentence.paragraph == paragraph]
-
-    def _unread(self, question: str, bare: Prompt, said: str) -> Strategy[Answer]:
-        """The memory's answer where it is sure of it, though nothing that was read tells it; else that nothing does."""
-        if not abstains(said):
-            asked = (self.adapters.memory, self.adapters.reader)
-            (recalled,), (before,) = yield [ScoreRequest(adapter, bare.ids, (said,)) for adapter in asked]
-            if recalled - before >= SURE_NATS:
-                return self._with_best_sentence(question, self.answer(bare, said))
-        nothing = self.answer(replace(bare, context="evidence"), TEXT_TELLS_NOTHING)
-        return self._with_best_sentence(question, replace(nothing, evidence=(), supported=False))
+    def _kept(self, asked: GenerateRequest, text: str) -> Strategy[str]:
+        """The text, unless it is a refusal that a tuned reader is not sure of; a memory has learned none."""
+        if self.adapters.reader == self.adapters.memory:
+            return text
+        (kept,) = yield from kept_refusals(self._base.tokenizer, [asked], [text])
+        return kept
 
     def _prose(self, question: str, max_new_tokens: int) -> Strategy[Answer]:
         """The text of the base model, which nothing has made brief, behind more of the document, if that carries it.
@@ -368,23 +342,35 @@ class Strategies:
         return GenerateRequest(self.adapters.memory, self._ids(citation_question(question), None), MAX_CITED_TOKENS)
 
     def _rerank(
-        self, texts: Sequence[str], bare_ids: tuple[int, ...], shown: Sequence[tuple[int, ...]], pmi_weight: float
-    ) -> Strategy[str]:
+        self,
+        texts: Sequence[str],
+        bare_ids: tuple[int, ...],
+        shown: Sequence[tuple[int, ...]],
+        pmi_weight: float,
+        *,
+        may_refuse: bool = False,
+    ) -> Strategy[str | None]:
         """The likeliest of the texts, the first where nothing speaks for another; silence never wins.
 
-        `shown`: the prompts that the reader scores them behind.
+        `shown`: the prompts that the reader scores them behind. None where it `may_refuse`, and refuses all of them.
         """
         candidates = tuple(dict.fromkeys(text for text in texts if text))
-        if len(candidates) < 2:
-            return candidates[0] if candidates else texts[0]
+        if not candidates:
+            return None if may_refuse else texts[0]
+        if len(candidates) == 1 and not may_refuse:
+            return candidates[0]
         reader, memory = self.adapters.reader, self.adapters.memory
         prior = reader if reader != memory else None
-        asked = [(reader, ids) for ids in shown]
+        refusal = (TEXT_TELLS_NOTHING,) if may_refuse else ()
+        asked = [ScoreRequest(reader, ids, candidates + refusal) for ids in shown]
         if pmi_weight:
-            asked += [(memory, bare_ids), (prior, bare_ids)]
-        scored = yield [ScoreRequest(adapter, ids, candidates) for adapter, ids in asked]
+            asked += [ScoreRequest(adapter, bare_ids, candidates) for adapter in (memory, prior)]
+        scored = yield asked
         read = [fmean(each) for each in zip(*scored[: len(shown)], strict=True)]
-        return candidates[likeliest(read, *scored[len(shown) :], pmi_weight=pmi_weight)]
+        scores = vote(read[: len(candidates)], *scored[len(shown) :], pmi_weight=pmi_weight)
+        if may_refuse and read[-1] - max(scores) > REFUSAL_MARGIN_NATS:
+            return None
+        return candidates[scores.index(max(scores))]
 
     def _with_best_sentence(self, question: str, answer: Answer) -> Answer:
         """The answer with the sentence that fits the question best beside the one that supports it."""
