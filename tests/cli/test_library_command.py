@@ -201,6 +201,18 @@ def test_a_sentence_is_called_what_it_is(capsys: pytest.CaptureFixture[str]) -> 
         assert ("nothing in the document supports this answer" in printed) is (relation != "supports")
 
 
+def test_a_refusal_and_a_quotation_are_not_called_unsupported_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    place = documents.Place(0, heading="Rules")
+    nearest = (Evidence(0, "The key may be kept.", place, "related"),)
+    print_support(Answer("The text does not tell.", "evidence", nearest, False, False, 1, 0.1))
+    told = capsys.readouterr().out
+    assert "!" not in told
+    assert "see also: “The key may be kept.”" in told
+    print_support(Answer("The key may be kept.", "evidence", nearest, False, False, 1, 0.1))
+    told = " ".join(capsys.readouterr().out.split())
+    assert "! this sentence fits the question best; whether it says yes or no was not judged" in told
+
+
 def test_a_file_of_questions_is_answered_in_its_order(
     quill: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 _FORGOTTEN_SHOWN = 10
 _WHOLE_CHARS = 32  # of the 80 columns of a narrow terminal
 NO_SUPPORT = "nothing in the document supports this answer"
+NOT_JUDGED = "this sentence fits the question best; whether it says yes or no was not judged"
 _RELATIONS = {"supports": "supported by:", "found": "found in:", "related": "see also:"}
 
 
@@ -200,11 +201,17 @@ def answer_record(question: str, answer: Answer, question_id: Any = None) -> dic
 
 
 def print_support(answer: Answer) -> None:
-    """The sentence that supports the answer, dimmed, with its place; or, not to be overlooked, that none does."""
+    """The sentence that supports the answer, dimmed, with its place; or, not to be overlooked, that none does.
+
+    That the text does not tell is supported by nothing, and needs no such mark.
+    """
     from rich.text import Text
 
-    if not answer.supported:
-        stdout().print(Text(f"  ! {NO_SUPPORT}", style="bold yellow"))
+    from lift.answering.abstention import abstains
+
+    if not answer.supported and not abstains(answer.text):
+        is_quotation = any(evidence.text == answer.text for evidence in answer.evidence)
+        stdout().print(Text(f"  ! {NOT_JUDGED if is_quotation else NO_SUPPORT}", style="bold yellow"))
     for evidence in answer.evidence:
         place = f"({evidence.place})" if evidence.place and str(evidence.place) else ""
         relation = _RELATIONS[evidence.relation]
