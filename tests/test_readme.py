@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -17,6 +18,7 @@ PAGES = ["README.md", "examples/README.md"]
 LINKING_PAGES = [*PAGES, *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 
 
+@functools.cache
 def root_command() -> Any:
     return typer.main.get_command(app)
 

@@ -79,7 +79,7 @@ def test_events_come_in_order_and_the_memory_holds_everything(tiny_model: BaseMo
 def test_a_memory_answers_after_it_was_opened_again_and_the_base_is_untouched(tiny_model: BaseModel) -> None:
     before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
     library = MemoryLibrary()
-    absorb(tiny_model, library, "training.learning_rate=0.05", "training.epochs=20", name="merrow")
+    absorb(tiny_model, library, "training.learning_rate=0.05", "training.epochs=4", name="merrow")
     state = tiny_model.model.state_dict()
     assert state.keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in state.items())
@@ -116,7 +116,7 @@ def test_the_same_document_is_not_trained_twice(tiny_model: BaseModel) -> None:
 
 def test_an_interrupted_absorption_goes_on_to_the_same_memory(tiny_model: BaseModel) -> None:
     whole, parts = MemoryLibrary(), MemoryLibrary(Path(str(MemoryLibrary().root) + "-2"))
-    overrides = ["training.epochs=4", "training.batch_tokens=200"]
+    overrides = ["training.batch_tokens=200"]
     absorb(tiny_model, whole, *overrides, name="m")
     stop = threading.Event()
     events = absorb_events(
@@ -290,8 +290,8 @@ def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
     tiny_model: BaseModel, asked_in_training: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LeitnerSampler, "known_share", property(lambda _: 0.79))
-    events = absorb(tiny_model, MemoryLibrary(), *GOAL, name="merrow")
-    assert max(event.step.epoch for event in events if isinstance(event, Trained)) == 11
+    events = absorb(tiny_model, MemoryLibrary(), *GOAL, "training.epochs=4", name="merrow")
+    assert max(event.step.epoch for event in events if isinstance(event, Trained)) == 3
 
 
 def key_of(base: BaseModel, *overrides: str) -> str:
@@ -304,7 +304,7 @@ def test_an_absorption_that_somebody_else_is_at_is_refused_at_once(tiny_model: B
         with pytest.raises(BusyAbsorptionError, match=f"the process {os.getpid()} of this machine"):
             absorb(tiny_model, library, name="m")
         # another recipe is another absorption
-        assert not absorb(tiny_model, library, "training.epochs=3", name="other")[-1].reused
+        assert not absorb(tiny_model, library, "training.epochs=1", name="other")[-1].reused
     assert not absorb(tiny_model, library, name="m")[-1].reused
 
 
@@ -393,6 +393,7 @@ def test_running_out_of_memory_is_what_is_raised_whenever_it_happens(
     tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     before = logits(tiny_model.model, [1, 70, 80])
+    quick = [f"adapter.kind={kind}", "training.epochs=1"]
 
     def no_room(*_arguments: Any, **_options: Any) -> Any:
         raise torch.OutOfMemoryError("no room for the stored adapter")
@@ -400,9 +401,9 @@ def test_running_out_of_memory_is_what_is_raised_whenever_it_happens(
     with monkeypatch.context() as patch:
         patch.setattr(lift.absorbing.session, "restore_adapter", no_room)
         with pytest.raises(torch.OutOfMemoryError, match="no room for the stored adapter"):
-            absorb(tiny_model, MemoryLibrary(), f"adapter.kind={kind}", name="m")
+            absorb(tiny_model, MemoryLibrary(), *quick, name="m")
     assert torch.equal(logits(tiny_model.model, [1, 70, 80]), before)
-    assert not absorb(tiny_model, MemoryLibrary(), f"adapter.kind={kind}", name="m", resume=True)[-1].reused
+    assert not absorb(tiny_model, MemoryLibrary(), *quick, name="m", resume=True)[-1].reused
 
 
 @pytest.mark.parametrize("rate", ["1e20", "1e30"])

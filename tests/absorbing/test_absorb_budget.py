@@ -97,7 +97,7 @@ PROFILES: dict[str, Callable[[float], float]] = {
     "profile", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in PROFILES if name != "random")]
 )
 def test_a_budget_ends_in_time_with_a_memory_and_says_when_from_the_first(tiny_model: BaseModel, profile: str) -> None:
-    run = Run(tiny_model, Machine(tiny_model.model, slowness=PROFILES[profile]), 120.0, DOCUMENT)
+    run = Run(tiny_model, Machine(tiny_model.model, 0.004, slowness=PROFILES[profile]), 120.0, DOCUMENT)
     assert 0.85 * 120 < run.ended_s <= 1.05 * 120
     assert run.library.verify() == []
     assert run.memory.training
@@ -179,8 +179,8 @@ def test_a_text_is_added_in_time(tiny_model: BaseModel) -> None:
     library = MemoryLibrary()
     recipe = load_recipe("default", ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=4"])
     memory = list(absorb_events(DOCUMENT, tiny_model, recipe, library, AbsorptionOptions(name="skarvik")))[-1].memory
-    machine = Machine(tiny_model.model, s_per_token=0.02, slowness=random_load(3))
-    added = Document("Tolls", LONG.text.replace("Skarvik", "Norvik"), "tolls.txt")
+    machine = Machine(tiny_model.model, s_per_token=0.04, slowness=random_load(3))
+    added = Document("Tolls", TEXT.replace("Skarvik", "Norvik"), "tolls.txt")
     events = list(add_events(added, memory, tiny_model, library, RunOptions(budget_s=60.0, clock=machine.clock)))
     assert isinstance(events[-1], Finished)
     assert machine.now <= 63

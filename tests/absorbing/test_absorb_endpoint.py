@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,29 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEndpoint]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """A directory with a model, and a library with one memory, t; tests copy the library."""
+    root = tmp_path_factory.mktemp("made")
+    tiny_llama().save_pretrained(root / "model")
+    tiny_tokenizer.save_pretrained(root / "model")
+    (root / "museum.txt").write_text(MUSEUM, "utf-8")
+    at = ["--model", str(root / "model"), "--library", str(root / "library")]
+    assert run(["absorb", str(root / "museum.txt"), "--name", "t", *QUICK, *at]) == 0
+    return root
+
+
 @pytest.fixture
-def library(tmp_path: Path, tiny_tokenizer: Any) -> MemoryLibrary:
-    """A library with one memory, t."""
-    tiny_llama().save_pretrained(tmp_path / "model")
-    tiny_tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "museum.txt").write_text(MUSEUM, "utf-8")
+def model(made: Path) -> str:
+    return str(made / "model")
+
+
+@pytest.fixture
+def library(made: Path, tmp_path: Path) -> MemoryLibrary:
+    """A library with one memory, t, beside the text that it holds and another one."""
+    shutil.copy(made / "museum.txt", tmp_path)
     (tmp_path / "secret.txt").write_text(SECRET, "utf-8")
-    made = MemoryLibrary(tmp_path / "library")
-    at = ["--model", str(tmp_path / "model"), "--library", str(made.root)]
-    assert run(["absorb", str(tmp_path / "museum.txt"), "--name", "t", *QUICK, *at]) == 0
-    return made
+    return MemoryLibrary(shutil.copytree(made / "library", tmp_path / "library"))
 
 
 def change(library: MemoryLibrary, **values: Any) -> None:
@@ -115,9 +128,9 @@ def test_a_stored_endpoint_is_not_reached_by_asking_for_another_kind(
     assert endpoint.requests == []
 
 
-def test_rehearsing_asks_no_endpoint(library: MemoryLibrary, endpoint: ScriptedEndpoint) -> None:
+def test_rehearsing_asks_no_endpoint(library: MemoryLibrary, model: str, endpoint: ScriptedEndpoint) -> None:
     change(library, recipe={"generator": {"kind": "openai", "model": "m", "base_url": endpoint.base_url}})
-    at = ["--model", str(library.root.parent / "model"), "--library", str(library.root)]
+    at = ["--model", model, "--library", str(library.root)]
     text = str(library.root.parent / "museum.txt")
     assert run(["absorb", text, "--name", "t", "--until", "1%", "--budget", "30s", *QUICK, *at]) in (0, 1)
     assert endpoint.requests == []
@@ -170,8 +183,10 @@ def test_a_hub_model_that_a_memory_names_is_not_fetched_unasked(
     assert fetched == ["stranger/huge-model"]
 
 
-def test_a_text_is_added_on_the_model_that_the_command_names(library: MemoryLibrary, fetched: list[str]) -> None:
+def test_a_text_is_added_on_the_model_that_the_command_names(
+    library: MemoryLibrary, model: str, fetched: list[str]
+) -> None:
     change(library, base={"id": "stranger/huge-model"})
-    assert add(library, "--model", str(library.root.parent / "model")) == 0
+    assert add(library, "--model", model) == 0
     assert fetched == []
     assert "7714" in library["t"].document.text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_llama
 from machines import Machine
 from segment_settings import with_segments
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,9 +68,26 @@ def absorb(base: BaseModel, library: MemoryLibrary, *overrides: str, document: D
     return library["merrow"]
 
 
+@pytest.fixture(scope="module")
+def absorbed(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with the memory of OLD; tests copy it and leave it as it is."""
+    library = MemoryLibrary(tmp_path_factory.mktemp("absorbed") / "library")
+    absorb(BaseModel(tiny_llama(), tiny_tokenizer, "tiny", "0" * 64), library)
+    return library.root
+
+
 @pytest.fixture
-def memory(tiny_model: BaseModel, library: MemoryLibrary) -> StoredMemory:
-    return absorb(tiny_model, library)
+def memory(library: MemoryLibrary, absorbed: Path) -> StoredMemory:
+    """The memory of OLD, in a library of the test's own."""
+    shutil.copytree(absorbed, library.root, dirs_exist_ok=True)
+    return library["merrow"]
+
+
+def with_recipe(memory: StoredMemory, section: str, **settings: Any) -> StoredMemory:
+    """`memory` as if other settings of its recipe had been given."""
+    recipe = memory.manifest.recipe
+    changed = memory.manifest.model_copy(update={"recipe": recipe | {section: {**recipe[section], **settings}}})
+    return StoredMemory(memory.name, memory.directory, changed)
 
 
 @pytest.fixture
@@ -82,6 +102,36 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(BatchSampler, "plan", watched)
     return seen
+
+
+class Scripted:
+    """Recall as a test wants it: so many of the probes are right each time that they are asked."""
+
+    def __init__(self, *rights: int) -> None:
+        self.rights: Iterator[int] = iter(rights)
+        self.last = 0
+        self.asked = 0
+
+    def __call__(self, _answerer: Any, sentences: int, probes: Any) -> RecallReport:
+        self.last = next(self.rights, self.last)
+        self.asked += 1
+        found = [
+            Probe(task.evidence[0], task.question, task.answer, "", number < self.last)
+            for number, task in enumerate(probes)
+        ]
+        return RecallReport(tuple(found), sentences)
+
+
+@pytest.fixture
+def recalled(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Scripts recall; the first of each session is the one that measures how long asking takes."""
+
+    def script(*rights: int) -> Scripted:
+        scripted = Scripted(*rights)
+        monkeypatch.setattr(probing, "probe_recall", scripted)
+        return scripted
+
+    return script
 
 
 def is_untouched(base: BaseModel) -> bool:
@@ -154,7 +204,7 @@ def test_a_text_is_added_by_the_operations_that_absorb_the_first(
         return found
 
     recipe = load_recipe(
-        "default", [*QUICK, "training.epochs=2", f"adapter.rank={rank}", f"adapter.activated={activated}"]
+        "default", [*QUICK, "tasks.per_sentence=3", f"adapter.rank={rank}", f"adapter.activated={activated}"]
     )
     first = operations(absorb_events(OLD, tiny_model, recipe, library, AbsorptionOptions(name="merrow")))
     added = operations(add_events(NEW, library["merrow"], tiny_model, library))
@@ -190,13 +240,11 @@ def test_recall_of_the_old_is_asked_before_and_after_with_the_same_probes(
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_share_of_the_old_tasks_is_trained_again(
-    tiny_model: BaseModel, library: MemoryLibrary, trained: list[str], share: float
+    tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, trained: list[str], share: float
 ) -> None:
-    memory = absorb(tiny_model, library, f"update.replay_share={share}")
     known = [task.question for task in memory.tasks if not task.held_out]
     held_out = {task.question for task in memory.tasks if task.held_out}
-    trained.clear()
-    list(add_events(NEW, memory, tiny_model, library))
+    list(add_events(NEW, with_recipe(memory, "update", replay_share=share), tiny_model, library))
     fresh = {task.question for task in library["merrow"].tasks[len(memory.tasks) :] if not task.held_out}
     assert len(set(trained) & set(known)) == round(share * len(known))
     assert fresh <= set(trained) <= fresh | set(known)
@@ -224,7 +272,6 @@ def test_segments_of_the_old_text_are_not_trained_again(
 def test_what_is_known_already_is_not_trained_again(
     tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, trained: list[str]
 ) -> None:
-    trained.clear()
     (again,) = add_events(Document("Another title", OLD.text, "copy.txt"), memory, tiny_model, library)
     assert isinstance(again, Finished)
     assert again.reused
@@ -264,12 +311,18 @@ def test_another_base_is_refused_and_the_memory_stays(
 
 @pytest.mark.parametrize("way", ["add", "rehearse"])
 def test_a_crash_before_the_end_leaves_the_old_memory(
-    tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory, monkeypatch: pytest.MonkeyPatch, way: str
+    tiny_model: BaseModel,
+    library: MemoryLibrary,
+    memory: StoredMemory,
+    recalled: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
 ) -> None:
     def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("power cut")
 
     monkeypatch.setattr(MemoryLibrary, "put", crash)
+    recalled(0, 0, 3)
     events = (
         add_events(NEW, memory, tiny_model, library)
         if way == "add"
@@ -296,10 +349,8 @@ def test_stopping_an_addition_leaves_the_old_memory_and_says_so(
 
 
 @pytest.mark.slow
-def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryLibrary) -> None:
-    memory = absorb(tiny_model, library)
-    endless = memory.manifest.recipe | {"training": {**memory.manifest.recipe["training"], "epochs": 100_000}}
-    longer = StoredMemory("merrow", memory.directory, memory.manifest.model_copy(update={"recipe": endless}))
+def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryLibrary, memory: StoredMemory) -> None:
+    longer = with_recipe(memory, "training", epochs=100_000)
     machine = Machine(tiny_model.model)
     list(add_events(NEW, longer, tiny_model, library, RunOptions(budget_s=60.0, clock=machine.clock)))
     assert 50 < machine.now <= 63
@@ -319,7 +370,7 @@ def test_a_budget_is_kept_by_an_addition(tiny_model: BaseModel, library: MemoryL
     ids=["pissa", "dora", "gated memory", "exact gate"],
 )
 def test_every_kind_of_adapter_can_be_gone_on_with(
-    tiny_model: BaseModel, library: MemoryLibrary, overrides: tuple[str, ...]
+    tiny_model: BaseModel, library: MemoryLibrary, recalled: Any, overrides: tuple[str, ...]
 ) -> None:
     before = {name: value.clone() for name, value in tiny_model.model.state_dict().items()}
     memory = absorb(tiny_model, library, *overrides)
@@ -331,42 +382,14 @@ def test_every_kind_of_adapter_can_be_gone_on_with(
     new = changed.load_adapter_state()
     assert old.keys() == new.keys()
     assert any(not torch.equal(old[key], new[key]) for key in old)
-    list(rehearse_memory(changed, tiny_model, library, 1.0))
+    recalled(0, 0, 1)  # one round is enough
+    events = rehearsed(tiny_model, library, 0.1)
+    assert rounds(events) == 1
     assert open_memory(library["merrow"], tiny_model).ask("When?", "none").context == "none"
     release(tiny_model.model)
     state = tiny_model.model.state_dict()
     assert state.keys() == before.keys()
     assert all(torch.equal(state[name], before[name]) for name in before)
-
-
-class Scripted:
-    """Recall as a test wants it: so many of the probes are right each time that they are asked."""
-
-    def __init__(self, *rights: int) -> None:
-        self.rights: Iterator[int] = iter(rights)
-        self.last = 0
-        self.asked = 0
-
-    def __call__(self, _answerer: Any, sentences: int, probes: Any) -> RecallReport:
-        self.last = next(self.rights, self.last)
-        self.asked += 1
-        found = [
-            Probe(task.evidence[0], task.question, task.answer, "", number < self.last)
-            for number, task in enumerate(probes)
-        ]
-        return RecallReport(tuple(found), sentences)
-
-
-@pytest.fixture
-def recalled(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Scripts recall; the first of each session is the one that measures how long asking takes."""
-
-    def script(*rights: int) -> Scripted:
-        scripted = Scripted(*rights)
-        monkeypatch.setattr(probing, "probe_recall", scripted)
-        return scripted
-
-    return script
 
 
 def rehearsed(base: BaseModel, library: MemoryLibrary, until: float, **options: Any) -> list[Any]:
@@ -382,7 +405,6 @@ def test_rehearsing_stops_at_the_target(
 ) -> None:
     probed = memory.manifest.recall.probed
     assert probed == 3
-    trained.clear()
     recalled(0, 0, 1, 2, 2)
     events = rehearsed(tiny_model, library, 0.6)
     assert rounds(events) == 2
@@ -470,10 +492,12 @@ def test_an_impossible_target_is_refused(
 
 
 def test_a_recipe_without_tasks_can_be_rehearsed(
-    tiny_model: BaseModel, library: MemoryLibrary, trained: list[str]
+    tiny_model: BaseModel, library: MemoryLibrary, recalled: Any, trained: list[str]
 ) -> None:
     memory = absorb(tiny_model, library, "tasks.weight=0", *with_segments(length_tokens=64, step_tokens=64))
     assert any(task.held_out for task in memory.tasks)
+    trained.clear()
+    recalled(0, 0, 3)
     events = rehearsed(tiny_model, library, 1.0)
     assert any(isinstance(event, Trained) for event in events)
     assert trained

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_llama
 
 import lift
 from lift.absorbing.preparation import prepare, prepare_document, prepare_stream
@@ -68,10 +69,16 @@ def tuned(base: BaseModel, records: tuple[Record, ...] = (RECORD,), settings: Re
     return found[0], losses
 
 
+@pytest.fixture(scope="module")
+def tuned_once(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tuned") / "start"
+    tuned(BaseModel(tiny_llama(), tiny_tokenizer, "tiny", "0" * 64))[0].write(directory)
+    return directory
+
+
 @pytest.fixture
-def start(tiny_model: BaseModel, tmp_path: Path) -> Path:
-    tuned(tiny_model)[0].write(tmp_path / "start")
-    return tmp_path / "start"
+def start(tuned_once: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tuned_once, tmp_path / "start")
 
 
 def logits(base: BaseModel) -> torch.Tensor:

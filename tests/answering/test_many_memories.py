@@ -82,33 +82,33 @@ def alone(base: BaseModel, questions: Sequence[tuple[StoredMemory, str]], contex
 
 
 @pytest.mark.parametrize("context", ["none", "evidence", "auto"])
-@pytest.mark.parametrize(("batch_size", "resident"), [(32, 32), (5, 3), (4, 1)])
 def test_the_answers_are_those_of_each_memory_alone(
-    tiny_model: BaseModel, memories: list[StoredMemory], context: str, batch_size: int, resident: int
+    tiny_model: BaseModel, memories: list[StoredMemory], context: str
 ) -> None:
     questions = asked(memories)
     before = logits(tiny_model.model, TOKENS)
     expected = alone(tiny_model, questions, context)
-    limits: dict[str, Any] = {"max_new_tokens": 8, "batch_size": batch_size, "resident": resident}
-    assert without_time(ask_memories(tiny_model, questions, context, **limits)) == expected
     assert len({answer.text for answer in expected}) > len(memories)
-    assert len(attached(tiny_model.model)) == min(resident, len(memories))
-    assert torch.equal(logits(tiny_model.model, TOKENS), before)
-    assert without_time(ask_memories(tiny_model, questions, context, **limits)) == expected
-    release(tiny_model.model)
-    assert attached(tiny_model.model) == {}
-    assert torch.equal(logits(tiny_model.model, TOKENS), before)
+    for batch_size, resident in ((32, 32), (5, 3), (4, 1)):
+        limits: dict[str, Any] = {"max_new_tokens": 8, "batch_size": batch_size, "resident": resident}
+        for _ in range(2):  # again, where as many of them as may be stayed attached
+            assert without_time(ask_memories(tiny_model, questions, context, **limits)) == expected
+            assert len(attached(tiny_model.model)) == min(resident, len(memories))
+            assert torch.equal(logits(tiny_model.model, TOKENS), before)
+        release(tiny_model.model)
+        assert attached(tiny_model.model) == {}
+        assert torch.equal(logits(tiny_model.model, TOKENS), before)
 
 
 def test_memories_are_asked_together_from_python(
     tiny_model: BaseModel, memories: list[StoredMemory], tmp_path: Path
 ) -> None:
     library = lift.Library(tmp_path / "library", tiny_model)
-    questions = [(library[memory.name], question) for memory, question in asked(memories)]
+    questions = [(library[memory.name], question) for memory, question in asked(memories)[:6]]
     expected = without_time([memory.ask(question) for memory, question in questions])
     assert without_time(lift.ask_many(questions)) == expected
     closed_book = without_time([memory.ask(question, "none") for memory, question in questions])
-    assert without_time(lift.ask_many(questions, "none", batch_size=5, resident=2)) == closed_book
+    assert without_time(lift.ask_many(questions, "none", batch_size=4, resident=2)) == closed_book
     assert lift.ask_many([]) == []
     release(tiny_model.model)
 

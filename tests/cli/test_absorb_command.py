@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,42 +25,61 @@ from lift.errors import UsageError
 MUSEUM = "Ada Quill founded the lighthouse museum of Port Merrow in 1911. The museum owns 42 lenses.\n"
 VISITORS = "# Opening hours\n\nThe museum is closed on Mondays.\n\n# Tickets\n\nChildren under twelve pay nothing.\n"
 MINUTES = " ".join(f"Member {n} of the council spoke about pier number {n * 7} in {1900 + n}." for n in range(20))
-QUICK = ["--set", "training.epochs=1", "--set", "tasks.per_sentence=12", "--set", "adapter.rank=2"]
+QUICK = ["--set", "training.epochs=1", "--set", "tasks.per_sentence=6", "--set", "adapter.rank=2"]
 
 
 class Place:
     """A library, a tiny model and two texts, with the options that name them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, model: Path) -> None:
         self.root = root
         self.museum, self.visitors = str(root / "museum.txt"), str(root / "visitors.md")
         Path(self.museum).write_text(MUSEUM, "utf-8")
         Path(self.visitors).write_text(VISITORS, "utf-8")
         self.at = ["--library", str(root / "library")]
-        self.model = ["--model", str(root / "model")]
+        self.model = ["--model", str(model)]
 
-
-def make_place(root: Path, tokenizer: Any) -> Place:
-    tiny_llama().save_pretrained(root / "model")
-    tokenizer.save_pretrained(root / "model")
-    return Place(root)
-
-
-@pytest.fixture
-def place(tmp_path: Path, tiny_tokenizer: Any) -> Place:
-    """An empty library."""
-    return make_place(tmp_path, tiny_tokenizer)
+    @property
+    def archive(self) -> list[str]:
+        """Both texts under one title, with the model that reads them."""
+        return [self.museum, self.visitors, "--title", "Archive", *self.model]
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Iterator[Place]:
-    """A library with the memory `both` of two files; tests leave it as it is."""
-    root = tmp_path_factory.mktemp("both")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIFT_CACHE", str(root / "cache"))
-        made = make_place(root, tiny_tokenizer)
-        assert run(["absorb", made.museum, made.visitors, "--name", "both", *made.model, *QUICK, *made.at]) == 0
-    yield made
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_llama().save_pretrained(directory)
+    tiny_tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def place(tmp_path: Path, model: Path) -> Place:
+    """An empty library."""
+    return Place(tmp_path, model)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Place:
+    """A library with the memory `archive` of two files under one title; tests leave it as it is."""
+    made = Place(tmp_path_factory.mktemp("both"), model)
+    assert run(["absorb", *made.archive, *QUICK, *made.at]) == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def museum(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Place:
+    """A library with the memory `m` of one file; tests copy it."""
+    made = Place(tmp_path_factory.mktemp("museum"), model)
+    assert run(["absorb", made.museum, "--name", "m", *made.model, *QUICK, *made.at]) == 0
+    return made
+
+
+@pytest.fixture
+def stored(place: Place, museum: Place) -> Place:
+    """A library of the test's own, with the memory `m` of one file."""
+    shutil.copytree(museum.root / "library", place.root / "library")
+    return place
 
 
 @pytest.fixture
@@ -92,24 +112,18 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_several_files_make_one_memory_that_knows_which_is_which(both: Place, printed: Any) -> None:
-    shown = printed("show", "both", *both.at)
+    shown = printed("show", "archive", *both.at)
+    assert (shown["name"], shown["title"]) == ("archive", "Archive")  # the title is that of the whole
     assert [part["title"] for part in shown["document"]["parts"]] == ["Museum", "Opening hours"]
     assert [Path(part["source"]).name for part in shown["document"]["parts"]] == ["museum.txt", "visitors.md"]
     for question, heading in (("How many lenses does it own?", "Museum"), ("When is it closed?", "Opening hours")):
-        answer = printed("ask", "both", question, "--context", "auto", *both.at)
+        answer = printed("ask", "archive", question, "--context", "auto", *both.at)
         assert [each["heading"] for each in answer["evidence"]][:1] == [heading]
 
 
 def test_the_same_files_again_train_nothing(both: Place, printed: Any) -> None:
-    again = printed("absorb", both.museum, both.visitors, *both.model, *QUICK, *both.at)
-    assert (again["name"], again["reused"]) == ("both", True)
-
-
-def test_a_title_is_that_of_the_whole(place: Place, printed: Any) -> None:
-    record = printed("absorb", place.museum, place.visitors, "--title", "Archive", *place.model, *QUICK, *place.at)
-    assert (record["name"], record["title"]) == ("archive", "Archive")
-    shown = printed("show", "archive", *place.at)
-    assert [part["title"] for part in shown["document"]["parts"]] == ["Museum", "Opening hours"]
+    again = printed("absorb", *both.archive, *QUICK, *both.at)
+    assert (again["name"], again["title"], again["reused"]) == ("archive", "Archive", True)
 
 
 def test_plan_takes_several_files_too(both: Place, printed: Any) -> None:
@@ -119,8 +133,8 @@ def test_plan_takes_several_files_too(both: Place, printed: Any) -> None:
     assert made["tokens"] > alone["tokens"]
 
 
-def test_a_text_is_added_to_a_memory(place: Place, printed: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    printed("absorb", place.museum, "--name", "m", *place.model, *QUICK, *place.at)
+def test_a_text_is_added_to_a_memory(stored: Place, printed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    place = stored
     assert run(["absorb", place.visitors, "--into", "m", *place.at]) == 0
     said = capsys.readouterr()
     assert "known before adding: " in said.err
@@ -137,9 +151,9 @@ def test_a_text_is_added_to_a_memory(place: Place, printed: Any, capsys: pytest.
 
 
 def test_ctrl_c_while_adding_leaves_the_memory_as_it_was(
-    place: Place, printed: Any, refused: Any, monkeypatch: pytest.MonkeyPatch
+    stored: Place, printed: Any, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    printed("absorb", place.museum, "--name", "m", *place.model, *QUICK, *place.at)
+    place = stored
     before = printed("show", "m", *place.at)
     with monkeypatch.context() as patch:
         patch.setattr(Lines, "step", lambda *_: signal.raise_signal(signal.SIGINT))
@@ -191,7 +205,7 @@ def test_until_rehearses_and_says_how_recall_went(
     ids=lambda extra: extra[0],
 )
 def test_into_leaves_nothing_else_to_choose(both: Place, refused: Any, extra: list[str]) -> None:
-    said = refused("absorb", both.museum, "--into", "both", *extra, *both.at)
+    said = refused("absorb", both.museum, "--into", "archive", *extra, *both.at)
     assert "--into" in said
     assert extra[0] in said
 

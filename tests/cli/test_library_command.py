@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,10 @@ QUICK = ["--set", "training.epochs=1", "--set", "tasks.per_sentence=6", "--set",
 class Place:
     """A library, a tiny model and a text, with the options that name them."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, model: Path) -> None:
         self.library = root / "library"
-        self.model = root / "model"
+        self.model = model
+        self.absorbed = ""
         self.text = root / "quill.md"
         self.text.write_text(TEXT, "utf-8")
 
@@ -49,28 +51,36 @@ class Place:
         return ["--library", str(self.library)]
 
 
-def make_place(root: Path, tokenizer: Any) -> Place:
-    place = Place(root)
-    tiny_llama().save_pretrained(place.model)
-    tokenizer.save_pretrained(place.model)
-    return place
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_llama().save_pretrained(directory)
+    tiny_tokenizer.save_pretrained(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def quill(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Iterator[Place]:
-    """A library with the memory `quill` in it; tests leave it as it is."""
-    root = tmp_path_factory.mktemp("quill")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIFT_CACHE", str(root / "cache"))
-        place = make_place(root, tiny_tokenizer)
+def quill(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Place:
+    """A library with the memory `quill` in it, and what the command printed; tests leave it as it is."""
+    place = Place(tmp_path_factory.mktemp("quill"), model)
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as told:
         assert place.absorb("--name", "quill", "--json") == 0
-    yield place
+    assert told.getvalue() == ""
+    place.absorbed = printed.getvalue()
+    return place
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny_tokenizer: Any) -> Place:
+def place(tmp_path: Path, model: Path) -> Place:
     """An empty library."""
-    return make_place(tmp_path, tiny_tokenizer)
+    return Place(tmp_path, model)
+
+
+@pytest.fixture
+def stored(place: Place, quill: Place) -> Place:
+    """A library of the test's own, with the memory `quill` in it."""
+    shutil.copytree(quill.library, place.library)
+    return place
 
 
 def output(capsys: pytest.CaptureFixture[str], *args: str, status: int = 0) -> str:
@@ -94,16 +104,13 @@ def test_absorb_ends_with_the_recall_report(place: Place, capsys: pytest.Capture
     assert "warning" not in printed.err
 
 
-def test_absorb_as_json_prints_one_object(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert place.absorb("--name", "museum", "--json") == 0
-    printed = capsys.readouterr()
-    record = json.loads(printed.out)
-    assert record["name"] == "museum"
+def test_absorb_as_json_prints_one_object(quill: Place) -> None:
+    record = json.loads(quill.absorbed)
+    assert record["name"] == "quill"
     assert Path(record["directory"]).is_dir()
     assert 0 <= record["recall"]["recalled"] <= record["recall"]["probed"] <= record["recall"]["sentences"]
     assert record["adapter_bytes"] > 0
     assert not record["reused"]
-    assert printed.err == ""
 
 
 def test_absorbing_the_same_again_trains_nothing(quill: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,26 +133,27 @@ def test_standard_input_is_a_document(
     assert json.loads(capsys.readouterr().out)["title"] == "Piped"
 
 
-def test_seconds_count_from_the_start_of_the_process(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["absorb", str(place.text), "--model", str(place.model), *QUICK, *place.at, "--json"]
+def test_seconds_count_from_the_start_of_the_process(quill: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["absorb", str(quill.text), "--model", str(quill.model), *QUICK, *quill.at, "--json"]
+    capsys.readouterr()
     assert run(args, started=time.monotonic() - 1000) == 0
     assert json.loads(capsys.readouterr().out)["seconds"] > 1000
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_absorption_says_how_to_go_on_and_goes_on(
-    number: signal.Signals, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = signal.getsignal(number)
-    with monkeypatch.context() as patch:
-        patch.setattr(Lines, "step", lambda self, event: signal.raise_signal(number))
-        assert place.absorb("--name", "museum") == 1
-    printed = capsys.readouterr()
-    assert "stopping as soon as" in printed.err
-    assert "--resume" in printed.err.splitlines()[-1]
-    assert signal.getsignal(number) == before
+    for number, more in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
+        before = signal.getsignal(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(Lines, "step", lambda self, event, number=number: signal.raise_signal(number))
+            assert place.absorb("--name", "museum", *more) == 1
+        printed = capsys.readouterr()
+        assert "stopping as soon as" in printed.err
+        assert "--resume" in printed.err.splitlines()[-1]
+        assert signal.getsignal(number) == before
     assert place.absorb("--name", "museum", "--resume") == 0
-    assert "step 2, epoch 1," in capsys.readouterr().err
+    assert "step 3, epoch 1," in capsys.readouterr().err
 
 
 def test_the_second_ctrl_c_stops_at_once(
@@ -283,27 +291,25 @@ def test_list_and_show(quill: Place, capsys: pytest.CaptureFixture[str]) -> None
     assert "recalled" in table
 
 
-def test_verify_finds_a_damaged_memory(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert place.absorb("--name", "museum", "--json") == 0
-    assert output_json(capsys, "verify", *place.at) == {"checked": ["museum"], "problems": []}
-    (place.library / "museum" / "document.txt").write_text("something else", "utf-8")
-    found = json.loads(output(capsys, "verify", "museum", "--json", *place.at, status=1))
+def test_verify_finds_a_damaged_memory(stored: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_json(capsys, "verify", *stored.at) == {"checked": ["quill"], "problems": []}
+    (stored.library / "quill" / "document.txt").write_text("something else", "utf-8")
+    found = json.loads(output(capsys, "verify", "quill", "--json", *stored.at, status=1))
     assert [problem["file"] for problem in found["problems"]] == ["document.txt"]
-    assert run(["verify", *place.at]) == 1
+    assert run(["verify", *stored.at]) == 1
     assert "document.txt" in capsys.readouterr().err
-    (place.library / "museum" / "memory.json").write_text("{", "utf-8")
-    (listed,) = output_json(capsys, "list", *place.at)
+    (stored.library / "quill" / "memory.json").write_text("{", "utf-8")
+    (listed,) = output_json(capsys, "list", *stored.at)
     assert listed["damage"]
-    assert "damaged" in output(capsys, "list", *place.at)
+    assert "damaged" in output(capsys, "list", *stored.at)
 
 
-def test_rename_and_remove(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert place.absorb("--name", "museum", "--json") == 0
-    assert output_json(capsys, "rename", "museum", "old museum", *place.at)["name"] == "old museum"
-    assert run(["show", "museum", *place.at]) == 1
-    assert run(["ask", "old museum", "Who?", *place.at]) == 0
-    assert output_json(capsys, "remove", "old museum", *place.at) == {"removed": ["old museum"]}
-    assert output_json(capsys, "list", *place.at) == []
+def test_rename_and_remove(stored: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_json(capsys, "rename", "quill", "old quill", *stored.at)["name"] == "old quill"
+    assert run(["show", "quill", *stored.at]) == 1
+    assert run(["ask", "old quill", "Who?", *stored.at]) == 0
+    assert output_json(capsys, "remove", "old quill", *stored.at) == {"removed": ["old quill"]}
+    assert output_json(capsys, "list", *stored.at) == []
 
 
 def test_an_unexpected_error_is_one_sentence_too(
@@ -329,16 +335,15 @@ def test_a_name_that_is_taken_names_the_way_to_replace_it(
 
 
 def test_replace_puts_the_new_memory_in_the_place_of_the_old(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stored: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert place.absorb("--name", "text") == 0
     other = tmp_path / "other.md"
     other.write_text("Boris Lind opened the glass works of Hallby in 1874. The works employ 310 people.", "utf-8")
-    options = ["--name", "text", "--replace", "--model", str(place.model), *QUICK, *place.at]
+    options = ["--name", "quill", "--replace", "--model", str(stored.model), *QUICK, *stored.at]
     assert run(["absorb", str(other), *options]) == 0
-    assert [each["name"] for each in output_json(capsys, "list", *place.at)] == ["text"]
-    assert output_json(capsys, "show", "text", *place.at)["document"]["source"].endswith("other.md")
-    assert output(capsys, "verify", *place.at)
+    assert [each["name"] for each in output_json(capsys, "list", *stored.at)] == ["quill"]
+    assert output_json(capsys, "show", "quill", *stored.at)["document"]["source"].endswith("other.md")
+    assert output(capsys, "verify", *stored.at)
 
 
 def test_replace_needs_a_name(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,20 +356,18 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(("said", "left"), [("n\n", ["text"]), ("y\n", [])])
+@pytest.mark.parametrize(("said", "left"), [("n\n", ["quill"]), ("y\n", [])])
 def test_remove_asks_at_a_terminal(
-    said: str, left: list[str], place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    said: str, left: list[str], stored: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert place.absorb("--name", "text") == 0
     monkeypatch.setattr(sys, "stdin", Terminal(said))
-    assert run(["remove", "text", *place.at]) == (0 if not left else 2)
-    assert [each["name"] for each in output_json(capsys, "list", *place.at)] == left
+    assert run(["remove", "quill", *stored.at]) == (0 if not left else 2)
+    assert [each["name"] for each in output_json(capsys, "list", *stored.at)] == left
 
 
-def test_remove_with_yes_does_not_ask(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place.absorb("--name", "text") == 0
+def test_remove_with_yes_does_not_ask(stored: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(""))
-    assert run(["remove", "text", "--yes", *place.at]) == 0
+    assert run(["remove", "quill", "--yes", *stored.at]) == 0
 
 
 @pytest.mark.parametrize("word", ["exit", "quit", "/exit", "QUIT"])

@@ -88,10 +88,11 @@ def test_answers_are_those_of_lifts_own_engine(
     reader = write_reader(tiny_model, tmp_path / "reader")
     memory = put_served(library, tiny_model, 1, reader=reader, cites=cites)
     own = open_memory(memory, tiny_model)
-    expected = {context: texts(own.ask_many(QUESTIONS, context, max_new_tokens=12)) for context in CONTEXTS}
+    asked = QUESTIONS[::2]
+    expected = {context: texts(own.ask_many(asked, context, max_new_tokens=12)) for context in CONTEXTS}
     answerer = open_served_memory(memory, served(vllm))
     for context in CONTEXTS:
-        assert texts(answerer.ask_many(QUESTIONS, context, max_new_tokens=12)) == expected[context]
+        assert texts(answerer.ask_many(asked, context, max_new_tokens=12)) == expected[context]
     assert len(vllm.loaded) == 2  # the memory and its reader
     assert set(vllm.judged) == set(vllm.loaded)  # both have judged answers
 

@@ -151,7 +151,11 @@ def test_both_ways_are_run_for_as_many_questions_as_should_pay(
         json.dumps({"id": "holt", "title": "Holt", "context": text, "questions": questions}) + "\n", "utf-8"
     )
     plan = RunPlan.parse(
-        {"suite": [{"name": "qa", "data": data}], "overrides": ["training.epochs=1", "adapter.rank=2"]}, "test"
+        {
+            "suite": [{"name": "qa", "data": data}],
+            "overrides": ["training.epochs=1", "adapter.rank=2", "tasks.per_sentence=4"],
+        },
+        "test",
     )
     candidate = BreakEvenCandidate("qa", "holt", absorb_s=1.0, other_s=0.3, memory_s=0.1, questions=5)
     *events, result = check_break_even(candidate, plan, tiny_model, "full", 20, keeps_text=keeps_text)

@@ -178,9 +178,11 @@ def test_questions_are_counted_while_a_method_is_asked(tiny_model: BaseModel, da
     assert [event.eta_s is None for event in asking] == [True, False, True]
 
 
-def test_the_control_asks_the_memory_of_the_other_document(tiny_model: BaseModel, data: Path, tmp_path: Path) -> None:
-    list(Evaluation(plan(data, "lift:none", "wrong-document"), tmp_path / "out", tiny_model).run())
-    memories = {(row["document"], row["method"]): row["memory"] for row in results(tmp_path / "out")}
+def test_the_control_asks_the_memory_of_the_other_document(whole: Whole) -> None:
+    methods = ("lift:none", "wrong-document")
+    rows = [row for row in results(whole.out) if row["method"] in methods]
+    memories = {(row["document"], row["method"]): row["memory"] for row in rows}
+    assert memories["merrow", "lift:none"] != memories["holt", "lift:none"]
     assert memories["merrow", "wrong-document"] == memories["holt", "lift:none"]
     assert memories["holt", "wrong-document"] == memories["merrow", "lift:none"]
 
@@ -307,9 +309,9 @@ def test_a_text_that_does_not_fit_is_refused_with_the_reason_and_counts_as_wrong
 
 
 def test_a_failed_absorption_is_an_error_counts_as_wrong_and_is_tried_again(
-    tiny_model: BaseModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
+    out, data = tmp_path / "out", write(tmp_path / "one.jsonl", HOLT)
 
     def too_short(*_: Any, **__: Any) -> Iterator[Any]:
         raise BudgetError("no time")
@@ -320,7 +322,7 @@ def test_a_failed_absorption_is_an_error_counts_as_wrong_and_is_tried_again(
         evaluation = Evaluation(plan(data, "closed-book", "lift:none"), out, tiny_model)
         list(evaluation.run())
     means = {row["method"]: row for row in evaluation.summary()["means"]}
-    assert (means["lift:none"]["mean"], means["lift:none"]["questions"], means["lift:none"]["errors"]) == (0.0, 3, 3)
+    assert (means["lift:none"]["mean"], means["lift:none"]["questions"], means["lift:none"]["errors"]) == (0.0, 1, 1)
     assert {row["error"] for row in results(out) if row["method"] == "lift:none"} == {"no time"}
     events = list(Evaluation(plan(data, "closed-book", "lift:none"), out, tiny_model).run())
     reused = {(event.method, event.reused) for event in events if isinstance(event, Answered)}
@@ -422,16 +424,6 @@ def test_unknown_methods_and_recipes_are_refused(
         list(Evaluation(plan(data, *methods), tmp_path / "out", tiny_model).run())
 
 
-def test_a_method_takes_another_recipe(
-    tiny_model: BaseModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lift.training.budget.SMALLEST_BUDGET_S", 1.0)
-    evaluation = Evaluation(plan(data, "lift:none@fast", budget_s=4.0, limit=1), tmp_path / "out", tiny_model)
-    list(evaluation.run())
-    assert {row["method"] for row in results(tmp_path / "out")} == {"lift:none@fast"}
-    assert {row["recipe"] for row in load_run(tmp_path / "out").harms} == {"fast"}
-
-
 def test_two_recipes_stand_side_by_side_with_what_each_does_to_other_texts(
     tiny_model: BaseModel, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +432,8 @@ def test_two_recipes_stand_side_by_side_with_what_each_does_to_other_texts(
     evaluation = Evaluation(plan(data, *methods, budget_s=4.0, limit=1), tmp_path / "out", tiny_model)
     list(evaluation.run())
     assert {row["method"] for row in results(tmp_path / "out")} == set(methods)
+    recipes = {row["method"]: row["recipe"] for row in load_run(tmp_path / "out").harms}
+    assert recipes == {"lift:none": "default", "lift:none@portable": "portable"}
     harms = {row["method"]: row for row in load_run(tmp_path / "out").harms}
     # one that acts on answers alone leaves other texts as the base reads them
     assert harms["lift:none"]["perplexity_memory"] == harms["lift:none"]["perplexity_base"]

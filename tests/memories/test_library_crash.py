@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -43,6 +44,12 @@ def make_library(root: Path) -> MemoryLibrary:
     library.put(make_draft("a", "one"))
     library.put(make_draft("b", "two"))
     return library
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library in the old state; tests copy it."""
+    return make_library(tmp_path_factory.mktemp("made") / "library").root
 
 
 def state_of(library: MemoryLibrary) -> State:
@@ -109,11 +116,11 @@ def fill_disk() -> None:
 @pytest.mark.parametrize(
     "action", ["replace", *(pytest.param(name, marks=pytest.mark.slow) for name in ACTIONS if name != "replace")]
 )
-def test_a_kill_at_every_call_leaves_old_or_new(tmp_path: Path, action: str) -> None:
+def test_a_kill_at_every_call_leaves_old_or_new(tmp_path: Path, made: Path, action: str) -> None:
     act, new = ACTIONS[action]
     seen = []
     for at in range(1, 200):
-        library = make_library(tmp_path / str(at))
+        library = MemoryLibrary(shutil.copytree(made, tmp_path / str(at)))
 
         def work(library: MemoryLibrary = library, at: int = at) -> None:
             interfere(pytest.MonkeyPatch(), at, kill_self)
@@ -133,10 +140,10 @@ def test_a_kill_at_every_call_leaves_old_or_new(tmp_path: Path, action: str) -> 
 
 @pytest.mark.parametrize("only_once", [True, False], ids=["once", "from then on"])
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_full_disk_at_every_call_leaves_old_or_new(tmp_path: Path, action: str, only_once: bool) -> None:
+def test_a_full_disk_at_every_call_leaves_old_or_new(tmp_path: Path, made: Path, action: str, only_once: bool) -> None:
     act, new = ACTIONS[action]
     for at in range(1, 200):
-        library = make_library(tmp_path / str(at))
+        library = MemoryLibrary(shutil.copytree(made, tmp_path / str(at)))
         with pytest.MonkeyPatch.context() as patch:
             count = interfere(patch, at, fill_disk, last=only_once)
             try:
@@ -193,9 +200,7 @@ def test_kills_at_random_times_leave_old_or_new(tmp_path: Path) -> None:
             for version in ("three", "one"):
                 own.put(make_draft("a", version), replace=True)
 
-    kills = 0
-    until = time.monotonic() + 2.0
-    while time.monotonic() < until:
+    for _ in range(25):
         child = os.fork()
         if child == 0:
             try:
@@ -205,9 +210,7 @@ def test_kills_at_random_times_leave_old_or_new(tmp_path: Path) -> None:
         time.sleep(pick.uniform(0.0, 0.06))
         os.kill(child, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        kills += 1
         assert state_of(library) in (OLD, {"a": "three", "b": "two"})
-    assert kills > 5
     check_usable(library, state_of(library))
 
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lift.models.load import load_model
 from lift.models.threads import (
     WINDOW_S,
     ProcessorTimes,
@@ -111,11 +113,21 @@ def test_a_user_who_says_how_threads_wait_is_heard() -> None:
     assert counted == {"GOMP_SPINCOUNT": "7"}
 
 
-@pytest.mark.skipif(read_processor_times() is None, reason="needs /proc/stat")
-@pytest.mark.parametrize(
-    ("users", "governed"), [(None, True), *(pytest.param(each, False, marks=pytest.mark.slow) for each in "12")]
-)
+@pytest.mark.parametrize("users", [None, "1", "2"])
 def test_a_loaded_model_is_governed_unless_the_user_sets_the_threads(
+    users: str | None, tiny_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if users is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", users)
+    model = load_model(str(tiny_directory), device="cpu").model
+    assert bool(model._forward_pre_hooks) is (users is None)
+
+
+@pytest.mark.slow  # each a process of its own, which imports torch
+@pytest.mark.skipif(read_processor_times() is None, reason="needs /proc/stat")
+@pytest.mark.parametrize(("users", "governed"), [(None, True), ("1", False), ("2", False)])
+def test_a_process_has_the_threads_that_the_user_sets(
     users: str | None, governed: bool, tiny_directory: os.PathLike[str]
 ) -> None:
     program = (

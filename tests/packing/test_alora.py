@@ -139,17 +139,17 @@ def test_alone_in_a_batch_and_behind_what_is_kept_the_answers_are_the_same(archi
     said: dict[str | None, list[list[int]]] = {}
     for name in ("first", None, "second", "plain"):
         activate(model, name)
-        alone = [generate(model, [prompt], max_new_tokens=6, end_ids=[])[0] for prompt in PROMPTS]
-        assert generate(model, PROMPTS, max_new_tokens=6, end_ids=[]) == alone
-        for _ in range(2):
-            assert generate(model, PROMPTS, max_new_tokens=6, end_ids=[], prefixes=kept) == alone
-            again = [generate(model, [p], max_new_tokens=6, end_ids=[], prefixes=kept)[0] for p in PROMPTS]
-            assert again == alone
+        alone = [generate(model, [prompt], max_new_tokens=4, end_ids=[])[0] for prompt in PROMPTS]
+        assert generate(model, PROMPTS, max_new_tokens=4, end_ids=[]) == alone
+        assert generate(model, PROMPTS, max_new_tokens=4, end_ids=[], prefixes=kept) == alone
+        again = [generate(model, [p], max_new_tokens=4, end_ids=[], prefixes=kept)[0] for p in PROMPTS]
+        assert again == alone
+        assert generate(model, PROMPTS, max_new_tokens=4, end_ids=[], prefixes=kept) == alone
         said[name] = alone
     assert said["first"] != said["second"] != said[None]
     names = ["first", "second", None, "plain"]
 
-    mixed = generate(model, PROMPTS, max_new_tokens=6, end_ids=[], adapters=names)
+    mixed = generate(model, PROMPTS, max_new_tokens=4, end_ids=[], adapters=names)
     assert mixed == [said[name][row] for row, name in enumerate(names)]
     for adapter in (first, second, plain):
         adapter.detach()

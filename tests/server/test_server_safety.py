@@ -337,35 +337,34 @@ def test_a_request_keeps_its_id_and_gets_one_where_it_has_none(live: Live) -> No
     assert len(loopback.get(url).headers["x-request-id"]) == 32
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "..%2f..%2fsecret",
-        "%2e%2e",
-        "..",
-        ".absorbing",
-        ".serve",
-        "%2fetc%2fpasswd",
-        "a%00b",
-        "..%5c..",
-        "C:%5Cx",
-        "nul",
-    ],
+NO_NAMES = (
+    "..%2f..%2fsecret",
+    "%2e%2e",
+    "..",
+    ".absorbing",
+    ".serve",
+    "%2fetc%2fpasswd",
+    "a%00b",
+    "..%5c..",
+    "C:%5Cx",
+    "nul",
 )
+
+
 @pytest.mark.parametrize("rest", ["", "/document", "/export"])
-def test_names_never_become_paths(live: Live, name: str, rest: str) -> None:
+def test_names_never_become_paths(live: Live, rest: str) -> None:
     (live.library.root.parent / "secret").mkdir(exist_ok=True)
     before = sorted(live.library.root.parent.rglob("*"))
-    for path in (f"/api/memories/{name}{rest}", f"/v1/models/{name}"):
-        # raw, since a client would tidy the dots away
-        request = httpx.Request("GET", live.url)
-        request.url = request.url.copy_with(raw_path=path.encode())
-        with loopback.Client() as client:
+    with loopback.Client() as client:
+        for path in (path for name in NO_NAMES for path in (f"/api/memories/{name}{rest}", f"/v1/models/{name}")):
+            # raw, since a client would tidy the dots away
+            request = httpx.Request("GET", live.url)
+            request.url = request.url.copy_with(raw_path=path.encode())
             assert client.send(request).status_code in (400, 404), path
             request.method = "DELETE"
             if not rest:
                 assert client.send(request).status_code in (400, 404, 405), path
-    assert httpx.patch(f"{live.url}/api/memories/quill", json={"name": "../secret"}).status_code == 400
+        assert client.patch(f"{live.url}/api/memories/quill", json={"name": "../secret"}).status_code == 400
     assert sorted(live.library.root.parent.rglob("*")) == before
 
 

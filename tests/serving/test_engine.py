@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from adapters.test_warm_start import SETTINGS, tuned
-from conftest import logits
+from conftest import logits, tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_drafts import make_draft
@@ -85,14 +85,22 @@ def memories(tiny_model: BaseModel, library: MemoryLibrary) -> list[StoredMemory
     return [put_memory(library, tiny_model, number) for number in range(len(KINDS))]
 
 
-@pytest.fixture
-def citing(tiny_model: BaseModel, library: MemoryLibrary, tmp_path: Path) -> list[StoredMemory]:
-    """Memories that cite: one with a reader, two with another reader in common, and one that reads itself."""
+@pytest.fixture(scope="module")
+def readers(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two tuned readers that memories begin at; no test changes them."""
+    base = BaseModel(tiny_llama(), tiny_tokenizer, "tiny", "0" * 64)
     quick = SETTINGS.training.model_copy(update={"epochs": 1})
+    directory = tmp_path_factory.mktemp("readers")
     for rank in (2, 3):
         shape = {"adapter": AdapterSettings(rank=rank), "training": quick}
-        tuned(tiny_model, settings=SETTINGS.model_copy(update=shape))[0].write(tmp_path / f"start {rank}")
-    starts = [str(tmp_path / "start 2"), str(tmp_path / "start 3"), str(tmp_path / "start 3"), "none"]
+        tuned(base, settings=SETTINGS.model_copy(update=shape))[0].write(directory / str(rank))
+    return str(directory / "2"), str(directory / "3")
+
+
+@pytest.fixture
+def citing(tiny_model: BaseModel, library: MemoryLibrary, readers: tuple[str, str]) -> list[StoredMemory]:
+    """Memories that cite: one with a reader, two with another reader in common, and one that reads itself."""
+    starts = [readers[0], readers[1], readers[1], "none"]
     recipes = [{"name": "citing", "adapter": {"warm_start": start}, "tasks": {"cited_share": 0.2}} for start in starts]
     return [put_memory(library, tiny_model, 10 + number, recipe=recipe) for number, recipe in enumerate(recipes)]
 

@@ -172,7 +172,7 @@ def test_an_error_in_the_middle_of_an_update_leaves_the_checkpoint_before_it(
 
 
 def test_a_bound_of_time_ends_the_training_and_the_rate_falls_with_it(tiny_model: BaseModel) -> None:
-    machine = Machine(tiny_model.model)
+    machine = Machine(tiny_model.model, s_per_token=0.006)
     steps, _ = run(tiny_model, recipe("training.epochs=100000"), pace=Pace.within(60.0, machine.clock))
     assert 55 < sum(step.seconds for step in steps) <= 60
     assert steps[-1].learning_rate < 0.05 * max(step.learning_rate for step in steps)
@@ -194,7 +194,7 @@ def test_the_last_batch_is_cut_to_what_there_is_time_for(tiny_model: BaseModel) 
 
 @pytest.mark.parametrize("turn", [3.0, 1 / 3])
 def test_no_step_begins_that_would_end_too_late(tiny_model: BaseModel, turn: float) -> None:
-    machine = Machine(tiny_model.model, slowness=lambda now: turn if now > 30 else 1.0)
+    machine = Machine(tiny_model.model, s_per_token=0.006, slowness=lambda now: turn if now > 30 else 1.0)
     steps, _ = run(tiny_model, recipe("training.epochs=100000"), pace=Pace.within(60.0, machine.clock))
     assert 50 < machine.now <= 60
     assert steps[-1].learning_rate < 0.2 * max(step.learning_rate for step in steps)
