@@ -40,7 +40,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "pissa", "rank": 2},
     {"kind": "lora", "rank": 2, "layers": (1,), "targets": "mlp"},
 ]
-QUESTIONS = ["Who founded it?", "How many lenses?"]
+QUESTIONS = ["Who founded it?", "How many lenses?", "When did the tower burn?"]
 TEXT = "Ada Quill founded the museum of Port Merrow in 1911. It owns 42 lenses. A storm destroyed the tower in 1907."
 WITHIN_S = 120.0
 OTHER_KINDS = ("pissa", "gated-memory")
