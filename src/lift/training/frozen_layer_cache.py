@@ -68,6 +68,16 @@ class FrozenLayerCache:
                 logits = labelled_logits(self._split.model, batch)
         return logits
 
+    def refill(self, batch: Batch) -> None:
+        """Keep what `logits` would keep of the batch, and compute nothing where that is known."""
+        again = batch.recurring()
+        missing = any(again[node] and row == UNKNOWN for node, row in enumerate(self._store.rows(batch)))
+        with torch.no_grad():
+            if self._keys is not None and self._keys.lacks(batch):
+                self._keys.refill(batch, self.states(batch))
+            elif missing:
+                self.states(batch)
+
     def states(self, batch: Batch) -> torch.Tensor:
         """The states in which the T nodes enter the adapter's first layer, on the model's device. [T, d]
 
