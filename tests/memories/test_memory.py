@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from memory_drafts import FINGERPRINT, make_draft, version_of
+from memory_drafts import FINGERPRINT, make_draft, manifest_values, version_of
 
 from lift.documents.document import Document, Omission
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
-from lift.memories.manifest import FORMAT_VERSION, installed_versions
+from lift.memories.manifest import FORMAT_VERSION, installed_versions, seal_manifest
 from lift.memories.memory import StoredMemory
 
 FILES = [
@@ -37,7 +38,7 @@ def memory(tmp_path: Path) -> StoredMemory:
 
 def rewrite_manifest(memory: StoredMemory, **changes: object) -> None:
     path = memory.directory / "memory.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+    path.write_bytes(seal_manifest({**manifest_values(path.read_bytes()), **changes}))
 
 
 def test_everything_comes_back_as_it_was_put(memory: StoredMemory) -> None:
@@ -59,7 +60,7 @@ def test_everything_comes_back_as_it_was_put(memory: StoredMemory) -> None:
 
 def test_manifest_says_what_the_memory_is_made_of(memory: StoredMemory) -> None:
     manifest = memory.manifest
-    assert manifest.format_version == FORMAT_VERSION == 2
+    assert manifest.format_version == FORMAT_VERSION == 3
     assert (manifest.name, manifest.title, manifest.recipe_name) == ("minutes", "Minutes one", "default")
     assert manifest.recipe == make_draft().recipe
     assert manifest.sizes.adapter_parameters == 16
@@ -151,18 +152,18 @@ def test_a_shortened_and_a_surplus_file_are_noticed(memory: StoredMemory) -> Non
 
 def test_a_newer_format_is_refused_and_says_what_to_do(memory: StoredMemory) -> None:
     rewrite_manifest(memory, format_version=FORMAT_VERSION + 1, something_new=True)
-    with pytest.raises(LibraryError, match=r"format version 3, this Lift reads up to 2; upgrade Lift"):
+    with pytest.raises(LibraryError, match=r"format version 4, this Lift reads up to 3; upgrade Lift"):
         StoredMemory.open(memory.directory)
 
 
 def test_an_older_format_is_refused_and_says_what_to_do(memory: StoredMemory) -> None:
     rewrite_manifest(memory, format_version=FORMAT_VERSION - 1)
-    with pytest.raises(LibraryError, match=r"format version 1, this Lift reads 2; absorb its text again"):
+    with pytest.raises(LibraryError, match=r"format version 2, this Lift reads 3; absorb its text again"):
         StoredMemory.open(memory.directory)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"format_version": "1"}', b'{"format_version": 2}']
+    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"null", b'{"format_version": "1"}', b'{"format_version": 3}']
 )
 def test_a_damaged_manifest_is_one_clear_error(memory: StoredMemory, content: bytes) -> None:
     (memory.directory / "memory.json").write_bytes(content)
@@ -174,6 +175,29 @@ def test_an_unknown_key_in_the_manifest_is_refused(memory: StoredMemory) -> None
     rewrite_manifest(memory, surprise=1)
     with pytest.raises(LibraryError, match="surprise"):
         StoredMemory.open(memory.directory)
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_noticed(memory: StoredMemory) -> None:
+    path = memory.directory / "memory.json"
+    whole = path.read_bytes()
+    pick = random.Random(0)
+    # all of the last line, which states the hash itself, and some of every line before it
+    offsets = [*range(0, len(whole) - 120, 7), *range(len(whole) - 120, len(whole))]
+    for offset in offsets:
+        changed = bytearray(whole)
+        changed[offset] ^= 1 << pick.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(LibraryError) as caught:
+            StoredMemory.open(memory.directory)
+        assert "\n" not in str(caught.value)
+    library = MemoryLibrary(memory.directory.parent)
+    assert [problem.file for problem in library.verify()] == ["memory.json"]
+    for content in (whole[:-1], whole + b"\n", whole.replace(b"\n", b"\r\n")):
+        path.write_bytes(content)
+        with pytest.raises(LibraryError, match="damaged"):
+            StoredMemory.open(memory.directory)
+    path.write_bytes(whole)
+    assert library.verify() == []
 
 
 @pytest.mark.parametrize("change", ["leave out", "reach out"])
