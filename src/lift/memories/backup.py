@@ -41,7 +41,6 @@ _SEAL = re.compile(rb"sha256:([0-9a-f]{64})\n")
 _SEAL_BYTES = len("sha256:") + 64 + len("\n")
 _MAX_ABOUT_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
-_READING_TRIES = 4
 # what a file system says that has no hard links
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
@@ -140,16 +139,11 @@ def _write_archive(
 
 def _whole_memory(library: MemoryLibrary, name: str, left_out: list[tuple[str, str]]) -> dict[str, bytes]:
     """The files of the memory, all of one moment; empty where it was removed, or is damaged."""
-    why = ""
-    for _ in range(_READING_TRIES):
-        if name not in library:
-            return {}
-        try:
-            return dict(library[name].copied_files(name))
-        except LibraryError as error:
-            why = str(error)
-    left_out.append((name, why))
-    return {}
+    try:
+        return library.read_whole(name)
+    except LibraryError as error:
+        left_out.append((name, str(error)))
+        return {}
 
 
 def _put_in_place(temporary: Path, file: Path) -> None:

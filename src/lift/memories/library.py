@@ -261,6 +261,22 @@ class MemoryLibrary:
             self._install(new_name, memory.copied_files(new_name), replacing)
         return self[new_name]
 
+    def read_whole(self, name: str) -> dict[str, bytes]:
+        """Relative path -> content of every file of a memory, checked, all of one moment; empty where it is gone.
+
+        Raises LibraryError where it is damaged.
+        """
+        for tries_left in reversed(range(_OPENING_TRIES)):
+            if name not in self:
+                return {}
+            try:
+                return dict(self[name].copied_files(name))
+            except LibraryError:
+                if not tries_left and not os.access(self.root, os.W_OK):
+                    raise
+        with self._writing("read"):  # it is replaced again and again, or is damaged
+            return dict(self._open(name).copied_files(name)) if name in self else {}
+
     def rename(self, old: str, new: str) -> StoredMemory:
         """Give a memory another name; raises UsageError for a bad name, LibraryError where it is taken or damaged."""
         old, new = normal_name(old), normal_name(new)
@@ -326,7 +342,7 @@ class MemoryLibrary:
         for _ in range(_OPENING_TRIES):
             before = self._look(name)
             found = self._problems_now(name)
-            if not found or before == self._look(name):
+            if not found or (before and before == self._look(name)):
                 return found
         with contextlib.suppress(LibraryError), self._writing("verify"):  # it is replaced again and again
             return self._problems_now(name)
