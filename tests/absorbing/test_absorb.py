@@ -286,25 +286,6 @@ def test_a_training_ends_when_the_recall_of_its_recipe_is_reached(
     assert [point.what for point in points] == (["reached in training"] if epochs < 12 else [])
 
 
-def test_a_resumed_training_asks_for_its_recall_when_the_whole_one_does(
-    tiny_model: BaseModel, asked_in_training: list[bool]
-) -> None:
-    asked_in_training.extend([False, False, True])  # after epochs 1, 2 and 4
-    whole, parts = MemoryLibrary(), MemoryLibrary(Path(str(MemoryLibrary().root) + "-2"))
-    absorb(tiny_model, whole, *GOAL, name="m")
-    asked_in_training[:] = [False, False]
-    stop = threading.Event()
-    recipe = load_recipe("default", [*SMALL, *GOAL])
-    with pytest.raises(InterruptedAbsorption):
-        for event in absorb_events(document(), tiny_model, recipe, parts, AbsorptionOptions(name="m", stop=stop)):
-            if isinstance(event, Trained) and event.step.epoch == 2:
-                stop.set()
-    asked_in_training[:] = [True]
-    absorb(tiny_model, parts, *GOAL, name="m", resume=True)
-    losses = [[row["loss"] for row in library["m"].training] for library in (whole, parts)]
-    assert losses[0] == losses[1]
-
-
 def test_a_recall_that_tasks_in_training_do_not_have_is_not_asked_for(
     tiny_model: BaseModel, asked_in_training: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -311,6 +311,15 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_and_as_a_plain_one(
         assert run(checkpoint=Checkpoint(tmp_path / str(parts)), resume=True) == whole
 
 
+def test_a_disk_that_refuses_the_cache_costs_no_training(tiny_model: BaseModel, tmp_path: Path) -> None:
+    adapter = create_adapter(tiny_model.model, chosen_recipe().adapter, 0)
+    cache_directory().parent.mkdir(parents=True, exist_ok=True)
+    cache_directory().write_text("a file in its place")
+    with caching_frozen_layers(tiny_model.model, adapter) as lower:
+        assert lower is None
+    adapter.detach()
+
+
 def test_an_absorption_leaves_no_file(tiny_model: BaseModel) -> None:
     opened = len(os.listdir("/proc/self/fd"))
     events = []
