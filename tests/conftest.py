@@ -108,6 +108,11 @@ def byte_vocabulary() -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
+    """As build_tiny_tokenizer."""
+    return build_tiny_tokenizer()
+
+
+def build_tiny_tokenizer() -> Any:
     """A byte-level tokenizer of 259 tokens with a ChatML template; <|im_end|> ends an answer."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

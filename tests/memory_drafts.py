@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def make_draft(name: str = "minutes", version: str = "one", **changes: Any) -> M
         cost=Cost(seconds=1.5, steps=1, tokens=100, device="cpu"),
     )
     return dataclasses.replace(draft, **changes)
+
+
+def manifest_values(content: bytes) -> dict[str, Any]:
+    """What a memory.json says, to be changed and sealed again (manifest.seal_manifest), as a stranger can."""
+    values: dict[str, Any] = json.loads(content)
+    del values["manifest_sha256"]
+    return values
 
 
 def version_of(memory: StoredMemory) -> str:

@@ -135,9 +135,9 @@ def test_an_interrupted_absorption_goes_on_to_the_same_memory(tiny_model: BaseMo
     assert parts.names() == []
     absorb(tiny_model, parts, *overrides, name="m", resume=True)
     losses = [[row["loss"] for row in library["m"].training] for library in (whole, parts)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0] == losses[1]
     states = [library["m"].load_adapter_state() for library in (whole, parts)]
-    assert all(torch.allclose(states[0][key].float(), states[1][key].float(), atol=1e-2) for key in states[0])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not list((parts.root / ".absorbing").glob("*"))
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from conftest import tiny_llama
+from memory_drafts import manifest_values
 from scripted_endpoint import Reply, ScriptedEndpoint
 
 import lift
 from lift.cli import run
 from lift.errors import ModelError, UsageError
 from lift.memories.library import MemoryLibrary
+from lift.memories.manifest import seal_manifest
 
 MUSEUM = "Ada Quill founded the lighthouse museum of Port Merrow in 1911. The museum owns 42 lenses.\n"
 SECRET = "The vault of the bank opens with the number 7714. Bram Holt keeps the second key.\n"
@@ -67,10 +69,10 @@ def library(made: Path, tmp_path: Path) -> MemoryLibrary:
 def change(library: MemoryLibrary, **values: Any) -> None:
     """Put these values into the memory's manifest, as a stranger may have."""
     path = library["t"].directory / "memory.json"
-    stored = json.loads(path.read_text("utf-8"))
+    stored = manifest_values(path.read_bytes())
     for section, value in values.items():
         stored[section] = {**stored[section], **value}
-    path.write_text(json.dumps(stored), "utf-8")
+    path.write_bytes(seal_manifest(stored))
 
 
 def add(library: MemoryLibrary, *options: str) -> int:

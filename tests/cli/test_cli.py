@@ -20,6 +20,7 @@ from lift.errors import UsageError
 LIFT = Path(sys.executable).with_name("lift")
 README = Path(__file__).resolve().parents[2] / "README.md"
 COMMANDS = ["absorb", "plan", "ask", "chat", "list", "show", "rename", "remove", "verify", "recipes", "models"]
+COMMANDS += ["backup", "restore", "clean"]
 
 
 def lift_process(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

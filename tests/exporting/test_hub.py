@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_drafts import make_draft
+from memory_drafts import make_draft, manifest_values
 from scripted_hub import ScriptedHub, scripted_hub
 
 from lift.errors import HubError, LibraryError, LiftError, UsageError
 from lift.exporting.hub import pull_memory, push_memory
 from lift.exporting.model_card import TextHarm, write_card
 from lift.memories.library import MemoryLibrary
-from lift.memories.manifest import ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE, DOCUMENT_FILE, MANIFEST_FILE
+from lift.memories.manifest import ADAPTER_CONFIG_FILE, ADAPTER_STATE_FILE, DOCUMENT_FILE, MANIFEST_FILE, seal_manifest
 from lift.memories.memory import StoredMemory
 
 REPO = "ada/minutes"
@@ -58,9 +58,9 @@ def forge(hub: ScriptedHub, path: str, content: bytes) -> None:
     """A stranger's file, which the stranger's manifest states the hash and the size of."""
     files = hub.repositories[REPO]
     files[path] = content
-    manifest = json.loads(files[MANIFEST_FILE])
+    manifest = manifest_values(files[MANIFEST_FILE])
     manifest["files"][path] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-    files[MANIFEST_FILE] = json.dumps(manifest).encode()
+    files[MANIFEST_FILE] = seal_manifest(manifest)
 
 
 def test_what_is_pushed_is_pulled(hub: ScriptedHub, memory: StoredMemory, tmp_path: Path) -> None:

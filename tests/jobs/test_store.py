@@ -536,12 +536,21 @@ def test_old_jobs_are_cleared_when_the_store_is_opened_and_when_a_job_is_created
     store: JobStore, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     old = store.cancel(job_in(store).id)
-    later = time.time() + 31 * DAY_S
-    monkeypatch.setattr("lift.jobs.store.time", SimpleNamespace(time=lambda: later))
-    if moment == "open":
-        JobStore(store.directory).close()
-    else:
-        job_in(store)
+    later = [time.time()]
+    for module in ("lift.jobs.store", "lift.memories.clock_guard"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(time=lambda: later[0]))
+
+    def write() -> None:
+        if moment == "open":
+            JobStore(store.directory).close()
+        else:
+            job_in(store)
+
+    later[0] += 31 * DAY_S
+    write()
+    assert old.id in {job.id for job in store.jobs()}  # the clock may have jumped
+    later[0] += 2 * DAY_S
+    write()
     assert old.id not in {job.id for job in store.jobs()}
 
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_drafts import make_draft, make_key
+from memory_drafts import make_draft, make_key, manifest_values
 
 from lift.adapters.attach import restore_adapter
 from lift.errors import AdapterError, LibraryError, LiftError
 from lift.memories.key_index import KeyIndex
 from lift.memories.library import MemoryLibrary
+from lift.memories.manifest import seal_manifest
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 
@@ -60,14 +61,14 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 def rewrite(memory: StoredMemory, *changes: tuple[str, Any]) -> None:
     """Put these values at these places ("document|sha256") of the manifest."""
     path = memory.directory / "memory.json"
-    values = json.loads(path.read_text("utf-8"))
+    values = manifest_values(path.read_bytes())
     for place, value in changes:
         *above, last = place.split("|")
         target = values
         for key in above:
             target = target[key]
         target[last] = value
-    path.write_text(json.dumps(values), "utf-8")
+    path.write_bytes(seal_manifest(values))
 
 
 def put_file(memory: StoredMemory, file: str, content: bytes) -> None:

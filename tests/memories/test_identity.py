@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from chat_templates import build_tokenizer
 from conftest import CHATML, tiny_llama
+from memory_drafts import manifest_values
 
 from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import Finished, Prepared
@@ -24,7 +25,7 @@ from lift.documents.document import Document
 from lift.documents.sentences import split_sentences
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
-from lift.memories.manifest import read_manifest
+from lift.memories.manifest import read_manifest, seal_manifest
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model
 from lift.recipes.recipe import RECIPE_VERSION, load_recipe
@@ -208,9 +209,9 @@ def test_the_manifest_tells_what_a_memory_was_made_of(tiny_model: BaseModel) -> 
 def test_an_identity_that_is_none_is_refused(tiny_model: BaseModel, values: dict[str, Any]) -> None:
     memory = finished(absorb(tiny_model, MemoryLibrary(), name="clock")).memory
     path = memory.directory / "memory.json"
-    manifest = json.loads(path.read_text("utf-8"))
+    manifest = manifest_values(path.read_bytes())
     manifest["identity"].update(values)
-    path.write_text(json.dumps(manifest), "utf-8")
+    path.write_bytes(seal_manifest(manifest))
     with pytest.raises(LibraryError, match="damaged"):
         read_manifest(memory.directory)
 

@@ -8,11 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +23,7 @@ from memory_drafts import make_draft, make_key, version_of
 
 from lift.errors import BusyAbsorptionError, LibraryError, LiftError, UsageError
 from lift.memories import library as library_module
+from lift.memories.backup import restore_backup, write_backup
 from lift.memories.library import MemoryLibrary, default_library_directory
 from lift.memories.memory import StoredMemory
 
@@ -583,14 +586,121 @@ def test_checkpoints_are_cleared_away_in_time_but_never_under_somebody_who_is_at
     assert left == {make_key(name) for name in ("held", "young", "saved just now")}
 
 
-def test_a_write_to_the_library_clears_expired_checkpoints(library: MemoryLibrary) -> None:
+def test_a_write_to_the_library_clears_expired_checkpoints(
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old, young = (library.unfinished.path(make_key(name)) for name in ("old", "young"))
     for path in (old, young):
         path.mkdir(parents=True)
     os.utime(old, (0, 0))
     library.put(make_draft())
+    assert old.exists()  # the clock may just have been set
+    now = time.time() + 2 * 86400
+    monkeypatch.setattr("lift.memories.clock_guard.time", SimpleNamespace(time=lambda: now))
+    library.put(make_draft("other", "two"))
     assert not old.exists()
     assert young.exists()
+
+
+@pytest.mark.parametrize("jump_days", [8, 40, 40_000, -1, -20_000])
+def test_a_clock_that_jumps_deletes_no_work(
+    library: MemoryLibrary, monkeypatch: pytest.MonkeyPatch, jump_days: int
+) -> None:
+    now = [1_800_000_000.0]
+    for module in ("lift.memories.clock_guard", "lift.memories.unfinished"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(time=lambda: now[0]))
+    work = library.unfinished.path(make_key("work"))
+    work.mkdir(parents=True)
+    os.utime(work, (now[0], now[0]))
+    for hour in range(0, 72, 12):  # in use
+        now[0] = 1_800_000_000.0 + 3600 * hour
+        library.put(make_draft(), replace=True)
+    now[0] += 86400 * jump_days
+    for _ in range(3):
+        library.put(make_draft(), replace=True)
+        now[0] += 600
+    assert work.exists()
+    now[0] -= 86400 * jump_days  # and is set right
+    library.put(make_draft(), replace=True)
+    assert work.exists()
+    for day in range(33):
+        now[0] += 86400
+        library.put(make_draft(), replace=True)
+        assert work.exists() == (now[0] - 1_800_000_000.0 <= 30 * 86400), day
+    assert (library.root / ".clock").is_file()
+
+
+def test_verify_reports_nothing_while_memories_are_replaced_renamed_and_removed(
+    library: MemoryLibrary, no_fsync: None
+) -> None:
+    library.put(make_draft("a", "one"))
+    library.put(make_draft("b", "two"))
+    stop = threading.Event()
+
+    def write_for_ever() -> None:
+        own = MemoryLibrary(library.root)
+        while not stop.is_set():
+            for version in ("three", "one"):
+                own.put(make_draft("a", version), replace=True)
+            own.rename("b", "c")
+            own.copy("a", "d")
+            own.remove("d")
+            own.rename("c", "b")
+
+    writer = threading.Thread(target=write_for_ever)
+    writer.start()
+    try:
+        for _ in range(150):
+            assert library.verify() == []
+    finally:
+        stop.set()
+        writer.join()
+    (library.root / "a" / "tasks.jsonl").write_text("{}")
+    assert [problem.file for problem in library.verify()] == ["tasks.jsonl"]
+
+
+def test_a_library_that_is_replaced_under_an_open_reader_is_told_or_read_anew(
+    library: MemoryLibrary, tmp_path: Path
+) -> None:
+    library.put(make_draft("a", "one"))
+    opened = library["a"]
+    other = MemoryLibrary(tmp_path / "other")
+    other.put(make_draft("a", "three"))
+    library.root.rename(tmp_path / "aside")
+    with pytest.raises(LibraryError, match="was replaced, renamed or removed while it was open"):
+        opened.document  # noqa: B018
+    assert library.names() == []
+    other.root.rename(library.root)
+    with pytest.raises(LibraryError, match="was replaced, renamed or removed while it was open"):
+        opened.tasks  # noqa: B018
+    assert version_of(library["a"]) == "three"
+    library.put(make_draft("b", "two"))
+    assert library.verify() == []
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
+def test_a_library_on_another_file_system_than_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(tempfile.mkdtemp(prefix="lift-test-", dir="/dev/shm"))
+    try:
+        if place.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("needs a second file system")
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        library = MemoryLibrary(place / "library")
+        library.put(make_draft("a", "one"))
+        library.put(make_draft("a", "three"), replace=True)
+        library.rename(library.copy("a", "b").name, "c")
+        # a link to it from the other side, as where a home is mounted
+        (tmp_path / "home").symlink_to(library.root)
+        linked = MemoryLibrary(tmp_path / "home")
+        linked.adopt(library["c"], "d")
+        made = write_backup(linked, tmp_path / "b.tar")
+        assert restore_backup(MemoryLibrary(tmp_path / "here"), made.file) == ["a", "c", "d"]
+        assert restore_backup(MemoryLibrary(place / "there"), made.file) == ["a", "c", "d"]
+        linked.remove("c")
+        assert [version_of(linked[name]) for name in linked.names()] == ["three", "three"]
+        assert linked.verify() == []
+    finally:
+        shutil.rmtree(place)
 
 
 def test_only_one_absorbs_under_a_key_until_its_process_ends(library: MemoryLibrary, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from memory_drafts import FINGERPRINT, make_draft, version_of
+from memory_drafts import FINGERPRINT, make_draft, manifest_values, version_of
 
 from lift.documents.document import Document, Omission
 from lift.errors import LibraryError, WrongBaseModelError
 from lift.memories.library import MemoryLibrary
-from lift.memories.manifest import FORMAT_VERSION, installed_versions
+from lift.memories.manifest import FORMAT_VERSION, installed_versions, seal_manifest
 from lift.memories.memory import StoredMemory
 
 FILES = [
@@ -37,7 +38,7 @@ def memory(tmp_path: Path) -> StoredMemory:
 
 def rewrite_manifest(memory: StoredMemory, **changes: object) -> None:
     path = memory.directory / "memory.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+    path.write_bytes(seal_manifest({**manifest_values(path.read_bytes()), **changes}))
 
 
 def test_everything_comes_back_as_it_was_put(memory: StoredMemory) -> None:
@@ -174,6 +175,29 @@ def test_an_unknown_key_in_the_manifest_is_refused(memory: StoredMemory) -> None
     rewrite_manifest(memory, surprise=1)
     with pytest.raises(LibraryError, match="surprise"):
         StoredMemory.open(memory.directory)
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_noticed(memory: StoredMemory) -> None:
+    path = memory.directory / "memory.json"
+    whole = path.read_bytes()
+    pick = random.Random(0)
+    # all of the last line, which states the hash itself, and some of every line before it
+    offsets = [*range(0, len(whole) - 120, 7), *range(len(whole) - 120, len(whole))]
+    for offset in offsets:
+        changed = bytearray(whole)
+        changed[offset] ^= 1 << pick.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(LibraryError) as caught:
+            StoredMemory.open(memory.directory)
+        assert "\n" not in str(caught.value)
+    library = MemoryLibrary(memory.directory.parent)
+    assert [problem.file for problem in library.verify()] == ["memory.json"]
+    for content in (whole[:-1], whole + b"\n", whole.replace(b"\n", b"\r\n")):
+        path.write_bytes(content)
+        with pytest.raises(LibraryError, match="damaged"):
+            StoredMemory.open(memory.directory)
+    path.write_bytes(whole)
+    assert library.verify() == []
 
 
 @pytest.mark.parametrize("change", ["leave out", "reach out"])

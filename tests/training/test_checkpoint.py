@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memories.test_library_crash import fill_disk, interfere, kill_self, run_in_child
@@ -17,7 +20,9 @@ from training.test_training_loop import recipe, run, start
 from lift.adapters.attach import create_adapter
 from lift.errors import TrainingError, cleaning_up
 from lift.models.base_model import BaseModel
+from lift.packing.trie import Batch
 from lift.training.checkpoint import Checkpoint, CheckpointDamaged, CheckpointNotice, Position, SavingFailed, State
+from lift.training.objective import Objective, Outcome
 from lift.training.training_loop import StepRecord
 
 FILES = ["position.json", "tensors.safetensors", "training.jsonl", "checksums.json"]
@@ -28,6 +33,7 @@ def state(step: int = 3) -> State:
         position=Position(epoch=1, update=2, step=step, tokens=100, elapsed_s=1.5, tasks=4),
         adapter={"a.lora_A.weight": torch.full((2, 3), float(step))},
         leitner=torch.tensor([[1, 2]]),
+        correct=torch.tensor([0, 1], dtype=torch.uint8),
         optimizer={0: {"exp_avg": torch.ones(2, 3), "step": torch.tensor(3.0)}},
         history=[{"step": step, "loss": 0.5}],
     )
@@ -213,10 +219,76 @@ def test_a_training_that_diverges_stops_and_leaves_its_last_finite_state(
 
 def test_a_rate_that_is_far_too_high_is_said_and_not_saved(tiny_model: BaseModel, tmp_path: Path) -> None:
     wild = recipe("training.learning_rate=1e30", "training.schedule=constant", "training.warmup_share=0")
-    with pytest.raises(TrainingError, match="finite"):
+    with pytest.raises(TrainingError, match=r"finite|at most 100"):
         run(tiny_model, wild, checkpoint=Checkpoint(tmp_path / "c"), checkpoint_every_s=0)
     kept = Checkpoint(tmp_path / "c").load(lambda _state: None)
     assert kept is None or all(tensor.isfinite().all() for tensor in kept.adapter.values())
+
+
+def change_loss(patch: pytest.MonkeyPatch, step: int, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Have the loss of the `step`-th batch, counted from 1, be another."""
+    really, count = Objective.outcome, [0]
+
+    def outcome(objective: Objective, batch: Batch) -> Outcome:
+        count[0] += 1
+        found = really(objective, batch)
+        return dataclasses.replace(found, loss=change(found.loss)) if count[0] == step else found
+
+    patch.setattr(Objective, "outcome", outcome)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda loss: loss * float("nan"), "finite numbers in step 4 .* a loss of nan"),
+        (lambda loss: loss * float("inf"), "finite numbers in step 4 .* a loss of inf"),
+        (lambda loss: loss * 1e4, "a loss of at most 100 in step 4 .* lower training.learning_rate"),
+        # finite itself, and not in its gradient
+        (lambda loss: loss + 0 * torch.sqrt(loss - loss), "finite numbers in step 4 .* a gradient of nan"),
+    ],
+    ids=["nan", "infinite", "exploding", "gradient"],
+)
+def test_a_loss_that_is_none_stops_the_training_with_the_state_before_it(
+    tiny_model: BaseModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    said: str,
+) -> None:
+    history: list[StepRecord] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("lift.training.training_loop._MOST_SAVING", float("inf"))
+        change_loss(patch, 4, change)
+        with pytest.raises(TrainingError, match=said) as caught:
+            run(tiny_model, recipe(), checkpoint=Checkpoint(tmp_path / "c"), checkpoint_every_s=0, history=history)
+    assert "\n" not in str(caught.value)
+    kept = Checkpoint(tmp_path / "c").load(lambda _state: None)
+    assert kept is not None
+    assert kept.position.step == len(history) == 3
+    # and from there the training goes on as if nothing had been
+    fresh = BaseModel(tiny_llama(), tiny_model.tokenizer, "tiny", "0" * 64)
+    whole, state = run(fresh, recipe())
+    adapter = create_adapter(fresh.model, recipe().adapter, 0)
+    steps = list(start(fresh, adapter, recipe(), checkpoint=Checkpoint(tmp_path / "c"), resume=True))
+    assert [step.loss for step in steps] == [step.loss for step in whole[3:]]
+    assert all(torch.equal(value, state[key]) for key, value in adapter.trained_state().items())
+    adapter.detach()
+
+
+def test_a_training_without_a_gradient_is_told_so_and_leaves_nothing(
+    tiny_model: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_loss(monkeypatch, 1, lambda loss: loss.detach() + 0 * loss)
+    with pytest.raises(TrainingError, match="expected a gradient in the first step") as caught:
+        run(tiny_model, recipe(), checkpoint=Checkpoint(tmp_path / "c"), checkpoint_every_s=0)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_examples_without_weight_are_refused(tiny_model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Objective, "weight_of", lambda _self, _examples: 0.0)
+    with pytest.raises(TrainingError, match="weight above 0 in step 1"):
+        run(tiny_model, recipe())
 
 
 def fail(message: str) -> None:

@@ -270,15 +270,19 @@ def test_a_full_disk_ends_the_storing_and_nothing_else() -> None:
         assert len(store) == store.most_rows == 2
 
 
+EVERYWHERE = ("adapter.activated=false", "regularisation.kl_share=0.5", "training.full_batch=true")
+
+
 def chosen_recipe(*overrides: str) -> Recipe:
     fixed = ["training.epochs=2", "adapter.rank=4", "tasks.per_sentence=2", "training.batch_tokens=160"]
     return load_recipe("default", [*fixed, "adapter.layers=[1]", *overrides])
 
 
+@pytest.mark.parametrize("changes", [(), ("training.max_skip_epochs=8", "objective.distillation=0.5"), EVERYWHERE])
 def test_an_interrupted_training_ends_as_an_uninterrupted_and_as_a_plain_one(
-    tiny_model: BaseModel, tmp_path: Path
+    tiny_model: BaseModel, tmp_path: Path, changes: tuple[str, ...]
 ) -> None:
-    recipe = chosen_recipe()
+    recipe = chosen_recipe("training.epochs=3", *changes)
     made = prepare_document(Document("Merrow", TEXT, "test"), tiny_model, recipe)
     tasks = [task for piece in TaskWriter(made, tiny_model, recipe).stream() for task in piece.tasks]
     sampler = prepare(made, tasks, tiny_model, resolve(recipe, tiny_model)).sampler
@@ -297,8 +301,23 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_and_as_a_plain_one(
 
     whole = run()
     assert whole == pytest.approx(run(plain=True), abs=1e-5)
-    assert len(run(most=len(whole) // 2, checkpoint=Checkpoint(tmp_path / "c"))) == len(whole) // 2
-    assert run(checkpoint=Checkpoint(tmp_path / "c"), resume=True) == pytest.approx(whole, abs=1e-5)
+    for parts in (2, 9):
+        most = len(whole) // parts
+        assert run(most=most, checkpoint=Checkpoint(tmp_path / str(parts))) == whole[:most]
+        # interrupted once more: what was gone through again is kept as well
+        again = run(most=3, checkpoint=Checkpoint(tmp_path / str(parts)), resume=True)
+        assert again == whole[: most + 3]
+        # to the last bit: a state that another batch computed would differ in the last digits
+        assert run(checkpoint=Checkpoint(tmp_path / str(parts)), resume=True) == whole
+
+
+def test_a_disk_that_refuses_the_cache_costs_no_training(tiny_model: BaseModel, tmp_path: Path) -> None:
+    adapter = create_adapter(tiny_model.model, chosen_recipe().adapter, 0)
+    cache_directory().parent.mkdir(parents=True, exist_ok=True)
+    cache_directory().write_text("a file in its place")
+    with caching_frozen_layers(tiny_model.model, adapter) as lower:
+        assert lower is None
+    adapter.detach()
 
 
 def test_an_absorption_leaves_no_file(tiny_model: BaseModel) -> None:

@@ -138,7 +138,7 @@ def _absorb_alone(
     release(base.model)
     session = Session(base, resolved.create_adapter(base), resolved, budget, options.stop)
     with cleaning_up(session.close):
-        saving = Saving(checkpoint, options.checkpoint_every_s, options.resume)
+        saving = Saving(checkpoint, options.checkpoint_every_s, options.resume, document.sha256)
         learned = yield from learn(session, made, writer, saving)
         session.keep_share()
         session.round_to_stored()

@@ -56,9 +56,7 @@ def _learn_written(
     yield schedule.planned
     sampler = schedule.preparation.sampler
     goal = RecallGoal(session, made, probes, sampler) if recipe.training.until_recall and probes else None
-    yield from session.train(
-        sampler, recipe.training, schedule=schedule, enough=goal.reached if goal else None, saving=saving
-    )
+    yield from session.train(sampler, recipe.training, schedule=schedule, goal=goal, saving=saving)
     if goal and goal.point:
         yield Probed(**goal.point.model_dump())
     return Learned(trained_tasks(tasks, sampler), probes, schedule.predicted_s)
@@ -103,23 +101,31 @@ class RecallGoal:
         self._made = made
         self._probes = choose_probes(probes, PROBE_BATCH)
         self._sampler = sampler
+        self._share = session.recipe.training.until_recall
         self._epochs = 0
         self._due = 1
 
     def reached(self) -> bool:
         """To be asked after each epoch."""
-        share = self._session.recipe.training.until_recall
-        self._epochs += 1
-        if not self._session.clock.has_time_to_probe:
-            return False
-        if self._epochs < self._due or self._sampler.leitner.known_share < share:
+        if not self._is_to_be_probed():
             return False
         report = probe(self._session, self._made, self._probes)
-        if report.share >= share:
+        if report.share >= self._share:
             self.point = self._session.point("reached in training", report)
             return True
         self._due = 2 * self._epochs
         return False
+
+    def missed(self) -> None:
+        """As reached, of an epoch before an interruption, after which the training went on."""
+        if self._is_to_be_probed():
+            self._due = 2 * self._epochs
+
+    def _is_to_be_probed(self) -> bool:
+        self._epochs += 1
+        if not self._session.clock.has_time_to_probe:
+            return False
+        return self._epochs >= self._due and self._sampler.leitner.known_share >= self._share
 
 
 def _fit_attention(session: Session, made: PreparedDocument) -> Iterator[AbsorptionEvent]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event as StopFlag
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -39,11 +39,27 @@ _STORED_DTYPE = torch.bfloat16
 
 @dataclass(frozen=True)
 class Saving:
-    """Where the state of a training is kept, if it is, how often, and whether it goes on from what is kept there."""
+    """Where the state of a training is kept, if it is, how often, and whether it goes on from what is kept there.
+
+    `document_sha256`: the hash of the text that is trained.
+    """
 
     directory: Path | None = None
     every_s: float = CHECKPOINT_EVERY_S
     resume: bool = False
+    document_sha256: str = ""
+
+
+class Goal(Protocol):
+    """Ends a training before its last epoch."""
+
+    def reached(self) -> bool:
+        """To be asked after each epoch."""
+        ...
+
+    def missed(self) -> None:
+        """Take the answer of `reached` after an epoch before an interruption: it was not."""
+        ...
 
 
 class Session:
@@ -97,20 +113,22 @@ class Session:
         *,
         schedule: Schedule | None = None,
         saving: Saving = Saving(),
-        enough: Callable[[], bool] | None = None,
+        goal: Goal | None = None,
     ) -> Iterator[Trained | Planned | CheckpointNotice]:
         """Train for the batch sampler's epochs, or until what is reserved for the end of the budget.
 
         Where `schedule` says how much was forecast, the plan is made anew (Planned) when the machine turns so much
-        slower or quicker that another number of tasks fits. `enough` is asked after each epoch and ends the training
-        where it says so. When the run is to stop, the state is saved as `saving` says, after the current step, and
+        slower or quicker that another number of tasks fits. `goal` is asked after each epoch and ends the training
+        where it is reached. When the run is to stop, the state is saved as `saving` says, after the current step, and
         InterruptedAbsorption is raised. Where the disk refuses a checkpoint the training goes on, and that is
         told.
         """
         steps: list[StepRecord] = []
         fresh = 0
         notices: list[CheckpointNotice] = []
-        kept = Checkpoint(saving.directory, notices.append) if saving.directory is not None else None
+        kept = None
+        if saving.directory is not None:
+            kept = Checkpoint(saving.directory, notices.append, saving.document_sha256)
         budget, recipe = self.clock.budget, self.recipe
         ends_at = (lambda: budget.ends_at - self.clock.reserve_s) if self.clock.is_bounded else None
         pace = Pace(budget.clock, ends_at, self.clock.meter)
@@ -118,6 +136,14 @@ class Session:
             plan = schedule.limited
             pace.expect(plan.epoch_tokens, plan.first_tokens_per_s / plan.later_tokens_per_s)
             pace.expect_stages(plan.first_stage_share)
+
+        def begins_epoch(step: int = -1) -> bool:
+            return len(steps) + step > 0 and steps[step].epoch > steps[step - 1].epoch
+
+        def redone(step: StepRecord) -> None:
+            if goal is not None and begins_epoch(step.step - 1 - len(steps)):
+                goal.missed()
+
         with caching_frozen_layers(self.base.model, self.adapter) as lower:
             objective = Objective(self.base.model, self.adapter, recipe.objective, lower, taught_by=self._taught_by)
             training = train(
@@ -130,16 +156,15 @@ class Session:
                 checkpoint_every_s=saving.every_s,
                 resume=saving.resume,
                 history=steps,
+                redone=redone,
             )
             with cleaning_up(training.close, lambda: self._count(steps, fresh)):  # type: ignore[attr-defined]
-                epoch = sampler.epochs
                 for step in training:
                     while notices:
                         yield notices.pop(0)
                     fresh += 1
-                    if enough is not None and step.epoch > epoch and enough():
+                    if goal is not None and begins_epoch() and goal.reached():
                         break
-                    epoch = step.epoch
                     self.clock.watch_speed(pace)
                     yield Trained(step, self._time_left_s(pace, sampler, settings))
                     if self.stop is not None and self.stop.is_set():

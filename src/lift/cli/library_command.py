@@ -1,10 +1,11 @@
-"""`lift list`, `show`, `rename`, `remove`, `verify`: what is in the library."""
+"""`lift list`, `show`, `rename`, `remove`, `verify`, `backup`, `restore`, `clean`: what is in the library."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,9 +28,8 @@ from lift.cli.output import (
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lift.memories.library import Summary
+    from lift.jobs.housekeeping import Leftover
+    from lift.memories.library import MemoryLibrary, Summary
     from lift.memories.manifest import Manifest, RecallPoint
 
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A memory's name, as lift list shows it.")]
@@ -48,11 +48,26 @@ Example:
 _REMOVE_EPILOG = """\b
 Examples:
   lift remove minutes
-  lift remove minutes contract --yes"""
+  lift remove minutes contract --yes
+  lift remove minutes --everything     its jobs, uploads and checkpoints too: no trace of it is left"""
 _VERIFY_EPILOG = """\b
 Examples:
   lift verify             every memory
   lift verify minutes     one of them"""
+_BACKUP_EPILOG = """\b
+Examples:
+  lift backup memories.tar
+  lift restore memories.tar --library other"""
+_RESTORE_EPILOG = """\b
+Examples:
+  lift restore memories.tar
+  lift restore memories.tar --library other"""
+_CLEAN_EPILOG = """\b
+Examples:
+  lift clean                         what there is, and what of it would go
+  lift clean --yes
+  lift clean checkpoints --older-than 0 --yes
+  lift clean replies models --yes    caches go where they are named alone"""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,6 +77,9 @@ def add_commands(app: typer.Typer) -> None:
     app.command("rename", epilog=_RENAME_EPILOG)(rename)
     app.command("remove", epilog=_REMOVE_EPILOG)(remove)
     app.command("verify", epilog=_VERIFY_EPILOG)(verify)
+    app.command("backup", epilog=_BACKUP_EPILOG)(backup)
+    app.command("restore", epilog=_RESTORE_EPILOG)(restore)
+    app.command("clean", epilog=_CLEAN_EPILOG)(clean)
 
 
 def list_memories(library: LibraryOption = None, as_json: JsonOption = False) -> None:
@@ -152,6 +170,14 @@ def rename(
 
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The memories to delete.")],
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--everything",
+            help="Their checkpoints, jobs, uploads and events too, and the cached replies of task generators, of all "
+            "texts: nothing in library and cache says then that they were there.",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without being asked at a terminal.")] = False,
     library: LibraryOption = None,
     as_json: JsonOption = False,
@@ -167,12 +193,134 @@ def remove(
         what = f"the memory {names[0]!r}" if len(names) == 1 else f"{len(names)} memories ({', '.join(names)})"
         if not typer.confirm(f"Delete {what} for good?", default=False, err=True):
             raise UsageError("nothing was removed")
+    if everything:
+        _erase(memories, names, as_json)
+        return
     for name in names:
         memories.remove(name)
         if not as_json:
             print(f"removed {name}")
     if as_json:
         write_json({"removed": names})
+
+
+def _erase(memories: MemoryLibrary, names: list[str], as_json: bool) -> None:
+    from lift.jobs.housekeeping import erase_memories
+
+    erased = erase_memories(memories, names)
+    if as_json:
+        write_json({"removed": names, **{key: value for key, value in asdict(erased).items() if key != "memories"}})
+        return
+    for name in names:
+        print(f"removed {name}")
+    counts = ("checkpoints", erased.checkpoints), ("jobs", erased.jobs), ("uploads", erased.uploads)
+    print(f"and {', '.join(f'{count} {what}' for what, count in (*counts, ('cached replies', erased.replies)))}")
+    for copy in erased.copies:
+        remark(f"the memory {copy!r} holds the same text, and was kept")
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; it must be new.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Write all memories into one file, a tar archive with the hash of every byte.
+
+    Other commands and a server may go on meanwhile. Unfinished work and jobs are no part of it. A damaged memory is
+    left out and told of; exit status 1 then.
+    """
+    from lift.memories.backup import write_backup
+    from lift.memories.library import MemoryLibrary
+
+    made = write_backup(MemoryLibrary(library), file)
+    if as_json:
+        left_out = [{"memory": name, "reason": why} for name, why in made.left_out]
+        write_json(
+            {
+                "file": str(made.file),
+                "memories": list(made.memories),
+                "left_out": left_out,
+                "size_bytes": made.size_bytes,
+            }
+        )
+    else:
+        for name, why in made.left_out:
+            remark(f"lift: {name!r} is not in the backup: {why}")
+        print(f"{len(made.memories)} memories in {made.file}, {format_bytes(made.size_bytes)}")
+    return 1 if made.left_out else 0
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that lift backup has written.")],
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the memories of a backup into the library: all of them, or none.
+
+    A file that is damaged anywhere is refused whole, and so is one with a memory whose name is taken.
+    """
+    from lift.memories.backup import restore_backup
+    from lift.memories.library import MemoryLibrary
+
+    memories = MemoryLibrary(library)
+    names = restore_backup(memories, file)
+    if as_json:
+        write_json({"library": str(memories.root), "memories": names})
+    else:
+        print(f"{len(names)} memories put into {memories.root}")
+
+
+def clean(
+    kinds: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KIND]...",
+            help="checkpoints, jobs, uploads, garbage; and caches, where they are named: replies, models, engines.",
+            show_default="all but the caches",
+        ),
+    ] = None,
+    older_than_days: Annotated[
+        float,
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="Keep work, jobs and uploads that were touched since then."
+        ),
+    ] = 7.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Clear them; without it they are only listed.")] = False,
+    library: LibraryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what lies beside the memories with its size, and clear it away.
+
+    Checkpoints of work that nobody is at, jobs that have ended, uploads that no job needs, what broken-off commands
+    left, and caches. No memory is touched, and nothing that is in use.
+    """
+    from lift.jobs.housekeeping import CLEARED_UNNAMED, clear_leftovers, list_leftovers
+    from lift.memories.library import MemoryLibrary
+    from lift.memories.unfinished import DAY_S
+
+    memories = MemoryLibrary(library)
+    found = list_leftovers(memories, kinds or CLEARED_UNNAMED, older_than_days * DAY_S)
+    cleared = clear_leftovers(memories, found) if yes else []
+    freed_bytes = sum(each.size_bytes for each in cleared)
+    if as_json:
+        write_json({"leftovers": [asdict(each) for each in found], "cleared": [each.id for each in cleared]})
+        return
+    if not found:
+        print("nothing lies beside the memories")
+        return
+    rows = [_leftover_row(each, each in cleared) for each in found]
+    stdout().print(build_table(["kind", "what", "size", "age", ""], rows))
+    due = [each for each in found if not each.kept]
+    if yes:
+        print(f"cleared {len(cleared)}, {format_bytes(freed_bytes)}")
+    elif due:
+        said = format_bytes(sum(each.size_bytes for each in due))
+        remark(f"nothing was cleared; with --yes {len(due)} of them go, {said}")
+
+
+def _leftover_row(each: Leftover, is_cleared: bool) -> list[str]:
+    state = f"kept ({each.kept})" if each.kept else "cleared" if is_cleared else "would go"
+    return [each.kind, each.what, format_bytes(each.size_bytes), format_seconds(each.age_s), state]
 
 
 def verify(

@@ -137,11 +137,11 @@ def serve(
     computed_by = EngineSettings(engine, engine_url, engine_adapters, llama_server, base_gguf, rows)
     computed_by.check()
     with open_socket(settings) as listener:
-        from lift.jobs.store import JobStore
+        from lift.jobs.store import JOBS_DIRECTORY, JobStore
         from lift.memories.library import MemoryLibrary
 
         memories = MemoryLibrary(library)
-        store = JobStore(memories.root / ".serve")
+        store = JobStore(memories.root / JOBS_DIRECTORY)
         from lift.engines.served_model import ServedModel, opened_base
         from lift.jobs.supervisor import Supervisor
         from lift.server.app import create_app

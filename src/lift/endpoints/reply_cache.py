@@ -66,6 +66,15 @@ class ReplyCache:
         with self._failing(), self._lock:
             self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, reply))
 
+    def clear(self) -> int:
+        """Forget all replies, in the file's free pages too; returns how many there were."""
+        with self._failing(), self._lock:
+            (count,) = self._connection.execute("SELECT count(*) FROM replies").fetchone()
+            self._connection.execute("DELETE FROM replies")
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(count)
+
     def count(self, keys: Sequence[str]) -> int:
         """How many of the requests have a reply."""
         return sum(self.get(key) is not None for key in keys)

@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from lift.answering.answerer import reader_adapter, trained_form
 from lift.errors import ExportError
 from lift.exporting.conversion import Conversion
@@ -241,11 +243,12 @@ def _written_whole(directory: Path) -> Iterator[Path]:
         for folder in [path for path in temporary.rglob("*") if path.is_dir()] + [temporary]:
             sync_directory(folder)
         os.rename(temporary, directory)
+        temporary = directory  # gone again where its name does not reach the disk
         sync_directory(directory.parent)
-    except OSError as error:
-        raise ExportError(
-            f"cannot export to {directory} ({(error.strerror or str(error)).lower()}); make room, or choose another"
-        ) from error
+        temporary = None
+    except (OSError, SafetensorError) as error:  # as which safetensors' own writer tells of a disk that refuses
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ExportError(f"cannot export to {directory} ({said.lower()}); make room, or choose another") from error
     finally:
         if temporary is not None:
             with suppress(OSError):

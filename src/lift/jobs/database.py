@@ -114,6 +114,17 @@ class Database:
         with self._lock, self._errors():
             return self._connection.execute(question, values).fetchall()
 
+    def compact(self) -> None:
+        """Leave nothing of what was deleted, neither in free pages nor in the log of writes."""
+        with self._lock, self._errors():
+            self._connection.execute("VACUUM")
+            busy = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise JobError(
+                f"the jobs in {self.path} were read for so long that what was deleted may still be in the file; stop "
+                "lift serve, then try again"
+            )
+
     def close(self) -> None:
         """Let go of the file."""
         with self._lock, self._errors():

@@ -108,11 +108,27 @@ class FileStore:
                 "SELECT id FROM jobs WHERE file_id = ? AND status IN ('queued', 'running')", (file_id,)
             ).fetchone()
             if needed:
-                raise JobConflictError(
-                    f"the file {file_id} is needed by the job {needed['id']}; cancel it, or wait until it has ended"
-                )
+                raise _needed(file_id, needed["id"])
             rows.execute("DELETE FROM files WHERE id = ?", (file_id,))
         self._unlink([file_id])
+
+    def remove_files(self, file_ids: Iterable[str]) -> int:
+        """Delete files as remove_file, all or none; returns how many there were. Those that are gone are no error."""
+        removed = []
+        with self._database.writing() as rows:
+            for file_id in file_ids:
+                needed = rows.execute(
+                    "SELECT id FROM jobs WHERE file_id = ? AND status IN ('queued', 'running')", (file_id,)
+                ).fetchone()
+                if needed:
+                    raise _needed(file_id, needed["id"])
+                if rows.execute("DELETE FROM files WHERE id = ?", (file_id,)).rowcount:
+                    removed.append(file_id)
+        self._unlink(removed)
+        for file_id in removed:
+            if (self._files / file_id).exists():
+                raise JobError(f"the file {self._files / file_id} cannot be deleted; mend its permissions, delete it")
+        return len(removed)
 
     def _unlink(self, file_ids: Iterable[str]) -> None:
         """Delete the bytes of files that have no row any more; what stays is cleared away by the next who opens."""
@@ -131,6 +147,10 @@ class FileStore:
                 orphaned = _ID.fullmatch(entry.name) and entry.name not in known
                 if orphaned or (_OWN_TEMPORARY.fullmatch(entry.name) and not _is_held(entry.path)):
                     os.unlink(entry.path)
+
+
+def _needed(file_id: str, job_id: str) -> JobConflictError:
+    return JobConflictError(f"the file {file_id} is needed by the job {job_id}; cancel it, or wait until it has ended")
 
 
 def _write(descriptor: int, chunks: Iterable[bytes], max_bytes: int) -> tuple[int, str]:

@@ -106,6 +106,7 @@ def _described(event: AbsorptionEvent) -> tuple[str, dict[str, Any]]:
                 said = f"the memory {memory.name!r} was there already, and nothing was trained"
             data = {
                 "memory": memory.name,
+                "absorption_key": memory.manifest.absorption_key,
                 "reused": event.reused,
                 "seconds": event.seconds,
                 "predicted_s": event.predicted_s,

@@ -16,18 +16,21 @@ from lift.jobs.database import event_of, job_of, storable, tell
 from lift.jobs.files import FileStore
 from lift.jobs.job import Job, JobEvent, JobEventDraft
 from lift.jobs.lease import JobLease, end_as_cancelled
+from lift.memories.clock_guard import is_clock_settled
 from lift.memories.memory_names import check_name, normal_name
 from lift.recipes.recipe import load_recipe, recipe_names
 from lift.training.budget import check_budget
 
 MOST_PRIORITY = 1_000_000
-_DAY_S = 86_400.0
+# of the library
+JOBS_DIRECTORY = ".serve"
+DAY_S = 86_400.0
 # Cleared away when so much time has passed: the document of a job since that has ended (of the last one that was given
 # it), a document that no job was ever given since it was uploaded, and a job with its events since it has ended. A
 # checkpoint has a time of its own (memories/unfinished.py), and a memory needs none of these.
-UPLOADS_KEPT_S = 7 * _DAY_S
-UNUSED_UPLOADS_KEPT_S = 30 * _DAY_S
-JOBS_KEPT_S = 30 * _DAY_S
+UPLOADS_KEPT_S = 7 * DAY_S
+UNUSED_UPLOADS_KEPT_S = 30 * DAY_S
+JOBS_KEPT_S = 30 * DAY_S
 _TITLE_CHARS = 500
 _EXPIRED_FILES = """
 SELECT id FROM files WHERE
@@ -50,7 +53,11 @@ class JobStore(FileStore):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.clear_expired()
+        self._clear_where_due()
+
+    def _clear_where_due(self) -> None:
+        if is_clock_settled(self.directory / "clock"):
+            self.clear_expired()
 
     def clear_expired(self, now_s: float | None = None) -> None:
         """Delete uploads, jobs and events whose time is over; `now_s`: seconds since 1970, default now."""
@@ -104,8 +111,39 @@ class JobStore(FileStore):
             number = tell(rows, job_id, JobEventDraft("queued", "the job waits for its turn", {"priority": priority}))
             rows.execute("UPDATE jobs SET queued_as = ? WHERE id = ?", (number, job_id))
             job = job_of(_row(rows, job_id))
-        self.clear_expired()  # its own file is in use by now
+        self._clear_where_due()  # its own file is in use by now
         return job
+
+    def remove_jobs(self, job_ids: Sequence[str]) -> int:
+        """Delete jobs that have ended, with their events, all or none; returns how many there were.
+
+        Raises JobConflictError for one that waits or runs.
+        """
+        removed = 0
+        with self._database.writing() as rows:
+            for job_id in job_ids:
+                found = rows.execute("SELECT status FROM jobs WHERE id = ?", (job_id,)).fetchone()
+                if found and found["status"] in ("queued", "running"):
+                    raise JobConflictError(
+                        f"expected jobs that have ended, got {job_id}, which is {found['status']}; cancel it first"
+                    )
+                rows.execute("DELETE FROM events WHERE job = ?", (job_id,))
+                removed += rows.execute("DELETE FROM jobs WHERE id = ?", (job_id,)).rowcount
+        return removed
+
+    def jobs_that_tell(self, absorption_key: str) -> list[str]:
+        """The ids of jobs that made, or found, the memory of that key, whatever it was called."""
+        question = "SELECT DISTINCT job FROM events WHERE kind = 'finished' AND instr(data, ?)"
+        return [row["job"] for row in self._database.rows(question, (absorption_key,))]
+
+    def event_bytes(self, job_id: str) -> int:
+        """About how much room the events of a job take."""
+        question = "SELECT coalesce(sum(length(message) + length(data)), 0) AS size FROM events WHERE job = ?"
+        return int(self._database.rows(question, (job_id,))[0]["size"])
+
+    def compact(self) -> None:
+        """Leave nothing in the database of what was deleted from it."""
+        self._database.compact()
 
     def job(self, job_id: str) -> Job:
         """The job as it is now."""

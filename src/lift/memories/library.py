@@ -5,7 +5,9 @@
             .by-key/KEY          the names of the memories that came of it, see key_index.py
             .lift-tmp-HEX        being written or deleted; garbage as soon as nobody holds the lock
             .serve/              the jobs of `lift serve` and the files given to it, see lift/jobs
+            .lift-restored-HEX/  memories of a backup, each whole, that get their names one after the other
             .lift-old-NAME       set aside while NAME is being replaced; the memory itself as long as NAME is missing
+            .clock               when the library was last written to, see clock_guard.py
             .lock                held by whoever changes anything; readers need no lock
 
 Writing goes: everything into a .lift-tmp directory, onto the disk, then one rename. A crash anywhere leaves what was
@@ -22,7 +24,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from lift.errors import LibraryError, nearest_names
+from lift.memories.clock_guard import is_clock_settled
 from lift.memories.durable import disk_errors, sync_directory, write_directory, write_file
 from lift.memories.key_index import KeyIndex, check_key
 from lift.memories.manifest import ADAPTER_STATE_FILE, MANIFEST_FILE, Manifest
@@ -39,8 +42,11 @@ from lift.memories.unfinished import UnfinishedAbsorptions
 
 _TEMPORARY = ".lift-tmp-"
 _REPLACED = ".lift-old-"
+_RESTORED = ".lift-restored-"
 _OWN_TEMPORARY = re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{16}")
+_OWN_RESTORED = re.compile(re.escape(_RESTORED) + "[0-9a-f]{16}")
 _LOCK = ".lock"
+_CLOCK = ".clock"
 # One memory is written in seconds; a queue of many writers on a slow disk still gets through in this time.
 _LOCK_TIMEOUT_S = 300.0
 # A memory can be replaced between the look at where it is and the look into it; then the next look finds the new one.
@@ -190,6 +196,57 @@ class MemoryLibrary:
         """Put a copy of a memory that lies elsewhere into the library; `replace` and errors as for copy."""
         return self._copied(lambda: memory, name, f"write the memory {name!r} to", replace)
 
+    def put_all(self, fill: Callable[[Path], None]) -> list[str]:
+        """Take the memories that `fill` writes into the directory it is given, each under its name there.
+
+        All of them or none: from one rename on the rest is done by whoever writes next, if not by this process. Returns
+        the names. Raises LibraryError where one is damaged, where its name is taken, or where the disk refuses, and
+        what `fill` raises; the library is then as it was.
+        """
+        with self._writing("put memories into"):
+            staged, restored = self._temporary(), self.root / (_RESTORED + secrets.token_hex(8))
+            try:
+                os.mkdir(staged)
+                fill(staged)
+                names = sorted(os.listdir(staged))
+                self._check_staged(staged, names)
+                sync_directory(staged)
+                for name in names:
+                    self._index.add(StoredMemory.open(staged / name).manifest.absorption_key, name)
+                os.rename(staged, restored)
+                sync_directory(self.root)
+                self._finish_restored(restored)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    for name in names if restored.exists() else ():
+                        if not (restored / name).exists():
+                            os.rename(self.root / name, restored / name)
+                    if restored.exists():
+                        os.rename(restored, staged)
+                shutil.rmtree(staged, ignore_errors=True)
+                raise
+        return names
+
+    def _check_staged(self, staged: Path, names: Sequence[str]) -> None:
+        """Raise LibraryError unless each is whole, and has a name that no other has."""
+        seen: dict[str, str] = {}
+        for name in names:
+            if (other := seen.setdefault(folded(name), name)) != name:
+                raise LibraryError(f"expected memories of different names, got {other!r} and {name!r}; rename one")
+            self.check_free(name)
+            problems = StoredMemory.open(staged / name).problems()
+            if problems:
+                raise LibraryError(f"expected whole memories, got one that is damaged ({problems[0]}); nothing was put")
+
+    def _finish_restored(self, restored: Path) -> None:
+        """Give the memories in `restored` their names."""
+        for name in sorted(os.listdir(restored)):
+            if is_valid_name(name):
+                os.rename(restored / name, self.root / first_free_name(name, self.names()))
+        sync_directory(self.root)
+        with contextlib.suppress(OSError):  # somebody has put something beside them
+            os.rmdir(restored)
+
     def _copied(self, opened: Callable[[], StoredMemory], new_name: str, action: str, replace: bool) -> StoredMemory:
         new_name = normal_name(new_name)
         check_name(new_name)
@@ -203,6 +260,22 @@ class MemoryLibrary:
             self._index.add(memory.manifest.absorption_key, new_name)
             self._install(new_name, memory.copied_files(new_name), replacing)
         return self[new_name]
+
+    def read_whole(self, name: str) -> dict[str, bytes]:
+        """Relative path -> content of every file of a memory, checked, all of one moment; empty where it is gone.
+
+        Raises LibraryError where it is damaged.
+        """
+        for tries_left in reversed(range(_OPENING_TRIES)):
+            if name not in self:
+                return {}
+            try:
+                return dict(self[name].copied_files(name))
+            except LibraryError:
+                if not tries_left and not os.access(self.root, os.W_OK):
+                    raise
+        with self._writing("read"):  # it is replaced again and again, or is damaged
+            return dict(self._open(name).copied_files(name)) if name in self else {}
 
     def rename(self, old: str, new: str) -> StoredMemory:
         """Give a memory another name; raises UsageError for a bad name, LibraryError where it is taken or damaged."""
@@ -244,18 +317,52 @@ class MemoryLibrary:
             self._discard(directory)
             self._forget_key(normal_name(name), key)
 
+    def garbage(self) -> list[Path]:
+        """What a command that was killed, or could not delete all, left beside the memories; another may be at it."""
+        with disk_errors("list", self.root), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            return sorted(self.root / entry.name for entry in entries if _OWN_TEMPORARY.fullmatch(entry.name))
+        return []
+
+    def clear_garbage(self) -> None:
+        """Finish what dead writers began, as every writer does first."""
+        with self._writing("clear up"):
+            pass
+
     def verify(self, name: str | None = None) -> list[Problem]:
         """Compare every file of one memory, or of all, with the hashes in its manifest; an empty list means whole."""
         found: list[Problem] = []
         if name is not None:
             self._existing(name)
         for each in self.names() if name is None else [name]:
-            try:
-                found.extend(self._open(each).problems())
-            except LibraryError as error:
-                if each in self:  # else it was removed since it was listed
-                    found.append(Problem(each, MANIFEST_FILE, str(error)))
+            found.extend(self._problems(each))
         return found
+
+    def _problems(self, name: str) -> list[Problem]:
+        """The problems of one memory, none where it is gone; those of one that is just being replaced are none."""
+        for _ in range(_OPENING_TRIES):
+            before = self._look(name)
+            found = self._problems_now(name)
+            if not found or (before and before == self._look(name)):
+                return found
+        with contextlib.suppress(LibraryError), self._writing("verify"):  # it is replaced again and again
+            return self._problems_now(name)
+        return found
+
+    def _problems_now(self, name: str) -> list[Problem]:
+        try:
+            return self._open(name).problems()
+        except LibraryError as error:
+            # else it was removed since it was listed
+            return [Problem(name, MANIFEST_FILE, str(error))] if name in self else []
+
+    def _look(self, name: str) -> tuple[int, ...]:
+        """Something else for each directory that has had that name, and after each change of its manifest's name."""
+        directory = self._locate(name)
+        with contextlib.suppress(OSError):
+            if directory is not None:
+                now = directory.stat()
+                return now.st_dev, now.st_ino, now.st_mtime_ns, now.st_ctime_ns
+        return ()
 
     def _locate(self, name: str) -> Path | None:
         name = normal_name(name)
@@ -335,7 +442,8 @@ class MemoryLibrary:
                 with lock:
                     index_was_whole = self._index.is_whole()
                     self._recover()
-                    self.unfinished.clear_expired()
+                    if is_clock_settled(self.root / _CLOCK):
+                        self.unfinished.clear_expired()
                     try:
                         yield
                     finally:
@@ -350,10 +458,14 @@ class MemoryLibrary:
     def _recover(self) -> None:
         """Finish what dead writers began; called with the lock held, so that nothing found here has an owner."""
         with os.scandir(self.root) as entries:
-            leftovers = [self.root / entry.name for entry in entries if entry.name.startswith((_TEMPORARY, _REPLACED))]
+            leftovers = [
+                self.root / entry.name for entry in entries if entry.name.startswith((_TEMPORARY, _REPLACED, _RESTORED))
+            ]
         for leftover in leftovers:
             if _OWN_TEMPORARY.fullmatch(leftover.name):
                 self._discard(leftover)
+            elif _OWN_RESTORED.fullmatch(leftover.name):
+                self._finish_restored(leftover)
             elif is_valid_name(name := leftover.name.removeprefix(_REPLACED)) and _is_memory(leftover):
                 if (self.root / name).exists():
                     self._discard(leftover)

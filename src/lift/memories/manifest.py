@@ -1,6 +1,8 @@
 """memory.json: what a memory is made of, where it came from, and the hash of every other file of it.
 
-The format version guards against a silent fault: a file written by a newer Lift, half understood. A manifest may come
+Its last line is the hash of all the lines before it, so that a flipped bit in the manifest is noticed as one elsewhere
+is. It guards against faults, not against a stranger, who can write any hash. The format version guards against a
+silent fault: a file written by a newer Lift, half understood. A manifest may come
 from a stranger: all of it is judged here, when it is read and before it is written, and nothing that is made of it can
 be a path, a control character for a terminal, or a number out of range.
 """
@@ -11,7 +13,9 @@ import contextlib
 import functools
 import hashlib
 import json
+import re
 import unicodedata
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
@@ -66,7 +70,14 @@ _MOST_PARTS = 10_000
 MOST_OMISSIONS = 10_000
 _MOST_POINTS = 100_000
 # of each package its name on the index, where Lift's own is another's
+# the last line, with the hash of the JSON that is left without it
+_SEAL = re.compile(rb',\n  "manifest_sha256": "([0-9a-f]{64})"\n}\n\Z')
 _RECORDED_PACKAGES = {"lift": "lift-memory", "torch": "torch", "transformers": "transformers", "peft": "peft"}
+
+
+def most_bytes(path: str) -> int | None:
+    """The largest that the file `path` of a memory may be, in bytes; None for one that no memory has."""
+    return _MAX_BYTES.get(path)
 
 
 def printable(text: str, most_chars: int) -> str:
@@ -288,13 +299,29 @@ class Manifest(_Record):
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def to_json(self) -> bytes:
-        """The bytes of memory.json."""
-        return (json.dumps(self.model_dump(mode="json"), ensure_ascii=False, indent=2) + "\n").encode("utf-8")
+        """The bytes of memory.json, the hash of themselves in the last line."""
+        return seal_manifest(self.model_dump(mode="json"))
 
     @property
     def size_bytes(self) -> int:
         """Bytes on disk of all files but memory.json itself."""
         return sum(record.size_bytes for record in self.files.values())
+
+
+def seal_manifest(values: Mapping[str, Any]) -> bytes:
+    """The bytes of a memory.json of these values, the hash of themselves in the last line."""
+    body = (json.dumps(dict(values), ensure_ascii=False, indent=2) + "\n").encode("utf-8")
+    sha256 = hashlib.sha256(body).hexdigest()
+    return body.removesuffix(b"\n}\n") + f',\n  "manifest_sha256": "{sha256}"\n}}\n'.encode()
+
+
+def _unsealed(content: bytes) -> tuple[bytes, bool | None]:
+    """The JSON without its last line, and whether that was the hash of it; None where there is no such line."""
+    sealed = _SEAL.search(content)
+    if sealed is None:
+        return content, None
+    body = content[: sealed.start()] + b"\n}\n"
+    return body, hashlib.sha256(body).hexdigest().encode() == sealed[1]
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -305,10 +332,9 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_FILE
     try:
-        content = read_inside(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        content, is_whole = _unsealed(read_inside(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES))
         with contextlib.suppress(ValidationError):  # in one pass; what is wrong is found out below
-            manifest = Manifest.model_validate_json(content)
-            if manifest.format_version == FORMAT_VERSION:
+            if is_whole and (manifest := Manifest.model_validate_json(content)).format_version == FORMAT_VERSION:
                 return manifest
         values = json.loads(content)
         format_version = values["format_version"]
@@ -322,6 +348,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise _damaged(path, f"it is {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "it is not the JSON of a memory") from None
+    if is_whole is False or (format_version == FORMAT_VERSION and not is_whole):
+        raise _damaged(path, "it does not have the content that its last line, a hash, states")
     if format_version < FORMAT_VERSION:
         raise LibraryError(
             f"{path} has format version {format_version}, this Lift reads {FORMAT_VERSION}; absorb its text again"

@@ -14,7 +14,8 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,11 +25,22 @@ from lift.memories.durable import disk_errors
 from lift.memories.key_index import check_key
 
 DAY_S = 86_400.0
+# beside the state, the hash of the text that it is of: what of a text is to go is found by it
+DOCUMENT_FILE = "document.sha256"
 # An absorption that nobody has gone on with for so long is given up, and its checkpoint cleared away.
 CHECKPOINTS_KEPT_S = 30 * DAY_S
 _DIRECTORY = ".absorbing"
 _LOCK = ".lock"
 _ENTRY = re.compile(r"([0-9A-Za-z_-]{8,128})(\.new|\.old|\.lock|\.damaged-[0-9a-f]{8})?")
+
+
+@dataclass(frozen=True)
+class AbandonedWork:
+    """The state of an absorption that nobody is at: its size with all that lies beside it, and when it was changed."""
+
+    key: str
+    size_bytes: int
+    changed_s: float
 
 
 class UnfinishedAbsorptions:
@@ -80,6 +92,49 @@ class UnfinishedAbsorptions:
         for leftover in (path, *path.parent.glob(f"{absorption_key}.*")):
             if leftover.name != absorption_key + _LOCK:
                 shutil.rmtree(leftover, ignore_errors=True)
+
+    def abandoned(self) -> list[AbandonedWork]:
+        """All that nobody is at, in no order; what the disk refuses to tell is left out."""
+        found = []
+        for key, entries in self._entries().items():
+            sizes, times = [], []
+            for entry in entries:
+                paths = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
+                with contextlib.suppress(OSError):
+                    sizes += [path.lstat().st_size for path in paths if path.is_file()]
+                    times.append(entry.lstat().st_mtime)
+            states = [entry for entry in entries if entry.name != key + _LOCK]
+            if states and times and not self._is_held(key):
+                found.append(AbandonedWork(key, sum(sizes), max(times)))
+        return found
+
+    def keys_of(self, text_sha256: Collection[str]) -> set[str]:
+        """The keys of unfinished absorptions of texts of these hashes."""
+        found = set()
+        for key, entries in self._entries().items():
+            for entry in entries:
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    if (entry / DOCUMENT_FILE).read_text("ascii").strip() in text_sha256:
+                        found.add(key)
+        return found
+
+    def _entries(self) -> dict[str, list[Path]]:
+        entries: dict[str, list[Path]] = {}
+        with contextlib.suppress(OSError):
+            for path in self._directory.iterdir():
+                if match := _ENTRY.fullmatch(path.name):
+                    entries.setdefault(match[1], []).append(path)
+        return entries
+
+    def _is_held(self, key: str) -> bool:
+        lock_path = self._directory / (key + _LOCK)
+        if not lock_path.exists():
+            return False
+        try:
+            with FileLock(lock_path, timeout=0, thread_local=False):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def clear_expired(self, now_s: float | None = None) -> list[str]:
         """Delete what nobody has gone on with for CHECKPOINTS_KEPT_S, and is at now; returns the keys.

@@ -19,6 +19,8 @@ from lift.tasks.reply_parsing import ParsedReply, Unusable
 from lift.tasks.requests import TaskRequest
 
 Outcome = ParsedReply | Unusable
+# of the cache directory
+REPLIES_DIRECTORY = "tasks"
 # A reply that could not be used is asked for again at no less than this: greedy would repeat it (method 7, fault 13).
 RETRY_TEMPERATURE = 0.7
 # Requests of family A that gave no task are replaced by others so many times, until tasks.per_document are there.
@@ -30,7 +32,7 @@ FEWEST_TO_JUDGE = 3
 
 def open_reply_cache() -> ReplyCache:
     """The replies about tasks, of all documents (`LIFT_CACHE`). Raises ReplyCacheError."""
-    return ReplyCache(cache_directory() / "tasks")
+    return ReplyCache(cache_directory() / REPLIES_DIRECTORY)
 
 
 class Writer(Protocol):

@@ -1,6 +1,7 @@
 """An unfinished training on disk: adapter, optimiser, position; safetensors and JSON, written whole or not at all.
 
     DIRECTORY/position.json, tensors.safetensors, training.jsonl     the state, see Checkpoint.save
+              document.sha256                                        the hash of the text that it is of
               checksums.json                                         SHA-256 and size of each of these
     DIRECTORY.new      being written
     DIRECTORY.old      the state before, while the new one takes its place
@@ -28,12 +29,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from lift.memories.durable import sync_directory, write_directory
+from lift.memories.unfinished import DOCUMENT_FILE
 
 _TENSORS = "tensors.safetensors"
 _POSITION = "position.json"
 _HISTORY = "training.jsonl"
 _CHECKSUMS = "checksums.json"
-_FILES = (_TENSORS, _POSITION, _HISTORY)
+_FILES = (_TENSORS, _POSITION, _HISTORY, DOCUMENT_FILE)
 _FRESH = ".new"
 _BEFORE = ".old"
 _DAMAGED = ".damaged-"
@@ -59,13 +61,16 @@ class Position(BaseModel):
 class State:
     """The state that a training goes on from.
 
-    `leitner` is when tasks are due (leitner_sampler.LeitnerSampler.state). `optimizer` is its own state by the number
+    `leitner` is when tasks are due (leitner_sampler.LeitnerSampler.state), `correct` [N] which of all examples, step by
+    step, were greedy-correct: with them the steps can be gone through again. It is empty where the clock had a say in
+    the steps. `optimizer` is its own state by the number
     of the parameter. `history` has one row for each step that was done.
     """
 
     position: Position
     adapter: Mapping[str, torch.Tensor]
     leitner: torch.Tensor
+    correct: torch.Tensor
     optimizer: Mapping[int, Mapping[str, torch.Tensor]]
     history: Sequence[Mapping[str, Any]]
 
@@ -99,10 +104,16 @@ CheckpointNotice = SavingFailed | CheckpointDamaged
 
 
 class Checkpoint:
-    """The state of one training in `directory`; `tell` hears of a disk that refuses, once, and of damage."""
+    """The state of one training in `directory`; `tell` hears of a disk that refuses, once, and of damage.
 
-    def __init__(self, directory: Path, tell: Callable[[CheckpointNotice], None] | None = None) -> None:
+    `document_sha256`: the hash of the text that is trained.
+    """
+
+    def __init__(
+        self, directory: Path, tell: Callable[[CheckpointNotice], None] | None = None, document_sha256: str = ""
+    ) -> None:
         self.directory = directory
+        self._document_sha256 = document_sha256
         self._tell = tell or (lambda _notice: None)
         self.problem: str | None = None  # why the last saving failed
 
@@ -116,7 +127,7 @@ class Checkpoint:
             shutil.rmtree(fresh, ignore_errors=True)
             if not fresh.parent.exists():  # a file in its place is told of by the next line that needs a directory
                 fresh.parent.mkdir(parents=True, exist_ok=True)
-            contents = _contents(state)
+            contents = {**_contents(state), DOCUMENT_FILE: self._document_sha256.encode("ascii")}
             write_directory(fresh, [*contents.items(), (_CHECKSUMS, _checksums(contents))])
             self._put_in_place(fresh)
         except OSError as error:
@@ -180,6 +191,7 @@ def _contents(state: State) -> dict[str, bytes]:
     """Name -> content of the files of a checkpoint, without their checksums."""
     tensors = {f"adapter/{key}": value.contiguous() for key, value in state.adapter.items()}
     tensors["leitner"] = state.leitner
+    tensors["correct"] = state.correct
     for index, entries in state.optimizer.items():
         for key, value in entries.items():
             tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).contiguous()
@@ -217,6 +229,7 @@ def _read(directory: Path) -> State:
         position=Position.model_validate_json(contents[_POSITION]),
         adapter={key.removeprefix("adapter/"): value for key, value in tensors.items() if key.startswith("adapter/")},
         leitner=tensors["leitner"],
+        correct=tensors["correct"],
         optimizer=optimizer,
         history=[json.loads(line) for line in rows],
     )

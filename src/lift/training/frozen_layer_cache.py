@@ -31,18 +31,22 @@ def caching_frozen_layers(
     With an activated adapter, the keys and values of its prompts as well, which may take as much again.
 
     None where the adapter begins at the first layer, and where the model cannot be split: its layers are not found, or
-    a short trial does not give, bit for bit, what it gives in one piece. The states are gone after the block.
+    a short trial does not give, bit for bit, what it gives in one piece, or the disk refuses the files. The states are
+    gone after the block.
     """
     split, width = (None, 0) if adapter.first_layer < 1 else find_split(model, adapter.first_layer)
     if split is None:
         yield None
         return
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(ActivationStore(width, split.dtype, bound_bytes))
-        keys = (
-            stack.enter_context(PromptKVCache(split, adapter.invocation, bound_bytes)) if adapter.invocation else None
-        )
-        yield FrozenLayerCache(split, store, keys)
+        cache = None
+        with contextlib.suppress(OSError):  # a disk that refuses the files costs time, and no training
+            store = stack.enter_context(ActivationStore(width, split.dtype, bound_bytes))
+            keys = None
+            if adapter.invocation:
+                keys = stack.enter_context(PromptKVCache(split, adapter.invocation, bound_bytes))
+            cache = FrozenLayerCache(split, store, keys)
+        yield cache
 
 
 class FrozenLayerCache:
@@ -67,6 +71,16 @@ class FrozenLayerCache:
             with self._split.upper(states):
                 logits = labelled_logits(self._split.model, batch)
         return logits
+
+    def refill(self, batch: Batch) -> None:
+        """Keep what `logits` would keep of the batch, and compute nothing where that is known."""
+        again = batch.recurring()
+        missing = any(again[node] and row == UNKNOWN for node, row in enumerate(self._store.rows(batch)))
+        with torch.no_grad():
+            if self._keys is not None and self._keys.lacks(batch):
+                self._keys.refill(batch, self.states(batch))
+            elif missing:
+                self.states(batch)
 
     def states(self, batch: Batch) -> torch.Tensor:
         """The states in which the T nodes enter the adapter's first layer, on the model's device. [T, d]

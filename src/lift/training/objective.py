@@ -89,7 +89,7 @@ class Objective:
         soft_weight, hard_weight = settings.distillation, settings.cross_entropy
         if self._distils_memory:
             soft_weight, hard_weight = 1.0, 0.0
-        if not soft_weight and not any(example.kl_to_base for example in batch.members):
+        if not self._asks_teacher(batch):
             return Outcome(settings.cross_entropy * (losses * weights).sum() + extra, greedy_correct)
         log_probabilities, ids, taught = self._teacher.targets(batch)  # [M, K], [M, K], [M]
         divergence = bucket_divergence(logits, log_probabilities, ids)  # [M]
@@ -101,6 +101,22 @@ class Objective:
         hard = torch.where(taught, hard_weight, alone).masked_fill(kept, 0.0)  # [M]
         soft = torch.where(kept, 1.0, soft_weight) * taught  # [M]
         return Outcome((losses * weights * hard).sum() + (divergence * weights * soft).sum() + extra, greedy_correct)
+
+    def refill_caches(self, batch: Batch) -> None:
+        """Compute, of a batch that was trained on before an interruption, what its outcome left in the caches.
+
+        The last digits of a state depend on the batch in which it was computed: batch by batch in their old order, the
+        training goes on with the very numbers that it had.
+        """
+        if self._lower is not None:
+            self._lower.refill(batch)
+        if self._asks_teacher(batch):
+            self._teacher.targets(batch)
+
+    def _asks_teacher(self, batch: Batch) -> bool:
+        if self._distils_memory or self._settings.distillation:
+            return True
+        return any(example.kl_to_base for example in batch.members)
 
     def _logits(self, batch: Batch) -> torch.Tensor:
         """[M, vocabulary]"""

@@ -53,8 +53,8 @@ class PromptKVCache:
 
         None where something is to be predicted that the adapter does not act on.
         """
-        acted = batch.alora_mask(self._invocation)[0]  # [T]
-        if not bool(acted[batch.logit_positions].all()):
+        acted = self._acted(batch)  # [T]
+        if acted is None:
             return None
         before, own = (~acted).nonzero().flatten(), acted.nonzero().flatten()  # [C], [A]
         model = self._split.model
@@ -73,6 +73,25 @@ class PromptKVCache:
                 logits_to_keep=place[batch.logit_positions].to(model.device),
             ).logits[0]  # [M, vocabulary]
         return logits
+
+    def lacks(self, batch: Batch) -> bool:
+        """Whether `logits` would keep something of the batch that is not known yet."""
+        acted = self._acted(batch)
+        if acted is None:
+            return False
+        again, rows = batch.recurring(), self._store.rows(batch)
+        return any(again[node] and rows[node] == UNKNOWN for node in (~acted).nonzero().flatten().tolist())
+
+    def refill(self, batch: Batch, states: torch.Tensor) -> None:
+        """Keep what `logits` would keep of the batch; `states` as there."""
+        acted = self._acted(batch)
+        if acted is not None:
+            self._kept(batch, (~acted).nonzero().flatten().tolist(), states)
+
+    def _acted(self, batch: Batch) -> torch.Tensor | None:
+        """The nodes that the adapter acts on, None where something is to be predicted that it does not act on. [T]"""
+        acted: torch.Tensor = batch.alora_mask(self._invocation)[0]  # [T]
+        return acted if bool(acted[batch.logit_positions].all()) else None
 
     def _kept(self, batch: Batch, before: Sequence[int], states: torch.Tensor) -> torch.Tensor:
         """Keys and values of the nodes `before` side by side, computed where they are not known. [C, width]"""

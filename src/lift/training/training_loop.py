@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -14,7 +15,7 @@ import torch
 from lift.adapters.adapter import Adapter
 from lift.errors import AdapterError, TrainingError, cleaning_up
 from lift.packing.prompts import Example
-from lift.packing.trie import Batch
+from lift.packing.trie import Batch, pack
 from lift.recipes.recipe import TrainingSettings
 from lift.training.batch_sampler import OptimizerStep
 from lift.training.budget import CHECKPOINT_EVERY_S
@@ -24,6 +25,10 @@ from lift.training.leitner_sampler import LeitnerSampler
 from lift.training.objective import Objective
 from lift.training.pace import Pace
 
+# Nats a token. Guessing evenly among a million tokens costs 14; far above that, the weights have run away.
+_MOST_LOSS = 100.0
+# Below it there may be nothing to learn, and no gradient is no fault.
+_LEARNABLE_LOSS = 0.01
 # on a slow disk saving is done more seldom, so that it takes no more than this share of the time
 _MOST_SAVING = 0.1
 
@@ -72,6 +77,7 @@ def train(
     resume: bool = False,
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     history: list[StepRecord] | None = None,
+    redone: Callable[[StepRecord], None] | None = None,
 ) -> Iterator[StepRecord]:
     """Train `adapter`, attached to its frozen base, on the objective, yielding each step as it is done.
 
@@ -80,9 +86,12 @@ def train(
     speed; the last one may be cut), whichever comes first; the learning rate follows the largest share of the three.
     One step is done in any case. With `checkpoint`, the state is saved there about every `checkpoint_every_s`, on
     Ctrl-C and on any other end before the last step; `resume` goes on from it. Without a bound of time the same seed
-    gives the same steps, interrupted or not. `history` gets every step, those before the interruption included. Raises
-    TrainingError where the loss, its gradient or the weights are not finite; the state that is saved then is the one
-    before that step.
+    gives the same steps, interrupted or not, on one thread to the last bit: the batches before the interruption refill
+    the caches in their old order, and `redone` is called with each of their steps. `history` gets every step, those
+    before the interruption included. Raises
+    TrainingError where the loss, its gradient or the weights are not finite, where the loss has run away, and where the
+    first step has no gradient; the state that is saved then is the one before that step, of a run-away the last one
+    that was saved.
     """
     history = [] if history is None else history
     adapter.set_trainable(True)
@@ -97,29 +106,37 @@ def train(
     sampler.leitner.clear()
     tasks = sampler.leitner.tasks
     position = Position()
-    if resume and checkpoint and (saved := checkpoint.load(lambda state: _restore(state, adapter, optimizer))):
+    saved = checkpoint.load(lambda state: _restore(state, adapter, optimizer)) if resume and checkpoint else None
+    if saved:
         position = saved.position
-        if position.tasks == tasks:  # else a budget was fitted anew, and nothing is taken for known
-            sampler.leitner.load_state(saved.leitner)
         history.extend(StepRecord(**row) for row in saved.history)
     resumed = position
+    pace = pace or Pace()
+    # which batches come in a bounded time, nobody can know again
+    correct = None if pace.is_bounded else array("B", saved.correct.tolist() if saved else [])
+    past = None
+    if saved and position.tasks == tasks:  # else a budget was fitted anew, and nothing is taken for known
+        if correct:
+            past = _PastSteps(objective, sampler, history, correct[:], saved.leitner, redone)
+        else:
+            sampler.leitner.load_state(saved.leitner)
 
     def save() -> None:
         assert checkpoint is not None
         rows = [asdict(step) for step in history]
         leitner, kept = sampler.leitner.state(), optimizer.state_dict()["state"]
-        checkpoint.save(State(position, adapter.trained_state(), leitner, kept, rows))
+        answered = torch.tensor(correct or [], dtype=torch.uint8)  # [N]
+        checkpoint.save(State(position, adapter.trained_state(), leitner, answered, kept, rows))
 
     def save_unfinished() -> None:
         # half an update is no state to go on from
         if checkpoint and not finished and between_steps and _are_finite(parameters):
             save()
 
-    pace = pace or Pace()
     pace.begin(position.elapsed_s, position.tokens)
     saved_at, saving_s = time.monotonic(), 0.0
     finished = False
-    between_steps = True
+    between_steps = False  # what is known is that of the past while its steps are gone through again
     first_share = pace.first_stage_share(settings.segment_epochs, sampler.epochs)
 
     def stage_is_over(epoch: int) -> bool:
@@ -129,12 +146,19 @@ def train(
         return in_first and max(spent, pace.used_share()) >= first_share
 
     with cleaning_up(save_unfinished, lambda: adapter.set_trainable(False)):
-        for epoch in range(resumed.epoch, sampler.epochs):
+        for epoch in range(0 if past else resumed.epoch, sampler.epochs):
+            if past and epoch < resumed.epoch:
+                for update in itertools.islice(sampler.optimizer_steps(epoch), past.in_epoch(epoch)):
+                    past.redo(update)
+                continue
             if history and stage_is_over(epoch):
                 continue
             for index, update in enumerate(sampler.optimizer_steps(epoch)):
                 if epoch == resumed.epoch and index < resumed.update:
+                    if past:
+                        past.redo(update)
                     continue
+                between_steps = True
                 begun = pace.clock()
                 progress = (epoch + update.progress) / sampler.epochs
                 if settings.max_tokens:
@@ -149,6 +173,11 @@ def train(
                 losses: list[torch.Tensor] = []
                 answered: list[tuple[Batch, torch.Tensor]] = []
                 whole = objective.weight_of(itertools.chain.from_iterable(update.batches))
+                if not whole > 0:
+                    raise TrainingError(
+                        f"expected examples of a weight above 0 in step {position.step + 1} of the training, got "
+                        f"{whole:g}; set tasks.weight or regularisation.kl_weight higher"
+                    )
                 gathered = 0.0
                 examples_left = sum(map(len, update.batches))
                 for examples in update.batches:
@@ -186,11 +215,23 @@ def train(
                 loss, size = torch.stack([torch.stack(losses).sum() * scale, norm.to(losses[0])]).tolist()
                 if not (math.isfinite(loss) and math.isfinite(size)):
                     raise _diverged(f"a loss of {loss:g} and a gradient of {size:g}", position.step + 1, rate)
-                between_steps = False
+                between_steps = False  # weights that have run away are saved no more
+                if loss > _MOST_LOSS:
+                    raise TrainingError(
+                        f"expected a loss of at most {_MOST_LOSS:g} in step {position.step + 1} of the training, got "
+                        f"{loss:g}; lower training.learning_rate (it was {rate:g} there)"
+                    )
+                if not history and size == 0 and loss > _LEARNABLE_LOSS:
+                    raise TrainingError(
+                        "expected a gradient in the first step of the training, got none: nothing that is trained has "
+                        "a part in the answers; choose other adapter.layers, adapter.targets or adapter.kind"
+                    )
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                for batch, correct in answered:
-                    sampler.record(epoch, batch.members, correct.tolist())
+                for batch, known in answered:
+                    sampler.record(epoch, batch.members, known.tolist())
+                    if correct is not None:
+                        correct.extend(known.tolist())
                 seconds = pace.clock() - begun
                 between_steps = True
                 tokens = sum(batch.tokens for batch, _ in answered)
@@ -224,6 +265,47 @@ def train(
                     saving_s = saved_at - begun
         _check_weights(parameters, position.step, settings.learning_rate)
         finished = True
+
+
+class _PastSteps:
+    """The steps before an interruption, gone through again, each as it is sampled, to fill the caches as they did."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        sampler: TrainingData,
+        history: Sequence[StepRecord],
+        correct: Sequence[int],
+        leitner: torch.Tensor,
+        redone: Callable[[StepRecord], None] | None,
+    ) -> None:
+        self._objective = objective
+        self._sampler = sampler
+        self._steps = list(history)
+        self._correct = correct
+        self._leitner = leitner
+        self._redone = redone
+        self._done = 0
+        self._examples = 0
+
+    def in_epoch(self, epoch: int) -> int:
+        """How many there are."""
+        return sum(step.epoch == epoch for step in self._steps)
+
+    def redo(self, update: OptimizerStep) -> None:
+        """Go through the next one again."""
+        step = self._steps[self._done]
+        for examples in update.batches:
+            batch = pack(examples)
+            self._objective.refill_caches(batch)
+            known = self._correct[self._examples : self._examples + len(batch.members)]
+            self._sampler.record(step.epoch, batch.members, [bool(each) for each in known])
+            self._examples += len(batch.members)
+        self._done += 1
+        if self._redone is not None:
+            self._redone(step)
+        if self._done == len(self._steps):
+            self._sampler.leitner.load_state(self._leitner)
 
 
 def _restore(state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
