@@ -62,7 +62,7 @@ def library(tiny_model: BaseModel) -> lift.Library:
     for seed in range(8):
         adapter = create_adapter(tiny_model.model, AdapterSettings(**KINDS[seed % len(KINDS)]), seed)
         for parameter in adapter.parameters():
-            parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+            parameter.data.add_(0.4 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
         config, state = adapter.stored()
         adapter.detach()
         text = f"Ada Quill {seed} founded it. It owns {40 + seed} lenses. The tower {seed} burned in 190{seed}."
