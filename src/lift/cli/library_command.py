@@ -21,9 +21,11 @@ from lift.cli.output import (
     print_forgotten,
     print_source,
     remark,
+    say,
     stdout,
     write_json,
 )
+from lift.cli.terminal_text import printable_line
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def rename(
     if as_json:
         write_json({"old": old, "name": memory.name})
     else:
-        print(f"{old} is now {memory.name}")
+        say(f"{old} is now {memory.name}")
 
 
 def remove(
@@ -165,12 +167,12 @@ def remove(
     memories = MemoryLibrary(library)
     if not yes and not as_json and sys.stdin.isatty():
         what = f"the memory {names[0]!r}" if len(names) == 1 else f"{len(names)} memories ({', '.join(names)})"
-        if not typer.confirm(f"Delete {what} for good?", default=False, err=True):
+        if not typer.confirm(printable_line(f"Delete {what} for good?"), default=False, err=True):
             raise UsageError("nothing was removed")
     for name in names:
         memories.remove(name)
         if not as_json:
-            print(f"removed {name}")
+            say(f"removed {name}")
     if as_json:
         write_json({"removed": names})
 
@@ -198,7 +200,7 @@ def verify(
         for problem in problems:
             remark(f"lift: {problem}")
         if not problems:
-            print(f"{len(checked)} checked, all whole")
+            say(f"{len(checked)} checked, all whole")
     return 1 if problems else 0
 
 
