@@ -55,7 +55,7 @@ def asked(memory: str | None, text: str, **changes: Any) -> Request:
 def test_a_question_that_is_slow_to_prepare_holds_up_nobody_else(engine: Engine, held: threading.Event) -> None:
     slow = [engine.submit(asked("slow", f"Who founded it in {year}?")) for year in range(1900, 1904)]
     late = engine.submit(asked("slow", "Who else?", deadline_s=0.2))
-    assert engine.submit(asked("quick", "Who founded it?")).result(30).text
+    assert engine.submit(asked("quick", "Who founded it?")).result(30).finish_reason in ("stop", "length")
     assert engine.submit(asked(None, "Who?")).result(30)
     # one whose time is over is told so though it was never prepared
     assert late.result(30).finish_reason == "timeout"
@@ -63,7 +63,7 @@ def test_a_question_that_is_slow_to_prepare_holds_up_nobody_else(engine: Engine,
     assert slow[1].result(30).finish_reason == "cancelled"
     assert not slow[0].done
     held.set()
-    assert slow[0].result(30).text and slow[3].result(30).text
+    assert {slow[0].result(30).finish_reason, slow[3].result(30).finish_reason} <= {"stop", "length"}
 
 
 def test_what_never_fits_the_window_is_refused_before_it_is_read(

@@ -56,7 +56,7 @@ class FairQueue(Generic[_T]):
     def take(self, thing: _T) -> None:
         """Take out one that waits; its owner's next turn is behind all others'. Raises LookupError for another."""
         owner = next((owner for owner, queue in self._queues.items() if thing in queue), None)
-        queue = self._queues.get(owner, deque())
+        queue = self._queues.get(owner, deque[_T]())
         if thing not in queue:
             raise LookupError("it does not wait")
         queue.remove(thing)

@@ -58,15 +58,16 @@ class Preparation:
                 if self._closing or asked is None:
                     return
                 self._under_way[asked.handle.request.memory] = asked
-            conversation, error = None, None
-            try:
-                conversation = self._begin(asked.handle.request, asked.memory)
-            except Exception as failure:  # it is its caller's, and told to nobody else
-                error = failure
+            self._prepare(asked)
             with self._changed:
-                asked.conversation, asked.error = conversation, error
                 del self._under_way[asked.handle.request.memory]
                 self._changed.notify_all()
+
+    def _prepare(self, asked: QueuedRequest) -> None:
+        try:
+            asked.conversation = self._begin(asked.handle.request, asked.memory)
+        except Exception as error:  # it is its caller's, and told to nobody else
+            asked.error = error
 
     def _next(self) -> QueuedRequest | None:
         """The next in turn that nobody prepares; None where enough are ready."""
