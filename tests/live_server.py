@@ -100,6 +100,10 @@ class ScriptedEngine:
         self.taken.append(RequestHandle(request))
         return self.taken[-1]
 
+    def check_reachable(self, timeout_s: float) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
     def statistics(self) -> dict[str, float]:
         return {"waiting": len(self.taken)}
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lift.models.telemetry import switch_off_telemetry
 from lift.models.threads import bound_spinning
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _HOMES = {
 
 
 bound_spinning()  # before anything imports torch
+switch_off_telemetry()
 
 
 def __getattr__(name: str) -> Any:

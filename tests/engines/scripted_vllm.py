@@ -86,6 +86,8 @@ class ScriptedVllm:
             def do_GET(self) -> None:
                 if self.path == "/version":
                     return self.reply({"version": scripted.version})
+                if self.path == "/health":
+                    return self.reply({})
                 if self.path == "/v1/models":
                     cards = [
                         {

@@ -312,6 +312,65 @@ def test_what_a_document_and_its_title_hold_is_only_shown(visitor: Visitor, serv
     assert page.evaluate("window.broken === undefined && !document.querySelector('main img, main b, main script')")
 
 
+def test_the_policy_lets_nothing_run_that_is_not_the_pages_own(browser: Browser, server: Server) -> None:
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{server.url}/")
+        page.locator(".card").first.wait_for()
+        page.evaluate(
+            """() => {
+              window.violations = [];
+              addEventListener("securitypolicyviolation", (event) => window.violations.push(event.effectiveDirective));
+              const add = (name, values) =>
+                document.body.append(Object.assign(document.createElement(name), values));
+              add("img", { src: "https://elsewhere.example/x.png" });
+              add("link", { rel: "stylesheet", href: "https://elsewhere.example/x.css" });
+              add("iframe", { src: "https://elsewhere.example/" });
+              add("object", { data: "https://elsewhere.example/x.swf" });
+              add("base", { href: "https://elsewhere.example/" });
+              add("style", { textContent: "body { background: url(https://elsewhere.example/y.png) }" });
+              const handled = document.createElement("b");
+              try { handled.setAttribute("onclick", "window.broken = 1"); } catch { }
+              document.body.append(handled);
+              handled.click();
+              for (const act of [
+                () => add("script", { textContent: "window.broken = 2" }),
+                () => add("script", { src: "https://elsewhere.example/x.js" }),
+                () => { document.body.innerHTML += "<img src=x onerror='window.broken = 3'>"; },
+                () => eval("window.broken = 4"),
+                () => fetch("https://elsewhere.example/", { mode: "no-cors" }).catch(() => {}),
+                () => add("form", { action: "https://elsewhere.example/", method: "post" }) ??
+                  document.forms[document.forms.length - 1].submit(),
+              ]) {
+                try { act(); } catch { }
+              }
+            }"""
+        )
+        page.wait_for_timeout(500)
+        assert page.evaluate("window.broken === undefined")
+        assert page.evaluate("document.baseURI").startswith(server.url)
+        assert {"img-src", "frame-src", "style-src-elem", "connect-src"} <= set(page.evaluate("window.violations"))
+        assert not [url for url in asked if not url.startswith(server.url)]
+
+
+def test_an_uploaded_page_is_saved_and_never_shown(browser: Browser, server: Server) -> None:
+    markup = b"<html><script>document.title = 'broken'; fetch('/api/memories')</script><p>Ada Quill.</p></html>"
+    form = {"data": {"purpose": "fine-tune"}, "files": {"file": ("<img src=x>.html", markup)}}
+    stored = server.http.post("/v1/files", **form).json()
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.goto(f"{server.url}/")
+        with page.expect_download() as download:
+            page.evaluate("(url) => { location.href = url; }", f"{server.url}/v1/files/{stored['id']}/content")
+        assert Path(download.value.path()).read_bytes() == markup
+        assert page.title() == "Lift"
+        for path in ("/api/memories/hostile", "/api/memories/hostile/document", f"/v1/files/{stored['id']}"):
+            page.goto(server.url + path)
+            assert page.evaluate("window.broken === undefined && !document.querySelector('script, img, b')")
+
+
 def test_each_sentence_is_marked_by_more_than_colour(visitor: Visitor, server: Server) -> None:
     page = visitor.open("memories/lamp/document")
     expect(page.locator(".legend .sentence")).to_have_text(["recalled", "forgotten", "not probed"])

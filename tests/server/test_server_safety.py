@@ -104,7 +104,7 @@ def test_a_job_is_put_before_others_by_admins_alone(
     key_file, engine = tmp_path / "keys.jsonl", ScriptedEngine(tiny_model)
     header = kept(key_file, scope)
     with serving(tiny_model, tmp_path / "library", key_file=key_file, engine=engine) as live:
-        file = live.store.add_file("m.md", "fine-tune", b"Ada Quill founded the museum.", 10_000)
+        file = live.store.add_file("m.md", "fine-tune", b"Ada Quill founded the museum.", 10_000, owner="anna")
         body = {"model": "tiny", "training_file": file.id, "metadata": {"priority": priority}}
         said = loopback.post(f"{live.url}/v1/fine_tuning/jobs", json=body, headers=header)
         assert said.status_code == status, said.text
@@ -231,7 +231,7 @@ def test_no_key_ever_has_more_than_its_minutes_allow(per_minute: int, waits: lis
         except TooMuch as refused:
             now += refused.retry_after_s + 1e-6
             limits.enter(key)  # it was told when, and then it may
-        limits.leave(key)
+        limits.leave(key, 0.0)
         assert granted <= per_minute * (1 + now / 60) + 1e-6
 
 

@@ -493,6 +493,8 @@ def test_what_takes_longer_than_its_deadline_ends_with_what_there_is(
     engine = start(rows=2, resident=1)
     for context in ("none", "auto"):
         running = engine.submit(ask(memories[0], "Who?", max_tokens=400, context=context, deadline_s=0.3))
+        while not engine.statistics()["running"] and not running.done:
+            time.sleep(0.005)
         waiting = engine.submit(ask(memories[1], "Who?", deadline_s=0.1))
         assert running.result(5).finish_reason == waiting.result(5).finish_reason == "timeout"
         assert running.result().completion_tokens > 0
@@ -737,9 +739,8 @@ def test_memories_take_turns_and_the_queue_is_bounded(moves: list[int | None], l
                 waiting.add(owner, (owner, number))
                 queued.append((owner, number))
         elif queued:
-            expected = waiting.next()
-            taken = waiting.take()
-            assert taken == expected
+            taken = next(iter(waiting))
+            waiting.take(taken)
             assert taken == next(each for each in queued if each[0] == taken[0]), "expected its oldest"
             # nobody who waited all the time was passed over for somebody's second turn
             since = served[::-1]

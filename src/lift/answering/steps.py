@@ -17,6 +17,8 @@ from lift.errors import UsageError
 from lift.models.base_model import BaseModel
 
 T = TypeVar("T")
+# Texts have three to six; only runs of white space have more than this.
+MOST_CHARS_A_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class ScoreRequest:
     adapter: str | None
     prompt_ids: tuple[int, ...]
     answers: tuple[str, ...]
+
+
+def check_prompt_chars(chars: int, window_tokens: int) -> None:
+    """Raise UsageError for a text so long that no model of that window can read it; nothing is tokenised for that."""
+    most = MOST_CHARS_A_TOKEN * window_tokens
+    if chars > most:
+        raise UsageError(
+            f"expected a prompt of at most {most:,} characters for the model's window of {window_tokens} tokens, "
+            f"got {chars:,}; shorten it, or absorb the text and ask about it"
+        )
 
 
 def fit_window(request: GenerateRequest, window_tokens: int, least_tokens: int) -> GenerateRequest:

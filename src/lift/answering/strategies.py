@@ -35,7 +35,7 @@ from lift.answering.prose import PROSE_TOKENS, answer_tokens, asks_for_prose, re
 from lift.answering.refusal import declines, kept_refusals
 from lift.answering.reranking import CITING_PMI_WEIGHT, PMI_WEIGHT, REFUSAL_MARGIN_NATS, vote
 from lift.answering.scoring import f1
-from lift.answering.steps import GenerateRequest, ScoreRequest, Strategy, fit_window
+from lift.answering.steps import GenerateRequest, ScoreRequest, Strategy, check_prompt_chars, fit_window
 from lift.documents.document import Document
 from lift.documents.retrieval import SentenceIndex
 from lift.documents.sentences import Sentence, joined
@@ -127,8 +127,9 @@ class Strategies:
     def to(self, question: str, context: str, max_new_tokens: int | None = None) -> Strategy[Answer]:
         """The strategy for that context; without `max_new_tokens` the answer may be as long as such a question wants.
 
-        It raises UsageError where a text does not fit the window.
+        It raises UsageError where a text does not fit the window; `to` itself does where a question never can.
         """
+        check_prompt_chars(len(question), self._base.window_tokens)
         context = self._readable(context)
         most_tokens = max_new_tokens or answer_tokens(question)
         if self._wants_yes_or_no(question):
@@ -148,7 +149,11 @@ class Strategies:
         return self._once(question, "evidence" if context == "auto" else context, max_new_tokens)
 
     def once(self, question: str, context: str, max_new_tokens: int) -> Strategy[Answer]:
-        """The strategy of one text, whatever the memory has learned: its own with that context, none but "auto"."""
+        """The strategy of one text, whatever the memory has learned: its own with that context, none but "auto".
+
+        Raises UsageError as `to`.
+        """
+        check_prompt_chars(len(question), self._base.window_tokens)
         return self._within_window(self._without_quotes(self._once(question, self._readable(context), max_new_tokens)))
 
     def _readable(self, context: str) -> str:

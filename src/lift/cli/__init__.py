@@ -28,6 +28,8 @@ from lift.cli import plan_command as plan
 from lift.cli import recipes_command as recipes
 from lift.cli import serve_command as serve
 from lift.cli import warm_start_command as start
+from lift.cli.output import remark, say
+from lift.cli.terminal_text import printable_text
 from lift.errors import LiftError
 from lift.training.budget import process_started
 
@@ -60,10 +62,10 @@ def _lift(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
-        print(f"lift {lift.__version__}")
+        say(f"lift {lift.__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        print(context.get_help(), file=sys.stderr)
+        sys.stderr.write(context.get_help() + "\n")
         raise typer.Exit(2)
 
 
@@ -116,8 +118,8 @@ def _fail(message: str, status: int) -> int:
     if _debugging():
         import traceback
 
-        traceback.print_exc()
-    print(f"lift: {message}", file=sys.stderr, flush=True)
+        sys.stderr.write(printable_text(traceback.format_exc()))
+    remark(f"lift: {message}")
     return status
 
 

@@ -28,7 +28,7 @@ from lift.cli.options import (
     LlamaServerOption,
     MemoryModelOption,
 )
-from lift.cli.output import answer_record, print_support, remark, write_json
+from lift.cli.output import answer_record, print_support, remark, say, write_json
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def ask(
                 if as_json:
                     write_json(answer_record(each.text, answer, each.id))
                 else:
-                    print(f"{each.text}\n{answer.text or NO_ANSWER}", flush=True)
+                    say(f"{each.text}\n{answer.text or NO_ANSWER}")
                     print_support(answer)
     else:
         _ask_one(answerer, single, context, as_json)
@@ -146,7 +146,7 @@ def chat(
             line = input(prompt).strip()
         except (EOFError, KeyboardInterrupt):
             if prompt:
-                print()
+                say()
             return
         if line.lower() in _LEAVING:
             return
@@ -159,7 +159,7 @@ def chat(
                     remark(f"asked as: {posed.question}")
                 exchanges.append((line, _ask_one(answerer, posed.alone, current, as_json, line).text))
             except KeyboardInterrupt:
-                print()
+                say()
             except UsageError as error:
                 remark(f"lift: {error}")
 
@@ -281,17 +281,16 @@ def _ask_one(answerer: AnyAnswerer, question: str, context: str, as_json: bool, 
         return answer
     if sys.stdout.isatty():
         answer = answerer.ask(question, context, on_text=_print_piece)
-        print("" if answer.text else NO_ANSWER)
+        say("" if answer.text else NO_ANSWER)
     else:
         answer = answerer.ask(question, context)
-        print(answer.text or NO_ANSWER, flush=True)
+        say(answer.text or NO_ANSWER)
     print_support(answer)
     return answer
 
 
 def _print_piece(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    say(text, end="")
 
 
 def _obey(line: str, context: str) -> str:

@@ -24,7 +24,7 @@ from lift.cli.options import (
     parse_duration,
     read_documents,
 )
-from lift.cli.output import format_recall, format_seconds, print_facts, remark, write_json
+from lift.cli.output import format_recall, format_seconds, print_facts, remark, say, write_json
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _print(exported: Export, verification: Verification | None) -> None:
         facts += [(f"  {each.adapter}", _describe(each)) for each in verification.adapters]
     print_facts(facts)
     if verification is None:
-        print("\nHow to start: see README.md in it.")
+        say("\nHow to start: see README.md in it.")
 
 
 def _describe_conversion(found: Conversion) -> list[tuple[str, str]]:

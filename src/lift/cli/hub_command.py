@@ -8,7 +8,7 @@ import typer
 
 from lift.cli import progress
 from lift.cli.options import JsonOption, LibraryOption, MemoryModelOption
-from lift.cli.output import format_recall, write_json
+from lift.cli.output import format_recall, say, write_json
 
 _RepoArgument = Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the hub (HF_ENDPOINT).")]
 _PUSH_EPILOG = """\b
@@ -59,7 +59,7 @@ def push(
     if as_json:
         write_json({"name": name, "repo": repo, "commit": url})
     else:
-        print(f"pushed {name} to {url}")
+        say(f"pushed {name} to {url}")
 
 
 def pull(
@@ -84,7 +84,7 @@ def pull(
     if as_json:
         write_json({"name": memory.name, "repo": repo, "base": manifest.base.id, "title": manifest.title})
     else:
-        print(
+        say(
             f"pulled {memory.name}, a memory of {manifest.base.id}; recalled "
             f"{format_recall(manifest.recall.recalled, manifest.recall.probed)}"
         )

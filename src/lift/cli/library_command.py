@@ -22,9 +22,11 @@ from lift.cli.output import (
     print_forgotten,
     print_source,
     remark,
+    say,
     stdout,
     write_json,
 )
+from lift.cli.terminal_text import printable_line
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ def rename(
     if as_json:
         write_json({"old": old, "name": memory.name})
     else:
-        print(f"{old} is now {memory.name}")
+        say(f"{old} is now {memory.name}")
 
 
 def remove(
@@ -191,7 +193,7 @@ def remove(
     memories = MemoryLibrary(library)
     if not yes and not as_json and sys.stdin.isatty():
         what = f"the memory {names[0]!r}" if len(names) == 1 else f"{len(names)} memories ({', '.join(names)})"
-        if not typer.confirm(f"Delete {what} for good?", default=False, err=True):
+        if not typer.confirm(printable_line(f"Delete {what} for good?"), default=False, err=True):
             raise UsageError("nothing was removed")
     if everything:
         _erase(memories, names, as_json)
@@ -199,7 +201,7 @@ def remove(
     for name in names:
         memories.remove(name)
         if not as_json:
-            print(f"removed {name}")
+            say(f"removed {name}")
     if as_json:
         write_json({"removed": names})
 
@@ -346,7 +348,7 @@ def verify(
         for problem in problems:
             remark(f"lift: {problem}")
         if not problems:
-            print(f"{len(checked)} checked, all whole")
+            say(f"{len(checked)} checked, all whole")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""How results look: JSON for programs, tables and sentences for people."""
+"""How results look: JSON for programs, tables and sentences for people. Nothing else of the command line writes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from lift.cli.terminal_text import printable_json, printable_line, printable_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,27 +27,34 @@ _RELATIONS = {"supports": "supported by:", "found": "found in:", "related": "see
 
 def stdout() -> Console:
     """A console for results."""
-    from rich.console import Console
+    from lift.cli.safe_console import SafeConsole
 
-    return Console(highlight=False)
+    return SafeConsole(highlight=False)
 
 
 def stderr() -> Console:
     """A console for progress and remarks."""
-    from rich.console import Console
+    from lift.cli.safe_console import SafeConsole
 
-    return Console(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False)
+
+
+def say(text: str = "", end: str = "\n") -> None:
+    """Text on standard output, at once."""
+    sys.stdout.write(printable_text(text) + end)
+    sys.stdout.flush()
 
 
 def write_json(value: Any) -> None:
     """One JSON value as one line of standard output, at once."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(printable_json(json.dumps(value, ensure_ascii=False, allow_nan=False)) + "\n")
     sys.stdout.flush()
 
 
 def remark(text: str) -> None:
     """One line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(printable_line(text) + "\n")
+    sys.stderr.flush()
 
 
 def print_facts(facts: Iterable[tuple[str, str]], title: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from lift.cli.options import (
     LlamaServerOption,
     ModelOption,
 )
-from lift.cli.output import remark, write_json
+from lift.cli.output import remark, say, write_json
 from lift.errors import UsageError
 
 _NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
@@ -75,6 +76,9 @@ def serve(
     shutdown_s: Annotated[
         float, typer.Option("--shutdown-s", min=1, metavar="S", help="What running answers may take at the end.")
     ] = 20.0,
+    connections: Annotated[
+        int, typer.Option("--connections", min=16, metavar="N", help="Connections that may be open at once.")
+    ] = 1000,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option("--allowed-host", metavar="NAME", help="Another name the server goes by, as behind a proxy."),
@@ -123,6 +127,7 @@ def serve(
         concurrent=concurrent,
         answer_s=answer_s,
         shutdown_s=shutdown_s,
+        connections=connections,
     )
     settings.check()
     # what can be wrong with the command is said before torch and the model are loaded, which takes long
@@ -145,6 +150,7 @@ def serve(
         from lift.engines.served_model import ServedModel, opened_base
         from lift.jobs.supervisor import Supervisor
         from lift.server.app import create_app
+        from lift.server.connections import allow_open_files
         from lift.server.logs import log_to_stderr
         from lift.server.server_process import run_server
         from lift.serving.engine import Engine
@@ -152,6 +158,7 @@ def serve(
         with opened_base(model, computed_by, memories.root, on_progress=None if as_json else remark) as base:
             backend = base.backend(rows) if isinstance(base, ServedModel) else None
             lift_engine = Engine(base, memories, rows=rows, waiting=waiting, resident=resident, backend=backend)
+            settings = replace(settings, connections=allow_open_files(connections))
             app = create_app(lift_engine, store, Supervisor(store, memories.root, model), memories, settings)
             log_to_stderr()
             url = url_of(listener)
@@ -160,7 +167,7 @@ def serve(
                 if as_json:
                     write_json({"url": url, "library": str(memories.root), "model": base.id, "engine": engine})
                 else:
-                    print(f"serving {memories.root} at {url}; Ctrl-C stops", flush=True)
+                    say(f"serving {memories.root} at {url}; Ctrl-C stops")
 
             run_server(app, listener, ready)
 
@@ -175,5 +182,5 @@ def _make_key(name: str, scopes: str, key_file: Path | None, as_json: bool) -> N
     if as_json:
         write_json({"name": name, "scopes": wanted, "key": secret})
         return
-    print(secret)
+    say(secret)
     remark(f"the key of {name} ({', '.join(wanted)}); it is shown this once, {key_file} holds its hash alone")

@@ -21,6 +21,7 @@ from lift.errors import DocumentError
 
 _OPEN_FILES = 64
 _DEATH_SIGNAL_OPTION = 1  # PR_SET_PDEATHSIG
+_FORBIDDEN = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.")
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
     order: dict[str, Any] = json.loads(os.environ.pop(ORDER_VARIABLE))
     end_with_parent(order["parent"])
     limit_resources(order["memory_bytes"], order["processor_s"])
+    forbid_network()
     text = ""
     try:
         document = parse_document(sys.stdin.buffer.read(MAX_BYTES + 1), order["name"], order["title"], ocr=order["ocr"])
@@ -68,6 +70,16 @@ def limit_resources(memory_bytes: int, processor_s: float) -> None:
             resource.setrlimit(kind, (soft, hard))
         except (OSError, ValueError):
             continue  # macOS knows a limit of memory that it does not let anyone set
+
+
+def forbid_network() -> None:
+    """Let nothing in this process open a connection, look up a name or start a program, for good: no file needs it."""
+
+    def refuse(event: str, _arguments: object) -> None:
+        if event.startswith(_FORBIDDEN):
+            raise PermissionError(f"expected a file that asks for nothing, got one for which {event} was called")
+
+    sys.addaudithook(refuse)
 
 
 def end_with_parent(parent: int) -> None:

@@ -96,6 +96,11 @@ class LlamaCppServer:
                     f"{name} {found}; serve the base model of the memories there"
                 )
 
+    async def check_health(self) -> None:
+        """See TokenServer; an own one that has ended is started again by the next question, and is healthy so long."""
+        if self._process is None or self._process.is_running:
+            await self._server.get("/health")
+
     async def close(self) -> None:
         """See TokenServer."""
         try:

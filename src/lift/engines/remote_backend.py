@@ -114,6 +114,18 @@ class RemoteBackend:
         """See Backend."""
         self._server.check_memory(memory)
 
+    def check_reachable(self, timeout_s: float) -> None:
+        """See Backend; the server is asked."""
+        asking = self._connection.begin(self._server.check_health())
+        try:
+            asking.result(timeout_s)
+        except TimeoutError:
+            asking.cancel()
+            raise EngineError(
+                f"expected {self._server.name} at {self._server.url} to say within {timeout_s:g} s that it works, got "
+                "nothing; ask again later"
+            ) from None
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """See Backend."""

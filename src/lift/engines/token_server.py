@@ -61,6 +61,10 @@ class TokenServer(Protocol):
         """Reach it, and refuse a model whose tokens differ from the base model's; raises EngineError."""
         ...
 
+    async def check_health(self) -> None:
+        """Raise EngineError where it does not answer, or says that it is not ready."""
+        ...
+
     async def close(self) -> None:
         """Let go of it, and end what was started for it."""
         ...

@@ -95,6 +95,10 @@ class VllmServer:
                 "reads a text as other tokens; serve the base model of the memories there"
             )
 
+    async def check_health(self) -> None:
+        """See TokenServer."""
+        await self._http.get("/health")
+
     async def close(self) -> None:
         """See TokenServer; adapters stay loaded there, for the next start."""
         await self._http.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,16 +111,6 @@ def texts_field(values: Mapping[str, Any], name: str, path: str = "", least: int
         wanted = "at least one text and none blank" if least else "texts, none of them blank"
         raise FieldFault(path + name, f"expected {wanted}, got an empty one")
     return tuple(items)
-
-
-def objects_field(values: Mapping[str, Any], name: str, path: str = "") -> Sequence[dict[str, Any]]:
-    """The objects in the list `name`, at least one; raises FieldFault."""
-    value = _present(values, name, path)
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise FieldFault(path + name, f"expected a list of objects, got {type(value).__name__}")
-    if not value:
-        raise FieldFault(path + name, "expected at least one object, got an empty list")
-    return value
 
 
 def _present(values: Mapping[str, Any], name: str, path: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from lift.errors import JobError
 from lift.jobs.job import Job, JobEvent, JobEventDraft, StoredFile
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_S = 60.0
 _SCHEMA = """
 CREATE TABLE files (
@@ -29,7 +29,8 @@ CREATE TABLE files (
     bytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL,
     purpose TEXT NOT NULL,
-    created_at REAL NOT NULL
+    created_at REAL NOT NULL,
+    owner TEXT
 ) STRICT;
 CREATE TABLE jobs (
     place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -56,7 +57,8 @@ CREATE TABLE jobs (
     furthest REAL NOT NULL DEFAULT 0,
     furthest_before REAL NOT NULL DEFAULT 0,
     deaths INTEGER NOT NULL DEFAULT 0,
-    eta_s REAL
+    eta_s REAL,
+    owner TEXT
 ) STRICT;
 CREATE INDEX jobs_by_status ON jobs (status, priority DESC, queued_as);
 CREATE TABLE events (
@@ -88,6 +90,10 @@ class Database:
             if version == 0:
                 for statement in _SCHEMA.split(";"):
                     rows.execute(statement)
+                rows.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version == 1:  # which knew no owners
+                for table in ("files", "jobs"):
+                    rows.execute(f"ALTER TABLE {table} ADD COLUMN owner TEXT")
                 rows.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise JobError(
@@ -177,6 +183,7 @@ def job_of(row: sqlite3.Row) -> Job:
         progress=row["progress"],
         eta_s=row["eta_s"],
         cancelling=bool(row["cancelling"]),
+        owner=row["owner"],
     )
 
 
@@ -202,4 +209,5 @@ def file_of(row: sqlite3.Row) -> StoredFile:
         sha256=row["sha256"],
         purpose=row["purpose"],
         created_at=row["created_at"],
+        owner=row["owner"],
     )

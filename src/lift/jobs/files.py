@@ -53,6 +53,8 @@ class FileStore:
         content: bytes | Iterable[bytes],
         max_bytes: int,
         max_stored_bytes: int | None = None,
+        *,
+        owner: str | None = None,
     ) -> StoredFile:
         """Keep a file, on the disk when this returns.
 
@@ -66,7 +68,7 @@ class FileStore:
         try:
             size, digest = _write(descriptor, [content] if isinstance(content, bytes) else content, max_bytes)
             file = StoredFile(
-                f"file-{secrets.token_hex(12)}", _label(name), size, digest, storable(purpose), time.time()
+                f"file-{secrets.token_hex(12)}", _label(name), size, digest, storable(purpose), time.time(), owner
             )
             with self._database.writing() as rows:
                 if max_stored_bytes is not None:
@@ -74,8 +76,9 @@ class FileStore:
                 os.rename(temporary, self._files / file.id)
                 sync_directory(self._files)
                 rows.execute(
-                    "INSERT INTO files (id, name, bytes, sha256, purpose, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-                    (file.id, file.name, file.bytes, file.sha256, file.purpose, file.created_at),
+                    "INSERT INTO files (id, name, bytes, sha256, purpose, created_at, owner)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (file.id, file.name, file.bytes, file.sha256, file.purpose, file.created_at, file.owner),
                 )
         except OSError as error:
             raise JobError(f"the file {name!r} cannot be kept ({error}); make room, then try again") from error
@@ -85,16 +88,17 @@ class FileStore:
             os.close(descriptor)
         return file
 
-    def file(self, file_id: str) -> StoredFile:
-        """The file of that id; raises UnknownJobError."""
+    def file(self, file_id: str, owner: str | None = None) -> StoredFile:
+        """The file of that id; raises UnknownJobError, also where it is not that `owner`'s, if one is given."""
         found = self._database.rows("SELECT * FROM files WHERE id = ?", (file_id,))
-        if not found:
+        if not found or owner not in (None, found[0]["owner"]):
             raise UnknownJobError(f"expected the id of an uploaded file, got {file_id!r}; see the list of files")
         return file_of(found[0])
 
-    def files(self) -> list[StoredFile]:
-        """All files, the newest first."""
-        return [file_of(row) for row in self._database.rows("SELECT * FROM files ORDER BY rowid DESC")]
+    def files(self, owner: str | None = None) -> list[StoredFile]:
+        """All files, or those of one owner, the newest first."""
+        question = "SELECT * FROM files WHERE ?1 IS NULL OR owner = ?1 ORDER BY rowid DESC"
+        return [file_of(row) for row in self._database.rows(question, (owner,))]
 
     def file_path(self, file_id: str) -> Path:
         """Where its bytes are, to be read only; raises UnknownJobError."""

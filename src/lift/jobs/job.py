@@ -12,7 +12,10 @@ Level = Literal["info", "warn", "error"]
 
 @dataclass(frozen=True)
 class StoredFile:
-    """An uploaded file that is wholly there. `name` is what its owner calls it, and never a path."""
+    """An uploaded file that is wholly there. `name` is what its owner calls it, and never a path.
+
+    `owner`: the name of the key that it was uploaded with, None without keys.
+    """
 
     id: str
     name: str
@@ -20,6 +23,7 @@ class StoredFile:
     sha256: str
     purpose: str
     created_at: float
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Job:
     `name` is the memory's wanted name (None: made of the title), `memory` the one that it got. `attempt` counts how
     often it was begun. `progress` is the share of the training that is done, 0 to 1, and `eta_s` what is left of it.
     `trained_tokens` are those that were trained for the memory, 0 where it was there already. While `cancelling`, a
-    running job has been asked to stop.
+    running job has been asked to stop. `owner` as for StoredFile.
     """
 
     id: str
@@ -51,6 +55,7 @@ class Job:
     progress: float
     eta_s: float | None
     cancelling: bool
+    owner: str | None = None
 
     @property
     def ended(self) -> bool:

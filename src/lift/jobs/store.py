@@ -81,6 +81,7 @@ class JobStore(FileStore):
         overrides: Sequence[str] = (),
         budget_s: float | None = None,
         priority: int = 0,
+        owner: str | None = None,
     ) -> Job:
         """Put a job at the end of those of its priority; of two jobs the one of the higher `priority` comes first.
 
@@ -97,15 +98,17 @@ class JobStore(FileStore):
         _check_priority(priority)
         title = storable(title).strip()[:_TITLE_CHARS] or None if title is not None else None
         job_id = f"ftjob-{secrets.token_hex(12)}"
-        order = (job_id, file_id, title, name, recipe, json.dumps(list(overrides)), budget_s, priority, time.time())
+        overrides_json = json.dumps(list(overrides))
+        order = (job_id, file_id, title, name, recipe, overrides_json, budget_s, priority, time.time(), owner)
         with self._database.writing() as rows:
-            if not rows.execute("SELECT 1 FROM files WHERE id = ?", (file_id,)).fetchone():
+            known = "SELECT 1 FROM files WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)"
+            if not rows.execute(known, (file_id, owner)).fetchone():
                 raise UnknownJobError(
                     f"expected the id of an uploaded file, got {file_id!r}; upload the document first"
                 )
             rows.execute(
-                "INSERT INTO jobs (id, file_id, title, name, recipe, overrides, budget_s, priority, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, file_id, title, name, recipe, overrides, budget_s, priority, created_at, owner)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 order,
             )
             number = tell(rows, job_id, JobEventDraft("queued", "the job waits for its turn", {"priority": priority}))
@@ -145,23 +148,21 @@ class JobStore(FileStore):
         """Leave nothing in the database of what was deleted from it."""
         self._database.compact()
 
-    def job(self, job_id: str) -> Job:
-        """The job as it is now."""
+    def job(self, job_id: str, owner: str | None = None) -> Job:
+        """The job as it is now; where an `owner` is given, one of another's is unknown."""
         found = self._database.rows("SELECT * FROM jobs WHERE id = ?", (job_id,))
-        if not found:
+        if not found or owner not in (None, found[0]["owner"]):
             raise _unknown(job_id)
         return job_of(found[0])
 
-    def jobs(self, limit: int | None = None, after: str | None = None) -> list[Job]:
-        """The jobs, the newest first: at most `limit`, those that come after the job `after`."""
+    def jobs(self, limit: int | None = None, after: str | None = None, owner: str | None = None) -> list[Job]:
+        """The jobs, or those of one owner, the newest first: at most `limit`, those that come after the job `after`."""
         place = math.inf
         if after is not None:
-            found = self._database.rows("SELECT place FROM jobs WHERE id = ?", (after,))
-            if not found:
-                raise _unknown(after)
-            place = found[0]["place"]
-        question = "SELECT * FROM jobs WHERE place < ? ORDER BY place DESC LIMIT ?"
-        return [job_of(row) for row in self._database.rows(question, (place, _limit(limit)))]
+            self.job(after, owner)
+            place = self._database.rows("SELECT place FROM jobs WHERE id = ?", (after,))[0]["place"]
+        question = "SELECT * FROM jobs WHERE place < ?1 AND (?3 IS NULL OR owner = ?3) ORDER BY place DESC LIMIT ?2"
+        return [job_of(row) for row in self._database.rows(question, (place, _limit(limit), owner))]
 
     def events(self, job_id: str | None = None, after_number: int = 0, limit: int | None = None) -> list[JobEvent]:
         """What happened to one job, or to all, behind the event `after_number`, in order; at most `limit` events.

@@ -37,6 +37,18 @@ def parts_of(request: Request) -> Parts:
     return parts
 
 
+def owner_of(request: Request) -> str | None:
+    """Whose files and jobs this caller sees: those of its key's name; all of them without keys, and for admins."""
+    caller: Key | None = request.state.caller
+    return None if caller is None or caller.may("admin") else caller.name
+
+
+def key_name(request: Request) -> str | None:
+    """The name of the caller's key, None without keys."""
+    caller: Key | None = request.state.caller
+    return None if caller is None else caller.name
+
+
 def needs(scope: str) -> Any:
     """A dependency of routes: the caller's key must hold `scope`, where the server wants keys."""
 

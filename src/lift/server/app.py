@@ -68,6 +68,7 @@ def create_app(
     )
     app.state.parts = parts
     app.state.planner = plan_api.Planner()
+    app.state.probe = probes.ReadinessProbe(parts)
     for module in (
         openai_models,
         openai_answers,

@@ -36,11 +36,13 @@ _SAFE_METHODS = frozenset(["GET", "HEAD", "OPTIONS"])
 _METHODS = _SAFE_METHODS | {"POST", "PATCH", "DELETE", "PUT"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
@@ -79,7 +81,7 @@ class Guard:
             await JSONResponse(fault_body(passage.request_id), 500)(scope, receive, passage.send)
         finally:
             if caller is not None:
-                self._limits.leave(caller)
+                self._limits.leave(caller, time.monotonic() - passage.begun)
             self._tell(scope, passage)
 
     def _admit(self, scope: Scope, passage: _Passage) -> Key | None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from lift.errors import UnknownJobError
 from lift.jobs.job import Job, Level, Status
-from lift.server.access import Parts, needs, parts_of
+from lift.server.access import Parts, needs, owner_of, parts_of
 from lift.server.bodies import Body
 from lift.server.event_stream import EVENT_SCHEMA, KEEP_ALIVE, EventStream, event
 from lift.server.failures import documented
@@ -87,28 +87,28 @@ class Priority(Body):
 def list_jobs(
     request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> JobLines:
-    """The jobs, the newest first."""
+    """The caller's jobs, the newest first; an admin sees all."""
     store = parts_of(request).store
-    found = store.jobs(limit=limit + 1, after=after)
+    found = store.jobs(limit=limit + 1, after=after, owner=owner_of(request))
     return JobLines(data=[_line(parts_of(request), job) for job in found[:limit]], has_more=len(found) > limit)
 
 
 @router.get("/api/jobs/{job_id}", dependencies=[needs("read")])
 def show_job(request: Request, job_id: JobId) -> JobLine:
     """One job as it is now."""
-    return _line(parts_of(request), parts_of(request).store.job(job_id))
+    return _line(parts_of(request), _own(request, job_id))
 
 
 @router.post("/api/jobs/{job_id}/cancel", dependencies=[needs("absorb")])
 def cancel_job(request: Request, job_id: JobId) -> JobLine:
     """End a job; what was trained is kept for another try."""
-    return _line(parts_of(request), parts_of(request).store.cancel(job_id))
+    return _line(parts_of(request), parts_of(request).store.cancel(_own(request, job_id).id))
 
 
 @router.post("/api/jobs/{job_id}/retry", dependencies=[needs("absorb")])
 def retry_job(request: Request, job_id: JobId) -> JobLine:
     """Put a job that failed or was cancelled back into the queue."""
-    return _line(parts_of(request), parts_of(request).store.retry(job_id))
+    return _line(parts_of(request), parts_of(request).store.retry(_own(request, job_id).id))
 
 
 @router.patch("/api/jobs/{job_id}", dependencies=[needs("admin")])
@@ -131,7 +131,7 @@ async def follow_job(
 ) -> EventStream:
     """Everything that happens to a job, from its beginning or from where the reader was, until it ends."""
     parts = parts_of(request)
-    await run_in_threadpool(parts.store.job, job_id)
+    await run_in_threadpool(_own, request, job_id)
     return EventStream(_events(parts, job_id, _number(last_event_id)))
 
 
@@ -155,6 +155,11 @@ async def _events(parts: Parts, job_id: str, last: int) -> AsyncIterator[str]:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
+def _own(request: Request, job_id: str) -> Job:
+    """The job, where it is the caller's; raises UnknownJobError."""
+    return parts_of(request).store.job(job_id, owner_of(request))
+
+
 def _number(last_event_id: str | None) -> int:
     """Where to go on; whatever is no number of ours means from the beginning."""
     if last_event_id is None or not (last_event_id.isascii() and last_event_id.isdigit()):
@@ -170,4 +175,5 @@ def _line(parts: Parts, job: Job) -> JobLine:
         except UnknownJobError:
             # the file of a job that has ended may be deleted
             title = job.name or job.file_id
-    return JobLine.model_validate({**asdict(job), "overrides": list(job.overrides), "title": title})
+    told = {name: value for name, value in asdict(job).items() if name != "owner"}
+    return JobLine.model_validate({**told, "overrides": list(job.overrides), "title": title})

@@ -24,7 +24,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # in ASCII: no byte of a log steers a terminal that shows it
 
 
 def log_to_stderr() -> None:

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse
 
 from lift.documents.read import HEAD_BYTES, check_readable
 from lift.jobs.job import StoredFile
-from lift.server.access import needs, parts_of
+from lift.server.access import key_name, needs, owner_of, parts_of
 from lift.server.failures import Refusal, documented
 from lift.server.openai_models import Deleted
 
@@ -73,7 +73,9 @@ def upload(
     check_readable(content.read(HEAD_BYTES), name, size_bytes)
     content.seek(0)
     store = parts_of(request).store
-    stored = store.add_file(name, purpose, _chunks(content), largest, settings.max_stored_bytes)
+    stored = store.add_file(
+        name, purpose, _chunks(content), largest, settings.max_stored_bytes, owner=key_name(request)
+    )
     # who uploads a document mostly asks next what absorbing it would take
     after.add_task(request.app.state.planner.start)
     return _object(stored)
@@ -87,8 +89,8 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> FileList:
-    """The files, the newest first."""
-    found = parts_of(request).store.files()
+    """The caller's files, the newest first; an admin sees all."""
+    found = parts_of(request).store.files(owner_of(request))
     if order == "asc":
         found.reverse()
     found = [file for file in found if purpose is None or file.purpose == purpose]
@@ -109,7 +111,7 @@ def list_files(
 @router.get("/v1/files/{file_id}", dependencies=[needs("read")])
 def get_file(request: Request, file_id: FileId) -> FileObject:
     """One file's record."""
-    return _object(parts_of(request).store.file(file_id))
+    return _object(parts_of(request).store.file(file_id, owner_of(request)))
 
 
 @router.get(
@@ -118,15 +120,15 @@ def get_file(request: Request, file_id: FileId) -> FileObject:
 def get_content(request: Request, file_id: FileId) -> FileResponse:
     """The bytes, to be saved and never shown: they are somebody's document."""
     store = parts_of(request).store
-    return FileResponse(
-        store.file_path(file_id), media_type="application/octet-stream", filename=store.file(file_id).name
-    )
+    file = store.file(file_id, owner_of(request))
+    return FileResponse(store.file_path(file.id), media_type="application/octet-stream", filename=file.name)
 
 
 @router.delete("/v1/files/{file_id}", dependencies=[needs("absorb")])
 def delete_file(request: Request, file_id: FileId) -> Deleted:
     """Delete a file that no unfinished job needs."""
-    parts_of(request).store.remove_file(file_id)
+    store = parts_of(request).store
+    store.remove_file(store.file(file_id, owner_of(request)).id)
     return Deleted(id=file_id, object="file")
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 
 from lift.jobs.job import Job, JobEvent, Status
-from lift.server.access import Parts, check_scope, needs, parts_of
+from lift.server.access import Parts, check_scope, key_name, needs, owner_of, parts_of
 from lift.server.bodies import Body
 from lift.server.failures import Refusal, documented
 from lift.server.model_names import base_name, unknown_model
@@ -127,14 +127,16 @@ def create_job(request: Request, body: JobBody) -> FineTuningJob:
     priority = int(_number(metadata, "priority") or 0)
     if priority:  # who may not reorder the queue may not push in either
         check_scope(request, "admin")
+    file = parts.store.file(body.training_file, owner_of(request))
     job = parts.store.create(
-        body.training_file,
+        file.id,
         title=metadata.get("title"),
         name=body.suffix,
         recipe=metadata.get("recipe", "default"),
         overrides=_overrides(body),
         budget_s=_number(metadata, "budget_s"),
         priority=priority,
+        owner=key_name(request),
     )
     return _object(parts, job)
 
@@ -145,9 +147,9 @@ def list_jobs(
     after: Annotated[str | None, Query(description="The id that the last page ended with.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> JobList:
-    """The jobs, the newest first."""
+    """The caller's jobs, the newest first; an admin sees all."""
     parts = parts_of(request)
-    found = parts.store.jobs(limit=limit + 1, after=after)
+    found = parts.store.jobs(limit=limit + 1, after=after, owner=owner_of(request))
     return JobList(data=[_object(parts, job) for job in found[:limit]], has_more=len(found) > limit)
 
 
@@ -155,7 +157,7 @@ def list_jobs(
 def get_job(request: Request, job_id: JobId) -> FineTuningJob:
     """One job as it is now."""
     parts = parts_of(request)
-    return _object(parts, parts.store.job(job_id))
+    return _object(parts, parts.store.job(job_id, owner_of(request)))
 
 
 @router.get("/v1/fine_tuning/jobs/{job_id}/events", dependencies=[needs("read")])
@@ -166,7 +168,8 @@ def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> EventList:
     """What happened to a job, the newest first."""
-    events = parts_of(request).store.events(job_id)[::-1]
+    store = parts_of(request).store
+    events = store.events(store.job(job_id, owner_of(request)).id)[::-1]
     found = [_event(each) for each in events]
     if after is not None:
         ids = [each.id for each in found]
@@ -180,7 +183,7 @@ def list_events(
 def cancel_job(request: Request, job_id: JobId) -> FineTuningJob:
     """End a job; what was trained is kept for another try."""
     parts = parts_of(request)
-    return _object(parts, parts.store.cancel(job_id))
+    return _object(parts, parts.store.cancel(parts.store.job(job_id, owner_of(request)).id))
 
 
 def _overrides(body: JobBody) -> list[str]:

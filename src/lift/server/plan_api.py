@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from lift.absorbing.plan import Plan
 from lift.jobs.job import Job
 from lift.jobs.store import JobStore
 from lift.recipes.recipe import recipe_names
-from lift.server.access import Parts, needs, parts_of
+from lift.server.access import Parts, needs, owner_of, parts_of
 from lift.server.bodies import Body
 from lift.server.callers import while_there
 from lift.server.failures import Refusal, documented
@@ -27,7 +28,7 @@ from lift.server.failures import Refusal, documented
 router = APIRouter(tags=["plan"], responses=documented(400, 401, 403, 404, 413, 429, 504))
 _logger = logging.getLogger("lift.server")
 _MOST_WAITING = 4
-_RETRY_S = 10.0
+_FIRST_GUESS_S = 10.0  # how long a plan takes, before any was made
 _PLAN_S = 600.0  # of one plan, at most
 # A process that has made a plan is kept so long for the next one, with the model in its memory.
 _KEPT_S = 120.0
@@ -68,6 +69,7 @@ class Planner:
         self._turn = asyncio.Lock()
         self._starting = asyncio.Lock()
         self._waiting = 0
+        self._usual_s = _FIRST_GUESS_S
         self._kept_s = kept_s
         self._process: asyncio.subprocess.Process | None = None
         self._ending: asyncio.TimerHandle | None = None
@@ -90,11 +92,15 @@ class Planner:
     async def plan(self, order: dict[str, Any], limit_s: float) -> dict[str, Any]:
         """The answer of plan_process; raises Refusal where too many wait, or it takes longer than `limit_s`."""
         if self._waiting >= _MOST_WAITING:
-            raise Refusal(429, "other plans are being made; ask again in a moment", code="busy", retry_after_s=_RETRY_S)
+            message = "other plans are being made; ask again in a moment"
+            raise Refusal(429, message, code="busy", retry_after_s=self._usual_s)
         self._waiting += 1
         try:
             async with asyncio.timeout(limit_s), self._turn:
-                return await self._exchange(order)
+                begun = time.monotonic()
+                said = await self._exchange(order)
+                self._usual_s = time.monotonic() - begun
+                return said
         except TimeoutError:
             raise Refusal(
                 504, f"the plan was not made within {limit_s:.0f} s; give a shorter text", code="timeout"
@@ -154,7 +160,7 @@ async def make_plan(request: Request, body: PlanBody) -> PlanLine:
     parts = parts_of(request)
     if body.recipe not in recipe_names():
         raise Refusal(400, f"expected a recipe of {', '.join(recipe_names())}", code="invalid_value", param="recipe")
-    order = await run_in_threadpool(_order, parts, body)
+    order = await run_in_threadpool(_order, parts, body, owner_of(request))
     planner: Planner = request.app.state.planner
     await planner.start()
     known, timing = await run_in_threadpool(_known_speed, planner.speeds, parts.store, body.recipe)
@@ -168,8 +174,8 @@ async def make_plan(request: Request, body: PlanBody) -> PlanLine:
     return PlanLine(**made, timing=timing)
 
 
-def _order(parts: Parts, body: PlanBody) -> dict[str, Any]:
-    file = parts.store.file(body.file_id)
+def _order(parts: Parts, body: PlanBody, owner: str | None) -> dict[str, Any]:
+    file = parts.store.file(body.file_id, owner)
     return {
         "path": str(parts.store.file_path(file.id)),
         "name": file.name,

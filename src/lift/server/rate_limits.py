@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from lift.server.keys import Key
 
+_LEAST_RETRY_S = 1.0
+_LATEST_SHARE = 0.2  # of the latest request in what is usual
+
 
 @dataclass(frozen=True)
 class TooMuch(Exception):
@@ -31,6 +34,7 @@ class RateLimits:
         self._now = now
         self._left: dict[str, tuple[float, float]] = {}
         self._running: Counter[str] = Counter()
+        self._usual_s: dict[str, float] = {}  # how long the latest requests of a key took
 
     def enter(self, key: Key) -> None:
         """Count a request that begins; raises TooMuch, and then counts nothing."""
@@ -39,7 +43,7 @@ class RateLimits:
             raise TooMuch(
                 f"the key {key.name!r} may have {at_once} requests running at once, and has; wait for one to end",
                 "too_many_at_once",
-                1.0,
+                max(self._usual_s.get(key.name, 0.0) / at_once, _LEAST_RETRY_S),
             )
         per_minute = key.requests_per_minute or self._per_minute
         now = self._now()
@@ -54,6 +58,8 @@ class RateLimits:
         self._left[key.name] = (left - 1, now)
         self._running[key.name] += 1
 
-    def leave(self, key: Key) -> None:
-        """Count a request that has ended, its answer sent whole or not."""
+    def leave(self, key: Key, seconds: float) -> None:
+        """Count a request that has ended after so many seconds, its answer sent whole or not."""
         self._running[key.name] -= 1
+        usual_s = self._usual_s.get(key.name, seconds)
+        self._usual_s[key.name] = usual_s + _LATEST_SHARE * (seconds - usual_s)

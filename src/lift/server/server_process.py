@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from lift.server.access import Parts
+from lift.server.connections import BoundedConnection
 
-_KEEP_ALIVE_S = 30
+# Connections that are waited for in the kernel, and taken at one go.
+_BACKLOG = 128
 
 
 class _Server(uvicorn.Server):
@@ -42,7 +47,7 @@ def run_server(app: FastAPI, listener: socket.socket, on_ready: Callable[[], Non
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves `app`: it logs nothing of requests, trusts no proxy, and tells nobody what it is."""
+    """How uvicorn serves `app`: with bounded waits; it logs no request, trusts no proxy, and says not what it is."""
     parts: Parts = app.state.parts
     return uvicorn.Config(
         app,
@@ -52,6 +57,8 @@ def server_config(app: FastAPI) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        backlog=_BACKLOG,
+        http=cast(type[asyncio.Protocol], partial(BoundedConnection, settings=parts.settings)),
+        timeout_keep_alive=cast(int, parts.settings.idle_s),
         timeout_graceful_shutdown=max(1, round(parts.settings.shutdown_s)),
     )

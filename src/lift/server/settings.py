@@ -19,7 +19,9 @@ class ServerSettings:
     other servers that may call it from a browser. `requests_per_minute` and `concurrent`: what a key may do whose own
     line says nothing else. `max_upload_bytes` bounds a document, `max_stored_bytes` all that are kept. `answer_s`
     bounds an answer, its waiting included; `shutdown_s` is how long running answers may take when the server is asked
-    to stop.
+    to stop. `connections` may be open at once. A request's header has to come within `header_s`, `body_silence_s` pass
+    at most without some of its body; a connection without requests ends after `idle_s`, and so does one whose reader
+    takes nothing for `write_silence_s`.
     """
 
     model: str = "smollm2"
@@ -35,6 +37,11 @@ class ServerSettings:
     concurrent: int = 64
     answer_s: float = 300.0
     shutdown_s: float = 20.0
+    connections: int = 1000
+    header_s: float = 15.0
+    body_silence_s: float = 30.0
+    idle_s: float = 30.0
+    write_silence_s: float = 60.0
 
     @property
     def on_loopback(self) -> bool:

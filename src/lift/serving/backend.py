@@ -59,6 +59,10 @@ class Backend(Protocol):
         """Raise a LiftError where this memory can never answer here; from any thread."""
         ...
 
+    def check_reachable(self, timeout_s: float) -> None:
+        """Raise EngineError where what computes does not say within so many seconds that it can; from any thread."""
+        ...
+
     def opened(self) -> AbstractContextManager[object]:
         """As long as the block lasts, the model is this backend's."""
         ...
@@ -134,6 +138,9 @@ class LocalBackend:
 
     def check_memory(self, memory: StoredMemory) -> None:
         """Every memory of the base model answers."""
+
+    def check_reachable(self, timeout_s: float) -> None:
+        """The model is in this process."""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:

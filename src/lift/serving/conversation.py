@@ -9,6 +9,7 @@ model is a memory of nothing.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -17,16 +18,18 @@ from lift.adapters.resident import Load
 from lift.answering.answer import Answer
 from lift.answering.answerer import reader_adapter, stored_adapter, strategies_of
 from lift.answering.follow_up import PosedQuestion, pose_question
-from lift.answering.steps import ModelRequest
+from lift.answering.steps import MOST_CHARS_A_TOKEN, ModelRequest
 from lift.answering.strategies import MAX_CITED_TOKENS, AnsweringAdapters, Strategies
 from lift.documents.document import Document
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
+from lift.models.control_tokens import content_ids
 from lift.models.template_text import TemplateQuotes
 from lift.packing.prompts import PLAIN_FORM, dialogue_ids, user_text
 from lift.serving.request import Message, Request
 
 _Turn = tuple[str, str]  # role, text
+_JOINED_TOKENS = 2  # of a turn, at most, that are one with what the template puts around it
 
 
 class Dialogue:
@@ -43,6 +46,7 @@ class Dialogue:
         self._system = [(message.role, message.content) for message in messages if message.role == "system"]
         self._turns = [(message.role, message.content) for message in messages[:-1] if message.role != "system"]
         self.posed = pose_question(_exchanges(self._turns), messages[-1].content)
+        self._counted: dict[str, int] = {}  # tokens of what turns say
         self._leaves_turns = self.posed.is_complete and self.posed.question != messages[-1].content
 
     def ids(self, question: str, text: str | None) -> list[int]:
@@ -52,15 +56,40 @@ class Dialogue:
         """
         turns: list[_Turn] = [] if self._leaves_turns else self._turns
         question = self.posed.question + question.removeprefix(self.posed.searched)
-        last, dropped = ("user", user_text(question, text)), 0
+        last = ("user", user_text(question, text))
+        kept = self._kept_turns(turns, last)
+        dropped, turns = len(turns) - len(kept), kept
         while True:
             ids = dialogue_ids(self._tokenizer, [*self._system, *turns, last])
             if len(ids) <= self._limit_tokens or not turns:
                 self.dropped_turns = max(self.dropped_turns, dropped)
                 return ids
             # a dialogue begins with the user, so an answer goes with its question
-            fewer = next((index for index in range(1, len(turns)) if turns[index][0] == "user"), len(turns))
+            fewer = _next_user_turn(turns, 1)
             turns, dropped = turns[fewer:], dropped + fewer
+
+    def _kept_turns(self, turns: Sequence[_Turn], last: _Turn) -> list[_Turn]:
+        """The latest turns that may fit beside the last one, each tokenised once; a rendered prompt tells whether."""
+        room_tokens = self._limit_tokens - sum(map(self._least_tokens, [*self._system, last]))
+        start = len(turns)
+        while start > 0 and room_tokens >= 0:
+            start -= 1
+            room_tokens -= self._least_tokens(turns[start])
+        return [*turns[start if start == 0 and room_tokens >= 0 else _next_user_turn(turns, start + 1) :]]
+
+    def _least_tokens(self, turn: _Turn) -> int:
+        """The least that a turn takes in a prompt; one that is too long by its characters is not tokenised."""
+        said = turn[1].strip()
+        if len(said) > MOST_CHARS_A_TOKEN * self._limit_tokens:
+            return self._limit_tokens + 1
+        if said not in self._counted:
+            self._counted[said] = max(0, len(content_ids(self._tokenizer, said)) - _JOINED_TOKENS)
+        return self._counted[said]
+
+
+def _next_user_turn(turns: Sequence[_Turn], start: int) -> int:
+    """The first place from `start` on where the user speaks; behind the last turn where there is none."""
+    return next((index for index in range(start, len(turns)) if turns[index][0] == "user"), len(turns))
 
 
 def _exchanges(turns: Sequence[_Turn]) -> list[tuple[str, str]]:
@@ -139,11 +168,15 @@ class Conversation:
 
 
 class Conversations:
-    """Begins conversations on a base model, and keeps the documents of the `kept` memories used last ready."""
+    """Begins conversations on a base model, and keeps the documents of the `kept` memories used last ready.
+
+    From any thread, but of one memory from one thread at a time.
+    """
 
     def __init__(self, base: BaseModel, kept: int) -> None:
         self._base = base
         self._kept = kept
+        self._lock = threading.Lock()
         self._strategies: OrderedDict[tuple[str | None, ...], Strategies] = OrderedDict()  # the longest unused first
         self._bare = Strategies(base, Document("", "", ""), (), AnsweringAdapters())
 
@@ -172,14 +205,18 @@ class Conversations:
 
     def forget(self, name: str) -> None:
         """Let go of the document of the memory that was called so."""
-        for known in [known for known in self._strategies if known[0] == name]:
-            del self._strategies[known]
+        with self._lock:
+            for known in [known for known in self._strategies if known[0] == name]:
+                del self._strategies[known]
 
     def _of(self, memory: StoredMemory, key: str, reader: str | None) -> Strategies:
         known = (memory.name, key, reader, memory.manifest.document.sha256)
-        if known not in self._strategies:
-            self._strategies[known] = strategies_of(memory, self._base, PLAIN_FORM, key, reader)
-        self._strategies.move_to_end(known)
-        while len(self._strategies) > self._kept:
-            self._strategies.popitem(last=False)
-        return self._strategies[known]
+        with self._lock:
+            strategies = self._strategies.pop(known, None)
+        if strategies is None:  # a long document takes seconds, which others do not wait for
+            strategies = strategies_of(memory, self._base, PLAIN_FORM, key, reader)
+        with self._lock:
+            self._strategies[known] = strategies
+            while len(self._strategies) > self._kept:
+                self._strategies.popitem(last=False)
+        return strategies

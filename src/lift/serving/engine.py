@@ -1,7 +1,8 @@
 """The engine: one thread owns the backend, takes requests from a fair queue, and runs them all in one batch.
 
-Each engine step takes waiting requests as far as there is room, gives every running row one token, and settles
-what has ended. What goes wrong with one question ends that question alone.
+Requests are prepared by threads beside it (preparation.py), so that no answer waits while a long text is tokenised.
+Each engine step takes prepared requests as far as there is room, gives every running row one token, and settles what
+has ended. What goes wrong with one question ends that question alone.
 """
 
 from __future__ import annotations
@@ -9,17 +10,22 @@ from __future__ import annotations
 import threading
 
 from lift.answering.answerer import stored_adapter
+from lift.answering.steps import check_prompt_chars
 from lift.errors import EngineClosed, LiftError, UsageError
 from lift.memories.library import MemoryLibrary
 from lift.models.base_model import BaseModel
 from lift.serving.backend import Backend, LocalBackend
+from lift.serving.conversation import Conversations
 from lift.serving.engine_loop import COUNTED, EngineLoop
 from lift.serving.fair_queue import FairQueue
+from lift.serving.preparation import Preparation
 from lift.serving.request import Request, check_request
 from lift.serving.request_handle import RequestHandle
 from lift.serving.running_request import QueuedRequest
 
 _ROWS_OF_A_QUESTION = 2  # that it reads and recalls, or answers and cites, at a time
+_READY_DOCUMENTS = 64
+_LOOK_EVERY_S = 0.1  # whether one that is being prepared is late by now
 
 
 class Engine:
@@ -53,7 +59,17 @@ class Engine:
         self._waiting: FairQueue[QueuedRequest] = FairQueue(waiting)
         self._counts = dict.fromkeys(COUNTED, 0)
         self._backend = backend if backend is not None else LocalBackend(base, rows)
-        self._loop = EngineLoop(base, self._backend, self._changed, self._waiting, self._counts, resident=resident)
+        conversations = Conversations(base, max(resident, _READY_DOCUMENTS))
+        self._preparation = Preparation(conversations.begin, self._changed, self._waiting)
+        self._loop = EngineLoop(
+            base,
+            self._backend,
+            self._changed,
+            self._waiting,
+            self._counts,
+            resident=resident,
+            forget=conversations.forget,
+        )
         self._closing = False
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -63,11 +79,16 @@ class Engine:
         """Whether questions are answered."""
         return self._thread is not None and self._thread.is_alive() and not self._closing
 
+    def check_reachable(self, timeout_s: float) -> None:
+        """Raise EngineError where what computes the answers cannot be reached within so many seconds."""
+        self._backend.check_reachable(timeout_s)
+
     def start(self) -> None:
         """Begin to answer; raises EngineClosed where it was started before."""
         if self._thread is not None:
             raise EngineClosed("expected an engine that was not started before; make another one")
         self._thread = threading.Thread(target=self._run, name="lift-engine", daemon=True)
+        self._preparation.start()
         self._thread.start()
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -87,6 +108,7 @@ class Engine:
         WrongBaseModelError for one of other weights, QueueFull where too many wait, EngineClosed where nobody answers.
         """
         check_request(request)
+        check_prompt_chars(len(request.kept_text), self.base.window_tokens)
         memory = None
         if request.memory is not None:
             memory = self.library[request.memory]
@@ -138,11 +160,18 @@ class Engine:
                 handle.finish(
                     EngineClosed(f"expected an answer, got an engine that ended ({self._failure}); ask later")
                 )
+            self._preparation.close()
 
     def _wait(self) -> bool:
         """Wait for something to do, and leave the model to others meanwhile; False where there is nothing to come."""
-        if self._loop.busy or (len(self._waiting) > 0 and not self._backend.is_wanted):
+        if self._loop.busy:
             return True
+        with self._changed:
+            if self._loop.has_work and not self._backend.is_wanted:
+                return True
         with self._backend.released(), self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) > 0 or self._closing)
-            return len(self._waiting) > 0 or not self._closing
+            while not self._loop.has_work:
+                if self._closing and len(self._waiting) == 0:
+                    return False
+                self._changed.wait(_LOOK_EVERY_S if len(self._waiting) > 0 else None)
+            return True

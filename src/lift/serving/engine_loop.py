@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,7 +10,6 @@ from lift.answering.answer import Answer
 from lift.inference.scheduler import SequenceState, StepOutput
 from lift.models.base_model import BaseModel
 from lift.serving.backend import Backend
-from lift.serving.conversation import Conversations
 from lift.serving.fair_queue import FairQueue
 from lift.serving.request import FinishReason
 from lift.serving.request_handle import RequestHandle
@@ -28,12 +26,13 @@ COUNTED = (
     "generated_tokens",
     "steps",
 )
-_PREPARING_S = 0.05  # that running rows wait for questions to be prepared, one document aside
-_READY_DOCUMENTS = 64
 
 
 class EngineLoop:
-    """The loop of the engine's thread. `changed` guards `waiting` and `counts`, which other threads use too."""
+    """The loop of the engine's thread. `changed` guards `waiting` and `counts`, which other threads use too.
+
+    `forget`: lets go of what is kept of a memory's document, by its name.
+    """
 
     def __init__(
         self,
@@ -44,6 +43,7 @@ class EngineLoop:
         counts: dict[str, int],
         *,
         resident: int,
+        forget: Callable[[str], None],
     ) -> None:
         self._base = base
         self._backend = backend
@@ -51,7 +51,7 @@ class EngineLoop:
         self._waiting = waiting
         self._counts = counts
         self._resident = resident
-        self._conversations = Conversations(base, max(resident, _READY_DOCUMENTS))
+        self._forget = forget
         self._running: list[RunningRequest] = []
         self._forgotten: list[str] = []
         self._cut_off = False
@@ -60,6 +60,11 @@ class EngineLoop:
     def busy(self) -> bool:
         """Whether something runs."""
         return bool(self._running)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything that waits can be begun with or given up; for who holds `changed`."""
+        return any(each.is_prepared or self._reason(each.handle) is not None for each in self._waiting)
 
     def now(self) -> dict[str, int]:
         """Numbers of what runs."""
@@ -99,7 +104,7 @@ class EngineLoop:
             unwanted = self._waiting.drop(lambda asked: self._reason(asked.handle) is not None)
             forgotten, self._forgotten = self._forgotten, []
         for name in forgotten:
-            self._conversations.forget(name)
+            self._forget(name)
         for asked in unwanted:
             reason: FinishReason = self._reason(asked.handle) or "cancelled"
             self._count_end(reason)
@@ -132,13 +137,12 @@ class EngineLoop:
             running.waits = False
 
     def _next_requests(self, joining: Sequence[RunningRequest]) -> list[RunningRequest]:
-        """Take questions in turns, as long as rows, beside those that are joining, and adapters have room."""
-        begun = time.monotonic()
+        """Take prepared questions in turns, as long as rows, beside those that are joining, and adapters have room."""
         admitted: list[RunningRequest] = []
         # where others want the model, what runs is brought to its end, and then they have it
-        while not (self._running and (self._backend.is_wanted or time.monotonic() - begun > _PREPARING_S)):
+        while not (self._running and self._backend.is_wanted):
             with self._changed:
-                asked = self._waiting.next()
+                asked = next((each for each in self._waiting if each.is_prepared), None)
             if asked is None:
                 break
             try:
@@ -160,11 +164,13 @@ class EngineLoop:
 
     def _take(self, asked: QueuedRequest) -> None:
         with self._changed:
-            self._waiting.take()
+            self._waiting.take(asked)
+            self._changed.notify_all()  # there is room for another to be prepared
 
     def _prepared(self, asked: QueuedRequest) -> RunningRequest:
-        if asked.conversation is None:
-            asked.conversation = self._conversations.begin(asked.handle.request, asked.memory)
+        if asked.error is not None:
+            raise asked.error
+        assert asked.conversation is not None
         return RunningRequest(
             asked.handle,
             asked.conversation,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 from lift.errors import QueueFull
@@ -49,21 +49,21 @@ class FairQueue(Generic[_T]):
             self._left.append(self._now())
         self._queues.setdefault(owner, deque()).append(thing)
 
-    def next(self) -> _T | None:
-        """Whose turn it is; it stays until take(). None where nothing waits."""
-        return next((queue[0] for queue in self._queues.values()), None)
+    def __iter__(self) -> Iterator[_T]:
+        """Everything that waits: the owner first whose turn is next, of each owner the oldest first."""
+        return (thing for queue in self._queues.values() for thing in queue)
 
-    def take(self) -> _T:
-        """Take out what next() gives; raises LookupError where nothing waits."""
-        owner, queue = next(iter(self._queues.items()), (None, deque[_T]()))
-        if not queue:
-            raise LookupError("nothing waits")
-        thing = queue.popleft()
+    def take(self, thing: _T) -> None:
+        """Take out one that waits; its owner's next turn is behind all others'. Raises LookupError for another."""
+        owner = next((owner for owner, queue in self._queues.items() if thing in queue), None)
+        queue = self._queues.get(owner, deque[_T]())
+        if thing not in queue:
+            raise LookupError("it does not wait")
+        queue.remove(thing)
         del self._queues[owner]
         if queue:
-            self._queues[owner] = queue  # behind all others
+            self._queues[owner] = queue
         self._left.append(self._now())
-        return thing
 
     def drop(self, unwanted: Callable[[_T], bool]) -> list[_T]:
         """Take out everything that is unwanted, out of turn."""

@@ -61,6 +61,12 @@ class Request:
         """The text that the document is searched for: the last turn, or the text to be continued."""
         return self.messages[-1].content if self.messages else self.prompt or ""
 
+    @property
+    def kept_text(self) -> str:
+        """What stands in the prompt however many turns are dropped: all but the older turns of a dialogue."""
+        told = [each.content for each in self.messages[:-1] if each.role == "system"] if self.messages else []
+        return "\n".join([*told, self.question])
+
 
 @dataclass(frozen=True)
 class TokenInfo:

@@ -23,11 +23,20 @@ from lift.serving.request_handle import RequestHandle
 
 
 class QueuedRequest:
-    """A question that waits: its handle, its memory as it was opened, and its conversation once it is begun."""
+    """A question that waits: its handle, its memory as it was opened, and what its preparation has come to.
+
+    That is its conversation, or the error that it cannot be asked for; neither as long as it is not prepared.
+    """
 
     def __init__(self, handle: RequestHandle, memory: StoredMemory | None) -> None:
         self.handle, self.memory = handle, memory
         self.conversation: Conversation | None = None
+        self.error: Exception | None = None
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the engine may take it."""
+        return self.conversation is not None or self.error is not None
 
     def given_up(self, reason: FinishReason) -> Completion:
         """The completion of a request that was never begun."""
