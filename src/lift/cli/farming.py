@@ -58,12 +58,13 @@ def absorb_on_farm(
                     display.say(event.note)
                 display.count("absorbing document", event.done + event.failed, event.total, event.eta_s)
     assert report is not None, "the events end with the report or raise"
-    _print_report(report, settings.library, as_json)
+    print_report(report, settings.library, as_json)
     if report.failed:
         raise typer.Exit(1)
 
 
-def _print_report(report: FarmReport, library: str, as_json: bool) -> None:
+def print_report(report: FarmReport, library: str, as_json: bool) -> None:
+    """How a run went: its documents, recall, seconds, and what failed with its reasons."""
     trained = [each for each in report.absorbed if not each.reused]
     probed, recalled = sum(each.probed for each in report.absorbed), sum(each.recalled for each in report.absorbed)
     work_s = sum(each.seconds for each in trained)

@@ -113,6 +113,7 @@ class RayPool:
             said = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             del self._workers[name]
+            self._ray.kill(held.actor)  # an error that nobody foresaw leaves its process alive
             return [*self._last_words(name, held), WorkerDied(name, _reason(error), at_start=held.ready is not None)]
         if held.calls.pop(ref, None) is not None:
             return [DocumentEnded(name, said)]
