@@ -57,6 +57,7 @@ class Farm:
             "LIFT_CACHE": str(root / "cache"),
             "RAY_TMPDIR": str(root / "ray"),
             "OMP_NUM_THREADS": "1",
+            "RAY_worker_niceness": "0",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         (root / "ray").mkdir()

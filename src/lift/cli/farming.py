@@ -110,5 +110,5 @@ def print_report(report: FarmReport, library: str, as_json: bool) -> None:
         ]
         stdout().print(build_table(("slowest", "time", "recalled"), rows))
     if report.failed:
-        rows = [(document, failure.sentence) for document, failure in sorted(report.failed.items())]
-        stdout().print(build_table(("failed", "why"), rows))
+        failures = [(document, failure.sentence) for document, failure in sorted(report.failed.items())]
+        stdout().print(build_table(("failed", "why"), failures))

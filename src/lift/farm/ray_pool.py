@@ -18,7 +18,8 @@ from lift.farm.pool import DocumentEnded, PoolEvent, WorkerDied, WorkerReady
 from lift.farm.sources import FarmDocument
 
 _HEAD_PORT = 6379
-_CLOSING_S = 10.0
+# Whoever answers questions on the same processor goes first.
+_NICE = 5
 _DEAD_S = 30.0  # within which all calls to a dead actor are told to have failed
 
 
@@ -55,6 +56,8 @@ class RayPool:
         if address == "ray":
             # on Linux, too, a cluster of this machine alone is to listen on the loopback address; read at the import
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+            # by itself Ray puts its workers behind everything else that runs (15)
+            os.environ.setdefault("RAY_worker_niceness", str(_NICE))
         self._ray = _connect(address, workers, resources)
         self._settings, self._resources = settings, resources
         self._workers: dict[str, _Worker] = {}

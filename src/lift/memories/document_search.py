@@ -65,10 +65,11 @@ class DocumentSearch:
             # a quoted string is one token: nothing that is asked is taken for an operator
             query = " OR ".join(f'"{word}"' for word in words)
             rows = index.execute(
-                "SELECT d.name, d.title, MAX(-p.score) AS best FROM "
-                "(SELECT rowid, bm25(passages) AS score FROM passages WHERE passages MATCH ?) AS p "
-                f"JOIN documents AS d ON d.id = p.rowid / {_MOST_PASSAGES} "
-                "GROUP BY d.id ORDER BY best DESC, d.name LIMIT ?",
+                f"WITH found AS MATERIALIZED (SELECT rowid / {_MOST_PASSAGES} AS document, bm25(passages) AS score "
+                "FROM passages WHERE passages MATCH ?), "
+                "best AS (SELECT document, -MIN(score) AS score FROM found GROUP BY document) "
+                "SELECT documents.name, documents.title, best.score FROM best "
+                "JOIN documents ON documents.id = best.document ORDER BY best.score DESC, documents.name LIMIT ?",
                 (query, count),
             )
             return [FoundDocument(name, title, score) for name, title, score in rows]
