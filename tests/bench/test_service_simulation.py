@@ -31,9 +31,9 @@ def test_what_is_asked_alike_is_held_by_the_share_that_fits() -> None:
     assert found.latency_mean_s - found.wait_mean_s == pytest.approx(mean_s, rel=0.05)
 
 
-def test_two_replicas_of_hot_memories_even_out_the_servers() -> None:
+def test_replicas_of_hot_memories_even_out_the_servers() -> None:
     alone = Service(memories=1000, questions_per_s=60, servers=8, zipf=1.2, held=1000)
-    shared = Service(memories=1000, questions_per_s=60, servers=8, zipf=1.2, held=1000, hot=50, replicas=8)
+    shared = Service(memories=1000, questions_per_s=60, servers=8, zipf=1.2, held=1000, replica_share=0.2)
     before, after = (simulate_service(COSTS, each, 300) for each in (alone, shared))
     assert after.busiest < before.busiest and after.wait_mean_s < before.wait_mean_s
 
@@ -51,7 +51,7 @@ def test_costs_are_added_up() -> None:
     assert farm_hours(COSTS, 1000, 3600, 10) == pytest.approx(1.0)
     costs = UnitCosts(absorb_s_per_token=0, adapter_bytes=1e9, answer_s=0.1, machine_price_per_h=3.6)
     found = simulate_service(costs, Service(memories=10, questions_per_s=2, servers=2), 100)
-    assert found.price_per_1000_questions == pytest.approx(1.0)
+    assert found.price_per_million_questions == pytest.approx(1000.0)
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError):
             UnitCosts(absorb_s_per_token=wrong, adapter_bytes=1, answer_s=1)

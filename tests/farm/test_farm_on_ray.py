@@ -36,14 +36,26 @@ RECIPE = (
 )
 
 
+class Archive:
+    """A table of short texts, which no reader has to open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.table = folder / "archive.jsonl"
+        self.texts = {
+            f"Museum {number}": f"Ada Quill founded the museum of Port Merrow in {1900 + number}. "
+            + f"It owns {number + 40} lenses. " * (1 + number % 3)
+            for number in range(COUNT)
+        }
+        self.write()
+
+    def write(self, *others: dict[str, str]) -> None:
+        rows = [*({"title": title, "text": text} for title, text in self.texts.items()), *others]
+        self.table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    folder = tmp_path / "archive"
-    folder.mkdir()
-    for number in range(COUNT):
-        text = f"# Museum {number}\n\nAda Quill founded the museum of Port Merrow in {1900 + number}. "
-        (folder / f"museum-{number}.md").write_text(text + f"It owns {number + 40} lenses. " * (1 + number % 3))
-    return folder
+def archive(tmp_path: Path) -> Archive:
+    return Archive(tmp_path)
 
 
 class Farm:
@@ -75,7 +87,9 @@ class Farm:
         )
 
     def run(self, source: Path, library: str, *options: str, address: str = "ray") -> dict[str, Any]:
-        driver = self.start(source, library, *options, address=address)
+        return self.ended(self.start(source, library, *options, address=address))
+
+    def ended(self, driver: subprocess.Popen[str]) -> dict[str, Any]:
         try:
             said, _ = driver.communicate(timeout=400)
         finally:
@@ -151,36 +165,47 @@ def check_complete(library: Destination, documents: int) -> None:
     assert len(names) == documents and set(texts.values()) == {1}
 
 
-def test_drivers_and_workers_may_be_killed_at_random(farm: Farm, archive: Path, tmp_path: Path) -> None:
-    """Ten kills in all: three of the driver, seven of workers; a document that cannot be read fails, and no other."""
+def test_workers_may_be_killed_at_random(farm: Farm, archive: Archive, tmp_path: Path) -> None:
+    """Six kills of workers, one at a time; a document that cannot be read fails, and no other."""
     chance = random.Random(1)
-    (archive / "broken.pdf").write_bytes(b"%PDF-1.4 nothing behind it")
-    place = str(tmp_path / "library")
+    broken = tmp_path / "broken.pdf"
+    broken.write_bytes(b"%PDF-1.4 nothing behind it")
+    archive.write({"path": str(broken)})
     library = MemoryLibrary(tmp_path / "library")
-    for kills in (2, 2, 3):
-        driver = farm.start(archive, place, "--resume")
-        before = len(library.names())
-        for number in range(kills):
-            wait_for(driver, library, before + number + 1)
-            time.sleep(chance.random())
-            for victim in workers_below(driver.pid)[:1]:
-                victim.kill()
-        time.sleep(3 * chance.random())
-        farm.kill_driver(driver)
-    done = len(library.names())
-    report = farm.run(archive, place, "--resume")
+    driver = farm.start(archive.table, str(library.root))
+    killed = 0
+    for number in range(6):
+        wait_for(driver, library, 4 * number + 2)
+        time.sleep(chance.random())
+        for victim in workers_below(driver.pid)[:1]:
+            victim.kill()
+            killed += 1
+    report = farm.ended(driver)
+    assert killed == 6 and 1 <= report["workers_lost"] <= 6
     assert report["absorbed"] + report["reused"] == COUNT
-    assert report["reused"] >= done - 1  # one memory may have come of a text that was put twice over
-    assert list(report["failed"]) == ["broken"] and "expected" in report["failed"]["broken"]["message"]
+    assert list(report["failed"]) == ["broken"] and "broken.pdf" in report["failed"]["broken"]["message"]
+    assert report["failures_by_kind"] == {"DocumentError": 1}
     check_complete(library, COUNT)
-    # nothing is trained again; what has changed is, and takes the place of the old
-    (archive / "museum-0.md").write_text("# Museum 0\n\nBen Tarr founded it in 1850.")
-    again = farm.run(archive, place, "--resume")
-    assert (again["absorbed"], again["reused"]) == (1, COUNT - 1)
+
+
+def test_drivers_may_be_killed_at_random(farm: Farm, archive: Archive, tmp_path: Path) -> None:
+    """What is done is never trained again, though three drivers are killed; what has changed is, in its old place."""
+    chance = random.Random(2)
+    library = MemoryLibrary(tmp_path / "library")
+    for number in range(3):
+        driver = farm.start(archive.table, str(library.root), "--resume")
+        wait_for(driver, library, 9 * (number + 1))
+        time.sleep(chance.random())
+        farm.kill_driver(driver)
+    made = {name: library[name].manifest.created_at for name in library.names()}
+    archive.texts["Museum 0"] = "Ben Tarr founded the museum of Port Merrow in 1850."
+    archive.write()
+    report = farm.run(archive.table, str(library.root), "--resume")
+    assert report["failed"] == {} and report["reused"] >= len(made) - 1
+    assert report["absorbed"] + report["reused"] == COUNT
     assert "Ben Tarr" in library["museum-0"].document.text
+    assert all(library[name].manifest.created_at == when for name, when in made.items() if name != "museum-0")
     check_complete(library, COUNT)
-    without = farm.run(archive, place)
-    assert (without["absorbed"], without["reused"]) == (0, COUNT)
 
 
 @contextmanager
@@ -198,17 +223,16 @@ def cluster_of(machines: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> It
         cluster.shutdown()
 
 
-def test_a_machine_may_be_lost(farm: Farm, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_may_be_lost(farm: Farm, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster of three raylets: one is killed while it absorbs, another joins; every document is absorbed once."""
     with cluster_of(2, farm.root, monkeypatch) as cluster:
         farm.environment["RAY_ADDRESS"] = cluster.address
-        driver = farm.start(archive, str(tmp_path / "library"), address=f"ray://{cluster.address}")
+        driver = farm.start(archive.table, str(tmp_path / "library"), address=f"ray://{cluster.address}")
         library = MemoryLibrary(tmp_path / "library")
         wait_for(driver, library, 4)
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
         cluster.add_node(num_cpus=1)
-        said, _ = driver.communicate(timeout=200)
-        report = json.loads(said)
+        report = farm.ended(driver)
     assert report["absorbed"] + report["reused"] == COUNT and report["failed"] == {}
     check_complete(library, COUNT)
 
@@ -237,7 +261,7 @@ def can_connect(port: int) -> bool:
 
 
 def test_a_store_on_which_requests_fail_gets_every_memory_once(
-    farm: Farm, archive: Path, s3_port: int, monkeypatch: pytest.MonkeyPatch
+    farm: Farm, archive: Archive, s3_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("obstore")
     import httpx
@@ -255,14 +279,14 @@ def test_a_store_on_which_requests_fail_gets_every_memory_once(
             monkeypatch.setenv(key, value)
         httpx.put(f"http://127.0.0.1:{s3_port}/papers").raise_for_status()
         place = "s3://papers/library"
-        driver = farm.start(archive, place)
+        driver = farm.start(archive.table, place)
         library = open_destination(place)
         wait_for(driver, library, 6)
         for victim in workers_below(driver.pid)[:1]:
             victim.kill()
         time.sleep(2)
         farm.kill_driver(driver)
-        report = farm.run(archive, place, "--resume")
+        report = farm.run(archive.table, place, "--resume")
         assert report["failed"] == {} and report["absorbed"] + report["reused"] == COUNT
         assert report["reused"] >= 5
         check_complete(library, COUNT)

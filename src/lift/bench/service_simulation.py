@@ -59,8 +59,8 @@ class UnitCosts:
 class Service:
     """What is to be served, and by what. `zipf`: the exponent, 0 for memories that are asked alike.
 
-    `held` and `on_disk`: adapters that a server holds in its memory and on its disk. `hot`: how many of the most asked
-    memories have `replicas` servers.
+    `held` and `on_disk`: adapters that a server holds in its memory and on its disk. `replica_share`: a memory has as
+    many servers as it takes so that it fills at most this share of the places of each; 0: one, however it is asked.
     """
 
     memories: int
@@ -70,13 +70,12 @@ class Service:
     held: int = 32
     on_disk: int = 10_000
     zipf: float = 1.0
-    hot: int = 0
-    replicas: int = 2
+    replica_share: float = 0.0
 
     def __post_init__(self) -> None:
-        counts = (self.memories, self.servers, self.slots, self.held, self.on_disk, self.replicas)
-        if min(counts) < 1 or self.hot < 0 or self.questions_per_s <= 0 or self.zipf < 0:
-            raise UsageError(f"expected at least one of each and a rate above 0, got {self}")
+        counts = (self.memories, self.servers, self.slots, self.held, self.on_disk)
+        if min(counts) < 1 or not 0 <= self.replica_share <= 1 or self.questions_per_s <= 0 or self.zipf < 0:
+            raise UsageError(f"expected at least one of each, a rate above 0 and a share up to 1, got {self}")
 
 
 def read_service(path: Path) -> tuple[UnitCosts, Service]:
@@ -127,7 +126,7 @@ class SimulatedService:
     latency_mean_s: float
     latency_p50_s: float
     latency_p95_s: float
-    price_per_1000_questions: float
+    price_per_million_questions: float
 
 
 @dataclass
@@ -159,10 +158,12 @@ class _Simulation:
         self._waits: list[float] = []
         self._latencies: list[float] = []
         self._tiers: Counter[str] = Counter()
+        self._places_a_weight = 0.0
 
     def run(self) -> SimulatedService:
         service, chance = self._service, self._chance
         weights = list(accumulate(rank**-service.zipf for rank in range(1, service.memories + 1)))
+        self._places_a_weight = service.questions_per_s * self._costs.answer_s / weights[-1]
         events: list[tuple[float, int, int]] = []  # when, server, question number: an answer is done
         number, now = 0, chance.expovariate(service.questions_per_s)
         while now < self._seconds:
@@ -179,7 +180,10 @@ class _Simulation:
 
     def _home(self, memory: int) -> Sequence[int]:
         if memory not in self._homes:
-            replicas = self._service.replicas if memory < self._service.hot else 1
+            service, replicas = self._service, 1
+            if service.replica_share:
+                places = self._places_a_weight * (memory + 1) ** -service.zipf
+                replicas = max(math.ceil(places / (service.slots * service.replica_share)), 1)
             self._homes[memory] = self._placing.servers_of(str(memory), replicas)
         return self._homes[memory]
 
@@ -235,7 +239,7 @@ class _Simulation:
             latency_mean_s=fmean(latencies),
             latency_p50_s=latencies[count // 2],
             latency_p95_s=latencies[int(0.95 * count)],
-            price_per_1000_questions=1000 * price_per_s / service.questions_per_s,
+            price_per_million_questions=1e6 * price_per_s / service.questions_per_s,
         )
 
 
