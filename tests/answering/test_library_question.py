@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from lift.absorbing.run_options import AbsorptionOptions
 from lift.answering.answer import Answer
 from lift.answering.library_question import ask_found, memory_gains, near_documents
 from lift.api import Library
+from lift.cli import run
 from lift.documents.document import Document
 from lift.errors import LibraryError, UsageError
 from lift.memories.document_search import FoundDocument
+from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
+from lift.models.load import load_model
 from lift.recipes.recipe import load_recipe
 
 TEXTS = {
@@ -89,3 +93,24 @@ def test_what_no_document_has_a_word_of_is_said(library: Library) -> None:
         library.ask("Which zebra?")
     with pytest.raises(UsageError):
         library.ask("  ")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_names_the_document(
+    tiny_directory: Path, tmp_path: Path, as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = MemoryLibrary(tmp_path / "library")
+    document, options = Document("School", TEXTS["school"], "school.txt"), AbsorptionOptions(name="school")
+    for _ in absorb_events(document, load_model(str(tiny_directory)), load_recipe("default", SMALL), library, options):
+        pass
+    asked = ["ask", "--all", "When was", "the school closed?", "--library", str(library.root)]
+    assert run([*asked, *["--json"] * as_json]) == 0
+    said = capsys.readouterr().out
+    if as_json:
+        record = json.loads(said)
+        assert (record["memory"], record["title"]) == ("school", "School")
+        assert record["question"] == "When was the school closed?" and record["documents"][0]["score"] > 0
+    else:
+        assert "in “School” (lift ask school)" in said
+    assert run([*asked, "--questions", "x.jsonl"]) == 2
+    assert run(["ask", "--all", "zebra", "--library", str(library.root)]) == 1

@@ -42,6 +42,7 @@ REPORT = FarmReport(
     (Absorbed("a", "a", False, 10.0, 4, 3, 100), Absorbed("b", "b", True, 0.1, 4, 4, 0)),
     {"c": Failure("DocumentError", "c.pdf: expected a text, got none")},
     12.0,
+    10.0,
     1,
     False,
 )

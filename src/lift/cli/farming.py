@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from typing import TYPE_CHECKING
 
 import typer
@@ -46,6 +47,8 @@ def absorb_on_farm(
         display.say(f"{len(documents):,} documents for {workers} workers")
         display.wait("starting the workers")
         with (
+            # Ray prints remarks of its own; standard output has the report alone
+            redirect_stdout(sys.stderr),
             stopped_by_signals(stop, display.say) as safe_stops,
             closing(RayPool(address, settings, workers, resources)) as pool,
         ):
@@ -82,6 +85,7 @@ def print_report(report: FarmReport, library: str, as_json: bool) -> None:
                 "failures_by_kind": report.failures_by_kind,
                 "recall": {"probed": probed, "recalled": recalled},
                 "seconds": round(report.seconds, 3),
+                "working_seconds": round(report.working_s, 3),
                 "worker_seconds": round(work_s, 3),
                 "trained_tokens": sum(each.tokens for each in trained),
                 "workers_lost": report.workers_lost,

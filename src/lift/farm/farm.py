@@ -37,12 +37,16 @@ class FarmProgress:
 
 @dataclass(frozen=True)
 class FarmReport:
-    """How a run ended: each document is in `absorbed` or in `failed` (document -> why). `seconds`: of the whole run."""
+    """How a run ended: each document is in `absorbed` or in `failed` (document -> why).
+
+    `seconds`: of the whole run; `working_s`: of these, those since the first worker was ready.
+    """
 
     documents: int
     absorbed: tuple[Absorbed, ...]
     failed: dict[str, Failure]
     seconds: float
+    working_s: float
     workers_lost: int
     stopped: bool
 
@@ -86,6 +90,7 @@ class _Farm:
     starting: set[str] = field(default_factory=set)
     failed_starts: int = 0
     lost: int = 0
+    ready_at: float | None = None
     stopping: bool = False
 
     def run(self) -> Iterator[FarmEvent]:
@@ -114,6 +119,7 @@ class _Farm:
             tuple(self.absorbed),
             dict(queue.failed),
             self.clock() - began,
+            self.clock() - (began if self.ready_at is None else self.ready_at),
             self.lost,
             self.stopping,
         )
@@ -137,6 +143,7 @@ class _Farm:
             case WorkerReady(worker):
                 self.starting.discard(worker)
                 self.failed_starts = 0
+                self.ready_at = self.clock() if self.ready_at is None else self.ready_at
                 queue.join(worker)
                 yield self._progress(note=f"{worker} is ready")
             case WorkerDied(worker, why, at_start):

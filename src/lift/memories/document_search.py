@@ -98,11 +98,14 @@ class DocumentSearch:
         for _ in range(2):
             try:
                 self._path.parent.mkdir(exist_ok=True)
+                if not os.access(self._path.parent, os.W_OK):
+                    break
                 return self._prepared(str(self._path))
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     break  # a disk that is full, or that nobody may write to
-                self._path.unlink(missing_ok=True)  # no database
+                for ending in ("", "-wal", "-shm"):  # no database
+                    self._path.with_name(_FILE + ending).unlink(missing_ok=True)
             except OSError:
                 break
         return self._prepared(":memory:")
