@@ -137,13 +137,13 @@ def test_a_store_that_refuses_is_told_in_a_sentence(library: ObjectLibrary, stor
 
 def test_damage_is_found(library: ObjectLibrary, store: Store, tmp_path: Path) -> None:
     library.adopt(stored(tmp_path), "minutes")
-    path = next(path for path in store.files.find("/bucket/library/minutes") if path.endswith("document.txt"))
+    path = next(path for path in store.files.find("/bucket/library/files/minutes") if path.endswith("document.txt"))
     store.files.pipe_file(path, b"x" + store.files.cat_file(path)[1:])
     assert [problem.file for problem in library.verify()] == ["document.txt"]
     with pytest.raises(LibraryError, match=r"document.txt of the memory 'minutes' does not have the content"):
         _ = library["minutes"].document
     store.files.rm_file(path)
     assert "is missing" in str(library.verify()[0])
-    store.files.pipe_file("/bucket/library/minutes/memory.json", b"{}")
+    store.files.pipe_file("/bucket/library/manifests/minutes.json", b"{}")
     with pytest.raises(LibraryError, match="is damaged"):
         library["minutes"]

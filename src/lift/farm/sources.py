@@ -23,7 +23,7 @@ from lift.documents.folder import files_of
 from lift.documents.read import MAX_BYTES, document_from_text, read_document
 from lift.errors import DocumentError, UsageError
 from lift.memories.memory_names import folded, suggest_name
-from lift.memories.object_library import is_store_url, open_store
+from lift.memories.object_library import is_store_url, open_store, try_again
 
 _TABLES = (".parquet", ".jsonl")
 _GLOB = re.compile(r"[*?\[]")
@@ -127,9 +127,9 @@ def _stored_rows(url: str, title: str | None) -> Iterator[_Row]:
     protocol = url.partition("://")[0]
     try:
         if _GLOB.search(path):
-            found = files.glob(path, detail=True)
+            found = try_again(lambda: files.glob(path, detail=True))
         else:
-            found = files.find(path, detail=True)
+            found = try_again(lambda: files.find(path, detail=True))
             found = {each: facts for each, facts in found.items() if not PurePosixPath(each).name.startswith(".")}
     except Exception as error:  # each store's package has errors of its own
         raise UsageError(f"expected a URL that can be listed, got {url!r} ({error}); check it") from None
@@ -217,12 +217,16 @@ def _lines(source: str) -> Iterable[str]:
 
 def _download(url: str, path: Path) -> None:
     files, inside = open_store(url)
-    try:
+
+    def fetch() -> bool:
         with files.open(inside, "rb") as source, path.open("wb") as target:
-            while chunk := source.read(_CHUNK_BYTES):
+            while target.tell() <= MAX_BYTES and (chunk := source.read(_CHUNK_BYTES)):
                 target.write(chunk)
-                if target.tell() > MAX_BYTES:
-                    raise DocumentError(f"{url}: expected at most {MAX_BYTES:,} bytes, got more; split it")
+            return target.tell() <= MAX_BYTES
+
+    try:
+        if not try_again(fetch):
+            raise DocumentError(f"{url}: expected at most {MAX_BYTES:,} bytes, got more; split it")
     except DocumentError:
         raise
     except Exception as error:  # each store's package has errors of its own

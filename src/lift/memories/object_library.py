@@ -1,18 +1,20 @@
 """A library on an object store that fsspec opens (S3, Google Cloud, Azure): each memory is whole or absent.
 
-    ROOT/NAME/memory.json       the manifest, as in a directory; a memory is there from the moment that this one is
-         NAME/VERSION/...       its other files; VERSION is made of their hashes, so none is ever written over
-         .by-key/KEY            the name of the memory that came of that absorption; a hint that is verified
+    ROOT/manifests/NAME.json       memory.json, as in a directory; a memory is there from the moment that this one is
+         files/NAME/VERSION/...    its other files; VERSION is made of their hashes, so none is ever written over
+         keys/KEY                  the name of the memory that came of that absorption; a hint that is verified
 
 The files of a memory are uploaded first and its manifest last, which a store replaces in one step: a reader finds the
 old version or the new one, never a half. What a crash or a replacement leaves behind is under a VERSION that no
-manifest names. Every file is checked against its hash when it is read. A request that fails for any other reason than
-that nothing is there, or that access is denied, is tried again.
+manifest names. Names are listed with one request for a thousand of them. Every file is checked against its hash when
+it is read. A request that fails for any other reason than that nothing is there, or that access is denied, is tried
+again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -29,9 +31,10 @@ from lift.memories.manifest import FORMAT_VERSION, MANIFEST_FILE, MAX_MANIFEST_B
 from lift.memories.memory import Problem, StoredMemory
 from lift.memories.memory_names import check_name, folded, is_valid_name, normal_name
 
-TRIES = 7
+TRIES = 10
 _LONGEST_WAIT_S = 8.0
-_KEYS = ".by-key"
+_MANIFESTS, _FILES, _KEYS = "manifests", "files", "keys"
+_ENDING = ".json"
 _READERS = 16
 # What no second try changes.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -56,10 +59,10 @@ class ObjectLibrary:
     def names(self) -> list[str]:
         """The names of all memories, sorted without regard to case; no file is opened."""
         with contextlib.suppress(FileNotFoundError):
-            found = self._try("list", lambda: self._files.find(self._root, withdirs=False))
-            above = self._root.strip("/") + "/"
-            parts = [path.strip("/").removeprefix(above).split("/") for path in found]
-            names = {each[0] for each in parts if len(each) == 2 and each[1] == MANIFEST_FILE}
+            self._files.invalidate_cache()  # other machines write too
+            found = self._try("list", lambda: self._files.ls(self._at(_MANIFESTS), detail=False))
+            files = {path.rstrip("/").rpartition("/")[2] for path in found}
+            names = [file.removesuffix(_ENDING) for file in files if file.endswith(_ENDING)]
             return sorted(filter(is_valid_name, names), key=lambda name: (folded(name), name))
         return []
 
@@ -106,17 +109,18 @@ class ObjectLibrary:
         for path, content in memory.copied_files(name):  # the manifest comes last
             if path == MANIFEST_FILE:
                 self._put(f"{_KEYS}/{memory.manifest.absorption_key}", name.encode())
-                self._put(f"{name}/{MANIFEST_FILE}", content)
+                self._put(_manifest_path(name), content)
             else:
-                self._put(f"{name}/{version}/{path}", content)
+                self._put(f"{_FILES}/{name}/{version}/{path}", content)
         return self[name]
 
     def remove(self, name: str) -> None:
         """Delete a memory, its manifest first; raises LibraryError where there is none."""
         memory = self[name]
-        self._try("remove", lambda: self._files.rm_file(self._at(f"{memory.name}/{MANIFEST_FILE}")))
-        with contextlib.suppress(FileNotFoundError):
-            self._try("remove", lambda: self._files.rm(self._at(memory.name), recursive=True))
+        folder = f"{_FILES}/{memory.name}/{version_of(memory.manifest)}"
+        for path in (_manifest_path(memory.name), *(f"{folder}/{each}" for each in memory.manifest.files)):
+            with contextlib.suppress(FileNotFoundError):
+                self._try("remove from", functools.partial(self._files.rm_file, self._at(path)))
 
     def verify(self, name: str | None = None) -> list[Problem]:
         """Compare every file of one memory, or of all, with the hashes in its manifest; an empty list means whole."""
@@ -133,12 +137,12 @@ class ObjectLibrary:
 
     def read(self, name: str, manifest: Manifest, path: str) -> bytes:
         """One file of a memory, not checked; raises FileNotFoundError where it is gone, LibraryError as all."""
-        return self._get(f"{name}/{version_of(manifest)}/{path}", manifest.files[path].size_bytes)
+        return self._get(f"{_FILES}/{name}/{version_of(manifest)}/{path}", manifest.files[path].size_bytes)
 
     def _manifest(self, name: str) -> Manifest | None:
         """None where there is none; raises LibraryError for one that is damaged or of another format."""
         try:
-            content = self._get(f"{name}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
+            content = self._get(_manifest_path(name), MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
         try:
@@ -157,7 +161,7 @@ class ObjectLibrary:
 
     def _damaged(self, name: str, reason: str) -> LibraryError:
         return LibraryError(
-            f"the manifest {self.url}/{name}/{MANIFEST_FILE} is damaged ({reason}); remove the memory and absorb the "
+            f"the manifest {self.url}/{_manifest_path(name)} is damaged ({reason}); remove the memory and absorb the "
             "text again"
         )
 
@@ -173,18 +177,12 @@ class ObjectLibrary:
         return f"{self._root}/{path}"
 
     def _try(self, action: str, request: Callable[[], _T]) -> _T:
-        tries = Retrying(
-            stop=stop_after_attempt(TRIES),
-            wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_WAIT_S),
-            retry=retry_if_not_exception_type(_FINAL),
-            reraise=True,
-        )
         try:
-            return tries(request)
+            return try_again(request)
         except FileNotFoundError:
             raise
         except Exception as error:  # each store's package has errors of its own
-            said = " ".join(str(error).split())[:300]
+            said = str(error).partition("\n")[0][:300]
             raise LibraryError(
                 f"cannot {action} the library {self.url} ({type(error).__name__}: {said}); check that the store can be "
                 "reached, and the credentials in the environment"
@@ -224,10 +222,25 @@ class ObjectMemory(StoredMemory):
         )
 
 
+def try_again(request: Callable[[], _T]) -> _T:
+    """The result of a request to a store, tried again where that may help; raises what the last try raised."""
+    tries = Retrying(
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_WAIT_S),
+        retry=retry_if_not_exception_type(_FINAL),
+        reraise=True,
+    )
+    return tries(request)
+
+
 def version_of(manifest: Manifest) -> str:
     """The folder of a memory's files on a store: a hash of all their hashes."""
     hashes = "".join(f"{path}:{record.sha256}\n" for path, record in sorted(manifest.files.items()))
     return hashlib.sha256(hashes.encode()).hexdigest()[:20]
+
+
+def _manifest_path(name: str) -> str:
+    return f"{_MANIFESTS}/{name}{_ENDING}"
 
 
 def is_store_url(place: str) -> bool:
