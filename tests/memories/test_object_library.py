@@ -60,7 +60,7 @@ def library(store: Store) -> ObjectLibrary:
 
 
 def stored(tmp_path: Path, version: str = "one") -> StoredMemory:
-    return MemoryLibrary(tmp_path / version).put(make_draft(version=version))
+    return MemoryLibrary(tmp_path / version).put(make_draft(version=version), replace=True)
 
 
 def test_a_memory_comes_back_as_it_went(library: ObjectLibrary, tmp_path: Path) -> None:
