@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ class Store:
                 if self.writes_left == 0:
                     raise Died
                 self.writes_left -= 1
+            if name == "cat_file" and options.get("start", -1) >= self.files.size(arguments[0]):
+                raise OSError("416 Range Not Satisfiable")  # as S3 answers
             return method(*arguments, **options)
 
         return request
@@ -73,6 +76,17 @@ def test_a_memory_comes_back_as_it_went(library: ObjectLibrary, tmp_path: Path) 
     assert library.find(make_key("two")) is None
     local = MemoryLibrary(tmp_path / "local").adopt(library["minutes"], "copied")
     assert version_of(local) == "one"
+
+
+def test_a_file_may_be_empty(library: ObjectLibrary, store: Store, tmp_path: Path) -> None:
+    document = dataclasses.replace(make_draft().document, places=())
+    memory = MemoryLibrary(tmp_path / "local").put(make_draft(document=document, recall=[]))
+    library.adopt(memory, "minutes")
+    assert library["minutes"].document.places == () and library["minutes"].recall == []
+    assert library.verify() == []
+    path = next(path for path in store.files.find("/bucket/library/files") if path.endswith("places.jsonl"))
+    store.files.pipe_file(path, b"x")
+    assert [problem.file for problem in library.verify()] == ["places.jsonl"]
 
 
 def test_names_are_not_taken_twice_unless_replaced(library: ObjectLibrary, tmp_path: Path) -> None:
