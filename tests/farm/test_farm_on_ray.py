@@ -212,6 +212,8 @@ def test_drivers_may_be_killed_at_random(farm: Farm, archive: Archive, tmp_path:
 def cluster_of(machines: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_TMPDIR", str(root / "ray"))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers stand behind all else that runs
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(os.path.abspath(path) for path in sys.path if path))
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
