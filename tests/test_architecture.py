@@ -35,6 +35,7 @@ ORDER = [
     "absorbing",
     "remote",
     "jobs",
+    "farm",
     "evaluation",
     "exporting",
     "engines",
@@ -121,7 +122,8 @@ def test_every_package_that_is_imported_is_declared() -> None:
     missing = {name for name in imported if not declared & {_normal(each) for each in distributions.get(name, [name])}}
     # optional: what needs them says so itself
     served = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
-    assert missing <= {"bitsandbytes", "cv2", "llama_cpp", "matplotlib", "openai", "rapidocr", *served}
+    farm = {"obstore", "pyarrow", "ray"}
+    assert missing <= {"bitsandbytes", "cv2", "llama_cpp", "matplotlib", "openai", "rapidocr", *farm, *served}
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)

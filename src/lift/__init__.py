@@ -13,6 +13,7 @@
     absorbing     document + base model + recipe -> memory: plan, run, later updates, recall report
     remote        the same behind a fine-tuning endpoint
     jobs          a durable queue of absorptions
+    farm          many documents absorbed on many machines (Ray), into a directory or an object store
     engines       servers of other programs that answer for Lift: vLLM, llama.cpp
     evaluation    memories beside reading, retrieval and doing nothing; bench: speed, bytes and cost
 

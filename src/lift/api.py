@@ -16,8 +16,9 @@ from lift.absorbing.absorb import absorb_events
 from lift.absorbing.absorption_events import AbsorptionEvent, Finished
 from lift.absorbing.add import add_events
 from lift.absorbing.run_options import AbsorptionOptions, RunOptions
-from lift.answering.answer import Answer
+from lift.answering.answer import Answer, check_questions
 from lift.answering.answerer import Answerer, open_memory
+from lift.answering.library_question import CANDIDATES, LibraryAnswer, ask_found, check_found, near_documents
 from lift.answering.many_memories import ask_memories
 from lift.documents.document import Document, join_documents
 from lift.documents.read import read_document
@@ -25,6 +26,7 @@ from lift.engines.engine_settings import VLLM_PREFIX
 from lift.engines.served_answerer import ServedAnswerer, ask_served_memories, open_served_memory
 from lift.engines.served_model import ServedModel, load_served_model
 from lift.errors import UsageError
+from lift.memories.document_search import DocumentSearch, FoundDocument
 from lift.memories.library import MemoryLibrary as StoredLibrary
 from lift.memories.manifest import Manifest
 from lift.memories.memory import Problem, StoredMemory
@@ -145,6 +147,28 @@ class Library:
     def names(self) -> list[str]:
         """The names of all memories, sorted."""
         return self.stored.names()
+
+    def search(self, question: str, count: int = CANDIDATES) -> list[FoundDocument]:
+        """The `count` documents that the question is most likely about, best first; raises LibraryError."""
+        return DocumentSearch(self.stored).search(question, count)
+
+    def ask(self, question: str, context: str = "auto") -> LibraryAnswer:
+        """Find the documents that the question may be about, and let the memory of one of them answer.
+
+        Raises LibraryError where no document has a word of it, and as Memory.ask.
+        """
+        check_questions([question], context)
+        found = self.search(question)
+        check_found(found, question)
+        first = self[found[0].name]
+        near = [self[each.name] for each in near_documents(found)[1:]]
+        asked = [first, *(each for each in near if each.manifest.base == first.manifest.base)]
+        base = None if is_remote(first.stored) else self._model or resident_model(first.manifest.base.id, fetch=False)
+        if base is None or isinstance(base, ServedModel):
+            return LibraryAnswer(first.name, first.manifest.title, first.ask(question, context), tuple(found))
+        names = {each.name for each in asked}
+        ranked = [*(each for each in found if each.name in names), *(each for each in found if each.name not in names)]
+        return ask_found(base, [each.stored for each in asked], ranked, question, context)
 
     def rename(self, old: str, new: str) -> Memory:
         """Give a memory another name; raises UsageError for a bad one, LibraryError where it is taken."""

@@ -138,6 +138,10 @@ class QueueFull(LiftError):
         self.retry_after_s = retry_after_s
 
 
+class FarmError(LiftError):
+    """A farm has no cluster, or none of its workers can start."""
+
+
 class EngineError(LiftError):
     """A server of another program that answers for Lift refused, cannot be reached, or lacks what is needed."""
 

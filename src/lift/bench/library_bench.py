@@ -1,7 +1,9 @@
-"""How a library grows: seconds to list it, to open one memory by its name, to be ready to answer, to put another."""
+"""How a library grows: seconds to list it, to open a memory, to be ready to answer, to search, to put another."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +17,9 @@ from lift.adapters.attach import create_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.documents.document import Document
 from lift.errors import cleaning_up
+from lift.memories.document_search import DocumentSearch
 from lift.memories.library import MemoryLibrary
-from lift.memories.manifest import MANIFEST_FILE, Cost, RecallSummary
+from lift.memories.manifest import DOCUMENT_FILE, MANIFEST_FILE, Cost, FileRecord, RecallSummary
 from lift.memories.memory import MemoryDraft, StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.device import stopwatch
@@ -24,10 +27,10 @@ from lift.recipes.recipe import Recipe
 from lift.tasks.task import Task
 
 NOTE = (
-    "memories of one sentence with a LoRA of rank 1 on one layer, so that thousands of them fit; medians, with the "
+    "memories of two sentences with a LoRA of rank 1 on one layer, so that thousands of them fit; medians, with the "
     "files in the system's cache; the first memory is put by the library, the others are copied into its directory"
 )
-_TEXT = "The keeper of the tower lights the lamp at dusk."
+_TEXT = "The keeper of the tower lights the lamp at dusk. On the chart it is light number {}."
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class LibrarySize:
     """Of a library of so many memories: bytes of all files, and seconds.
 
     `list_s`: every memory with its manifest. `open_s`: one by its name. `ask_s`: open, compare with the base model,
-    read the adapter from its file and attach it, after which an answer is generated. `put_s`: one more memory.
+    read the adapter from its file and attach it, after which an answer is generated. `index_s`: all texts made ready to
+    be searched, once; `search_s`: the documents found that a question is about, of which every one has words, and the
+    library looked through for changes before. `put_s`: one more memory.
     """
 
     memories: int
@@ -43,6 +48,8 @@ class LibrarySize:
     list_s: float
     open_s: float
     ask_s: float
+    index_s: float
+    search_s: float
     put_s: float
 
 
@@ -90,13 +97,25 @@ def _measured(base: BaseModel, library: MemoryLibrary, draft: MemoryDraft, count
         library.put(draft_of_one_more)
         library.remove(draft_of_one_more.name)
 
+    shutil.rmtree(library.root / ".search", ignore_errors=True)
+    directory_bytes = sum(path.stat().st_size for path in library.root.rglob("*") if path.is_file())
+    search = DocumentSearch(library)
+    begun = now()
+    search.search("dusk", 1)
+    index_s = now() - begun
+
+    def find(name: str) -> None:
+        search.search(f"Who lights the lamp of light number {name.removeprefix('memory-')}?", 4)
+
     draft_of_one_more = MemoryDraft(**{**vars(draft), "name": "one-more", "absorption_key": "one-more-of-them"})
     return LibrarySize(
         memories=count,
-        directory_bytes=sum(path.stat().st_size for path in library.root.rglob("*") if path.is_file()),
+        directory_bytes=directory_bytes,
         list_s=seconds(lambda _: library.summaries()),
         open_s=seconds(library.__getitem__),
         ask_s=seconds(ask),
+        index_s=index_s,
+        search_s=seconds(find),
         put_s=seconds(put),
     )
 
@@ -113,7 +132,17 @@ def _fill(first: StoredMemory, made: int, count: int) -> None:
         for path, content in contents.items():
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_bytes(content)
-        manifest = first.manifest.model_copy(update={"name": _name(number), "absorption_key": f"{number:064d}"})
+        text = _TEXT.format(_name(number).removeprefix("memory-")).encode()
+        (directory / DOCUMENT_FILE).write_bytes(text)
+        sha256 = hashlib.sha256(text).hexdigest()
+        manifest = first.manifest.model_copy(
+            update={
+                "name": _name(number),
+                "absorption_key": f"{number:064d}",
+                "document": first.manifest.document.model_copy(update={"sha256": sha256}),
+                "files": {**first.manifest.files, DOCUMENT_FILE: FileRecord(sha256=sha256, size_bytes=len(text))},
+            }
+        )
         (directory / MANIFEST_FILE).write_bytes(manifest.to_json())
 
 
@@ -122,9 +151,10 @@ def _draft(base: BaseModel, recipe: Recipe) -> MemoryDraft:
     adapter = create_adapter(base.model, smallest, 0)
     config, state = adapter.stored()
     adapter.detach()
+    text = _TEXT.format("000000")
     return MemoryDraft(
         name=_name(0),
-        document=Document("The tower", _TEXT, "made by lift bench"),
+        document=Document("The tower", text, "made by lift bench"),
         base_id=base.id,
         base_fingerprint=base.fingerprint,
         recipe_name=recipe.name,
@@ -137,7 +167,7 @@ def _draft(base: BaseModel, recipe: Recipe) -> MemoryDraft:
         training=[],
         recall=[],
         recall_summary=RecallSummary(sentences=1, probed=0, recalled=0),
-        document_tokens=len(base.tokenizer(_TEXT, add_special_tokens=False)["input_ids"]),
+        document_tokens=len(base.tokenizer(text, add_special_tokens=False)["input_ids"]),
         sentences=1,
         cost=Cost(seconds=0.0, steps=0, tokens=0, device=str(base.device)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,6 @@ from lift.cli.options import (
     BudgetOption,
     FilesArgument,
     JsonOption,
-    LibraryOption,
     ModelOption,
     OcrOption,
     RecipeOption,
@@ -59,7 +59,9 @@ Examples:
   lift absorb novel.epub --recipe lift-v3                 the method as published
   lift absorb contract.pdf --model openai:gpt-4o-mini-2024-07-18     fine-tuned behind an API
   curl -s https://example.org/page | lift absorb - --title "The page" --name page
-  lift absorb novel.epub --name novel --budget 2h --resume     (after Ctrl-C)"""
+  lift absorb novel.epub --name novel --budget 2h --resume     (after Ctrl-C)
+  lift absorb archive/ --farm ray --workers 4                  a memory of each file, on four processors
+  lift absorb papers.parquet --farm ray://head:6379 --workers 40 --library s3://bucket/papers --resume"""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -96,7 +98,32 @@ def absorb(
         bool, typer.Option("--cancel", help="openai:NAME: cancel the job that the same command has started.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="openai:NAME: accept the price without being asked.")] = False,
-    library: LibraryOption = None,
+    farm: Annotated[
+        str | None,
+        typer.Option(
+            "--farm",
+            metavar="ray[://HEAD]",
+            help="Make a memory of each document, on many processors or machines (needs lift-memory[farm]). FILE is "
+            "then a file, folder, glob or URL, a .jsonl or .parquet table of path, url or text with title, or @FILE, a "
+            "list of them.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="--farm: how many at once.")] = 1,
+    worker_cpus: Annotated[
+        int, typer.Option("--worker-cpus", metavar="N", min=1, help="--farm: processors of each worker.")
+    ] = 1,
+    worker_gpus: Annotated[
+        float, typer.Option("--worker-gpus", metavar="X", min=0, help="--farm: GPUs of each worker, or a part of one.")
+    ] = 0.0,
+    library: Annotated[
+        str | None,
+        typer.Option(
+            "--library",
+            metavar="DIR",
+            help="The directory that holds the memories; with --farm also a URL such as s3://bucket/prefix.",
+            show_default="LIFT_HOME, else the user data directory",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a memory of a text and put it into the library.
@@ -124,7 +151,29 @@ def absorb(
     where = [f"remote.base_url={base_url}"] if base_url is not None else []
     own = overrides or () if into is None else ()  # a memory's own recipe is not this one
     settings = load_recipe(recipe, [*own, *where])
-    memories = MemoryLibrary(library)
+    if farm is not None:
+        _refuse_beside(context, "--farm", "name", "title", "into", "until", "replace", "base_url", "cancel", "yes")
+        if remote:
+            raise UsageError(f"expected --farm with a model that its workers train, got {model!r}; leave one out")
+        from lift.cli.farming import absorb_on_farm
+        from lift.farm.document_absorber import FarmSettings
+        from lift.memories.library import default_library_directory
+
+        farm_settings = FarmSettings(
+            library=library or str(default_library_directory()),
+            recipe=settings,
+            model=model,
+            budget_s=budget_s,
+            ocr=ocr,
+            replace=resume,
+            threads=worker_cpus,
+        )
+        absorb_on_farm(files, farm, farm_settings, workers, worker_cpus, worker_gpus, as_json)
+        return
+    _refuse_beside(context, "a single memory", "workers", "worker_cpus", "worker_gpus")
+    if library is not None and "://" in library:
+        raise UsageError(f"expected a directory as --library, got {library!r}; add --farm ray, or name a directory")
+    memories = MemoryLibrary(Path(library) if library is not None else None)
     if not remote and into is None:
         from lift.absorbing.resolved_recipe import check_local
 

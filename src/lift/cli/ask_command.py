@@ -28,7 +28,7 @@ from lift.cli.options import (
     LlamaServerOption,
     MemoryModelOption,
 )
-from lift.cli.output import answer_record, print_support, remark, say, write_json
+from lift.cli.output import answer_record, print_document, print_support, remark, say, write_json
 from lift.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _ASK_EPILOG = """\b
 Examples:
   lift ask minutes "Who chaired the meeting?"
   lift ask minutes "Who chaired the meeting?" --context none     closed book
+  lift ask --all "Who chaired the meeting?"                      of whichever document tells it
   lift ask minutes --questions questions.jsonl --json > answers.jsonl
   echo '{"id": 1, "question": "Who spoke first?"}' | lift ask minutes --questions - --json"""
 _CHAT_EPILOG = """\b
@@ -75,10 +76,18 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def ask(
-    name: _NameArgument,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A memory's name, as lift list shows it; with --all there is none.")
+    ],
     question: Annotated[
         list[str] | None, typer.Argument(metavar="QUESTION", help="The question; quotes may be left out.")
     ] = None,
+    ask_all: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Find the document that the question is about among all of the library, and ask it."
+        ),
+    ] = False,
     questions: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +108,11 @@ def ask(
 
     The sentence of the text that supports the answer is shown below it; where none does, that is said.
     """
+    if ask_all:
+        if questions is not None or engine != "own" or engine_url is not None:
+            raise UsageError("expected --all with one QUESTION and no --engine, got more; leave the others out")
+        _ask_library(" ".join([name, *(question or ())]).strip(), library, model, context, as_json)
+        return
     single = " ".join(question or ()).strip()
     if bool(single) == (questions is not None):
         raise UsageError(f"expected either a QUESTION or --questions FILE, got {'both' if single else 'neither'}")
@@ -215,6 +229,29 @@ def engine_settings(
     settings = EngineSettings(engine, url, adapters, program, gguf)
     settings.check()
     return settings
+
+
+def _ask_library(question: str, library: Path | None, model: str | None, context: str, as_json: bool) -> None:
+    with _without_collection():
+        from lift.api import Library
+
+        base = progress.load_shown_model(model, as_json=False) if model is not None else None
+        memories = Library(library, base)
+    found = memories.ask(question, context)
+    if as_json:
+        documents = [{"memory": each.name, "title": each.title, "score": round(each.score, 3)} for each in found.found]
+        write_json(
+            {
+                "memory": found.memory,
+                "title": found.title,
+                **answer_record(question, found.answer),
+                "documents": documents,
+            }
+        )
+        return
+    print(found.answer.text or NO_ANSWER, flush=True)
+    print_support(found.answer)
+    print_document(found.memory, found.title)
 
 
 def _open_answerer(name: str, library: Path | None, model: str | None, computed_by: EngineSettings) -> AnyAnswerer:

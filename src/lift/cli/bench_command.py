@@ -29,7 +29,7 @@ from lift.cli.options import (
     parse_tokens,
     read_documents,
 )
-from lift.cli.output import remark, stdout, write_json
+from lift.cli.output import print_facts, remark, stdout, write_json
 from lift.errors import UsageError
 
 _EPILOG = """\b
@@ -49,6 +49,7 @@ Examples:
   lift bench parity minutes lease --peers peft,llama.cpp
   lift bench limits --shape llama-8b --lengths 8k,32k,128k
   lift bench gpu --batch-tokens 2k,4k,8k
+  lift bench service service.toml --seconds 120
 
 Progress goes to standard error. Leave the machine alone meanwhile: everything is measured in one run."""
 
@@ -73,6 +74,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("parity", epilog=_EPILOG)(parity)
     bench.command("limits", epilog=_EPILOG)(limits)
     bench.command("gpu", epilog=_EPILOG)(gpu)
+    bench.command("service", epilog=_EPILOG)(service)
     app.add_typer(bench, name="bench", help="Measure speed, memory and cost on this machine, beside the alternatives.")
 
 
@@ -550,6 +552,27 @@ def parity(
         write_json(result)
     else:
         show_parity(result)
+
+
+def service(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .toml file with the tables [costs] and [service]; docs/scale.md.")
+    ],
+    seconds: Annotated[float, typer.Option("--seconds", metavar="S", help="How long the service is simulated.")] = 60.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the questions.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate a service of very many memories: queues, tiers, machines and money, from measured unit costs."""
+    from dataclasses import asdict
+
+    from lift.bench.service_simulation import read_service, simulate_service
+
+    costs, wanted = read_service(file)
+    found = asdict(simulate_service(costs, wanted, seconds, seed))
+    if as_json:
+        write_json({"costs": asdict(costs), "service": asdict(wanted), "seconds": seconds, "seed": seed, **found})
+    else:
+        print_facts([(name.replace("_", " "), f"{value:,.4g}") for name, value in found.items()])
 
 
 def _give_out(

@@ -203,7 +203,9 @@ def show_growth(result: Mapping[str, Any]) -> None:
             (
                 f"{row['memories']:,} memories",
                 f"{1000 * row['list_s']:.1f} ms to list, {1000 * row['open_s']:.2f} ms to open one, "
-                f"{1000 * row['ask_s']:.1f} ms until it can be asked, {1000 * row['put_s']:.0f} ms to put another and "
+                f"{1000 * row['ask_s']:.1f} ms until it can be asked, {1000 * row['search_s']:.1f} ms to find the "
+                f"documents of a question ({row['index_s']:.1f} s to index all), "
+                f"{1000 * row['put_s']:.0f} ms to put another and "
                 f"remove it, {format_bytes(row['directory_bytes'])}",
             )
         )

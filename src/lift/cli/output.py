@@ -209,6 +209,13 @@ def answer_record(question: str, answer: Answer, question_id: Any = None) -> dic
     }
 
 
+def print_document(memory: str, title: str) -> None:
+    """The document that an answer is of, dimmed."""
+    from rich.text import Text
+
+    stdout().print(Text(f"  in “{title}” (lift ask {memory})", style="dim"))
+
+
 def print_support(answer: Answer) -> None:
     """The sentence that supports the answer, dimmed, with its place; or, not to be overlooked, that none does.
 

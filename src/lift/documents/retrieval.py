@@ -62,6 +62,19 @@ def search_words(text: str) -> list[str]:
     return [word for word in split_words(text) if word not in _STOPWORDS]
 
 
+def search_stems(text: str) -> list[str]:
+    """The stems of search_words."""
+    stem = Stemmer.Stemmer("english").stemWord
+    stems: dict[str, str] = {}
+    found = []
+    for word in search_words(text):
+        stemmed = stems.get(word)
+        if stemmed is None:
+            stemmed = stems[word] = stem(word)
+        found.append(stemmed)
+    return found
+
+
 class SentenceIndex:
     """BM25 (k1 = 1.5, b = 0.75, Lucene's idf) over the stemmed words of each sentence."""
 
