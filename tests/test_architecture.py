@@ -121,7 +121,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     }
     missing = {name for name in imported if not declared & {_normal(each) for each in distributions.get(name, [name])}}
     # optional: what needs them says so itself
-    served = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
+    served = {"fastapi", "h11", "prometheus_client", "starlette", "uvicorn"}
     farm = {"obstore", "pyarrow", "ray"}
     assert missing <= {"bitsandbytes", "cv2", "llama_cpp", "matplotlib", "openai", "rapidocr", *farm, *served}
 

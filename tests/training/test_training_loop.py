@@ -211,6 +211,7 @@ def test_a_checkpoint_is_plain_json_and_safetensors(tiny_model: BaseModel, tmp_p
         "tensors.safetensors",
         "training.jsonl",
         "checksums.json",
+        "document.sha256",
     }
     assert json.loads((tmp_path / "c" / "position.json").read_text())["step"] == 1
 

@@ -332,7 +332,20 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_FILE
     try:
-        content, is_whole = _unsealed(read_inside(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES))
+        content = read_inside(directory, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise LibraryError(
+            f"expected the manifest {path}, found none; the memory is damaged: remove it and absorb the text again"
+        ) from None
+    except ForeignFileError as error:
+        raise _damaged(path, f"it is {error.strerror}") from None
+    return parse_manifest(content, path)
+
+
+def parse_manifest(sealed: bytes, place: object) -> Manifest:
+    """The manifest of these bytes, which lie at `place`; raises LibraryError as read_manifest."""
+    try:
+        content, is_whole = _unsealed(sealed)
         with contextlib.suppress(ValidationError):  # in one pass; what is wrong is found out below
             if is_whole and (manifest := Manifest.model_validate_json(content)).format_version == FORMAT_VERSION:
                 return manifest
@@ -340,28 +353,22 @@ def read_manifest(directory: Path) -> Manifest:
         format_version = values["format_version"]
         if not isinstance(format_version, int) or format_version < 1:
             raise ValueError
-    except (FileNotFoundError, NotADirectoryError):
-        raise LibraryError(
-            f"expected the manifest {path}, found none; the memory is damaged: remove it and absorb the text again"
-        ) from None
-    except ForeignFileError as error:
-        raise _damaged(path, f"it is {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise _damaged(path, "it is not the JSON of a memory") from None
+        raise _damaged(place, "it is not the JSON of a memory") from None
     if is_whole is False or (format_version == FORMAT_VERSION and not is_whole):
-        raise _damaged(path, "it does not have the content that its last line, a hash, states")
+        raise _damaged(place, "it does not have the content that its last line, a hash, states")
     if format_version < FORMAT_VERSION:
         raise LibraryError(
-            f"{path} has format version {format_version}, this Lift reads {FORMAT_VERSION}; absorb its text again"
+            f"{place} has format version {format_version}, this Lift reads {FORMAT_VERSION}; absorb its text again"
         )
     if format_version > FORMAT_VERSION:
         raise LibraryError(
-            f"{path} has format version {format_version}, this Lift reads up to {FORMAT_VERSION}; upgrade Lift"
+            f"{place} has format version {format_version}, this Lift reads up to {FORMAT_VERSION}; upgrade Lift"
         )
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise _damaged(path, first_problem(error)) from None
+        raise _damaged(place, first_problem(error)) from None
 
 
 def build_manifest(**values: Any) -> Manifest:
@@ -396,5 +403,5 @@ def _installed_version(distribution: str) -> str:
         return "not installed as a package"
 
 
-def _damaged(path: Path, reason: str) -> LibraryError:
+def _damaged(path: object, reason: str) -> LibraryError:
     return LibraryError(f"the manifest {path} is damaged ({reason}); remove the memory and absorb the text again")

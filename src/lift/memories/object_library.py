@@ -16,18 +16,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
 
 from lift.errors import LibraryError, UsageError, nearest_names
 from lift.memories.key_index import check_key
-from lift.memories.manifest import FORMAT_VERSION, MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, first_problem
+from lift.memories.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from lift.memories.memory import Problem, StoredMemory
 from lift.memories.memory_names import check_name, folded, is_valid_name, normal_name
 
@@ -145,25 +143,8 @@ class ObjectLibrary:
             content = self._get(_manifest_path(name), MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             return None
-        try:
-            version = json.loads(content)["format_version"]
-            if version != FORMAT_VERSION:
-                raise LibraryError(
-                    f"{self.url}/{name} has format version {version}, this Lift reads {FORMAT_VERSION}; use the Lift "
-                    "that wrote it, or absorb its text again"
-                )
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as error:
-            raise self._damaged(name, first_problem(error)) from None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise self._damaged(name, "it is not the JSON of a memory") from None
+        manifest = parse_manifest(content, f"{self.url}/{_manifest_path(name)}")
         return manifest if manifest.name == name else manifest.model_copy(update={"name": name})
-
-    def _damaged(self, name: str, reason: str) -> LibraryError:
-        return LibraryError(
-            f"the manifest {self.url}/{_manifest_path(name)} is damaged ({reason}); remove the memory and absorb the "
-            "text again"
-        )
 
     def _get(self, path: str, most_bytes: int) -> bytes:
         if most_bytes == 0:  # of an empty file a store has no range to give
