@@ -45,7 +45,7 @@ PAGES = [
     *sorted(f"docs/guide/{page.name}" for page in (ROOT / "docs/guide").glob("*.md")),
 ]
 # What a page shows and nobody runs: data, and settings of other programs.
-DATA_LANGUAGES = {"json", "yaml"}
+DATA_LANGUAGES = {"caddy", "json", "nginx", "yaml"}
 FENCE = re.compile(
     r"^(?:<!-- (?:not run: (?P<reason>[^\n]+?)|(?P<served>in the background)) -->\n)?"
     r"```(?P<language>\w*)\n(?P<code>.*?)^```$",

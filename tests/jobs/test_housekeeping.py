@@ -20,6 +20,7 @@ from lift.errors import JobConflictError, LibraryError
 from lift.jobs.housekeeping import clear_leftovers, erase_memories, list_leftovers
 from lift.jobs.job import Job, JobEventDraft
 from lift.jobs.store import DAY_S, JOBS_DIRECTORY, JobStore
+from lift.memories.document_search import DocumentSearch
 from lift.memories.library import MemoryLibrary
 from lift.models.fingerprint import cache_directory
 from lift.tasks.language_model import open_reply_cache
@@ -97,6 +98,7 @@ def test_what_is_erased_is_found_nowhere(
     library.find(make_key("nothing"))  # builds the index by key
     library.rename(NAME, NAME + "2")
     library.rename(NAME + "2", NAME)
+    assert DocumentSearch(library).search(TEXT, 1)  # builds the index of words
     (library.root / ".engines").mkdir()
     (library.root / ".engines" / "about.txt").write_text(TITLE)
     assert len(with_words(library.root, cache_directory())) > 6

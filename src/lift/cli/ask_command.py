@@ -249,7 +249,7 @@ def _ask_library(question: str, library: Path | None, model: str | None, context
             }
         )
         return
-    print(found.answer.text or NO_ANSWER, flush=True)
+    say(found.answer.text or NO_ANSWER)
     print_support(found.answer)
     print_document(found.memory, found.title)
 

@@ -214,9 +214,9 @@ def _erase(memories: MemoryLibrary, names: list[str], as_json: bool) -> None:
         write_json({"removed": names, **{key: value for key, value in asdict(erased).items() if key != "memories"}})
         return
     for name in names:
-        print(f"removed {name}")
+        say(f"removed {name}")
     counts = ("checkpoints", erased.checkpoints), ("jobs", erased.jobs), ("uploads", erased.uploads)
-    print(f"and {', '.join(f'{count} {what}' for what, count in (*counts, ('cached replies', erased.replies)))}")
+    say(f"and {', '.join(f'{count} {what}' for what, count in (*counts, ('cached replies', erased.replies)))}")
     for copy in erased.copies:
         remark(f"the memory {copy!r} holds the same text, and was kept")
 
@@ -248,7 +248,7 @@ def backup(
     else:
         for name, why in made.left_out:
             remark(f"lift: {name!r} is not in the backup: {why}")
-        print(f"{len(made.memories)} memories in {made.file}, {format_bytes(made.size_bytes)}")
+        say(f"memories: {len(made.memories)}, in {made.file}, {format_bytes(made.size_bytes)}")
     return 1 if made.left_out else 0
 
 
@@ -269,7 +269,7 @@ def restore(
     if as_json:
         write_json({"library": str(memories.root), "memories": names})
     else:
-        print(f"{len(names)} memories put into {memories.root}")
+        say(f"memories: {len(names)}, put into {memories.root}")
 
 
 def clean(
@@ -308,13 +308,13 @@ def clean(
         write_json({"leftovers": [asdict(each) for each in found], "cleared": [each.id for each in cleared]})
         return
     if not found:
-        print("nothing lies beside the memories")
+        say("nothing lies beside the memories")
         return
     rows = [_leftover_row(each, each in cleared) for each in found]
     stdout().print(build_table(["kind", "what", "size", "age", ""], rows))
     due = [each for each in found if not each.kept]
     if yes:
-        print(f"cleared {len(cleared)}, {format_bytes(freed_bytes)}")
+        say(f"cleared {len(cleared)}, {format_bytes(freed_bytes)}")
     elif due:
         said = format_bytes(sum(each.size_bytes for each in due))
         remark(f"nothing was cleared; with --yes {len(due)} of them go, {said}")

@@ -1,4 +1,4 @@
-"""What lies in a library and in the cache beside the memories: listed with its size, cleared away, erased for a memory.
+"""Leftovers of a library and of the cache: listed with their size, cleared away, and erased with a memory.
 
 A checkpoint is that of work which nobody is at; an upload one that no waiting or running job needs. Nothing that is in
 use is listed, and what was touched lately is listed and kept. Caches are made again when they are missed, which costs
@@ -20,6 +20,7 @@ from lift.endpoints.reply_cache import REPLIES_FILE, ReplyCache
 from lift.errors import JobConflictError, LibraryError, UsageError
 from lift.jobs.job import Job
 from lift.jobs.store import DAY_S, JOBS_DIRECTORY, JobStore
+from lift.memories.document_search import SEARCH_DIRECTORY
 from lift.memories.durable import disk_errors
 from lift.memories.library import MemoryLibrary
 from lift.memories.memory import StoredMemory
@@ -137,12 +138,13 @@ def erase_memories(library: MemoryLibrary, names: Sequence[str]) -> Erased:
         if (cache_directory() / REPLIES_DIRECTORY / REPLIES_FILE).exists():
             with ReplyCache(cache_directory() / REPLIES_DIRECTORY) as cache:
                 replies = cache.clear()
-        engines = library.root / ENGINES_DIRECTORY
-        if engines.exists():  # adapters in the form of another program, which that can be given anew
-            shutil.rmtree(engines, ignore_errors=True)
-            _check_gone(engines)
+        # adapters in the form of another program, which can be given anew
+        _remove_directory(library.root / ENGINES_DIRECTORY)
+        index = library.root / SEARCH_DIRECTORY
+        _remove_directory(index)
         for memory in memories:
             library.remove(memory.name)
+        _remove_directory(index)  # somebody may have searched meanwhile
         for garbage in library.garbage():
             _check_gone(garbage)
     return Erased(tuple(memory.name for memory in memories), checkpoints, jobs, uploads, replies, tuple(copies))
@@ -238,6 +240,13 @@ def _texts_of(library: MemoryLibrary, name: str) -> set[str]:
     with contextlib.suppress(LibraryError):
         return _text_hashes(library[name])
     return set()
+
+
+def _remove_directory(directory: Path) -> None:
+    """Delete a directory that is made again when it is missed, if it is there; raises LibraryError if it stays."""
+    if directory.exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        _check_gone(directory)
 
 
 def _check_gone(path: Path) -> None:

@@ -21,7 +21,8 @@ from lift.errors import LibraryError
 from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import MANIFEST_FILE
 
-_DIRECTORY, _FILE = ".search", "passages.sqlite"
+SEARCH_DIRECTORY = ".search"
+_FILE = "passages.sqlite"
 # Raised where words, passages or tables are made otherwise: an older index is made anew.
 _VERSION = 1
 # A passage of so many content words overlaps its neighbours by half.
@@ -50,7 +51,7 @@ class DocumentSearch:
 
     def __init__(self, library: MemoryLibrary) -> None:
         self._library = library
-        self._path = library.root / _DIRECTORY / _FILE
+        self._path = library.root / SEARCH_DIRECTORY / _FILE
 
     def search(self, question: str, count: int) -> list[FoundDocument]:
         """The `count` best documents as the library is now, best first; fewer where fewer share a word with it.
