@@ -1,4 +1,4 @@
-# make setup [EXTRAS=serve|evaluate|openai|docs|dev|fuzz|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
+# make setup [EXTRAS=serve|evaluate|openai|ocr|farm|s3|docs|dev|fuzz|all]   a virtual environment in .venv with Lift in it; done again when its inputs change
 # make demo                     absorb an article and compare four ways of asking about it (within 9 minutes)
 # make docs                     the documents as a site, in site/
 # make fuzz [READERS="docx http-body"] [SECONDS=60]   everything that reads a stranger's bytes, a minute each

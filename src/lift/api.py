@@ -7,6 +7,7 @@ base model take turns (models/turns.py), and a memory can be asked while another
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -160,15 +161,18 @@ class Library:
         check_questions([question], context)
         found = self.search(question)
         check_found(found, question)
+        left_out = DocumentSearch(self.stored).left_out()
         first = self[found[0].name]
         near = [self[each.name] for each in near_documents(found)[1:]]
         asked = [first, *(each for each in near if each.manifest.base == first.manifest.base)]
         base = None if is_remote(first.stored) else self._model or resident_model(first.manifest.base.id, fetch=False)
         if base is None or isinstance(base, ServedModel):
-            return LibraryAnswer(first.name, first.manifest.title, first.ask(question, context), tuple(found))
+            alone = first.ask(question, context)
+            return LibraryAnswer(first.name, first.manifest.title, alone, tuple(found), left_out)
         names = {each.name for each in asked}
         ranked = [*(each for each in found if each.name in names), *(each for each in found if each.name not in names)]
-        return ask_found(base, [each.stored for each in asked], ranked, question, context)
+        answer = ask_found(base, [each.stored for each in asked], ranked, question, context)
+        return dataclasses.replace(answer, left_out=left_out)
 
     def rename(self, old: str, new: str) -> Memory:
         """Give a memory another name; raises UsageError for a bad one, LibraryError where it is taken."""

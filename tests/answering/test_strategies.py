@@ -413,3 +413,24 @@ def test_closed_book_a_refusal_behind_what_was_cited_is_no_answer(tiny_model: Ba
 
     answer, _ = take(tiny_model, BOTH, "none", bring)
     assert answer.text == "1911"
+
+
+def test_closed_book_silence_does_not_win_over_what_the_memory_says(tiny_model: BaseModel) -> None:
+    """The reader refuses unsurely, and has nothing else to say; the memory refuses, too."""
+
+    def bring(want: ModelRequest) -> Any:
+        if isinstance(want, ScoreRequest):
+            return [-9.0] * len(want.answers)
+        return TEXT_TELLS_NOTHING if want.adapter == "memory" or not want.excluded else ""
+
+    answer, _ = take(tiny_model, BOTH, "none", bring)
+    assert answer.text == TEXT_TELLS_NOTHING
+
+
+def test_a_sentence_that_is_too_long_to_be_quoted_stands_beside(tiny_model: BaseModel) -> None:
+    def bring(want: ModelRequest) -> Any:
+        return [-9.0] * len(want.answers) if isinstance(want, ScoreRequest) else "Yes."
+
+    answer, _ = take(tiny_model, BOTH, "auto", bring, RULES, "Will visitors who pay get the key?", 3)
+    assert (answer.text, answer.supported) == (TEXT_TELLS_NOTHING, False)
+    assert [each.text for each in answer.evidence] == ["The key may be kept if it is asked for."]

@@ -99,3 +99,29 @@ def test_what_names_nothing_is_refused(source: str, tmp_path: Path, monkeypatch:
         find_documents([source])
     with pytest.raises(UsageError, match=r"^expected"):
         find_documents([str(tmp_path)])
+
+
+def test_two_texts_of_one_title_are_refused_and_none_is_lost(archive: Path) -> None:
+    table = archive / "notes.jsonl"
+    table.write_text("".join(json.dumps({"title": "Untitled", "text": text}) + "\n" for text in ("One.", "Two.")))
+    with pytest.raises(UsageError, match="a title of its own"):
+        find_documents([str(table)])
+    table.write_text("".join(json.dumps({"title": "Untitled", "text": "One."}) + "\n" for _ in range(2)))
+    assert len(find_documents([str(table)])) == 1
+
+
+def test_a_table_names_the_same_texts_from_wherever_it_is_named(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = archive / "notes.jsonl"
+    table.write_text(json.dumps({"title": "Note", "text": "One."}) + "\n")
+    monkeypatch.chdir(archive)
+    assert find_documents(["notes.jsonl"]) == find_documents([str(table)])
+
+
+@pytest.mark.parametrize("path", ["../secret.txt", "/etc/hostname", "../*", "inside/secret.txt"])
+def test_a_table_reaches_no_file_outside_its_folder(archive: Path, path: str) -> None:
+    (archive.parent / "secret.txt").write_text("Nobody may read this.")
+    (archive / "inside").symlink_to(archive.parent)
+    table = archive / "table.jsonl"
+    table.write_text(json.dumps({"path": path}) + "\n")
+    with pytest.raises(UsageError, match="below the folder of the table"):
+        find_documents([str(table)])

@@ -161,6 +161,18 @@ def test_a_stranger_puts_nothing_but_whole_memories_anywhere(
     assert sorted(path.name for path in tmp_path.iterdir()) in (["b.tar"], ["b.tar", "home"])
 
 
+def test_a_header_that_states_a_huge_name_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """tarfile reads the long name that a header announces at once, of whatever size it says."""
+    long = entry("long", type=tarfile.GNUTYPE_LONGNAME)
+    long.size = 1 << 62
+    content = long.tobuf(format=tarfile.GNU_FORMAT) + b"\0" * 1024
+    file = tmp_path / "b.tar"
+    file.write_bytes(content + f"sha256:{hashlib.sha256(content).hexdigest()}\n".encode())
+    with pytest.raises(LibraryError) as caught:
+        restore_backup(MemoryLibrary(tmp_path / "other"), file)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_damaged_memory_is_left_out_and_told_of(
     library: MemoryLibrary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

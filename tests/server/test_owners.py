@@ -73,6 +73,7 @@ def test_a_key_sees_and_changes_what_is_its_own_alone(tiny_model: BaseModel, tmp
         assert call("chief", "POST", f"/api/jobs/{job}/cancel").json()["status"] == "cancelled"
         assert call("anna", "POST", f"/api/jobs/{job}/retry").json()["status"] == "queued"
         assert "owner" not in call("anna", "GET", f"/api/jobs/{job}").text
+        assert order("chief", file).status_code == 200, "expected an admin to use what an admin sees"
 
 
 def test_what_was_made_before_there_were_keys_is_for_admins(tiny_model: BaseModel, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ those the memory decides, by how much likelier it finds its own answer than the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lift.adapters.resident import holding_stored
 from lift.answering.answer import Answer
@@ -34,12 +34,16 @@ _MOST_NATS = 4.0
 
 @dataclass(frozen=True)
 class LibraryAnswer:
-    """The answer of the memory `memory`; `found`: the documents that the question may be about, best first."""
+    """The answer of the memory `memory`; `found`: the documents that the question may be about, those asked first.
+
+    `left_out`: memories whose texts could not be searched, each with the sentence why.
+    """
 
     memory: str
     title: str
     answer: Answer
     found: tuple[FoundDocument, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def near_documents(found: Sequence[FoundDocument]) -> list[FoundDocument]:

@@ -250,14 +250,14 @@ class Strategies:
     def _quote(self, question: str, answer: Answer, most_tokens: int) -> Answer:
         """The answer with what is quoted in its place: the sentence that fits best; that nothing tells it without one.
 
-        A sentence of more than so many tokens is not quoted.
+        A sentence of more than so many tokens stands beside that alone.
         """
         best = self.index.search(question, 1)
         if not best:
             return replace(answer, text=TEXT_TELLS_NOTHING, context="evidence", evidence=(), supported=False)
-        if len(content_ids(self._base.tokenizer, best[0].text)) > most_tokens:
-            return answer
         beside = (Evidence.of(self.document, best[0], "related"),)
+        if len(content_ids(self._base.tokenizer, best[0].text)) > most_tokens:
+            return replace(answer, text=TEXT_TELLS_NOTHING, context="evidence", evidence=beside, supported=False)
         return replace(answer, text=best[0].text, context="evidence", evidence=beside, supported=False)
 
     def _wants_yes_or_no(self, question: str) -> bool:
@@ -276,7 +276,7 @@ class Strategies:
         said, cited = yield [GenerateRequest(self.adapters.memory, bare.ids, max_new_tokens), self._citing(question)]
         recited = self._ids(question, cited)
         read = yield from self._read(recited, max_new_tokens)
-        told = [text for text in (read, said) if not declines(text)] or [said]
+        told = [text for text in (read, said) if text and not declines(text)] or [said]
         chosen = yield from self._rerank(told, bare.ids, [recited], CITING_PMI_WEIGHT)
         return self.answer(bare, chosen or "")
 

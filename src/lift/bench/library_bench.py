@@ -17,7 +17,7 @@ from lift.adapters.attach import create_adapter
 from lift.adapters.resident import attach_stored, release
 from lift.documents.document import Document
 from lift.errors import cleaning_up
-from lift.memories.document_search import DocumentSearch
+from lift.memories.document_search import SEARCH_DIRECTORY, DocumentSearch
 from lift.memories.library import MemoryLibrary
 from lift.memories.manifest import DOCUMENT_FILE, MANIFEST_FILE, Cost, FileRecord, RecallSummary
 from lift.memories.memory import MemoryDraft, StoredMemory
@@ -97,7 +97,7 @@ def _measured(base: BaseModel, library: MemoryLibrary, draft: MemoryDraft, count
         library.put(draft_of_one_more)
         library.remove(draft_of_one_more.name)
 
-    shutil.rmtree(library.root / ".search", ignore_errors=True)
+    shutil.rmtree(library.root / SEARCH_DIRECTORY, ignore_errors=True)
     directory_bytes = sum(path.stat().st_size for path in library.root.rglob("*") if path.is_file())
     search = DocumentSearch(library)
     begun = now()

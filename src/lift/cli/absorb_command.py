@@ -170,7 +170,9 @@ def absorb(
         )
         absorb_on_farm(files, farm, farm_settings, workers, worker_cpus, worker_gpus, as_json)
         return
-    _refuse_beside(context, "a single memory", "workers", "worker_cpus", "worker_gpus")
+    for each in ("workers", "worker_cpus", "worker_gpus"):
+        if _given(context, each):
+            raise UsageError(f"expected --{each.replace('_', '-')} with --farm, got it alone; add --farm ray")
     if library is not None and "://" in library:
         raise UsageError(f"expected a directory as --library, got {library!r}; add --farm ray, or name a directory")
     memories = MemoryLibrary(Path(library) if library is not None else None)

@@ -246,9 +246,12 @@ def _ask_library(question: str, library: Path | None, model: str | None, context
                 "title": found.title,
                 **answer_record(question, found.answer),
                 "documents": documents,
+                "left_out": dict(found.left_out),
             }
         )
         return
+    for name, why in found.left_out.items():
+        remark(f"lift: {name!r} was not searched: {why}")
     say(found.answer.text or NO_ANSWER)
     print_support(found.answer)
     print_document(found.memory, found.title)

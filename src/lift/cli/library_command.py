@@ -283,9 +283,7 @@ def clean(
     ] = None,
     older_than_days: Annotated[
         float,
-        typer.Option(
-            "--older-than", metavar="DAYS", min=0, help="Keep work, jobs and uploads that were touched since then."
-        ),
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Keep what was touched within so many days."),
     ] = 7.0,
     yes: Annotated[bool, typer.Option("--yes", help="Clear them; without it they are only listed.")] = False,
     library: LibraryOption = None,

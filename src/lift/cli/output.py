@@ -211,9 +211,11 @@ def answer_record(question: str, answer: Answer, question_id: Any = None) -> dic
 
 def print_document(memory: str, title: str) -> None:
     """The document that an answer is of, dimmed."""
+    import shlex
+
     from rich.text import Text
 
-    stdout().print(Text(f"  in “{title}” (lift ask {memory})", style="dim"))
+    stdout().print(Text(f"  in “{title}” (lift ask {shlex.quote(memory)})", style="dim"))
 
 
 def print_support(answer: Answer) -> None:

@@ -159,6 +159,8 @@ def serve(
             backend = base.backend(rows) if isinstance(base, ServedModel) else None
             lift_engine = Engine(base, memories, rows=rows, waiting=waiting, resident=resident, backend=backend)
             settings = replace(settings, connections=allow_open_files(connections))
+            if settings.connections < connections:
+                remark(f"{settings.connections} connections, since this process may open no more files")
             app = create_app(lift_engine, store, Supervisor(store, memories.root, model), memories, settings)
             log_to_stderr()
             url = url_of(listener)

@@ -64,9 +64,15 @@ def find_documents(sources: Sequence[str]) -> list[FarmDocument]:
     (.parquet, .jsonl) with a column `path`, `url` or `text` and perhaps `title`, or @FILE, a list of paths or URLs, one
     a line (@- reads standard input). Names are made of titles or file names; those of equal names end in a hash of
     their source, so that a name does not depend on the order. Raises UsageError for a source that is none of it, or
-    names nothing.
+    names nothing, and for two texts of one title in a table.
     """
-    rows = list({row.source: row for source in sources for row in _rows_of(source)}.values())
+    found: dict[str, _Row] = {}
+    for row in (row for source in sources for row in _rows_of(source)):
+        if found.setdefault(row.source, row).text != row.text:
+            raise UsageError(
+                f"expected a title of its own for each text of a table, got two texts of {row.source}; mend the titles"
+            )
+    rows = list(found.values())
     if not rows:
         raise UsageError(f"expected sources with a document in them, got none in {', '.join(sources)}; name others")
     names = [suggest_name(row.title or _stem(row.source)) for row in rows]
@@ -143,7 +149,9 @@ def _stored_rows(url: str, title: str | None) -> Iterator[_Row]:
 
 
 def _table_rows(source: str) -> Iterator[_Row]:
-    beside = "" if is_store_url(source) else os.path.dirname(os.path.abspath(os.path.expanduser(source)))
+    is_local = not is_store_url(source)
+    table = os.path.abspath(os.path.expanduser(source)) if is_local else source
+    beside = os.path.dirname(table) if is_local else ""
     for number, record in enumerate(_records(source), 1):
         where = f"row {number} of {source}"
         told = {key: record[key] for key in (*_COLUMNS, "title") if isinstance(record.get(key), str) and record[key]}
@@ -154,9 +162,15 @@ def _table_rows(source: str) -> Iterator[_Row]:
         if kind == "text":
             if title is None:
                 raise UsageError(f"expected a title beside the text in {where}, got none; add a column title")
-            yield _Row(f"{source}#{title}", len(told["text"].encode("utf-8", "replace")), title, told["text"])
+            yield _Row(f"{table}#{title}", len(told["text"].encode("utf-8", "replace")), title, told["text"])
         elif kind == "path" and not is_store_url(told["path"]):
-            yield from _local_rows(os.path.join(beside, told["path"]), title)
+            for row in _local_rows(os.path.join(beside, told["path"]), title):
+                if not Path(row.source).resolve().is_relative_to(Path(beside).resolve()):
+                    raise UsageError(
+                        f"expected a path below the folder of the table in {where}, got {told['path']!r}; name files "
+                        "elsewhere in the command itself, or in a list (@FILE)"
+                    )
+                yield row
         else:
             yield from _stored_rows(told[kind], title)
 

@@ -100,7 +100,7 @@ def clear_leftovers(library: MemoryLibrary, leftovers: Iterable[Leftover]) -> li
             if each.kept:
                 continue
             if each.kind in ("jobs", "uploads") and store is None:
-                store = opened.enter_context(contextlib.closing(JobStore(library.root / JOBS_DIRECTORY)))
+                store = opened.enter_context(contextlib.closing(JobStore(library.root / JOBS_DIRECTORY, clears=False)))
             if _clear(library, store, each):
                 cleared.append(each)
         if store is not None:
@@ -125,7 +125,7 @@ def erase_memories(library: MemoryLibrary, names: Sequence[str]) -> Erased:
         for key in sorted(keys):
             alone.enter_context(library.unfinished.alone(key))
         if (library.root / JOBS_DIRECTORY).is_dir():
-            with contextlib.closing(JobStore(library.root / JOBS_DIRECTORY)) as store:
+            with contextlib.closing(JobStore(library.root / JOBS_DIRECTORY, clears=False)) as store:
                 found = _jobs_of(store, memories, texts)
                 store.remove_jobs([job.id for job in found])
                 files = {file.id for file in store.files() if file.sha256 in texts} | {job.file_id for job in found}
@@ -162,7 +162,7 @@ def _leftovers(library: MemoryLibrary, now_s: float) -> Iterator[Leftover]:
         kept = "" if name else _RESUMABLE
         yield Leftover("checkpoints", work.key, what, work.size_bytes, max(now_s - work.changed_s, 0.0), kept)
     if (library.root / JOBS_DIRECTORY).is_dir():
-        with contextlib.closing(JobStore(library.root / JOBS_DIRECTORY)) as store:
+        with contextlib.closing(JobStore(library.root / JOBS_DIRECTORY, clears=False)) as store:
             yield from _of_jobs(store, now_s)
     for path in library.garbage():
         yield Leftover("garbage", path.name, "what a broken-off command left", _size_bytes(path), _age_s(path, now_s))
@@ -219,13 +219,22 @@ def _clear(library: MemoryLibrary, store: JobStore | None, each: Leftover) -> bo
 
 
 def _jobs_of(store: JobStore, memories: Sequence[StoredMemory], texts: Collection[str]) -> list[Job]:
-    """Jobs that made one of the memories, whatever it was called then, or were given the same file."""
+    """Jobs that made one of the memories, whatever it was called then, or were given the same file.
+
+    Where the file is gone, a title or a name tells.
+    """
     names = {memory.name for memory in memories}
     titles = {memory.manifest.title for memory in memories}
     made = {job for memory in memories for job in store.jobs_that_tell(memory.manifest.absorption_key)}
     jobs = store.jobs()
-    own = {job.id for job in jobs if job.id in made or {job.memory, job.name} & names or job.title in titles}
     hashes = {file.id: file.sha256 for file in store.files()}
+    own = {
+        job.id
+        for job in jobs
+        if job.id in made
+        or job.memory in names
+        or (job.file_id not in hashes and (job.name in names or job.title in titles))
+    }
     given = {hashes.get(job.file_id, job.file_id) for job in jobs if job.id in own} | set(texts)
     return [job for job in jobs if job.id in own or hashes.get(job.file_id, job.file_id) in given]
 

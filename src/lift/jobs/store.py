@@ -48,12 +48,13 @@ class JobStore(FileStore):
 
     Any number of threads and processes may use it at once; what a method has returned is on the disk. All raise
     JobError where the disk refuses, and UnknownJobError for an id that there is not. What has ended long ago is cleared
-    away when the store is opened, and when a job is created.
+    away when the store is opened, unless it is opened without that (`clears`), and when a job is created.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, clears: bool = True) -> None:
         super().__init__(directory)
-        self._clear_where_due()
+        if clears:
+            self._clear_where_due()
 
     def _clear_where_due(self) -> None:
         if is_clock_settled(self.directory / "clock"):
@@ -85,6 +86,8 @@ class JobStore(FileStore):
     ) -> Job:
         """Put a job at the end of those of its priority; of two jobs the one of the higher `priority` comes first.
 
+        `owner` is whose job it is; whether they may use the file is for the caller to judge.
+
         Raises UsageError for what no job can be done with: a bad name, recipe, override, budget or priority.
         """
         if name is not None:
@@ -101,8 +104,7 @@ class JobStore(FileStore):
         overrides_json = json.dumps(list(overrides))
         order = (job_id, file_id, title, name, recipe, overrides_json, budget_s, priority, time.time(), owner)
         with self._database.writing() as rows:
-            known = "SELECT 1 FROM files WHERE id = ?1 AND (?2 IS NULL OR owner = ?2)"
-            if not rows.execute(known, (file_id, owner)).fetchone():
+            if not rows.execute("SELECT 1 FROM files WHERE id = ?", (file_id,)).fetchone():
                 raise UnknownJobError(
                     f"expected the id of an uploaded file, got {file_id!r}; upload the document first"
                 )

@@ -40,6 +40,7 @@ _FOLDER = "memories"
 _SEAL = re.compile(rb"sha256:([0-9a-f]{64})\n")
 _SEAL_BYTES = len("sha256:") + 64 + len("\n")
 _MAX_ABOUT_BYTES = 1 << 16
+_MAX_HEADER_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 20
 # what a file system says that has no hard links
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
@@ -103,10 +104,25 @@ def restore_backup(library: MemoryLibrary, file: Path) -> list[str]:
 
         def fill(directory: Path) -> None:
             stream.seek(0)
-            with _archive_errors(file), tarfile.open(fileobj=_Part(stream, end), mode="r:") as archive:
+            with _archive_errors(file), _opened(_Part(stream, end)) as archive:
                 _extract(archive, directory, file)
 
         return library.put_all(fill)
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry whose header names no more than is ever written: tarfile reads long names at once, of any size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _Entry:
+        entry = super().frombuf(buf, encoding, errors)
+        if not entry.isreg() and entry.size > _MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {entry.size:,} bytes")
+        return entry
+
+
+def _opened(stream: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=stream, mode="r:", tarinfo=_Entry)
 
 
 def _write_archive(

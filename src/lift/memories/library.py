@@ -7,7 +7,7 @@
             .serve/              the jobs of `lift serve` and the files given to it, see lift/jobs
             .lift-restored-HEX/  memories of a backup, each whole, that get their names one after the other
             .lift-old-NAME       set aside while NAME is being replaced; the memory itself as long as NAME is missing
-            .clock               when the library was last written to, see clock_guard.py
+            .clock               how long the clock has gone evenly, see clock_guard.py
             .lock                held by whoever changes anything; readers need no lock
 
 Writing goes: everything into a .lift-tmp directory, onto the disk, then one rename. A crash anywhere leaves what was

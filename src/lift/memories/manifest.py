@@ -69,9 +69,9 @@ MAX_SOURCE_CHARS = 4_096
 _MOST_PARTS = 10_000
 MOST_OMISSIONS = 10_000
 _MOST_POINTS = 100_000
-# of each package its name on the index, where Lift's own is another's
 # the last line, with the hash of the JSON that is left without it
 _SEAL = re.compile(rb',\n  "manifest_sha256": "([0-9a-f]{64})"\n}\n\Z')
+# of each package its name on the index, where Lift's own is another's
 _RECORDED_PACKAGES = {"lift": "lift-memory", "torch": "torch", "transformers": "transformers", "peft": "peft"}
 
 

@@ -24,7 +24,7 @@ from lift.server.settings import ServerSettings
 # Of the files that a process may have open, those that are not connections: the library, uploads, the database.
 _OTHER_FILES = 256
 _LEAST_CONNECTIONS = 16
-# A body may come slowly, but not a byte a minute.
+# What of a body has to come in each `body_silence_s`.
 _LEAST_BODY_BYTES = 10_000
 # After an answer that did not wait for the whole body, for which its reader still writes.
 _LINGER_S = 2.0
@@ -101,7 +101,7 @@ class BoundedConnection(H11Protocol):
         self._quiet_since = time.monotonic()
         if self.transport.is_closing():
             self._abort_within(self._settings.write_silence_s)
-        elif self.conn.their_state is h11.SEND_BODY:
+        elif not self.has_request and self.conn.their_state is h11.SEND_BODY:  # and no next request has begun
             self._abort_within(_LINGER_S)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -130,7 +130,9 @@ class BoundedConnection(H11Protocol):
         ]
         if not others:
             return False
-        longest = min(others, key=lambda each: each._quiet_since)
+        # those whose last answer is still being read come last
+        read = [each for each in others if not each.transport.get_write_buffer_size()]
+        longest = min(read or others, key=lambda each: each._quiet_since)
         longest.transport.abort()
         self.connections.discard(longest)
         return True

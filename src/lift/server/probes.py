@@ -63,6 +63,7 @@ class ReadinessProbe:
         self._parts = parts
         self._places = {place: _identity(place) for place in (parts.library.root, parts.store.directory)}
         self._checking = asyncio.Lock()
+        self._looking: asyncio.Future[Refusal | None] | None = None  # one that hangs is waited for, and never doubled
         self._checked_at = float("-inf")
         self._fault: Refusal | None = None
 
@@ -70,10 +71,12 @@ class ReadinessProbe:
         """Raise Refusal where the library is gone, replaced or not to be written, or nothing computes answers."""
         async with self._checking:
             if time.monotonic() - self._checked_at > _KEPT_S:
-                try:
-                    async with asyncio.timeout(_LOOK_S):  # a disk across a network may never answer
-                        self._fault = await run_in_threadpool(self._look)
-                except TimeoutError:
+                if self._looking is None:
+                    self._looking = asyncio.ensure_future(run_in_threadpool(self._look))
+                await asyncio.wait({self._looking}, timeout=_LOOK_S)  # a disk across a network may never answer
+                if self._looking.done():
+                    self._fault, self._looking = self._looking.result(), None
+                else:
                     self._fault = _lost("the library does not answer")
                 self._checked_at = time.monotonic()
         if self._fault is not None:

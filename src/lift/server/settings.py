@@ -19,9 +19,9 @@ class ServerSettings:
     other servers that may call it from a browser. `requests_per_minute` and `concurrent`: what a key may do whose own
     line says nothing else. `max_upload_bytes` bounds a document, `max_stored_bytes` all that are kept. `answer_s`
     bounds an answer, its waiting included; `shutdown_s` is how long running answers may take when the server is asked
-    to stop. `connections` may be open at once. A request's header has to come within `header_s`, `body_silence_s` pass
-    at most without some of its body; a connection without requests ends after `idle_s`, and so does one whose reader
-    takes nothing for `write_silence_s`.
+    to stop. `connections` may be open at once. A request's header has to come within `header_s`, and 10 kB of its
+    body at least in each `body_silence_s`; a connection without requests ends after `idle_s`, and so does one whose
+    reader takes nothing for `write_silence_s`.
     """
 
     model: str = "smollm2"
