@@ -27,9 +27,10 @@ TEXT = (
 SECRETS = ("quorvane", "brisk", "zinnober", "goblet", "abbot")
 QUICK = ["--set", "training.epochs=1", "--set", "tasks.per_sentence=2"]
 DRIVER = """
-import json, sys
+import glob, json, sys
 import lift.cli
 for command in json.loads(sys.argv[1]):
+    command = [next(iter(glob.glob(each)), each) if "*" in each else each for each in command]
     try:
         status = lift.cli.run(command)
     except SystemExit as error:
@@ -71,8 +72,8 @@ def test_no_command_opens_a_connection_unasked(tmp_path: Path, tiny_directory: P
     questions = tmp_path / "questions.jsonl"
     asked = [{"question": "Who founded the abbey?", "answers": ["Matilda Brisk"]}]
     questions.write_text(json.dumps({"title": "Abbey", "context": TEXT, "questions": asked}) + "\n", "utf-8")
-    batch = tmp_path / "batch.txt"
-    batch.write_text("Who founded the abbey?\nWhat does the bell weigh?\n", "utf-8")
+    batch = tmp_path / "batch.jsonl"
+    batch.write_text('{"question": "Who founded the abbey?"}\n{"question": "What does the bell weigh?"}\n', "utf-8")
     model, out = ["--model", str(tiny_directory)], str(tmp_path / "out")
     commands = [
         ["--version"],
@@ -96,7 +97,7 @@ def test_no_command_opens_a_connection_unasked(tmp_path: Path, tiny_directory: P
         ["verify"],
         ["export", "portable", "--to", "peft", f"{out}-peft"],
         ["export", "portable", "--to", "vllm", f"{out}-vllm"],
-        ["import", f"{out}-peft", "--name", "imported", *model],
+        ["import", f"{out}-peft/adapters/*", "--name", "imported", *model],
         ["warm-start", "--memory", "portable", "--out", f"{out}-start"],
         ["evaluate", "qa", "--data", str(questions), "--methods", "bm25,full", "--out", out, *model],
         ["evaluate", "report", out],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -58,6 +60,13 @@ def archive(tmp_path: Path) -> Archive:
     return Archive(tmp_path)
 
 
+def short_directory() -> str:
+    """A directory of a test for Ray's sockets, whose paths have 107 bytes at most."""
+    directory = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
 class Farm:
     """Runs of `lift absorb --farm`, each in a process of its own, in directories of their own."""
 
@@ -67,7 +76,7 @@ class Farm:
             **os.environ,
             "LIFT_HOME": str(root / "home"),
             "LIFT_CACHE": str(root / "cache"),
-            "RAY_TMPDIR": str(root / "ray"),
+            "RAY_TMPDIR": short_directory(),
             "OMP_NUM_THREADS": "1",
             "RAY_worker_niceness": "0",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -211,7 +220,7 @@ def test_drivers_may_be_killed_at_random(farm: Farm, archive: Archive, tmp_path:
 @contextmanager
 def cluster_of(machines: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_TMPDIR", str(root / "ray"))
+    monkeypatch.setenv("RAY_TMPDIR", short_directory())
     monkeypatch.setenv("RAY_worker_niceness", "0")  # else its workers stand behind all else that runs
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(os.path.abspath(path) for path in sys.path if path))
     from ray.cluster_utils import Cluster

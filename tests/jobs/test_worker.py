@@ -110,7 +110,8 @@ def check_whole(place: Place, others: Collection[str] = ()) -> None:
     assert {job.status for job in jobs} == {"succeeded"}
     assert {job.memory for job in jobs} | set(others) == set(place.library.names())
     assert place.library.verify() == []
-    assert not list((place.library.root / ".absorbing").glob("*"))
+    # the file of a lease whose holder was killed at its very end may be left: an empty one, which nobody holds
+    assert not [path for path in (place.library.root / ".absorbing").glob("*") if path.suffix != ".lock"]
     events = place.store.events()
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     for job in jobs:
