@@ -101,7 +101,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryLibrary:
         ["absorb", f"/nowhere/{HOSTILE}"],
         ["absorb", f"/nowhere/{HOSTILE}", "--json"],
         ["plan", f"/nowhere/{HOSTILE}"],
-        ["import", f"/nowhere/{HOSTILE}", "--name", "other"],
+        ["import", f"/nowhere/{HOSTILE}", "--name", "other", "--model", f"/nowhere/{HOSTILE}"],
         ["export", "ill", "--to", HOSTILE, "out"],
         ["recipes", "show", HOSTILE],
         ["serve", "--host", HOSTILE],

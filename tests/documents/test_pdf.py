@@ -326,6 +326,7 @@ def test_pages_without_text_are_told_and_a_scan_names_the_option(tmp_path: Path)
         read(tmp_path, printed(pictured, pictured))
 
 
+@pytest.mark.slow
 def test_character_recognition_reads_a_picture_and_says_so(tmp_path: Path) -> None:
     pytest.importorskip("rapidocr")
     import pypdfium2

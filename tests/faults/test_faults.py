@@ -28,7 +28,7 @@ def sweep(*options: str) -> None:
 
 @pytest.mark.parametrize("seed", [0])
 def test_nothing_is_lost_at_points_drawn_by_chance(seed: int) -> None:
-    sweep("absorb", "into", "job", "erase", "--sample", "3", "--seed", str(seed))
+    sweep("absorb", "into", "job", "erase", "--sample", "2", "--seed", str(seed))
 
 
 @pytest.mark.slow

@@ -114,14 +114,14 @@ class _Entry(tarfile.TarInfo):
     """An entry whose header names no more than is ever written: tarfile reads long names at once, of any size."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str | None, errors: str) -> _Entry:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
         entry = super().frombuf(buf, encoding, errors)
         if not entry.isreg() and entry.size > _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {entry.size:,} bytes")
         return entry
 
 
-def _opened(stream: IO[bytes]) -> tarfile.TarFile:
+def _opened(stream: _Part) -> tarfile.TarFile:
     return tarfile.open(fileobj=stream, mode="r:", tarinfo=_Entry)
 
 
