@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lift.cli import farming, run
-from lift.farm.document_absorber import Absorbed
+from lift.farm.document_absorber import AbsorbedDocument
 from lift.farm.farm import FarmReport
 from lift.farm.work_queue import Failure
 
@@ -39,7 +39,7 @@ def test_what_a_farm_cannot_do_is_refused(file: str, capsys: pytest.CaptureFixtu
 
 REPORT = FarmReport(
     3,
-    (Absorbed("a", "a", False, 10.0, 4, 3, 100), Absorbed("b", "b", True, 0.1, 4, 4, 0)),
+    (AbsorbedDocument("a", "a", False, 10.0, 4, 3, 100), AbsorbedDocument("b", "b", True, 0.1, 4, 4, 0)),
     {"c": Failure("DocumentError", "c.pdf: expected a text, got none")},
     12.0,
     10.0,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lift.errors import FarmError, UsageError
-from lift.farm.document_absorber import Absorbed, NotAbsorbed
+from lift.farm.document_absorber import AbsorbedDocument, NotAbsorbed
 from lift.farm.farm import FarmProgress, FarmReport, farm_events
 from lift.farm.pool import DocumentEnded, PoolEvent, WorkerDied, WorkerReady
 from lift.farm.sources import FarmDocument
@@ -88,7 +88,7 @@ class ScriptedPool:
         if document.name in self.bad:
             return [DocumentEnded(worker, NotAbsorbed(document.name, Failure("DocumentError", "cannot be read")))]
         reused = not self._absorb(document.name)
-        return [DocumentEnded(worker, Absorbed(document.name, document.name, reused, 1.0, 4, 3, 100))]
+        return [DocumentEnded(worker, AbsorbedDocument(document.name, document.name, reused, 1.0, 4, 3, 100))]
 
     def _absorb(self, name: str) -> bool:
         if name in self.library:

@@ -50,7 +50,7 @@ class Saving:
     document_sha256: str = ""
 
 
-class Goal(Protocol):
+class TrainingGoal(Protocol):
     """Ends a training before its last epoch."""
 
     def reached(self) -> bool:
@@ -113,7 +113,7 @@ class Session:
         *,
         schedule: Schedule | None = None,
         saving: Saving = Saving(),
-        goal: Goal | None = None,
+        goal: TrainingGoal | None = None,
     ) -> Iterator[Trained | Planned | CheckpointNotice]:
         """Train for the batch sampler's epochs, or until what is reserved for the end of the budget.
 

@@ -150,7 +150,7 @@ def serve(
         from lift.engines.served_model import ServedModel, opened_base
         from lift.jobs.supervisor import Supervisor
         from lift.server.app import create_app
-        from lift.server.connections import allow_open_files
+        from lift.server.bounded_connections import allow_open_files
         from lift.server.logs import log_to_stderr
         from lift.server.server_process import run_server
         from lift.serving.engine import Engine

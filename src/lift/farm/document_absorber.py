@@ -51,7 +51,7 @@ class FarmSettings:
 
 
 @dataclass(frozen=True)
-class Absorbed:
+class AbsorbedDocument:
     """A document that is in the library as the memory `memory`; `reused`: nothing was trained. `seconds`: of all."""
 
     document: str
@@ -72,7 +72,7 @@ class NotAbsorbed:
     interrupted: bool = False
 
 
-Outcome = Absorbed | NotAbsorbed
+Outcome = AbsorbedDocument | NotAbsorbed
 
 
 class DocumentAbsorber:
@@ -110,7 +110,7 @@ class DocumentAbsorber:
             return NotAbsorbed(document.name, _failure(error))
         recall, cost = memory.manifest.recall, memory.manifest.cost
         seconds = time.monotonic() - started
-        return Absorbed(
+        return AbsorbedDocument(
             document.name, memory.name, reused, seconds, recall.probed, recall.recalled, 0 if reused else cost.tokens
         )
 

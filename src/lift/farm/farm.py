@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Event as StopFlag
 
 from lift.errors import FarmError, UsageError
-from lift.farm.document_absorber import Absorbed, NotAbsorbed, Outcome
+from lift.farm.document_absorber import AbsorbedDocument, NotAbsorbed, Outcome
 from lift.farm.pool import DocumentEnded, Pool, PoolEvent, WorkerDied, WorkerReady
 from lift.farm.sources import FarmDocument
 from lift.farm.work_queue import Failure, Work, WorkQueue
@@ -31,7 +31,7 @@ class FarmProgress:
     total: int
     workers: int
     eta_s: float | None
-    outcome: Absorbed | None = None
+    outcome: AbsorbedDocument | None = None
     note: str | None = None
 
 
@@ -43,7 +43,7 @@ class FarmReport:
     """
 
     documents: int
-    absorbed: tuple[Absorbed, ...]
+    absorbed: tuple[AbsorbedDocument, ...]
     failed: dict[str, Failure]
     seconds: float
     working_s: float
@@ -86,7 +86,7 @@ class _Farm:
     wanted: int
     stop: StopFlag | None
     clock: Callable[[], float]
-    absorbed: list[Absorbed] = field(default_factory=list)
+    absorbed: list[AbsorbedDocument] = field(default_factory=list)
     starting: set[str] = field(default_factory=set)
     failed_starts: int = 0
     lost: int = 0
@@ -168,7 +168,7 @@ class _Farm:
 
     def _end(self, worker: str, outcome: Outcome) -> Iterator[FarmEvent]:
         queue = self.queue
-        if isinstance(outcome, Absorbed):
+        if isinstance(outcome, AbsorbedDocument):
             if queue.record_done(worker, outcome.document):
                 self.absorbed.append(outcome)
                 yield self._progress(outcome=outcome)
@@ -179,7 +179,7 @@ class _Farm:
             said = "failed" if given_up else "is tried again"
             yield self._progress(note=f"{outcome.document} {said}: {failure.sentence}")
 
-    def _progress(self, outcome: Absorbed | None = None, note: str | None = None) -> FarmProgress:
+    def _progress(self, outcome: AbsorbedDocument | None = None, note: str | None = None) -> FarmProgress:
         queue = self.queue
         total, done, failed = len(self.documents), len(queue.done), len(queue.failed)
         return FarmProgress(done, failed, total, len(queue.workers), self._eta_s(), outcome, note)
@@ -194,4 +194,4 @@ class _Farm:
         return pace * (self.queue.waiting_size + held) / len(self.queue.workers)
 
 
-__all__ = ["Absorbed", "FarmEvent", "FarmProgress", "FarmReport", "NotAbsorbed", "farm_events"]
+__all__ = ["AbsorbedDocument", "FarmEvent", "FarmProgress", "FarmReport", "NotAbsorbed", "farm_events"]

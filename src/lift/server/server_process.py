@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from lift.server.access import Parts
-from lift.server.connections import BoundedConnection
+from lift.server.bounded_connections import BoundedConnection
 
 # Connections that are waited for in the kernel, and taken at one go.
 _BACKLOG = 128

@@ -18,7 +18,7 @@ from lift.serving.backend import Backend, LocalBackend
 from lift.serving.conversation import Conversations
 from lift.serving.engine_loop import COUNTED, EngineLoop
 from lift.serving.fair_queue import FairQueue
-from lift.serving.preparation import Preparation
+from lift.serving.question_preparation import QuestionPreparation
 from lift.serving.request import Request, check_request
 from lift.serving.request_handle import RequestHandle
 from lift.serving.running_request import QueuedRequest
@@ -60,7 +60,7 @@ class Engine:
         self._counts = dict.fromkeys(COUNTED, 0)
         self._backend = backend if backend is not None else LocalBackend(base, rows)
         conversations = Conversations(base, max(resident, _READY_DOCUMENTS))
-        self._preparation = Preparation(conversations.begin, self._changed, self._waiting)
+        self._preparation = QuestionPreparation(conversations.begin, self._changed, self._waiting)
         self._loop = EngineLoop(
             base,
             self._backend,

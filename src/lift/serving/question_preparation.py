@@ -20,7 +20,7 @@ _THREADS = 2
 _MOST_READY = 64  # that wait for the engine: what they hold of documents and tokens is bounded
 
 
-class Preparation:
+class QuestionPreparation:
     """Prepares what waits in `waiting` by `begin`, until it is closed. `changed` guards the queue, and is told."""
 
     def __init__(

@@ -171,7 +171,7 @@ def _asking(client: httpx.Client) -> ExitStack:
 def test_the_limit_of_open_files_bounds_the_connections() -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300)); "
-        "from lift.server.connections import allow_open_files; "
+        "from lift.server.bounded_connections import allow_open_files; "
         "print(allow_open_files(1000), allow_open_files(20), resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
