@@ -79,12 +79,12 @@ class Memory:
 
     @property
     def name(self) -> str:
-        """What the library calls it."""
+        """Its name in the library."""
         return self.stored.name
 
     @property
     def manifest(self) -> Manifest:
-        """What it is made of, what it cost, and how much of the document it knows."""
+        """The manifest: its parts, its cost, and how much of the document it knows."""
         return self.stored.manifest
 
     @property
@@ -114,7 +114,7 @@ class Memory:
         return _finished(add_events(document, self.stored, base, library, run, overrides=overrides), base)
 
     def _answerer(self) -> Answerer | ServedAnswerer | RemoteAnswerer:
-        """What answers, opened once: to find the sentences of a long text takes longer than an answer."""
+        """The answerer, opened once: to find the sentences of a long text takes longer than an answer."""
         if is_remote(self.stored):
             return open_remote_memory(self.stored)
         base = self._base or resident_model(self.manifest.base.id, fetch=False)

@@ -95,7 +95,7 @@ class _Scale:
 
     @classmethod
     def between(cls, real_s: float, arithmetic_s: float, units: float) -> _Scale:
-        """What is real beyond the products is other work; where the real is less, work was saved everywhere."""
+        """Time beyond the products is other work; where the real is less, work was saved everywhere."""
         return cls(min(real_s / arithmetic_s, 1.0), max(real_s - arithmetic_s, 0.0) / units)
 
     def real_s(self, arithmetic_s: float, units: float) -> float:

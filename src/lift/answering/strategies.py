@@ -310,7 +310,7 @@ class Strategies:
         return answer if agreed else self._with_best_sentence(question, answer)
 
     def _read(self, ids: tuple[int, ...], max_new_tokens: int) -> Strategy[str]:
-        """What the reader says behind a prompt; that it tells nothing only where it is sure of that."""
+        """The reader's answer behind a prompt; that it tells nothing only where it is sure of that."""
         asked = GenerateRequest(self.adapters.reader, ids, max_new_tokens)
         (text,) = yield [asked]
         return (yield from self._kept(asked, text))

@@ -48,7 +48,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class AbsorbBench:
-    """What all sides share on one text; made by prepare_absorb."""
+    """The setting that all sides share on one text; made by prepare_absorb."""
 
     job: Mapping[str, Any]
     facts: Mapping[str, Any]
@@ -58,7 +58,7 @@ class AbsorbBench:
 
 @dataclass(frozen=True)
 class Grid:
-    """What Trainer is tuned over, the seeds that all sides run, and how long the trial of a layout takes."""
+    """The grid that Trainer is tuned over, the seeds that all sides run, and how long the trial of a layout takes."""
 
     rates: Sequence[float] = (2e-4, 5e-4, 1e-3, 2e-3)
     batches: Sequence[int] = (8, 16, 32)

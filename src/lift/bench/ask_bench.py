@@ -79,7 +79,7 @@ def untrained_memory(base: BaseModel, settings: AdapterSettings, directory: Path
 
 
 def stored_memory(memory: StoredMemory, base: BaseModel) -> LoadAdapter:
-    """What loads the adapter of a memory from its library.
+    """The loader of a memory's adapter from its library.
 
     Raises UsageError for a memory without one, WrongBaseModelError on other weights than it was trained on.
     """

@@ -61,7 +61,7 @@ class BudgetsPlan:
             )
 
     def jobs(self) -> Iterator[dict[str, Any]]:
-        """What each run does: the same for the same plan."""
+        """The runs, the same for the same plan."""
         for run in range(self.runs):
             sampled = random.Random(f"{self.seed}/{run}").uniform(math.log(self.shortest_s), math.log(self.longest_s))
             yield {

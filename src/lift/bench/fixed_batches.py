@@ -44,7 +44,7 @@ def fixed_batch_sampler(
 
 
 def as_rows(examples: Sequence[Example]) -> list[dict[str, list[int]]]:
-    """What transformers.Trainer takes: the same ids and labels, IGNORED where there is no loss."""
+    """Batches as transformers.Trainer takes them: the same ids and labels, IGNORED where there is no loss."""
     return [{"input_ids": list(example.ids), "labels": list(example.labels)} for example in examples]
 
 

@@ -34,7 +34,7 @@ _WARM_UP_CHARS = 600
 
 @dataclass(frozen=True)
 class Absorbed:
-    """What absorbing one text took: its tokens and sentences, and the tasks that were written about it.
+    """The measurements of absorbing one text: its tokens and sentences, and the tasks that were written about it.
 
     `prepare_s`: sentences, tasks and batch sampler; `train_s`: `trained_tokens`, as many a sentence for every text.
     `peak_bytes` is of both, the model included. `timed_epochs`: how many epochs another training reached in a time that

@@ -34,7 +34,7 @@ _LEAST_NOISE = 1e-3
 
 @dataclass(frozen=True)
 class Harbour:
-    """What a memory is about: a place, the word that its document alone holds, and ways to ask for it."""
+    """The subject of a memory: a place, the word that its document alone holds, and ways to ask for it."""
 
     memory: str
     text: str

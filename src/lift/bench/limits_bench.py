@@ -105,7 +105,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Limit:
-    """What one document would take on one device. Bytes are of weights, adapter, its gradient and Adam's moments,
+    """The needs of one document on one device. Bytes are of weights, adapter, its gradient and Adam's moments,
     activations of one batch, and the keys and values of the document where it is read instead.
 
     `flops_per_token`, `train_tokens_per_s`, `absorb_s`: of training. `prefill_s`: reading the document once.

@@ -39,7 +39,7 @@ class Load:
 
 @dataclass(frozen=True)
 class TimedReply:
-    """What came of a question to the memory of place number `place`; seconds since the load began.
+    """The outcome of a question to the memory of place number `place`; seconds since the load began.
 
     `first_s`: when the first of its text was there. `fault`: the error that came instead of the answer or in the middle
     of it. `whole`: the server said that the answer is at its end.
@@ -175,7 +175,7 @@ class _Client:
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[str]:
-    """What stands in each event of the stream."""
+    """The data of each event of the stream."""
     for line in response:
         text = line.decode("utf-8").rstrip("\r\n")
         if text.startswith(_DATA):

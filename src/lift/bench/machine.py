@@ -23,7 +23,7 @@ _TRIES = 10
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What is said of the machine beside every measurement."""
+    """The description of the machine beside every measurement."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -22,7 +22,7 @@ Offsets = Callable[[str], list[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class SuiteSize:
-    """What a suite's data hold: documents, their mean tokens, questions about each, and their longest answer."""
+    """The size of a suite's data: documents, their mean tokens, questions about each, and their longest answer."""
 
     documents: int
     document_tokens: int
@@ -32,7 +32,7 @@ class SuiteSize:
 
 @dataclass(frozen=True)
 class PaperCost:
-    """What a run over all data of a table takes: seconds, and the most bytes that a training holds.
+    """The cost of a run over all data of a table: seconds, and the most bytes that a training holds.
 
     `held_as`: how the base's weights are held there, bfloat16 where they are not quantised.
     """
@@ -79,7 +79,7 @@ def size_of(suite: SuitePlan, offsets: Offsets) -> SuiteSize:
 
 
 def cost_of_table(plan: RunPlan, offsets: Offsets, quantization: str | None = None) -> PaperCost:
-    """What all data of `plan` take on the first of DEVICES; raises what reading the data raises, and UsageError.
+    """The cost of all data of `plan` on the first of DEVICES; raises what reading the data raises, and UsageError.
 
     `quantization` is that of the model which is run, not of the published one. A model without one, or with one that is
     not reckoned with, counts as bfloat16, which is how such a GPU holds it.

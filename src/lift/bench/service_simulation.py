@@ -32,7 +32,7 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True, kw_only=True)
 class UnitCosts:
-    """What was measured: seconds, bytes, and the price of a machine an hour in any currency.
+    """Measured unit costs: seconds, bytes, and the price of a machine an hour in any currency.
 
     `answer_s`: of one place of a busy server; `attach_s`: an adapter that is in the machine's memory made ready;
     `disk_s` and `store_s`: an adapter brought from the disk, and from the object store.
@@ -57,7 +57,7 @@ class UnitCosts:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What is to be served, and by what. `zipf`: the exponent, 0 for memories that are asked alike.
+    """The service to simulate: its load and its machines. `zipf`: the exponent, 0 for memories that are asked alike.
 
     `held` and `on_disk`: adapters that a server holds in its memory and on its disk. `replica_share`: a memory has as
     many servers as it takes so that it fills at most this share of the places of each; 0: one, however it is asked.

@@ -25,7 +25,7 @@ from lift.tasks.task import Task
 
 @dataclass(frozen=True)
 class SideRun:
-    """What one training showed.
+    """The measurements of one training.
 
     `reached_s`: seconds until the recall of the goal, None where it was not reached in `trained_s`; `curve`: (seconds,
     recall) of each probe. Tokens: `real` ones of the examples, without padding and as if nothing were shared;

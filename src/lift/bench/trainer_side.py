@@ -98,7 +98,7 @@ def train_with_trainer(
 
 
 def collator(tokenizer: Any, layout: Layout) -> Any:
-    """What makes a batch of rows: transformers' own padding, or its own padding-free one."""
+    """The collator that makes a batch of rows: transformers' own padding, or its own padding-free one."""
     from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
     if layout == "packed":
@@ -118,7 +118,7 @@ def _following(race: Race) -> Any:
 
 
 class _Counted:
-    """What Trainer's model has been given in training."""
+    """The tokens that Trainer's model has been given in training."""
 
     def __init__(self) -> None:
         self.computed = self.real = self.labelled = 0

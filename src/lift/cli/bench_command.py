@@ -453,7 +453,7 @@ def limits(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """What a large model would take on one 80-GB GPU, by arithmetic alone: nothing is measured, no weights are loaded.
+    """Reckon a large model on one 80-GB GPU by arithmetic alone: nothing is measured, no weights are loaded.
 
     Prints a table of Markdown: of a LoRA of --rank, or with --recipe of what that recipe trains. Trainings of this size
     are reported to reach 0.35 to 0.5 of the dense bfloat16 peak.

@@ -1,4 +1,4 @@
-"""What the benchmarks found, as tables for a person."""
+"""Results of the benchmarks as tables for a person."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def remove(
         typer.Option(
             "--everything",
             help="Their checkpoints, jobs, uploads and events too, and the cached replies of task generators, of all "
-            "texts: nothing in library and cache says then that they were there.",
+            "texts: nothing in the library says then that they were there.",
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without being asked at a terminal.")] = False,

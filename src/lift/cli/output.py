@@ -170,7 +170,7 @@ def format_recall(recalled: int, probed: int) -> str:
 
 
 def describe_generation(counts: Mapping[str, Any]) -> list[str]:
-    """What a language model that wrote the tasks was asked, and what came of it; nothing where rules wrote them."""
+    """The requests to a language model that wrote the tasks, and their results; nothing where rules wrote them."""
     if not counts.get("requests"):
         return []
     lines = [

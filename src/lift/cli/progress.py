@@ -1,4 +1,4 @@
-"""What a command shows while it works: a bar on a terminal, a plain line every 15 seconds elsewhere."""
+"""Progress of a command: a bar on a terminal, a plain line every 15 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def describe_count(done: int, total: int, eta_s: float | None) -> str:
 
 
 def describe_prepared(event: Prepared) -> list[str]:
-    """What the text is made of, and what to be warned of."""
+    """The size of the text, and warnings."""
     found = f"“{event.title}”: {event.tokens:,} tokens, {event.sentences:,} sentences; "
     if event.streaming:
         found += "questions are learned as they are being written"
@@ -244,7 +244,7 @@ def describe_writing(event: Writing) -> str:
 
 
 def describe_trouble(event: WaitingForOther | SavingFailed | CheckpointDamaged) -> str:
-    """What the user is to know of other processes and of the disk."""
+    """Remarks about other processes and the disk."""
     return f"warning: {event}"
 
 

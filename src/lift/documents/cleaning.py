@@ -85,7 +85,7 @@ def join_unspaced_lines(text: str) -> str:
 
 
 def _part_marks(found: re.Match[str]) -> str:
-    """What was found with a joiner after each 30 combining marks that follow each other."""
+    """The match, with a joiner after each 30 combining marks that follow each other."""
     parted: list[str] = []
     marks = 0
     for character in found.group():

@@ -77,7 +77,7 @@ class _Style:
 
 @dataclass
 class _Inline:
-    """What stands in a paragraph: its text in pieces, the text boxes, and the notes that it refers to."""
+    """The content of a paragraph: its text in pieces, the text boxes, and the notes that it refers to."""
 
     omissions: Counter[str]
     pieces: list[str] = field(default_factory=list)

@@ -102,7 +102,7 @@ def _chapter_names(archive: Archive, package_path: str, items: Any) -> dict[str,
 
 
 def _locked_members(archive: Archive) -> frozenset[str]:
-    """What encryption.xml lists; publishers use it for obfuscated fonts too, which are no text."""
+    """The files that encryption.xml lists; publishers use it for obfuscated fonts too, which are no text."""
     if _ENCRYPTION not in archive:
         return frozenset()
     references = _elements(archive.xml(_ENCRYPTION), "CipherReference")

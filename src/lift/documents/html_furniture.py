@@ -111,7 +111,7 @@ def _is_consent(element: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What an element holds: characters of text, of prose (no link or control), and elements that tell its purpose."""
+    """Counts of an element: characters of text, of prose (no link or control), elements that tell its purpose."""
 
     text_chars: int
     prose_chars: int
@@ -133,7 +133,7 @@ class PageSurvey:
         self._survey(root)
 
     def of(self, element: Any) -> Inside:
-        """What the element holds; nothing for one whose kind is never left out."""
+        """Counts of the element's content; nothing for one whose kind is never left out."""
         return self._found.get(element, _EMPTY)
 
     def is_controlled(self, element: Any) -> bool:

@@ -175,7 +175,7 @@ class JoinedLines:
         return " " if joint == " " else ""
 
     def _joint(self, first: str, second: str) -> str:
-        """What stands between two lines: " ", "" (inside a word), or "-" for "" where the first line's hyphen goes."""
+        """The join of two lines: " ", "" (inside a word), or "-" for "" where the first line's hyphen goes."""
         if is_unspaced(first[-1:], second[:1]):
             return ""
         head, right = _divided_head(first), _DIVIDED_RIGHT.match(second)

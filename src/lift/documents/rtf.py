@@ -51,7 +51,7 @@ _TOLD_IF_TEXT = frozenset(["page header", "page footer", "comment"])
 
 @dataclass(frozen=True)
 class _State:
-    """What holds until the group ends: where its text goes, and how it looks."""
+    """The state that holds until the group ends: where its text goes, and how it looks."""
 
     destination: str = "body"
     font: int | None = None

@@ -39,7 +39,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What the child may take: bytes of memory, seconds of processor time, seconds of waiting, bytes handed back."""
+    """Limits of the child: bytes of memory, seconds of processor time, seconds of waiting, bytes handed back."""
 
     memory_bytes: int
     processor_s: float

@@ -29,7 +29,7 @@ _LONG_CHARS = 600
 
 @dataclass(frozen=True)
 class _Cue:
-    """What is shown at a time, in seconds from the beginning; `speaker` where the file names one."""
+    """A subtitle, shown at a time in seconds from the beginning; `speaker` where the file names one."""
 
     start_s: float
     end_s: float

@@ -27,7 +27,7 @@ _UNSHOWN = "hidden", "veryHidden"
 
 @dataclass(frozen=True)
 class _Book:
-    """What the cells of all sheets refer to."""
+    """The shared tables that the cells of all sheets refer to."""
 
     strings: list[str]
     formats: list[str]

@@ -82,7 +82,7 @@ class Endpoint:
         self.client.close()
 
     def call(self, action: str, request: Callable[[], _Result]) -> _Result:
-        """What `request` returns, repeated while it fails in a way that may pass. `action` completes "could not ...".
+        """The result of `request`, repeated while it fails in a way that may pass. `action` completes "could not ...".
 
         Only for requests that may be carried out twice. Raises Refusal at once where the endpoint refuses, RemoteError
         where its tries are used up, InterruptedAbsorption where `stop` is set meanwhile.
@@ -90,7 +90,7 @@ class Endpoint:
         return self.repeat(action, lambda: self.once(action, request))
 
     def repeat(self, action: str, attempt: Callable[[], _Result]) -> _Result:
-        """What `attempt` returns, made again while it raises TransientFault; raises as call does."""
+        """The result of `attempt`, made again while it raises TransientFault; raises as call does."""
 
         def note(_: tenacity.RetryCallState) -> None:
             with self._lock:
@@ -114,7 +114,7 @@ class Endpoint:
         return retrying(attempt)
 
     def once(self, action: str, request: Callable[[], _Result]) -> _Result:
-        """What `request` returns, tried once; raises TransientFault, or Refusal."""
+        """The result of `request`, tried once; raises TransientFault, or Refusal."""
         import openai
 
         try:
@@ -131,7 +131,7 @@ class Endpoint:
             raise TransientFault(f"the reply cannot be understood: {what}") from None
 
     def _judge(self, action: str, error: APIStatusError) -> EndpointRefusal | TransientFault:
-        """What a status other than success means."""
+        """The error that a status other than success means."""
         status = error.status_code
         code, param, said = error.code or "", error.param or "", self._message(error)
         if status == 429 and "insufficient_quota" in (code, error.type):

@@ -71,7 +71,7 @@ def is_transient(error: APIStatusError) -> bool:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """What a Retry-After header asks for: seconds, or a date (RFC 9110, 10.2.3); None where it says nothing readable.
+    """The wait of a Retry-After header: seconds, or a date (RFC 9110, 10.2.3); None where it says nothing readable.
 
     Milliseconds of OpenAI's own retry-after-ms go first.
     """

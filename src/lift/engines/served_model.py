@@ -46,7 +46,7 @@ class ServedModel(BaseModel):
         return min(super().window_tokens, self.connection.server.window_tokens)
 
     def backend(self, rows: int) -> RemoteBackend:
-        """What computes sequences, at most `rows` at a time."""
+        """The backend that computes sequences, at most `rows` at a time."""
         return RemoteBackend(self.connection, {end_of_answer_id(self.tokenizer), *self.end_token_ids}, rows)
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ class AdapterGone(EngineError):
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a server is asked to say behind `prompt` with the adapter it calls `adapter`, None: the base model.
+    """A continuation of `prompt` that a server is asked for, with the adapter it calls `adapter`, None: the base model.
 
     It ends at one of `end_ids`, or after `max_tokens`. `seed` where it samples.
     """

@@ -25,7 +25,7 @@ _ARTICLES_FILE = "articles.jsonl"
 
 @dataclass(frozen=True)
 class Ability:
-    """What a model can do beside the document: perplexity of a text, and scores of questions with their paragraph."""
+    """Scores of a model beside the document: perplexity of a text, and scores of questions with their paragraph."""
 
     perplexity: float
     questions: int

@@ -37,7 +37,7 @@ _DATA_RULE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge found. `raw`: its replies, reference first and then answer first, with those of an `error`.
+    """The verdict of the judge. `raw`: its replies, reference first and then answer first, with those of an `error`.
 
     "undecided": the two orders disagree (no error), or it could not be asked or gave no verdict (an error).
     """
@@ -176,7 +176,7 @@ def parse_verdict(reply: str, words: Sequence[str]) -> str | None:
 
 
 def grading_prompts(question: str, references: Sequence[str], answer: str) -> tuple[str, str]:
-    """What the judge is asked about one answer: with the references first, and with the answer first."""
+    """The prompts to the judge about one answer: with the references first, and with the answer first."""
     given = [_block(f"REFERENCE {number}", reference) for number, reference in enumerate(references, 1)]
     judged = _block("ANSWER", answer)
     task = (

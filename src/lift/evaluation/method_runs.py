@@ -41,7 +41,7 @@ class MethodRun:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What its cost is filed under: suite, document, method."""
+        """The key of its cost: suite, document, method."""
         return (self.suite.plan.title, self.record.id, self.method.name)
 
 

@@ -85,7 +85,7 @@ class Reader(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What has to be known about its answers."""
+        """Notes about its answers."""
         ...
 
     def offsets(self, text: str) -> list[tuple[int, int]]:

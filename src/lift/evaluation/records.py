@@ -61,7 +61,7 @@ class Record:
 
     @property
     def label(self) -> str:
-        """What the document is called in tables: its title, or where the data gives none the record's id."""
+        """The document's name in tables: its title, or where the data gives none the record's id."""
         return self.document.title or self.id
 
     @property

@@ -32,7 +32,7 @@ class Unreachable(RemoteError):
 
 @dataclass(frozen=True)
 class EndpointCompletion:
-    """What an endpoint replied, and its own counts of tokens, None where it gave none."""
+    """The reply of an endpoint, and its own counts of tokens, None where it gave none."""
 
     text: str
     prompt_tokens: int | None
@@ -175,7 +175,7 @@ class RemoteReader:
         )
 
     def _complete(self, text: str, form: PromptForm, max_new_tokens: int) -> tuple[str, EndpointCompletion]:
-        """What was sent for the turn `text`, and its reply."""
+        """The messages sent for the turn `text`, and the reply."""
         if not form.chat and not self.notes:
             sent = text + form.answer_prefix
             try:

@@ -65,7 +65,7 @@ def result_line(
 def cost_line(
     job: MethodRun, memory: StoredMemory | None, replies: Sequence[Reply], document_tokens: int, config: Any
 ) -> dict[str, Any]:
-    """What `job` cost. `config`: the base model's text configuration, None for a model at an endpoint."""
+    """The cost of `job`. `config`: the base model's text configuration, None for a model at an endpoint."""
     manifest = memory.manifest if memory is not None else None
     files = manifest.files.items() if manifest is not None else ()
     return {

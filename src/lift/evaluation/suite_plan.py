@@ -42,12 +42,12 @@ class SuitePlan(SuiteSettings):
 
     @property
     def title(self) -> str:
-        """What its lines are called."""
+        """The name of its lines."""
         return self.label or self.name
 
     @property
     def settings(self) -> SuiteSettings:
-        """What the suite itself is told: those settings that were given."""
+        """The settings of the suite itself: those settings that were given."""
         given = self.model_fields_set & set(SuiteSettings.model_fields)
         return SuiteSettings(**{name: getattr(self, name) for name in given})
 

@@ -59,7 +59,7 @@ class ExportedAdapter:
 
 @dataclass(frozen=True)
 class Export:
-    """What stands in an exported directory. `base_files`: where the base model lay when it was exported.
+    """The content of an exported directory. `base_files`: where the base model lay when it was exported.
 
     `model`: of a merged memory, the path of the model, relative to the directory. `conversion`: of a memory that was
     made a plain LoRA for this export.

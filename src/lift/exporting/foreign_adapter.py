@@ -149,7 +149,7 @@ def _refused(directory: Path, error: AdapterError) -> AdapterError:
 
 
 def _recipe(config: dict[str, Any]) -> Recipe:
-    """What later work on the memory follows: the default, with the adapter's own shape."""
+    """The recipe of later work on the memory: the default, with the adapter's own shape."""
     activated = bool(config.get("alora_invocation_tokens"))
     return load_recipe(
         "default",

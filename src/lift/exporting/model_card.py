@@ -29,7 +29,7 @@ class TextHarm:
 
 
 def measure_text_harm(memory: StoredMemory, base: BaseModel) -> TextHarm:
-    """What the memory does to the reading of another text; raises as open_memory."""
+    """The memory's harm to the reading of another text; raises as open_memory."""
     key, load = stored_adapter(memory, base)
     with turn_of(base.model), restoring(base.model), holding_stored(base.model, {key: load}):
         with using(base.model, None):

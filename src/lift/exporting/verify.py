@@ -44,7 +44,7 @@ class AdapterVerification:
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of the replay; `version` is the program's own."""
+    """The result of the replay; `version` is the program's own."""
 
     consumer: str
     version: str

@@ -12,7 +12,7 @@ from lift.memories.object_library import ObjectLibrary, is_store_url
 
 
 class Destination(Protocol):
-    """What a farm needs of a library; see MemoryLibrary for what each method does and raises."""
+    """The library as a farm needs it; see MemoryLibrary for what each method does and raises."""
 
     def names(self) -> list[str]:
         """The names of all memories."""
@@ -30,7 +30,7 @@ class Destination(Protocol):
         """Put a copy of a memory."""
 
     def verify(self, name: str | None = None) -> list[Problem]:
-        """What is wrong with the files of one memory, or of all."""
+        """Problems of the files of one memory, or of all."""
 
 
 def open_destination(place: str) -> Destination:

@@ -1,4 +1,4 @@
-"""What a worker of a farm does: one document after the other on a resident base model, each into the library.
+"""A worker of a farm absorbs one document after the other on a resident base model, each into the library.
 
 A document is absorbed in a scratch library on the worker's own disk, which holds the checkpoints of what was
 interrupted, and its memory is put into the farm's library whole. A document that is there already, absorbed in the same

@@ -47,7 +47,7 @@ class Pool(Protocol):
         """Give documents to a worker that is ready."""
 
     def wait(self, timeout_s: float) -> list[PoolEvent]:
-        """What has happened, in order; empty after so many seconds without anything."""
+        """Events, in order; empty after so many seconds without anything."""
 
     def interrupt(self) -> None:
         """Ask all workers to stop where it is safe; each of their documents still ends, interrupted."""

@@ -25,7 +25,7 @@ _DEAD_S = 30.0  # within which all calls to a dead actor are told to have failed
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker reserves of its machine; cores are also the threads that it computes with."""
+    """The resources that each worker reserves of its machine; cores are also the threads that it computes with."""
 
     cpus: int = 1
     gpus: float = 0.0

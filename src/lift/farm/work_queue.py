@@ -82,7 +82,7 @@ class WorkQueue:
         return tuple(self._leases)
 
     def leased(self, worker: str) -> tuple[str, ...]:
-        """What that worker has not reported yet, in the order in which it is absorbed."""
+        """The documents that this worker has not reported yet, in the order in which it is absorbed."""
         return tuple(self._leases.get(worker, ()))
 
     def join(self, worker: str) -> None:

@@ -314,7 +314,7 @@ class Scheduler:
         return PrefillRequest(row.prompt, row.answer, [*kept, shared], () if row.answer else kept)
 
     def _shared_of(self, adapter: str | None) -> Prefixes:
-        """What was read with this adapter for several that wait."""
+        """The prefix that was read with this adapter for several that wait."""
         if self._assignment is None:
             return Prefixes(self._shared, None, applied_invocation(self._model))
         found = attached(self._model).get(adapter) if adapter is not None else None

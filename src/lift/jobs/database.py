@@ -116,7 +116,7 @@ class Database:
                 raise
 
     def rows(self, question: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """What one SELECT finds, all of the same moment."""
+        """The rows that one SELECT finds, all of the same moment."""
         with self._lock, self._errors():
             return self._connection.execute(question, values).fetchall()
 

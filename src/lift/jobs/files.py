@@ -195,6 +195,6 @@ def _is_held(path: str) -> bool:
 
 
 def _label(name: str) -> str:
-    """What of `name` is shown: no directories, nothing that cannot be printed, not too long, never empty."""
+    """The part of `name` that is shown: no directories, nothing that cannot be printed, not too long, never empty."""
     last = re.split(r"[/\\]", storable(name))[-1]
     return "".join(char for char in last if char.isprintable()).strip()[-_NAME_CHARS:] or "file"

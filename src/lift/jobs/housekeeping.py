@@ -52,7 +52,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Erased:
-    """What went with memories that were erased; `copies` are other memories that hold the same text still."""
+    """Counts of all that was erased with memories; `copies` are other memories that hold the same text still."""
 
     memories: tuple[str, ...]
     checkpoints: int
@@ -109,7 +109,9 @@ def clear_leftovers(library: MemoryLibrary, leftovers: Iterable[Leftover]) -> li
 
 
 def erase_memories(library: MemoryLibrary, names: Sequence[str]) -> Erased:
-    """Remove memories with every trace of them in the library and the cache: text, titles, names, jobs and events.
+    """Remove memories with every trace of them in the library and in the cache of replies.
+
+    That is text, titles, names, jobs and events; what a farm has kept in the cache is not reached.
 
     Their checkpoints go, every job that made one of them or was given the same file, with its upload and its events,
     and the replies of task generators, of all texts, since they are not told apart. The memories go last, so that what

@@ -167,7 +167,7 @@ class JobStore(FileStore):
         return [job_of(row) for row in self._database.rows(question, (place, _limit(limit), owner))]
 
     def events(self, job_id: str | None = None, after_number: int = 0, limit: int | None = None) -> list[JobEvent]:
-        """What happened to one job, or to all, behind the event `after_number`, in order; at most `limit` events.
+        """The events of one job, or of all, behind the event `after_number`, in order; at most `limit` events.
 
         Who asks again behind the last number that it was given misses nothing.
         """

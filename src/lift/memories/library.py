@@ -318,7 +318,7 @@ class MemoryLibrary:
             self._forget_key(normal_name(name), key)
 
     def garbage(self) -> list[Path]:
-        """What a command that was killed, or could not delete all, left beside the memories; another may be at it."""
+        """Paths that a command left which was killed, or could not delete all; another may be at it."""
         with disk_errors("list", self.root), contextlib.suppress(FileNotFoundError), os.scandir(self.root) as entries:
             return sorted(self.root / entry.name for entry in entries if _OWN_TEMPORARY.fullmatch(entry.name))
         return []

@@ -186,7 +186,7 @@ class Sizes(_Record):
 
 
 class Cost(_Record):
-    """What absorbing took: wall time (and the forecast of it), optimiser steps, tokens computed, and on what device."""
+    """The cost of absorbing: wall time (and its forecast), optimiser steps, tokens computed, and on what device."""
 
     seconds: Seconds
     predicted_s: Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)] | None = None
@@ -229,7 +229,7 @@ class RecallPoint(_Record):
 
 
 class GenerationRecord(_Record):
-    """What the task generator asked, got and rejected (tasks.generation.GenerationCounts)."""
+    """Counts of the task generator's requests, tasks and rejections (tasks.generation.GenerationCounts)."""
 
     requests: Count = 0
     answered: Count = 0

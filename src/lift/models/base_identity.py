@@ -44,7 +44,7 @@ class BaseIdentity(BaseModel):
         )
 
     def misfit(self, other: BaseIdentity) -> str | None:
-        """What keeps memories of this base from answering on the `other`, in words; None where nothing does."""
+        """The difference that keeps memories of this base from answering on the `other`, None without one."""
         if self.tokenizer != other.tokenizer:
             return "another tokenizer"
         return "another chat template" if self.chat_template != other.chat_template else None

@@ -1,4 +1,4 @@
-"""What a base model is, once loaded: frozen weights, their tokenizer, and the identity that memories are bound to.
+"""A loaded base model: frozen weights, their tokenizer, and the identity that memories are bound to.
 
 The fingerprint guards against a silent fault: an adapter attached to other weights than those it was trained on still
 runs, and answers nonsense.
@@ -61,7 +61,7 @@ class BaseModel:
 
     @property
     def identity(self) -> BaseIdentity:
-        """What memories depend on beside the weights."""
+        """The identity that memories depend on beside the weights."""
         return BaseIdentity.of(self.model, str(self.dtype).removeprefix("torch."), self.tokenizer)
 
     @property

@@ -81,7 +81,7 @@ def training_flops_per_token(shape: Shape, adapter: int, before_tokens: float, l
 
 
 def activation_bytes(shape: Shape, tokens: int, labelled: float, number_bytes: int = 2) -> float:
-    """What one batch of `tokens` keeps for its backward pass, with attention that keeps no scores and no checkpointing.
+    """Bytes that a batch of `tokens` keeps for its backward pass, without attention scores and checkpointing.
 
     A token and layer: the inputs of both norms and what these give (4 h), queries and attention's result (2 h), keys
     and values, and gate, up and their product (3 i), all in a type of `number_bytes` (bfloat16). Logits at labels in

@@ -45,7 +45,7 @@ _PARSE_ERRORS = (
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says about itself."""
+    """The metadata of a GGUF file."""
 
     architecture: str
     vocabulary: str | None
@@ -121,7 +121,7 @@ def is_converted_copy(directory: Path) -> bool:
 
 
 def read_header(gguf: Path) -> GgufHeader:
-    """What `gguf` says about itself; raises ModelError where it is not a GGUF file or is cut off."""
+    """The metadata of `gguf`; raises ModelError where it is not a GGUF file or is cut off."""
     with gguf.open("rb") as stream:
         if (magic := stream.read(4)) != b"GGUF":
             raise ModelError(f"expected a GGUF file, got {gguf}, which begins with {magic!r}; give another file")

@@ -231,7 +231,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _quantization_settings(name: str | None, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What from_pretrained needs to quantise on loading; empty for no quantisation."""
+    """The arguments with which from_pretrained quantises on loading; empty for no quantisation."""
     if name is None:
         return {}
     if name not in QUANTIZATIONS:

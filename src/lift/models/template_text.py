@@ -23,7 +23,7 @@ _MARK = "xQ0vZ"
 
 
 def template_text(tokenizer: Any) -> tuple[str, ...]:
-    """What the chat template puts in front of the user's first turn by itself, without the names of roles."""
+    """The text that the chat template puts in front of the user's first turn by itself, without the names of roles."""
     return _template_text(tokenizer, str(tokenizer.chat_template)) if tokenizer.chat_template else ()
 
 

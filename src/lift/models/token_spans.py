@@ -24,7 +24,7 @@ class TokenSpans(Sequence[tuple[int, int]]):
 
     @property
     def bytes(self) -> int:
-        """What is held."""
+        """The value that is held."""
         return self._starts.itemsize * len(self._starts) + self._ends.itemsize * len(self._ends)
 
     def __len__(self) -> int:

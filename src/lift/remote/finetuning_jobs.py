@@ -132,7 +132,7 @@ class EventFeed:
         self._seen: set[str] = set()
 
     def fresh(self, *, to_the_end: bool = False) -> list[ProviderJobEvent]:
-        """What has happened since the last call.
+        """Events since the last call.
 
         OpenAI lists the newest event first, and its `after` leads to older ones: pages are turned until one holds
         what is known. Endpoints that list the oldest first are read to the end, as all are with `to_the_end`.
@@ -163,7 +163,7 @@ class EventFeed:
 
 
 def suffix_of(key: str) -> str:
-    """What the fine-tuned model's name carries of an absorption's key."""
+    """The part of an absorption's key that the fine-tuned model's name carries."""
     return f"lift-{key[:12]}"
 
 

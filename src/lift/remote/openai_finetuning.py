@@ -44,7 +44,7 @@ _LOOKS_FOR_A_LOST_JOB = 3
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained on what. `key` identifies the absorption: one key, one paid job."""
+    """An order to fine-tune a model on a file. `key` identifies the absorption: one key, one paid job."""
 
     key: str
     model: str
@@ -56,7 +56,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Estimated:
-    """What will be sent and what it will cost; nothing has left the machine yet."""
+    """The upload to come, and its price; nothing has left the machine yet."""
 
     estimate: Estimate
 

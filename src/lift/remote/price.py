@@ -32,7 +32,7 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is about to be sent and paid. `price_usd` is None where no price is known; all tokens are estimated."""
+    """The upload and payment to come. `price_usd` is None where no price is known; all tokens are estimated."""
 
     model: str
     base_url: str
@@ -57,7 +57,7 @@ class Estimate:
 
 
 def estimate_price(file: TrainingFile, model: str, base_url: str, epochs: int) -> Estimate:
-    """What training `model` on `file` for `epochs` costs: tokens x epochs x the published price of a token."""
+    """The price of training `model` on `file` for `epochs`: tokens x epochs x the published price of a token."""
     known = _published(model, base_url)
     price_usd = file.tokens * epochs * known.usd_per_million_tokens / 1e6 if known else None
     lines = len(file.line_tokens)

@@ -49,7 +49,7 @@ def base_id(name: str) -> str:
 
 
 def base_fingerprint(name: str, base_url: str) -> str:
-    """What stands in place of a hash of the weights, which nobody sees: a hash of provider, endpoint and name."""
+    """The stand-in for a hash of the weights, which nobody sees: a hash of provider, endpoint and name."""
     return hashlib.sha256(json.dumps([PROVIDER, base_url, name]).encode()).hexdigest()
 
 
@@ -59,7 +59,7 @@ def is_remote(memory: StoredMemory) -> bool:
 
 
 def read_remote_model(memory: StoredMemory) -> RemoteModel:
-    """What a remote memory keeps; raises LibraryError where it is not one, or is damaged."""
+    """The configuration that a remote memory keeps; raises LibraryError where it is not one, or is damaged."""
     try:
         return RemoteModel.model_validate(memory.adapter_config)
     except ValidationError:

@@ -32,7 +32,7 @@ class Parts:
 
 
 def parts_of(request: Request) -> Parts:
-    """What the application of this request was made of."""
+    """The parts of which the application of this request was made."""
     parts: Parts = request.app.state.parts
     return parts
 

@@ -16,7 +16,7 @@ class CallerLeft(Exception):
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T:
-    """What `work` returns or raises; raises CallerLeft, with the work cancelled, when the caller goes.
+    """Run `work`, and return or raise as it does; raises CallerLeft, with the work cancelled, when the caller goes.
 
     The body of the request must have been read.
     """

@@ -130,7 +130,7 @@ def usage(completions: Sequence[Completion]) -> dict[str, Any]:
 
 
 def lift_fields(completion: Completion) -> dict[str, Any]:
-    """What OpenAI's shapes have no place for: where the answer stands in the document, and what was left out."""
+    """Lift's own fields of an answer: where the answer stands in the document, and what was left out."""
     return {
         "asked_as": completion.asked_as,
         "context": completion.context,

@@ -39,7 +39,7 @@ _logger = logging.getLogger("lift.server")
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong: a sentence for people, `type` and `code` for programs, `param`: which value was wrong."""
+    """A failure: a sentence for people, `type` and `code` for programs, `param`: which value was wrong."""
 
     message: str
     type: str
@@ -101,7 +101,7 @@ def refused(failure: Refusal) -> JSONResponse:
 
 
 def as_refusal(error: LiftError) -> Refusal:
-    """What an error of Lift is over HTTP."""
+    """The HTTP failure of one of Lift's errors."""
     if isinstance(error, Refusal):
         return error
     message = str(error)

@@ -111,7 +111,7 @@ def _fault(error: Mapping[str, Any], body: Any) -> _Fault:
 
 
 def _step(value: Any, part: Any) -> tuple[Any] | None:
-    """What stands under `part` in `value`, None where nothing does."""
+    """The value under `part` in `value`, None without one."""
     if isinstance(value, dict) and part in value:
         return (value[part],)
     if isinstance(value, list) and isinstance(part, int) and part < len(value):
@@ -124,7 +124,7 @@ def _within(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
 
 
 def _expectation(fault: _Fault) -> str:
-    """What was expected, as words behind "to be"; "" where the fault has a sentence of its own."""
+    """The expectation, as words behind "to be"; "" where the fault has a sentence of its own."""
     bounds = fault.bounds
     if fault.type in _KINDS:
         return _KINDS[fault.type]

@@ -66,7 +66,7 @@ class JobLines(BaseModel):
 
 
 class EventLine(BaseModel):
-    """What the data of an event of the stream holds."""
+    """The data of an event of the stream."""
 
     number: int
     job: str

@@ -211,7 +211,7 @@ def show_document(request: Request, name: Name) -> DocumentText:
 
 @router.get("/api/memories/{name}/recall", dependencies=[needs("read")])
 def show_recall(request: Request, name: Name) -> RecallPage:
-    """What the memory was asked after its training, and what it said."""
+    """The held-out questions to the memory after its training, with its answers."""
     memory = open_memory(parts_of(request), name)
     recall = memory.manifest.recall
     return RecallPage(

@@ -14,7 +14,7 @@ from lift.server.failures import Refusal
 
 
 def base_name(base: BaseModel) -> str:
-    """What the base model is called over HTTP: where it lies on this machine is nobody's business."""
+    """The base model's name over HTTP: where it lies on this machine is nobody's business."""
     return PurePath(base.id).name if PurePath(base.id).is_absolute() else base.id
 
 
@@ -33,7 +33,7 @@ def open_memory(parts: Parts, name: str) -> StoredMemory:
 
 
 def unknown_model(name: str) -> Refusal:
-    """What is said of a name that is no model's."""
+    """The sentence about a name that is no model's."""
     return Refusal(
         404, f"there is no model {name[:100]!r}; GET /v1/models lists them", code="model_not_found", param="model"
     )

@@ -46,7 +46,7 @@ class _Shape(Protocol):
         """A whole answer."""
 
     def first(self, index: int) -> dict[str, Any] | None:
-        """What a stream begins an answer with."""
+        """The first chunk of a streamed answer."""
 
     def delta(self, index: int, piece: TextDelta, offset: int) -> dict[str, Any]:
         """A piece of an answer, `offset` characters behind its beginning."""

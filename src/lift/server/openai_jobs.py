@@ -42,7 +42,7 @@ class FineTuningMethod(Body):
 
 
 class JobBody(Body):
-    """What is to be absorbed. `suffix`: the memory's name. `metadata`: title, recipe, budget_s, priority, as texts."""
+    """An order to absorb. `suffix`: the memory's name. `metadata`: title, recipe, budget_s, priority, as texts."""
 
     model: str = Field(min_length=1, description="The base model's name.")
     training_file: str = Field(min_length=1, description="The id of an uploaded document.")
@@ -167,7 +167,7 @@ def list_events(
     after: Annotated[str | None, Query(description="The id that the last page ended with.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> EventList:
-    """What happened to a job, the newest first."""
+    """The events of a job, the newest first."""
     store = parts_of(request).store
     events = store.events(store.job(job_id, owner_of(request)).id)[::-1]
     found = [_event(each) for each in events]

@@ -35,7 +35,7 @@ class ModelList(BaseModel):
 
 
 class Deleted(BaseModel):
-    """What was deleted."""
+    """The object that was deleted."""
 
     id: str
     object: str

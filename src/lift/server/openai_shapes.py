@@ -102,7 +102,7 @@ class ChatMessage(Body):
 
 
 class AskBody(Body):
-    """What chat and completions have in common. `context` is Lift's own: what of the document the model reads."""
+    """The options that chat and completions share. `context` is Lift's own: what of the document the model reads."""
 
     model: str = Field(min_length=1, description="A memory's name, or the base model's.")
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
@@ -174,7 +174,7 @@ class ChatBody(AskBody):
         return self
 
     def request(self, memory: str | None, deadline_s: float) -> Request:
-        """What the engine is asked; raises UsageError for messages that end with no question."""
+        """The request to the engine; raises UsageError for messages that end with no question."""
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         messages = tuple(message.message for message in self.messages)
         # a memory answers what is asked last, the base model may go on for longer
@@ -195,7 +195,7 @@ class CompletionBody(AskBody):
     logprobs: int | None = Field(None, ge=0, le=5)
 
     def request(self, memory: str | None, deadline_s: float) -> Request:
-        """What the engine is asked."""
+        """The request to the engine."""
         usual_tokens = _BASE_TOKENS if memory is None else MAX_ANSWER_TOKENS
         return Request(
             memory=memory,

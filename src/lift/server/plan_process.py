@@ -50,7 +50,7 @@ def plan(
     known: dict[str, float | None] | None = None,
     bases: dict[str, BaseModel] | None = None,
 ) -> dict[str, Any]:
-    """What absorbing the file at `path` would take, as `lift plan --json` tells it; raises children of LiftError.
+    """The plan of absorbing the file at `path`, as `lift plan --json` tells it; raises children of LiftError.
 
     `text`: its beginning as it was read, of `text_chars` characters in all. `known`: the fields of a KnownSpeed, to
     estimate from instead of timing steps. The plan has a `speed` of that kind too. `bases`: models that are loaded

@@ -67,7 +67,7 @@ class Metrics:
 
 
 class _Snapshot(Collector):
-    """What engine and jobs say of themselves at the moment they are asked."""
+    """Metrics of engine and jobs, read at the moment they are asked for."""
 
     def __init__(self, engine: Engine, store: JobStore) -> None:
         self._engine = engine

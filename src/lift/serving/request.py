@@ -63,7 +63,7 @@ class Request:
 
     @property
     def kept_text(self) -> str:
-        """What stands in the prompt however many turns are dropped: all but the older turns of a dialogue."""
+        """The part of the prompt that stays however many turns are dropped: all but the older turns of a dialogue."""
         told = [each.content for each in self.messages[:-1] if each.role == "system"] if self.messages else []
         return "\n".join([*told, self.question])
 

@@ -24,7 +24,7 @@ class Generated:
 
 @dataclass
 class GenerationCounts:
-    """What became of requests and tasks so far; `answered` and all of `failed` add up to `requests` at the end.
+    """Counts of requests and tasks so far; `answered` and all of `failed` add up to `requests` at the end.
 
     `answered`: requests with a reply that could be read, `from_cache` of them without asking anybody. `failed`:
     requests given up, by reason. `retried`: tries that had to be made again, by reason. `kept` and `rejected`: tasks,

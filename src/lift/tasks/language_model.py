@@ -46,7 +46,7 @@ class Writer(Protocol):
     advice: str
 
     def key(self, request: TaskRequest) -> str:
-        """What the reply to `request` is cached under."""
+        """The key under which the reply to `request` is cached."""
         ...
 
     def outcomes(

@@ -34,7 +34,7 @@ class WrittenTask:
 
 @dataclass(frozen=True)
 class ParsedReply:
-    """What could be read: tasks, or the one `summary` of a request that asks for it.
+    """The readable part of a reply: tasks, or the one `summary` of a request that asks for it.
 
     `malformed` counts the items that lacked a field or had one of another type.
     """
@@ -87,14 +87,14 @@ def schema_for(request: TaskRequest) -> dict[str, Any]:
 
 
 def read_json(request: TaskRequest, reply: str) -> ParsedReply | Unusable:
-    """What `request` asked for, out of a reply in JSON."""
+    """The tasks that `request` asked for, out of a reply in JSON."""
     if request.form == "paragraph":
         return parse_json_summary(reply)
     return parse_json(reply, with_evidence=request.windowed)
 
 
 def read_labelled(request: TaskRequest, reply: str) -> ParsedReply | Unusable:
-    """What `request` asked for, out of a reply in labelled lines."""
+    """The tasks that `request` asked for, out of a reply in labelled lines."""
     if request.form == "paragraph":
         return parse_labelled_summary(reply)
     return parse_labelled(reply, with_evidence=request.windowed)
@@ -176,7 +176,7 @@ def parse_json_summary(reply: str) -> ParsedReply | Unusable:
 
 
 def parse_labelled_summary(reply: str) -> ParsedReply | Unusable:
-    """What stands behind the one label Summary of a reply, up to the next blank line."""
+    """The text behind the one label Summary of a reply, up to the next blank line."""
     labelled = _SUMMARY_LABEL.split(reply)[1:]
     if len(labelled) != 1:
         return Unusable("several summaries" if labelled else "no labelled lines")

@@ -194,13 +194,13 @@ _LABELLED = {"sentence": _LABELLED_SENTENCE, "window": _LABELLED_WINDOW, "paragr
 
 
 def instructions(request: TaskRequest, *, labelled: bool = False) -> str:
-    """What is the same in all requests of a run (the system's message): the job, its rules and the reply's format."""
+    """The system's message, the same in all requests of a run: the job, its rules and the reply's format."""
     parts = [_JOB[request.form], request.instruction, (_LABELLED if labelled else _JSON)[request.form]]
     return "\n".join(filter(None, parts))
 
 
 def material(request: TaskRequest) -> str:
-    """What a request shows (the user's message): title, passage, and for family B the last part and the limit.
+    """The user's message of a request: title, passage, and for family B the last part and the limit.
 
     A paragraph is shown without its label, so that no summary can repeat it.
     """

@@ -39,7 +39,7 @@ class _Growing:
 
 
 class _Measures:
-    """What is usual in a document: type size, distance of lines, width in characters, weight; and its words."""
+    """The usual measures of a document: type size, distance of lines, width in characters, weight; and its words."""
 
     def __init__(self, lines: list[PageLine]) -> None:
         self.size = body_size(lines)
@@ -125,7 +125,7 @@ def _grow(lines: list[PageLine], measures: _Measures, outline: frozenset[tuple[i
 
 
 def _separator(previous: PageLine, line: PageLine, measures: _Measures) -> str:
-    """What stands between two lines: PARAGRAPH, LINE (the next item or row) or SPACE (the paragraph goes on)."""
+    """The break between two lines: PARAGRAPH, LINE (the next item or row) or SPACE (the paragraph goes on)."""
     gap = previous.y - line.y
     same_column = previous.page == line.page and gap > -0.5 and previous.is_turned == line.is_turned
     leading = measures.leading

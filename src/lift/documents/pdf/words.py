@@ -78,7 +78,7 @@ class PageWords:
 
 @dataclass(slots=True)
 class _Style:
-    """What all glyphs of one text object share.
+    """Properties that all glyphs of one text object share.
 
     `turn` is in quarters, None for slanted text; `descent` is how far the baseline stands above a glyph's box, and
     `grain` what a coordinate is multiplied by before it is rounded.

@@ -40,7 +40,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """What a method may look at when it chooses a context; `retrieved`: how many sentences retrieval brings."""
+    """The view of a question that a method chooses by; `retrieved`: how many sentences retrieval brings."""
 
     record: Record
     reader: Reader

@@ -142,7 +142,7 @@ def measured_table(suite: str, found: Mapping[str, Any] | None) -> Table | None:
 
 
 def harms_table(suite: str, harms: Sequence[Numbered]) -> Table | None:
-    """What attaching a memory does to the model elsewhere, means over the memories; None where not measured."""
+    """Harm: the effect of an attached memory on other texts, means over the memories; None where not measured."""
     if not harms:
         return None
     made = []

@@ -140,7 +140,7 @@ def cells_table(suite: str, rows: Sequence[Numbered]) -> Table | None:
 
 
 def compared_metrics(rows: Sequence[Numbered]) -> list[str]:
-    """What methods are compared by: the main metric, and F1 where it is another one that all answers have.
+    """The metrics that methods are compared by: the main metric, and F1 where it is another one that all answers have.
 
     One alone misleads: a long answer contains more, and a short one has the better F1.
     """
@@ -185,7 +185,7 @@ def comparison_table(suite: str, rows: Sequence[Numbered], metric: str = MAIN) -
 
 
 def errors_table(rows: Sequence[Numbered]) -> Table | None:
-    """What went wrong, over the whole run; None where nothing did."""
+    """All that went wrong in the whole run; None where nothing did."""
     failed = [(line, row) for line, row in rows if row["error"] is not None]
     if not failed:
         return None

@@ -52,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs have in common and how they differ.
+    """Two runs beside each other: their common cells and their differences.
 
     `only_a`, `only_b`: answers that the other run has none for. `unlike`: answers that both have, left out since the
     question, its references or its main metric are not the same. `settings`: what of run.json differs, as (name, a, b).
@@ -97,7 +97,7 @@ class Comparison:
         return made
 
     def remarks(self) -> list[str]:
-        """What else there is to know, a sentence each: what could not be compared, and which settings differ."""
+        """Remarks, a sentence each: what could not be compared, and which settings differ."""
         sides = ((self.only_a, "A"), (self.only_b, "B"))
         said = [f"{count:,} answers are only in {run}" for count, run in sides if count]
         if self.unlike:

@@ -16,7 +16,7 @@ from lift.evaluation.records import Record
 
 
 class SuiteSettings(Settings):
-    """What may be said about a suite; each suite takes those that it names, and `limit`, `excerpt_tokens` always."""
+    """The settings of a suite; each suite takes those that it names, and `limit`, `excerpt_tokens` always."""
 
     data: Path | None = Field(None, description="the file or directory of the data")
     limit: int | None = Field(None, ge=1, description="only the first so many documents")
@@ -39,7 +39,7 @@ class SuiteSettings(Settings):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a suite reads with: its settings, the model's tokens, and where bad data is reported.
+    """The tools that a suite reads with: its settings, the model's tokens, and where bad data is reported.
 
     `offsets` gives the characters [start, end) of each token of a text, for the model at hand.
     """

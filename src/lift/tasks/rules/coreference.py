@@ -102,7 +102,7 @@ class Resolver:
     paragraph: int = -1
 
     def names(self, sentence: ParsedSentence, paragraph: int) -> Names:
-        """What the pronouns of `sentence` stand for."""
+        """The referents of the pronouns of `sentence`."""
         if paragraph != self.paragraph:
             self.paragraph = paragraph
             self.subject = self.plural = None
@@ -217,7 +217,7 @@ class Resolver:
 
 
 class TitleReference:
-    """What the sentences of a document, seen one by one, say about its title: what it is, and which pronouns fit it."""
+    """Facts about a document's title, read from its sentences one by one: what it is, and which pronouns fit it."""
 
     def __init__(self, title: str) -> None:
         self._name = plain_title(title)

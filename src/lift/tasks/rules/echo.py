@@ -178,7 +178,7 @@ def _besides(members: Sequence[Token], head: Token, names: Names) -> str | None:
 
 
 def _interrogative(head: Token, tokens: Sequence[Token]) -> tuple[str, int, int, float] | None:
-    """What to put in place of the span: (text, first and last token replaced, weight)."""
+    """Replacements of the span: (text, first and last token replaced, weight)."""
     start = tokens[0].i
     before = head.doc[start - 1] if start else None
     if before is not None and before.dep_ == "det" and head.pos_ in {"NOUN", "PROPN"}:

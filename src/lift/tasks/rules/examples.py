@@ -78,7 +78,7 @@ def _kind(marker: Token) -> tuple[Token, ...] | None:
 
 
 def _examples(marker: Token) -> list[tuple[Token, ...]]:
-    """What is listed behind `marker`, each as its tokens."""
+    """The items listed behind `marker`, each as its tokens."""
     first = next((child for child in marker.children if child.dep_ in {"pobj", "dobj"}), None)
     found = []
     for member in list_members(first) if first is not None else ():

@@ -1,4 +1,4 @@
-"""What of a clause can be asked for: every noun phrase, number, modifier, place, time, cause and action in it."""
+"""The foci of a clause: every noun phrase, number, modifier, place, time, cause and action in it."""
 
 from __future__ import annotations
 

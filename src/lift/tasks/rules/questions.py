@@ -81,7 +81,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Focus:
-    """What is asked for: an interrogative inside one constituent (None: inside the subject)."""
+    """The focus of a question: an interrogative inside one constituent (None: inside the subject)."""
 
     part: Constituent | None
     wh: Interrogative
