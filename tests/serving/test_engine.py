@@ -470,9 +470,9 @@ def test_a_question_that_is_given_up_frees_its_place(
     slowed(monkeypatch)
     engine = start(rows=2, resident=1)
     running = engine.submit(ask(memories[0], "Who?", max_tokens=800))
+    shown = next(running.deltas())  # the others may not be ready before it
     waiting = engine.submit(ask(memories[1], "Who?"))
     unheard = engine.submit(ask(memories[2], "Who?"))
-    shown = next(running.deltas())
     unheard.cancel()
     assert (unheard.result(5).finish_reason, unheard.result().text) == ("cancelled", "")
     assert not waiting.done

@@ -32,7 +32,7 @@ DEPTHS = tuple(round(100 * index / 39) / 100 for index in range(40))
 
 @dataclass(frozen=True)
 class Puzzle:
-    """Needles in a text, and the question about them. `planted`: the lines in their order, `proof`: those that prove."""
+    """Needles in a text, and a question about them. `planted`: the lines in their order, `proof`: those that prove."""
 
     planted: tuple[str, ...]
     proof: tuple[str, ...]
