@@ -159,9 +159,8 @@ class Library:
         Raises LibraryError where no document has a word of it, and as Memory.ask.
         """
         check_questions([question], context)
-        found = self.search(question)
+        found, left_out = DocumentSearch(self.stored).search_telling(question, CANDIDATES)
         check_found(found, question)
-        left_out = DocumentSearch(self.stored).left_out()
         first = self[found[0].name]
         near = [self[each.name] for each in near_documents(found)[1:]]
         asked = [first, *(each for each in near if each.manifest.base == first.manifest.base)]

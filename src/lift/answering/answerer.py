@@ -182,27 +182,41 @@ class Answerer:
     def _execute(
         self, requests: Sequence[ModelRequest], batch_size: int, on_text: Callable[[str], None] | None
     ) -> list[Any]:
-        """Texts adapter by adapter, so that those behind the same text are read together."""
-
-        def generate_all(requests: Sequence[GenerateRequest]) -> list[str]:
-            with using(self.base.model, requests[0].adapter):
-                return generate_texts(
-                    self.base,
-                    [request.prompt_ids for request in requests],
-                    requests[0].max_new_tokens,
-                    batch_size,
-                    on_text=on_text,
-                    quotes=self.strategies.quotes,
-                    prefixes=self._prefixes,
-                    excluded=requests[0].excluded,
-                )
-
-        return execute(
-            self.base,
-            requests,
-            lambda request: (request.adapter, request.max_new_tokens, request.excluded),
-            generate_all,
+        return execute_by_adapter(
+            self.base, requests, batch_size, on_text=on_text, quotes=self.strategies.quotes, prefixes=self._prefixes
         )
+
+
+def execute_by_adapter(
+    base: BaseModel,
+    requests: Sequence[ModelRequest],
+    batch_size: int,
+    *,
+    on_text: Callable[[str], None] | None = None,
+    quotes: TemplateQuotes = NO_QUOTES,
+    prefixes: PrefixCache | None = None,
+) -> list[Any]:
+    """The results of requests, as steps.execute; the rest as for generate_texts.
+
+    Texts come adapter by adapter, so that those behind the same text are read together.
+    """
+
+    def generate_all(requests: Sequence[GenerateRequest]) -> list[str]:
+        with using(base.model, requests[0].adapter):
+            return generate_texts(
+                base,
+                [request.prompt_ids for request in requests],
+                requests[0].max_new_tokens,
+                batch_size,
+                on_text=on_text,
+                quotes=quotes,
+                prefixes=prefixes,
+                excluded=requests[0].excluded,
+            )
+
+    return execute(
+        base, requests, lambda request: (request.adapter, request.max_new_tokens, request.excluded), generate_all
+    )
 
 
 def generate_texts(

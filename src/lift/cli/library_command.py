@@ -295,8 +295,8 @@ def clean(
     left, and caches. No memory is touched, and nothing that is in use.
     """
     from lift.jobs.housekeeping import CLEARED_UNNAMED, clear_leftovers, list_leftovers
+    from lift.memories.clock_guard import DAY_S
     from lift.memories.library import MemoryLibrary
-    from lift.memories.unfinished import DAY_S
 
     memories = MemoryLibrary(library)
     found = list_leftovers(memories, kinds or CLEARED_UNNAMED, older_than_days * DAY_S)

@@ -22,7 +22,7 @@ from lift.engines.token_server import TokenServer
 from lift.engines.vllm import VllmServer
 from lift.errors import EngineError, UsageError
 from lift.exporting.gguf_names import GgufNames, base_gguf
-from lift.memories.library import default_library_directory
+from lift.memories.library import ENGINES_DIRECTORY, default_library_directory
 from lift.memories.memory import StoredMemory
 from lift.models.base_model import BaseModel
 from lift.models.load import load_model, load_outline
@@ -68,7 +68,7 @@ def serve_model(base: BaseModel, settings: EngineSettings, library: Path | None 
 
 
 def _server_of(base: BaseModel, settings: EngineSettings, library: Path | None) -> TokenServer:
-    directory = settings.adapters or (library or default_library_directory()) / ".engines"
+    directory = settings.adapters or (library or default_library_directory()) / ENGINES_DIRECTORY
     if settings.engine == "vllm":
         assert settings.url is not None
         return VllmServer(check_url(settings.url), base, AdapterFiles(directory / "vllm", "peft", base))

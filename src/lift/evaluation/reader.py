@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from lift.adapters.resident import attach_stored, release
-from lift.adapters.row_assignment import using
 from lift.adapters.warm_start import WarmStart
-from lift.answering.answerer import Answerer, generate_texts, kept_prefixes, open_memory, trained_form
+from lift.answering.answerer import Answerer, execute_by_adapter, kept_prefixes, open_memory, trained_form
 from lift.answering.refusal import kept_refusals
-from lift.answering.steps import GenerateRequest, ModelRequest, execute, run_strategies
+from lift.answering.steps import GenerateRequest, run_strategies
 from lift.errors import UsageError
 from lift.inference.generate import generate
 from lift.memories.memory import StoredMemory
@@ -209,7 +208,7 @@ class ModelReader:
         started = time.perf_counter()
         asked = [GenerateRequest(self.start.digest, tuple(prompt), max_new_tokens) for prompt in prompts]
         kept = kept_refusals(self.base.tokenizer, asked, [reply.text for reply in replies])
-        (texts,) = run_strategies([kept], self._execute)
+        (texts,) = run_strategies([kept], lambda wanted: execute_by_adapter(self.base, wanted, self._batch_size))
         more_s = (time.perf_counter() - started) / len(prompts)
         return [
             replace(
@@ -222,19 +221,6 @@ class ModelReader:
             )
             for reply, text in zip(replies, texts, strict=True)
         ]
-
-    def _execute(self, requests: Sequence[ModelRequest]) -> list[Any]:
-        def generate_all(requests: Sequence[GenerateRequest]) -> list[str]:
-            with using(self.base.model, requests[0].adapter):
-                return generate_texts(
-                    self.base,
-                    [request.prompt_ids for request in requests],
-                    requests[0].max_new_tokens,
-                    self._batch_size,
-                    excluded=requests[0].excluded,
-                )
-
-        return execute(self.base, requests, lambda request: request.excluded, generate_all)
 
     def _generate(self, prompts: list[list[int]], max_new_tokens: int) -> list[Reply]:
         tokenizer = self.base.tokenizer

@@ -19,15 +19,15 @@ from typing import Literal, get_args
 from lift.endpoints.reply_cache import REPLIES_FILE, ReplyCache
 from lift.errors import JobConflictError, LibraryError, UsageError
 from lift.jobs.job import Job
-from lift.jobs.store import DAY_S, JOBS_DIRECTORY, JobStore
+from lift.jobs.store import JOBS_DIRECTORY, JobStore
+from lift.memories.clock_guard import DAY_S
 from lift.memories.document_search import SEARCH_DIRECTORY
 from lift.memories.durable import disk_errors
-from lift.memories.library import MemoryLibrary
+from lift.memories.library import ENGINES_DIRECTORY, MemoryLibrary
 from lift.memories.memory import StoredMemory
-from lift.models.fingerprint import cache_directory
+from lift.models.fingerprint import cache_directory, converted_models_directory
 from lift.tasks.language_model import REPLIES_DIRECTORY
 
-ENGINES_DIRECTORY = ".engines"
 CLEARED_AFTER_S = 7 * DAY_S
 Kind = Literal["checkpoints", "jobs", "uploads", "garbage", "replies", "models", "engines"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -170,7 +170,7 @@ def _leftovers(library: MemoryLibrary, now_s: float) -> Iterator[Leftover]:
         yield Leftover("garbage", path.name, "what a broken-off command left", _size_bytes(path), _age_s(path, now_s))
     caches: tuple[tuple[Kind, Path, str], ...] = (
         ("replies", cache_directory() / REPLIES_DIRECTORY, "replies about tasks: paid for again, or computed again"),
-        ("models", cache_directory() / "models", "converted base models: converted again when they are used"),
+        ("models", converted_models_directory(), "converted base models: converted again when they are used"),
         ("engines", library.root / ENGINES_DIRECTORY, "adapters for other engines: written again when they are asked"),
     )
     for kind, path, what in caches:
@@ -215,7 +215,7 @@ def _clear(library: MemoryLibrary, store: JobStore | None, each: Leftover) -> bo
     if each.kind == "replies":
         with ReplyCache(cache_directory() / REPLIES_DIRECTORY) as cache:
             return cache.clear() >= 0
-    place = library.root / ENGINES_DIRECTORY if each.kind == "engines" else cache_directory() / "models"
+    place = library.root / ENGINES_DIRECTORY if each.kind == "engines" else converted_models_directory()
     shutil.rmtree(place, ignore_errors=True)
     return not place.exists()
 

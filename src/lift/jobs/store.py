@@ -16,7 +16,7 @@ from lift.jobs.database import event_of, job_of, storable, tell
 from lift.jobs.files import FileStore
 from lift.jobs.job import Job, JobEvent, JobEventDraft
 from lift.jobs.lease import JobLease, end_as_cancelled
-from lift.memories.clock_guard import is_clock_settled
+from lift.memories.clock_guard import DAY_S, is_clock_settled
 from lift.memories.memory_names import check_name, normal_name
 from lift.recipes.recipe import load_recipe, recipe_names
 from lift.training.budget import check_budget
@@ -24,7 +24,6 @@ from lift.training.budget import check_budget
 MOST_PRIORITY = 1_000_000
 # of the library
 JOBS_DIRECTORY = ".serve"
-DAY_S = 86_400.0
 # Cleared away when so much time has passed: the document of a job since that has ended (of the last one that was given
 # it), a document that no job was ever given since it was uploaded, and a job with its events since it has ended. A
 # checkpoint has a time of its own (memories/unfinished.py), and a memory needs none of these.

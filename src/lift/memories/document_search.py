@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lift.documents.document import Document
@@ -58,30 +58,17 @@ class DocumentSearch:
 
         Raises LibraryError where the library cannot be read.
         """
-        words = list(dict.fromkeys(search_stems(question)))
-        if not words or not self._library.root.is_dir():
-            return []
-        with self._opened() as index:
-            self._update(index)
-            # a quoted string is one token: nothing that is asked is taken for an operator
-            query = " OR ".join(f'"{word}"' for word in words)
-            rows = index.execute(
-                f"WITH found AS MATERIALIZED (SELECT rowid / {_MOST_PASSAGES} AS document, bm25(passages) AS score "
-                "FROM passages WHERE passages MATCH ?), "
-                "best AS (SELECT document, -MIN(score) AS score FROM found GROUP BY document) "
-                "SELECT documents.name, documents.title, best.score FROM best "
-                "JOIN documents ON documents.id = best.document ORDER BY best.score DESC, documents.name LIMIT ?",
-                (query, count),
-            )
-            return [FoundDocument(name, title, score) for name, title, score in rows]
+        return self.search_telling(question, count)[0]
 
-    def left_out(self) -> dict[str, str]:
-        """Memories whose texts cannot be searched, each with the sentence why."""
+    def search_telling(self, question: str, count: int) -> tuple[list[FoundDocument], dict[str, str]]:
+        """As search; and memories whose texts cannot be searched, each with the sentence why."""
         if not self._library.root.is_dir():
-            return {}
+            return [], {}
+        words = list(dict.fromkeys(search_stems(question)))
         with self._opened() as index:
             self._update(index)
-            return dict(index.execute("SELECT name, damage FROM documents WHERE damage IS NOT NULL ORDER BY name"))
+            left_out = dict(index.execute("SELECT name, damage FROM documents WHERE damage IS NOT NULL ORDER BY name"))
+            return (_best_documents(index, words, count) if words else []), left_out
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -199,6 +186,20 @@ def _remove(index: sqlite3.Connection, name: str) -> None:
         first = row[0] * _MOST_PASSAGES
         index.execute("DELETE FROM passages WHERE rowid BETWEEN ? AND ?", (first, first + _MOST_PASSAGES - 1))
         index.execute("DELETE FROM documents WHERE id = ?", row)
+
+
+def _best_documents(index: sqlite3.Connection, words: Sequence[str], count: int) -> list[FoundDocument]:
+    # a quoted string is one token: nothing that is asked is taken for an operator
+    query = " OR ".join(f'"{word}"' for word in words)
+    rows = index.execute(
+        f"WITH found AS MATERIALIZED (SELECT rowid / {_MOST_PASSAGES} AS document, bm25(passages) AS score "
+        "FROM passages WHERE passages MATCH ?), "
+        "best AS (SELECT document, -MIN(score) AS score FROM found GROUP BY document) "
+        "SELECT documents.name, documents.title, best.score FROM best "
+        "JOIN documents ON documents.id = best.document ORDER BY best.score DESC, documents.name LIMIT ?",
+        (query, count),
+    )
+    return [FoundDocument(name, title, score) for name, title, score in rows]
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ _OWN_TEMPORARY = re.compile(re.escape(_TEMPORARY) + "[0-9a-f]{16}")
 _OWN_RESTORED = re.compile(re.escape(_RESTORED) + "[0-9a-f]{16}")
 _LOCK = ".lock"
 _CLOCK = ".clock"
+ENGINES_DIRECTORY = ".engines"  # adapters in the form of another program
 # One memory is written in seconds; a queue of many writers on a slow disk still gets through in this time.
 _LOCK_TIMEOUT_S = 300.0
 # A memory can be replaced between the look at where it is and the look into it; then the next look finds the new one.

@@ -21,10 +21,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lift.errors import BusyAbsorptionError, LibraryError, cleaning_up
+from lift.memories.clock_guard import DAY_S
 from lift.memories.durable import disk_errors
 from lift.memories.key_index import check_key
 
-DAY_S = 86_400.0
 # beside the state, the hash of the text that it is of: what of a text is to go is found by it
 DOCUMENT_FILE = "document.sha256"
 # An absorption that nobody has gone on with for so long is given up, and its checkpoint cleared away.

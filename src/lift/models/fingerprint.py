@@ -30,6 +30,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("LIFT_CACHE") or platformdirs.user_cache_dir("lift"))
 
 
+def converted_models_directory() -> Path:
+    """Where base models are kept that were converted from GGUF files."""
+    return cache_directory() / "models"
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a transformers directory; raises ModelError where it has none, or lacks a shard."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"

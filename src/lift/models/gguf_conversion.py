@@ -23,7 +23,13 @@ from typing import Any
 import filelock
 
 from lift.errors import ModelError
-from lift.models.fingerprint import cache_directory, file_sha256, remembered, weight_files, weights_fingerprint
+from lift.models.fingerprint import (
+    converted_models_directory,
+    file_sha256,
+    remembered,
+    weight_files,
+    weights_fingerprint,
+)
 from lift.models.quiet import quiet_transformers
 from lift.models.turns import loading
 
@@ -67,7 +73,7 @@ def converted_copy(
     where the file is broken, cannot be converted, or there is no space for the copy.
     """
     sha256 = expected_sha256 or remembered("sha256", [gguf], lambda: file_sha256(gguf))
-    directory = cache_directory() / "models" / f"{sha256[:16]}-{FORMAT_VERSION}"
+    directory = converted_models_directory() / f"{sha256[:16]}-{FORMAT_VERSION}"
     if is_whole(directory, verify=verify):
         return directory
     try:
@@ -117,7 +123,7 @@ def copy_fingerprint(directory: Path) -> str:
 
 def is_converted_copy(directory: Path) -> bool:
     """Whether Lift has made this directory, in its cache, of a GGUF file."""
-    return directory.resolve().parent == (cache_directory() / "models").resolve() and is_whole(directory)
+    return directory.resolve().parent == converted_models_directory().resolve() and is_whole(directory)
 
 
 def read_header(gguf: Path) -> GgufHeader:
